@@ -1,0 +1,65 @@
+# `make demo` and `make test` do all set-up on a fresh machine: Debian, Python 3.11, make and git.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CACHE ?= $(HOME)/.cache/diffusion-operator
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(CACHE)/uv-0.13.9/bin/uv
+PROTOS := $(sort $(wildcard proto/diffusionpipeline/v1/*.proto))
+
+export UV_CACHE_DIR := $(CACHE)/uv
+export UV_LINK_MODE ?= hardlink
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help
+help:  ## Show what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(UV):
+	$(PYTHON) -m venv $(CACHE)/uv-0.13.9
+	$(CACHE)/uv-0.13.9/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+
+$(VENV)/.installed: pyproject.toml | $(UV)
+	@bash .ci/system-packages --check
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --editable '.[worker,mooncake-cpu,dev]'
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.installed  ## Make .venv with everything (6 GB, mostly PyPI's torch; cached under ~/.cache/diffusion-operator)
+
+.PHONY: demo
+demo: setup  ## Start the bundled model cut in three roles, draw a grid of digits, show where the time went
+	$(BIN)/dpipe demo
+
+.PHONY: test
+test: setup check  ## All checks and all tests
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: setup  ## Format, lint, types, import rules, protobuf
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy operator worker
+	$(BIN)/lint-imports --no-cache
+	cd proto && ../$(BIN)/buf lint
+	@bash proto/generate.sh $(BIN) --check
+
+.PHONY: format
+format: setup  ## Format and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: proto
+proto: setup  ## Generate Python from the protobuf files
+	bash proto/generate.sh $(BIN)
+
+.PHONY: bench
+bench: setup  ## All benchmarks, side by side with their baselines
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+.PHONY: clean
+clean:  ## Remove the virtual environment and build leftovers
+	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The operator: a DiffusionPipeline resource becomes the objects that run it."""

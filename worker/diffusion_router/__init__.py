@@ -1,0 +1,1 @@
+"""The router: registry of peers, every job, and the public API."""

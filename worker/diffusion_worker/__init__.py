@@ -1,0 +1,1 @@
+"""A worker: one pod's weights, memory pool and running tasks."""
