@@ -268,17 +268,21 @@ class Heartbeat(_message.Message):
 
     SLOTS_USED_FIELD_NUMBER: _builtins.int
     BYTES_USED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     slots_used: _builtins.int
     bytes_used: _builtins.int
+    draining: _builtins.bool
+    """SIGTERM came: takes no new tasks. Sent at once, not only when a heartbeat is due."""
     def __init__(
         self,
         *,
         slots_used: _builtins.int = ...,
         bytes_used: _builtins.int = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "slots_used", b"slots_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "draining", b"draining", "slots_used", b"slots_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
