@@ -1,0 +1,43 @@
+"""How long stages take, learnt as they end, and what that says about the wait of the next job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from diffusion_router.core.events import Stage
+from diffusion_router.core.state import Job
+
+_WEIGHT = 0.2
+_MAX_SHAPES = 1024
+
+
+class Estimates:
+    """Moving averages of stage seconds by stage and shape, with the stage's overall average for shapes not yet seen."""
+
+    def __init__(self) -> None:
+        self._by_shape: dict[tuple[Stage, str], float] = {}
+        self._by_stage: dict[Stage, float] = {}
+
+    def learn(self, stage: Stage, shape: str, seconds: float) -> None:
+        key = (stage, shape)
+        if key not in self._by_shape and len(self._by_shape) >= _MAX_SHAPES:
+            self._by_shape.pop(next(iter(self._by_shape)))
+        self._by_shape[key] = _mix(self._by_shape.get(key), seconds)
+        self._by_stage[stage] = _mix(self._by_stage.get(stage), seconds)
+
+    def seconds(self, stage: Stage, shape: str) -> float:
+        """0.0 until the first such stage has ended."""
+        return self._by_shape.get((stage, shape), self._by_stage.get(stage, 0.0))
+
+    def wait(self, jobs: Iterable[Job], capacity: Mapping[Stage, int]) -> float:
+        """Seconds until a job accepted now would have passed the busiest role's queue."""
+        work = dict.fromkeys(Stage, 0.0)
+        for job in jobs:
+            for stage in Stage:
+                if stage >= job.stage:
+                    work[stage] += self.seconds(stage, job.shape)
+        return max(work[stage] / max(1, capacity.get(stage, 0)) for stage in Stage)
+
+
+def _mix(old: float | None, new: float) -> float:
+    return new if old is None else old + _WEIGHT * (new - old)

@@ -1,0 +1,291 @@
+"""What the core is told, and what it answers.
+
+Events come from worker streams, the public API, the store and the clock; actions go to the shells that own sockets and
+disks. Both are plain frozen data, so that a history can be recorded, replayed, shuffled and cut off at any point.
+Times are seconds on one monotonic clock of the caller's choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class Stage(IntEnum):
+    """A stage of a job, and the role that runs it. Numbers are those of diffusionpipeline.v1.Stage and Role."""
+
+    ENCODE = 1
+    DENOISE = 2
+    DECODE = 3
+
+
+class FailureKind(IntEnum):
+    """Why a task or a job failed. Numbers are those of diffusionpipeline.v1.FailureKind."""
+
+    UNSPECIFIED = 0
+    INVALID_REQUEST = 1
+    MODEL_ERROR = 2
+    TRANSFER = 3
+    TOO_LARGE = 4
+    POOL_FULL = 5
+    CANCELLED = 6
+    HANDED_BACK = 7
+    INCOMPATIBLE = 8
+    RETRIES_EXHAUSTED = 9
+    POISON = 10
+    DEADLINE = 11
+    STORE = 12
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class RefusalReason(IntEnum):
+    """Numbers are those of diffusionpipeline.v1.RefusalReason."""
+
+    FENCED = 1
+    INCOMPATIBLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTask:
+    """A task that a registering worker says it was given and has not ended."""
+
+    task_id: str
+    job_id: str
+    stage: Stage
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a finished task leaves: `output` is where a later stage finds it, `result` what the client gets.
+
+    Both, and `timings`, are opaque to the core.
+    """
+
+    task_id: str
+    job_id: str
+    stage: Stage
+    output: object | None = None
+    result: object | None = None
+    compute_seconds: float = 0.0
+    timings: object | None = None
+
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    """A job that is already written down. `restored`: in an earlier life of the router, so a worker may hold it."""
+
+    job_id: str
+    deadline: float
+    shape: str = ""
+    kills: int = 0
+    restored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecorded:
+    """The store has the job's end; what the workers kept for it may go."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRegistered:
+    incarnation: str
+    stages: frozenset[Stage]
+    pod_name: str = ""
+    generation: str = ""
+    mode: str = ""
+    model: str = ""
+    capacity: int = 1
+    slots: int = 64
+    draining: bool = False
+    tasks: tuple[HeldTask, ...] = ()
+    outputs: tuple[StageResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHeartbeat:
+    incarnation: str
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDrained:
+    """The worker holds nothing any more and leaves of its own accord."""
+
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputReceived:
+    incarnation: str
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """Step 0 says that compute has started."""
+
+    incarnation: str
+    task_id: str
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageDone:
+    incarnation: str
+    result: StageResult
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailed:
+    incarnation: str
+    task_id: str
+    kind: FailureKind
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: leases, deadlines and back-offs are looked at."""
+
+
+Event = (
+    JobSubmitted
+    | CancelRequested
+    | JobRecorded
+    | PeerRegistered
+    | PeerDisconnected
+    | PeerHeartbeat
+    | PeerDrained
+    | InputReceived
+    | Progressed
+    | StageDone
+    | StageFailed
+    | Tick
+)
+
+
+# ---------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    incarnation: str
+    task_id: str
+    job_id: str
+    stage: Stage
+    attempt: int
+    input: object | None
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTask:
+    incarnation: str
+    task_id: str
+    only_if_waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSlot:
+    incarnation: str
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    incarnation: str
+    reason: RefusalReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The incarnation is fenced: whatever it still says is not heard."""
+
+    incarnation: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobKilled:
+    """A worker ended while it ran this job: to be written down, so that I11 outlives the router."""
+
+    job_id: str
+    kills: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanged:
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """Said once for every job (I1)."""
+
+    job_id: str
+    status: JobStatus
+    kind: FailureKind = FailureKind.UNSPECIFIED
+    message: str = ""
+    result: object | None = None
+
+
+Action = Execute | CancelTask | ReleaseSlot | Welcome | Refuse | PeerLost | JobKilled | JobChanged | JobEnded
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers that rule the core. Times in seconds."""
+
+    lease: float = 15.0
+    # After a router's start: how long restored jobs wait for workers to say what they hold.
+    settle: float = 5.0
+    # How long after fencing a lost consumer may still read a slot.
+    grace: float = 10.0
+    # Tasks sent to a peer beyond its capacity, so that their input is pulled meanwhile.
+    prefetch: int = 1
+    # Workers that may die while they run one job.
+    max_kills: int = 2
+    # Tasks of one job that may fail for reasons that another try can mend.
+    max_failures: int = 5
+    # Tries of one stage that end in MODEL_ERROR.
+    max_model_errors: int = 2
+    # Pulls of one output that may fail before it is made anew.
+    max_transfer_failures: int = 2
+    backoff: float = 0.1
+    max_backoff: float = 2.0
+    # Fenced incarnations remembered.
+    max_fenced: int = 4096

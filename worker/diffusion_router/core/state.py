@@ -1,0 +1,148 @@
+"""What the core knows: jobs, their tasks and outputs, and the peers that hold them.
+
+Credits are not counted but derived from the tasks that a peer owns, so they can't leak, go negative or be given back
+twice (I4). An output knows who may be reading it, so that its slot is released no earlier than I3 allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from diffusion_router.core.events import FailureKind, JobStatus, Stage
+
+
+@dataclass(slots=True, eq=False)
+class Output:
+    """A finished task's output, kept by `incarnation` until released."""
+
+    task_id: str
+    job_id: str
+    stage: Stage
+    incarnation: str
+    generation: str
+    descriptor: object | None
+    # Tasks that may be reading it.
+    readers: set[str] = field(default_factory=set)
+    wanted: bool = True
+    # Its peer is lost, and the bytes with it.
+    lost: bool = False
+    transfer_failures: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    id: str
+    job_id: str
+    stage: Stage
+    incarnation: str
+    attempt: int
+    input: Output | None
+    sent_at: float
+    # Slots of its peer's pool that it may take: an input that is pulled, an output that is made.
+    slots: int
+    received: bool = False
+    started: bool = False
+    # The job ended or moved on without it; its report only gives the credit back.
+    abandoned: bool = False
+    # Asked to be handed back, once.
+    revoked: bool = False
+
+
+@dataclass(slots=True)
+class StageRecord:
+    """One try of a stage, for the client's stage table."""
+
+    stage: Stage
+    pod_name: str
+    attempt: int
+    queue_seconds: float
+    timings: object | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    id: str
+    seq: int
+    deadline: float
+    shape: str
+    kills: int
+    created: float
+    ready_since: float
+    stage: Stage = Stage.ENCODE
+    input: Output | None = None
+    task: Task | None = None
+    status: JobStatus = JobStatus.QUEUED
+    not_before: float = 0.0
+    failures: int = 0
+    model_errors: int = 0
+    attempts: dict[Stage, int] = field(default_factory=dict)
+    # Peers on which the model raised; tried again only where there is no other.
+    avoid: set[str] = field(default_factory=set)
+    # Outputs that peers keep for it, by task.
+    outputs: dict[str, Output] = field(default_factory=dict)
+    step: int = 0
+    steps: int = 0
+    records: list[StageRecord] = field(default_factory=list)
+    kind: FailureKind = FailureKind.UNSPECIFIED
+    message: str = ""
+    result: object | None = None
+
+
+class PeerState(Enum):
+    READY = "ready"
+    SUSPECT = "suspect"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    incarnation: str
+    pod_name: str
+    stages: frozenset[Stage]
+    generation: str
+    mode: str
+    model: str
+    capacity: int
+    slots: int
+    prefetch: int
+    lease_until: float
+    connected: bool = True
+    draining: bool = False
+    tasks: dict[str, Task] = field(default_factory=dict)
+    outputs: dict[str, Output] = field(default_factory=dict)
+    # Order of last use, so that equals take turns.
+    last_used: int = 0
+
+    @property
+    def state(self) -> PeerState:
+        if not self.connected:
+            return PeerState.SUSPECT
+        return PeerState.DRAINING if self.draining else PeerState.READY
+
+    @property
+    def takes_tasks(self) -> bool:
+        return self.connected and not self.draining
+
+    @property
+    def credits(self) -> int:
+        """Tasks that could be sent to it now."""
+        return max(0, self.capacity + self.prefetch - len(self.tasks)) if self.takes_tasks else 0
+
+    @property
+    def idle(self) -> bool:
+        return self.takes_tasks and len(self.tasks) < self.capacity
+
+    @property
+    def free_slots(self) -> int:
+        return self.slots - len(self.outputs) - sum(task.slots for task in self.tasks.values())
+
+    def slots_for(self, stage: Stage, source: Output | None) -> int:
+        pulled = source is not None and source.incarnation != self.incarnation
+        return int(pulled) + int(stage is not Stage.DECODE)
+
+    def has_room(self, stage: Stage, source: Output | None) -> bool:
+        # A worker of several roles that filled its pool with early outputs could never start the later stage that
+        # empties it: one slot is kept back for that.
+        reserve = 1 if stage is Stage.ENCODE and Stage.DENOISE in self.stages else 0
+        return self.free_slots >= self.slots_for(stage, source) + reserve
