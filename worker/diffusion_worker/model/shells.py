@@ -1,0 +1,80 @@
+"""Weightless stand-ins for the components that a role does not own.
+
+A pipeline asks components for more than their weights: the VAE's scale factor gives the size of the latents, the
+transformer's config its channels, a text encoder casts to the transformer's dtype. With such a component missing,
+diffusers assumes a default and makes a picture of the wrong size without an error. A shell is the same class with the
+same config on the meta device: it costs no memory, and any attempt to compute with it fails loudly.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+MAX_BUFFER_ELEMENTS = 65_536
+"""Persistent buffers up to this size are read for real: normalisation statistics (`latents_mean`, `bn.running_var`)
+are used outside of the component's own forward."""
+
+
+@cache
+def _shell_class(component_class: type) -> type:
+    """A subclass that answers `device` and `dtype` as the real component would, and never moves."""
+
+    def _init_place(self: Any) -> torch.device:
+        return self.__dict__["_shell_device"] if "_shell_device" in self.__dict__ else torch.device("meta")
+
+    def _init_dtype(self: Any) -> torch.dtype:
+        return self.__dict__["_shell_dtype"] if "_shell_dtype" in self.__dict__ else torch.float32
+
+    def _stay(self: Any, *_args: Any, **_kwargs: Any) -> Any:
+        return self
+
+    namespace = {
+        "device": property(_init_place),
+        "dtype": property(_init_dtype),
+        "to": _stay,
+        "__module__": component_class.__module__,
+        "__qualname__": component_class.__qualname__,
+    }
+    return type(component_class.__name__, (component_class,), namespace)
+
+
+def is_shell(component: object) -> bool:
+    """Whether `component` was made by `make_shell`."""
+    return "_shell_dtype" in getattr(component, "__dict__", {})
+
+
+def make_shell(component_class: type, folder: Path, *, dtype: torch.dtype, device: str | torch.device) -> Any:
+    """A stand-in for the component of class `component_class` (an nn.Module) whose config lies in `folder`.
+
+    It says that it has `dtype` and is on `device`, so that a pipeline casts and places its tensors as if it were whole.
+    """
+    shell_class: Any = _shell_class(component_class)
+    with torch.device("meta"):
+        if hasattr(component_class, "load_config"):
+            shell = shell_class.from_config(shell_class.load_config(folder, local_files_only=True))
+        else:
+            shell = shell_class(shell_class.config_class.from_pretrained(folder, local_files_only=True))
+    torch.nn.Module.to(shell, dtype=dtype)
+    _read_small_buffers(shell, folder, dtype=dtype, device=torch.device(device))
+    shell.__dict__["_shell_device"] = torch.device(device)
+    shell.__dict__["_shell_dtype"] = dtype
+    return shell.eval().requires_grad_(False)
+
+
+def _read_small_buffers(module: torch.nn.Module, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+    wanted = {name for name, buffer in module.named_buffers() if 0 < buffer.numel() <= MAX_BUFFER_ELEMENTS}
+    if not wanted:
+        return
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as weights:
+            for name in sorted(wanted.intersection(weights.keys())):
+                tensor = weights.get_tensor(name)
+                owner, _, leaf = name.rpartition(".")
+                buffers = module.get_submodule(owner)._buffers
+                buffers[leaf] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+                wanted.discard(name)

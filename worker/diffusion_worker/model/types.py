@@ -1,0 +1,122 @@
+"""The words that a worker's task runner and a model share, free of torch, so that importing them costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Scalar: TypeAlias = "int | float | str | bool"
+
+
+class Stage(StrEnum):
+    """One third of a generation, in the order in which a job passes them."""
+
+    ENCODE = "encode"
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+
+STAGES: tuple[Stage, ...] = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE)
+
+Values: TypeAlias = "dict[str, object]"
+"""What crosses a stage boundary: nested dicts and lists of the types that the payload codec carries."""
+
+OnStep: TypeAlias = Callable[[int, int], None]
+"""Called after each denoising step with (step, steps), 1-based. What it raises ends the denoising."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """One request. None means the model's own default."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    strength: float | None = None
+    num_frames: int | None = None
+    fps: int | None = None
+    images: Mapping[str, Image] = field(default_factory=dict)
+    """Input images by the pipeline's own argument name: image, last_image, …"""
+    extra: Mapping[str, Scalar] = field(default_factory=dict)
+    """Arguments that only this family of models has, such as max_sequence_length."""
+    output_format: str = "png"
+    """png, webp or jpeg for an image; mp4 for a video."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """One encoded file; `num_frames` is 1 for a picture."""
+
+    data: bytes
+    media_type: str
+    width: int
+    height: int
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What makes two copies of a model the same, wherever they lie."""
+
+    digest: str
+    """xxh3-128 (hex) over the configs and over names, sizes and headers of the weight files."""
+    output: str
+    """image or video."""
+    pipeline: str
+    """The pipeline class that the folder's index names."""
+
+
+class StepCancelled(BaseException):
+    """Raised by `on_step` to stop a denoising at a step boundary.
+
+    A BaseException because Modular Diffusers logs a traceback for every Exception that leaves a block.
+    """
+
+
+class ModelError(Exception):
+    """The model failed on a request that it should have served."""
+
+
+class InvalidRequest(ModelError):
+    """The request can't be served by this model; the message names the field. No retry helps."""
+
+
+class UnsupportedModel(ModelError):
+    """The model, or this role of it, can't be loaded; the message names what is missing."""
+
+
+class StageModel(Protocol):
+    """One role's share of a model. Used from one thread.
+
+    `denoise` and `decode` leave `values` as they found them: a retry with the same values makes the same bytes.
+    """
+
+    @property
+    def stages(self) -> frozenset[Stage]:
+        """The stages that this object holds the weights for."""
+
+    @property
+    def output(self) -> str:
+        """image or video."""
+
+    @property
+    def way(self) -> str:
+        """How the pipeline is cut: modular or replay."""
+
+    def encode(self, parameters: Parameters) -> Values:
+        """Raises InvalidRequest, ModelError."""
+
+    def denoise(self, values: Values, on_step: OnStep) -> Values:
+        """Raises InvalidRequest, ModelError and whatever `on_step` raises."""
+
+    def decode(self, values: Values) -> list[Media]:
+        """Raises InvalidRequest, ModelError."""
