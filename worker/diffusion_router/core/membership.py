@@ -1,8 +1,8 @@
 """Peers come and go: what a worker that attaches still holds, what one that is lost takes with it.
 
-Registering: the same code serves a worker's first registration, its return after a broken stream and its return to a router that was
-restarted and knows nothing (I7). Reports are reconciled, never trusted to be the first word: what both sides know is
-kept, what only the router knows never arrived or is gone, what only the worker knows is adopted if it still helps.
+The same code serves a worker's first registration, its return after a broken stream and its return to a router that
+was restarted and knows nothing (I7). Reports are reconciled, never trusted to be the first word: what both sides know
+is kept, what only the router knows never arrived or is gone, what only the worker knows is adopted if it still helps.
 """
 
 from __future__ import annotations
