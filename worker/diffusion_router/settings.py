@@ -1,0 +1,99 @@
+"""The router's settings: each is a flag (`--http-port`) and an environment variable (`DIFFUSION_ROUTER_HTTP_PORT`).
+
+A flag wins over the environment.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from diffusion_router.api.limits import Limits
+
+_ENV_PREFIX = "DIFFUSION_ROUTER_"
+
+
+class Settings(BaseSettings):
+    """The router: registry of peers, every job, and the public API."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_ENV_PREFIX,
+        cli_prog_name="python -m diffusion_router",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        frozen=True,
+        protected_namespaces=(),
+    )
+
+    pipeline: str = Field("default", min_length=1, description="Name of the pipeline that this router leads")
+    host: str = Field("127.0.0.1", description="Address to listen on, for HTTP and gRPC")
+    http_port: int = Field(8000, ge=0, le=65535, description="Serves /v1, /healthz, /readyz, /metrics; 0: a free port")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="Serves workers and gRPC clients; 0: a free port")
+    data_dir: Path = Field(Path("router-data"), description="Folder of the default job store and artifact store")
+    store_url: str = Field("", description="Job store, a SQLAlchemy URL. Empty: a SQLite file in the data folder")
+    artifacts_url: str = Field(
+        "", description="Artifact store, a folder or an s3://, gs:// or az:// URL. Empty: a folder in the data folder"
+    )
+    lease_seconds: float = Field(15.0, gt=0, description="A peer that is silent for this long is lost")
+    settle_seconds: float = Field(
+        5.0, ge=0, description="After a start: how long restored jobs wait for workers to say what they hold"
+    )
+    request_timeout_seconds: float = Field(600.0, gt=0, description="A job's deadline, unless its request names one")
+    max_queued_requests: int = Field(256, gt=0, description="Jobs that may wait; one more is answered 429")
+    retain_seconds: float = Field(86_400.0, gt=0, description="How long an ended job and its files are kept")
+    model_id: str = Field("", description="Name of the served model. Empty: whatever the workers say they serve")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+
+    max_pixels: int = Field(2048 * 2048, gt=0, description="Width times height that a request may ask for")
+    max_steps: int = Field(200, gt=0, description="Denoising steps that a request may ask for")
+    max_frames: int = Field(257, gt=0, description="Frames that a request may ask for")
+    max_prompt_chars: int = Field(8000, gt=0, description="Characters of a prompt, and of a negative prompt")
+    max_upload_bytes: int = Field(
+        32 << 20, gt=0, description="Bytes of one HTTP request's body, and of one result file"
+    )
+    max_images_per_request: int = Field(10, gt=0, le=1000, description="Jobs of one request (n), and its input images")
+
+    @property
+    def resolved_store_url(self) -> str:
+        """Where jobs are kept, as a URL also when none is set."""
+        return self.store_url or f"sqlite:///{self.data_dir.absolute() / 'jobs.db'}"
+
+    @property
+    def resolved_artifacts_url(self) -> str:
+        """Where files are kept, also when no place is set."""
+        return self.artifacts_url or str(self.data_dir.absolute() / "artifacts")
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may ask for."""
+        return Limits(
+            max_pixels=self.max_pixels,
+            max_steps=self.max_steps,
+            max_frames=self.max_frames,
+            max_prompt_chars=self.max_prompt_chars,
+            max_upload_bytes=self.max_upload_bytes,
+            max_images_per_request=self.max_images_per_request,
+            max_seconds=self.request_timeout_seconds,
+        )
+
+
+def read_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """From the command line (None: this process's) and the environment. Raises SystemExit, saying which is wrong."""
+    source: CliSettingsSource[Settings] = CliSettingsSource(
+        Settings, cli_parse_args=list(sys.argv[1:] if arguments is None else arguments)
+    )
+    try:
+        return Settings(_cli_settings_source=source)
+    except ValidationError as error:
+        raise SystemExit("\n".join(_explain(problem["loc"], problem["msg"]) for problem in error.errors())) from None
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    name = str(location[0]) if location else "settings"
+    return f"--{name.replace('_', '-')} ({_ENV_PREFIX}{name.upper()}): {message}"

@@ -1,0 +1,22 @@
+"""What the router keeps: jobs in a database, files in object storage. Both outlive the process that wrote them."""
+
+from diffusion_router.store.artifacts import Artifact, ArtifactNotFound, ArtifactStore, ArtifactTooLarge, InvalidKey
+from diffusion_router.store.errors import DuplicateKey, StoreBusy, StoreError, StoreUnavailable
+from diffusion_router.store.jobs import JobStore
+from diffusion_router.store.records import ENDED, UNFINISHED, JobRecord
+
+__all__ = [
+    "ENDED",
+    "UNFINISHED",
+    "Artifact",
+    "ArtifactNotFound",
+    "ArtifactStore",
+    "ArtifactTooLarge",
+    "DuplicateKey",
+    "InvalidKey",
+    "JobRecord",
+    "JobStore",
+    "StoreBusy",
+    "StoreError",
+    "StoreUnavailable",
+]

@@ -1,0 +1,196 @@
+"""The artifact store: files that clients sent and files that jobs made, in a folder or in object storage.
+
+Keys are `jobs/<job id>/<name>` and `inputs/<id>`, and nothing else: a key from outside can reach no other file. A file
+appears under its key whole or not at all. A folder is not flushed file by file: a file survives the death of the
+router, and of the machine once its kernel has written it out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from diffusion_router.store.errors import StoreError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+CHUNK_BYTES = 1 << 20
+
+_KEY = re.compile(r"jobs/[A-Za-z0-9_-]{1,64}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}|inputs/[A-Za-z0-9_-]{1,64}")
+_FOLDER = re.compile(r"jobs/[A-Za-z0-9_-]{1,64}/")
+
+
+class InvalidKey(ValueError):
+    """Not a key of this store."""
+
+
+class ArtifactNotFound(KeyError):
+    """No file under this key."""
+
+    def __str__(self) -> str:
+        return f"No artifact {self.args[0]!r}"
+
+
+class ArtifactTooLarge(ValueError):
+    """More bytes came than were announced or are allowed; none of them were kept."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file's size in bytes, and its content as chunks of at most about CHUNK_BYTES."""
+
+    size: int
+    chunks: AsyncIterator[bytes]
+
+
+class ArtifactStore:
+    """All methods raise InvalidKey for a key of another form, and StoreUnavailable when the storage refuses."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    @classmethod
+    def open(cls, url: str) -> ArtifactStore:
+        """url: a folder, as a path or file:// URL (made if absent), or s3://, gs://, az://, memory:// with its path."""
+        parsed = urlparse(url)
+        try:
+            if parsed.scheme in ("", "file"):
+                folder = Path(unquote(parsed.path) if parsed.scheme else url).absolute()
+                return cls(LocalStore(folder, mkdir=True, automatic_cleanup=True), f"Artifact store {folder}")
+            return cls(from_url(url), f"Artifact store {parsed.scheme}://{parsed.netloc}{parsed.path}")
+        except (BaseError, OSError, ValueError) as error:
+            reason = _first_line(error)
+            raise StoreError(
+                f"Artifact store {url!r} cannot be used: {reason}. Set DIFFUSION_ROUTER_ARTIFACTS_URL to a folder that "
+                "this user may write, or to an s3://, gs:// or az:// URL"
+            ) from error
+
+    async def put(self, key: str, data: bytes | AsyncIterable[bytes], *, max_bytes: int | None = None) -> int:
+        """Write a file under `key`, in place of one that is there; returns its size in bytes.
+
+        Raises ArtifactTooLarge once more than `max_bytes` came. Whatever `data` raises passes through; then, as after
+        any failure, there is no new file.
+        """
+        _check(key)
+        if isinstance(data, bytes):
+            if max_bytes is not None and len(data) > max_bytes:
+                raise ArtifactTooLarge(f"{key} has {len(data)} bytes, more than {max_bytes}")
+            await self._put(key, data)
+            return len(data)
+        counted = _Counted(data, key, max_bytes)
+        await self._put(key, counted)
+        return counted.size
+
+    async def get(self, key: str) -> AsyncIterator[bytes]:
+        """The file's bytes, in chunks. Raises ArtifactNotFound."""
+        return (await self.open_artifact(key)).chunks
+
+    async def open_artifact(self, key: str) -> Artifact:
+        """Size and content together. Raises ArtifactNotFound."""
+        _check(key)
+        try:
+            found = await obstore.get_async(self._store, key)
+        except FileNotFoundError as error:
+            raise ArtifactNotFound(key) from error
+        except (BaseError, OSError) as error:
+            raise self._unavailable("a read", key, error) from error
+        return Artifact(found.meta["size"], self._chunks(key, found))
+
+    async def read(self, key: str) -> bytes:
+        """The whole file, for small ones. Raises ArtifactNotFound."""
+        _check(key)
+        try:
+            found = await obstore.get_async(self._store, key)
+            return bytes(await found.bytes_async())
+        except FileNotFoundError as error:
+            raise ArtifactNotFound(key) from error
+        except (BaseError, OSError) as error:
+            raise self._unavailable("a read", key, error) from error
+
+    async def head(self, key: str) -> int:
+        """The file's size in bytes. Raises ArtifactNotFound."""
+        _check(key)
+        try:
+            return (await obstore.head_async(self._store, key))["size"]
+        except FileNotFoundError as error:
+            raise ArtifactNotFound(key) from error
+        except (BaseError, OSError) as error:
+            raise self._unavailable("a look-up", key, error) from error
+
+    async def delete(self, key: str) -> None:
+        """Remove one file; an absent one is no error."""
+        _check(key)
+        await self._delete([key])
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Remove all files of a job, `jobs/<job id>/`; returns how many there were."""
+        if not _FOLDER.fullmatch(prefix):
+            raise InvalidKey(f"Artifact prefix {prefix!r} is not jobs/<job id>/")
+        try:
+            keys = [entry["path"] async for batch in obstore.list(self._store, prefix) for entry in batch]
+        except (BaseError, OSError) as error:
+            raise self._unavailable("a listing", prefix, error) from error
+        await self._delete(keys)
+        return len(keys)
+
+    async def _put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
+        try:
+            await obstore.put_async(self._store, key, data)
+        except (BaseError, OSError) as error:
+            raise self._unavailable("a write", key, error) from error
+
+    async def _delete(self, keys: list[str]) -> None:
+        for key in keys:
+            try:
+                await obstore.delete_async(self._store, key)
+            except FileNotFoundError:
+                continue
+            except (BaseError, OSError) as error:
+                raise self._unavailable("a deletion", key, error) from error
+
+    async def _chunks(self, key: str, found: obstore.GetResult) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
+        except (BaseError, OSError) as error:
+            raise self._unavailable("a read", key, error) from error
+
+    def _unavailable(self, what: str, key: str, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._name} refused {what} of {key}: {_first_line(error)}")
+
+
+class _Counted:
+    """Passes chunks on, and stops at the first that goes beyond the bound."""
+
+    def __init__(self, chunks: AsyncIterable[bytes], key: str, max_bytes: int | None) -> None:
+        self.size = 0
+        self._chunks = chunks
+        self._key = key
+        self._max_bytes = max_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._chunks:
+            self.size += len(chunk)
+            if self._max_bytes is not None and self.size > self._max_bytes:
+                raise ArtifactTooLarge(f"{self._key} has more than {self._max_bytes} bytes")
+            yield chunk
+
+
+def _check(key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise InvalidKey(f"Artifact key {key!r} is neither jobs/<job id>/<name> nor inputs/<id>")
+
+
+def _first_line(error: Exception) -> str:
+    """obstore appends its whole source chain over many lines."""
+    return str(error).partition("\n")[0]

@@ -1,0 +1,33 @@
+"""A job as the store keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
+
+UNFINISHED = (generation_pb2.JOB_STATUS_QUEUED, generation_pb2.JOB_STATUS_IN_PROGRESS)
+ENDED = (generation_pb2.JOB_STATUS_COMPLETED, generation_pb2.JOB_STATUS_FAILED, generation_pb2.JOB_STATUS_CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRecord:
+    """One row.
+
+    Times are seconds since 1970. `index` is the job's place in the request that made it; `digest` is the request's, and
+    the same in all of its jobs. `kills` counts the workers that were lost while they ran it. An unfinished job's
+    `status` is the one it was added with: how far it has come is known to the router alone, not to the store.
+    """
+
+    id: str
+    parameters: stage_pb2.GenerationParameters
+    created_at: float
+    deadline_at: float
+    idempotency_key: str | None = None
+    index: int = 0
+    digest: str = ""
+    status: generation_pb2.JobStatus.ValueType = generation_pb2.JOB_STATUS_QUEUED
+    kills: int = 0
+    completed_at: float | None = None
+    expires_at: float | None = None
+    result: generation_pb2.Job | None = None

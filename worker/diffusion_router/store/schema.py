@@ -1,0 +1,134 @@
+"""Tables of the job store, and how a database is opened: made when empty, refused when it is not ours or is newer.
+
+Everything but the two settings of `_durable_sqlite` is common SQL, so that another database is another URL.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    create_engine,
+    event,
+    insert,
+    select,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLAlchemyError
+
+from diffusion_router.store.errors import StoreError
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_SECONDS = 5.0
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # SQLite numbers rows by itself only in a column of exactly this type.
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("idempotency_key", String(255)),
+    Column("request_index", Integer, nullable=False),
+    Column("request_digest", String(64), nullable=False),
+    Column("parameters", LargeBinary, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("deadline_at", Float(53), nullable=False),
+    Column("completed_at", Float(53)),
+    Column("expires_at", Float(53)),
+    Column("kills", Integer, nullable=False),
+    Column("result", LargeBinary),
+    UniqueConstraint("idempotency_key", "request_index", name="jobs_idempotency_key"),
+    Index("jobs_status", "status", "seq"),
+    Index("jobs_expires_at", "expires_at"),
+)
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+
+def open_engine(url: str) -> Engine:
+    """Connect to `url`, make the tables if there are none, and check that they are of this version. Blocks.
+
+    Raises StoreError, with what to do about it.
+    """
+    parsed = _parse(url)
+    name = describe(parsed)
+    engine = create_engine(parsed, pool_size=3, max_overflow=0, pool_timeout=BUSY_TIMEOUT_SECONDS)
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _durable_sqlite)
+    try:
+        with engine.begin() as connection:
+            metadata.create_all(connection)
+            version = connection.execute(select(schema_version.c.version)).scalar_one_or_none()
+            if version is None:
+                connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+                version = SCHEMA_VERSION
+            # A table of the same name made by something else shows here, not at the first job.
+            connection.execute(select(jobs).limit(1)).all()
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise StoreError(_why_not(name, error)) from error
+    if version != SCHEMA_VERSION:
+        engine.dispose()
+        raise StoreError(
+            f"{name} has schema version {version}; this router reads version {SCHEMA_VERSION}. "
+            "Start the router version that wrote it, or set the store URL (DIFFUSION_ROUTER_STORE_URL) to a new place."
+        )
+    return engine
+
+
+def describe(url: URL | str) -> str:
+    """The store's name for messages: the file, or the URL without its password."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return f"Job store {parsed.database}"
+    return f"Job store {parsed.render_as_string(hide_password=True)}"
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise StoreError(
+            f"Store URL {url!r} is not a database URL such as sqlite:////var/lib/router/jobs.db"
+        ) from error
+    if parsed.get_backend_name() == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise StoreError(f"Store URL {url!r} names no file: jobs have to outlive the router. Name a file")
+        try:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"Folder of job store {parsed.database} cannot be made: {error.strerror}") from error
+    return parsed
+
+
+def _durable_sqlite(connection: Any, _record: object) -> None:
+    """Readers do not hold up the writer (WAL); a commit is on disk before it returns (FULL)."""
+    connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_SECONDS * 1000)}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _why_not(name: str, error: SQLAlchemyError) -> str:
+    cause = error.orig if isinstance(error, DatabaseError) else error
+    if isinstance(cause, sqlite3.OperationalError) and "no such column" not in str(cause):
+        return f"{name} cannot be opened: {cause}. Check that the folder exists and that this user may write it"
+    if isinstance(cause, sqlite3.DatabaseError):
+        return f"{name} is damaged or not a job store: {cause}. Restore it, or move it away to start with no jobs"
+    return f"{name} cannot be used: {cause}. Check the store URL (DIFFUSION_ROUTER_STORE_URL) and the database"

@@ -1,0 +1,141 @@
+"""Group commit: all writes that wait become one transaction.
+
+A commit that is on disk costs one flush whatever it holds. One thread with one connection takes what has gathered while
+the previous commit ran, so that a lone write waits for one flush and many share it. A thread and not an asyncio driver,
+because that driver is a thread too, with a hand-over for every statement: 1.2 ms of CPU a commit, against 0.5 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+
+from diffusion_router.store.errors import StoreBusy, StoreUnavailable
+
+MAX_PENDING = 4096
+MAX_BATCH = 512
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What all writes of one kind have in common. Within a transaction kinds run by rising `rank`."""
+
+    rank: int
+    clause: Any
+    # Makes the error for the caller out of a broken constraint, by looking into the database.
+    on_conflict: Callable[[Connection, Sequence[Row]], Exception | None] = field(
+        default=lambda _connection, _rows: None
+    )
+
+
+@dataclass(frozen=True)
+class _Write:
+    statement: Statement
+    rows: Sequence[Row]
+    done: asyncio.Future[None]
+
+
+class Writer:
+    """Owned by one event loop; `write` may be called by any number of its tasks."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Write | None] = SimpleQueue()
+        self._pending = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="job-store-writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, statement: Statement, rows: Sequence[Row], *, timeout: float) -> None:
+        """Return once all of `rows` are committed, together. Raises StoreUnavailable, or what `on_conflict` makes."""
+        if self._closed:
+            raise StoreUnavailable(f"{self._name} is closed")
+        if self._pending >= MAX_PENDING:
+            raise StoreBusy(f"{self._name} has {self._pending} writes waiting, as many as may wait. Try again later")
+        write = _Write(statement, rows, self._loop.create_future())
+        self._pending += 1
+        self._queue.put(write)
+        try:
+            async with asyncio.timeout(timeout):
+                await write.done
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{self._name} did not commit within {timeout:g} s") from error
+
+    async def close(self) -> None:
+        """Commit what waits, then end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            last = False
+            while len(batch) < MAX_BATCH and not last:
+                try:
+                    write = self._queue.get_nowait()
+                except Empty:
+                    break
+                if write is None:
+                    last = True
+                else:
+                    batch.append(write)
+            outcomes = self._commit(batch)
+            self._loop.call_soon_threadsafe(self._resolve, batch, outcomes)
+            if last:
+                return
+
+    def _commit(self, batch: Sequence[_Write]) -> list[Exception | None]:
+        try:
+            with self._engine.begin() as connection:
+                for statement, rows in _by_statement(batch):
+                    connection.execute(statement.clause, rows)
+        except SQLAlchemyError as error:
+            if len(batch) > 1 and not isinstance(error, OperationalError):
+                # One write's fault is no other's: each alone, in the order they came.
+                return [self._commit([write])[0] for write in batch]
+            return [self._explain(batch[0], error)] * len(batch)
+        return [None] * len(batch)
+
+    def _explain(self, write: _Write, error: SQLAlchemyError) -> Exception:
+        if isinstance(error, IntegrityError):
+            try:
+                with self._engine.connect() as connection:
+                    conflict = write.statement.on_conflict(connection, write.rows)
+            except SQLAlchemyError as second:
+                error = second
+            else:
+                if conflict is not None:
+                    return conflict
+        cause = getattr(error, "orig", None) or error
+        return StoreUnavailable(f"{self._name} refused a write: {cause}. Check its disk, permissions and connection")
+
+    def _resolve(self, batch: Sequence[_Write], outcomes: Sequence[Exception | None]) -> None:
+        self._pending -= len(batch)
+        for write, outcome in zip(batch, outcomes, strict=True):
+            if write.done.done():
+                continue
+            if outcome is None:
+                write.done.set_result(None)
+            else:
+                write.done.set_exception(outcome)
+
+
+def _by_statement(batch: Sequence[_Write]) -> Iterable[tuple[Statement, list[Row]]]:
+    """One execution a kind: a driver takes many rows far faster than many statements."""
+    grouped: dict[int, tuple[Statement, list[Row]]] = {}
+    for write in batch:
+        grouped.setdefault(write.statement.rank, (write.statement, []))[1].extend(write.rows)
+    return [grouped[rank] for rank in sorted(grouped)]
