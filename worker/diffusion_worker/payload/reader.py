@@ -190,11 +190,10 @@ class _Values:
         self.check_bool(row, place)
         return self.rows[row].copy().view(NUMPY_DTYPES[entry.dtype]).reshape(entry.shape)
 
-    def scalar(self, row: int, place: str) -> np.generic:
+    def scalar(self, row: int, place: str) -> object:
         if self.table[row].shape:
             raise PayloadError(f"{place}: a scalar has no shape")
-        value: np.generic = self.array(row, place)[()]
-        return value
+        return self.array(row, place)[()]
 
     def generator(self, row: int, place: str) -> torch.Generator:
         entry, state = self.table[row], self.rows[row]

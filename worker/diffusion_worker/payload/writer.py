@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from diffusion_worker.payload.layout import (
     offsets,
 )
 
-Source = torch.Tensor | np.ndarray | Image.Image  # type: ignore[type-arg]  # any element type
+Source: TypeAlias = torch.Tensor | np.ndarray[Any, Any] | Image.Image
 
 # Element types of one width, as which tensors are copied: a copy must keep the bits of every type, NaNs included.
 _CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}

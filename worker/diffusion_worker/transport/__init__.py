@@ -1,0 +1,42 @@
+"""Moving a stage's output from pool to pool: one interface, four back ends (mooncake, tcp, shm, memory)."""
+
+from diffusion_worker.transport.errors import (
+    DigestMismatch,
+    EngineInitFailed,
+    ModeMismatch,
+    OutOfRange,
+    PeerDead,
+    PoolFull,
+    SlotLost,
+    StaleDescriptor,
+    TooLarge,
+    TransferTimeout,
+    TransportError,
+)
+from diffusion_worker.transport.interface import Descriptor, TransferObserver, Transport
+from diffusion_worker.transport.open import open_transport
+from diffusion_worker.transport.pool import Pool, Slot, SlotState
+from diffusion_worker.transport.wire import from_wire, to_wire
+
+__all__ = [
+    "Descriptor",
+    "DigestMismatch",
+    "EngineInitFailed",
+    "ModeMismatch",
+    "OutOfRange",
+    "PeerDead",
+    "Pool",
+    "PoolFull",
+    "Slot",
+    "SlotLost",
+    "SlotState",
+    "StaleDescriptor",
+    "TooLarge",
+    "TransferObserver",
+    "TransferTimeout",
+    "Transport",
+    "TransportError",
+    "from_wire",
+    "open_transport",
+    "to_wire",
+]

@@ -1,0 +1,72 @@
+"""What the worker sees of a transport: a pool of its own, and pulling from the pools of others.
+
+Pull, not push: a write that failed may still land later, in memory that by then belongs to another job, on another
+machine. A failed pull can at worst land late in the puller's own slot, which stays in quarantine until that can no
+longer happen.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from diffusion_worker.transport.pool import Pool, Slot
+from diffusion_worker.transport.seal import SEAL_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptor:
+    """Where a stage's output lies. Valid as long as the slot has this generation in the pool of this incarnation."""
+
+    incarnation: str
+    mode: str
+    session: str
+    """How the mode reaches the pool: a URL whose scheme is the mode."""
+    slot: int
+    slot_generation: int
+    address: int
+    """Of the seal: in the owner's address space (Mooncake), or in its pool (others)."""
+    length: int
+    """Of seal and payload, in bytes."""
+    digest: int
+    """xxh3-64 of the payload."""
+    generation: str = ""
+    """Hash of the pod template of the peer that made it."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """What to lease for pulling it."""
+        return self.length - SEAL_BYTES
+
+
+class TransferObserver(Protocol):
+    """Told of every pull, on the event loop. Must not block."""
+
+    def started(self) -> None: ...
+    def finished(self, nbytes: int, seconds: float) -> None: ...
+    def failed(self, kind: str) -> None:
+        """`kind` is a `TransportError.kind`, or "cancelled"."""
+        ...
+
+
+class Transport(Protocol):
+    """One per worker. All methods are called on the event loop; `pool` may be used from any thread."""
+
+    mode: str
+    pool: Pool
+
+    async def pull(self, descriptor: Descriptor, slot: Slot, *, timeout: float) -> None:
+        """Fill `slot` with the payload that `descriptor` names; seal and digest have been checked when it returns.
+
+        `slot` is freshly leased for at least `descriptor.payload_bytes`; afterwards `slot.payload` is exactly the
+        payload. `timeout` in seconds is for everything. Raises a TransportError; whatever happens, also when
+        cancelled, the caller releases the slot, and may do so at once: where late bytes could still land in it, it is
+        in quarantine and the pool takes it back when that is over. To try again, lease another slot.
+        """
+        ...
+
+    def drop_peer(self, incarnation: str) -> None:
+        """Forget a peer that left or was fenced. Pulls from it that are under way fail. Returns at once."""
+        ...
+
+    async def close(self) -> None:
+        """Stop serving and pulling; bounded by a few seconds."""
+        ...

@@ -1,0 +1,41 @@
+"""Pools of one process, for tests: a pull is a copy. Behaves like a one-sided read; closing it is dying."""
+
+import secrets
+import weakref
+
+import numpy as np
+import xxhash
+
+from diffusion_worker.transport.errors import OutOfRange, PeerDead
+from diffusion_worker.transport.interface import Descriptor, TransferObserver
+from diffusion_worker.transport.pool import Pool, Slot, allocate
+from diffusion_worker.transport.pull import Deadline, PullingTransport
+from diffusion_worker.transport.seal import SEAL_BYTES
+
+_POOLS: "weakref.WeakValueDictionary[str, Pool]" = weakref.WeakValueDictionary()
+
+
+class MemoryTransport(PullingTransport):
+    def __init__(self, *, pool_size: int, incarnation: str, observer: TransferObserver | None = None) -> None:
+        session = f"memory://{secrets.token_hex(8)}"
+        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode="memory", session=session), observer)
+        _POOLS[session] = self.pool
+
+    async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
+        source = _POOLS.get(descriptor.session)
+        if source is None:
+            raise PeerDead(f"no pool at {descriptor.session}")
+        if descriptor.address + descriptor.length > source.size:
+            raise OutOfRange(f"{descriptor.length} bytes at {descriptor.address} of a pool of {source.size}")
+        region = slot.region[: descriptor.length]
+        np.copyto(
+            np.frombuffer(region, np.uint8),
+            np.frombuffer(source.view[descriptor.address : descriptor.address + descriptor.length], np.uint8),
+        )
+        return xxhash.xxh3_64_intdigest(region[SEAL_BYTES:])
+
+    def drop_peer(self, incarnation: str) -> None:
+        """Nothing is kept of a peer."""
+
+    async def close(self) -> None:
+        _POOLS.pop(self.pool.session, None)
