@@ -41,7 +41,7 @@ _RECORD_KILLS = Statement(1, update(jobs).where(jobs.c.id == bindparam("job_id")
 _FINISH = Statement(
     2,
     update(jobs)
-    .where(jobs.c.id == bindparam("job_id"), jobs.c.status.in_(UNFINISHED))
+    .where(jobs.c.id == bindparam("job_id"), jobs.c.completed_at.is_(None))
     .values(
         status=bindparam("end_status"),
         completed_at=bindparam("end_at"),

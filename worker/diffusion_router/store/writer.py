@@ -11,11 +11,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from diffusion_router.store.errors import StoreBusy, StoreUnavailable
 
@@ -45,15 +45,21 @@ class _Write:
 
 
 class Writer:
-    """Owned by one event loop; `write` may be called by any number of its tasks."""
+    """Owned by one event loop; `write` may be called by any number of its tasks.
+
+    One batch is with the thread, the rest gathers on the loop: were each write handed over by itself, the thread would
+    wake for the first of many and commit it alone.
+    """
 
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
         self._name = name
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[_Write | None] = SimpleQueue()
-        self._pending = 0
+        self._waiting: list[_Write] = []
+        self._in_flight = 0
+        self._send_is_due = False
         self._closed = False
+        self._batches: SimpleQueue[list[_Write] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="job-store-writer", daemon=True)
         self._thread.start()
 
@@ -61,11 +67,12 @@ class Writer:
         """Return once all of `rows` are committed, together. Raises StoreUnavailable, or what `on_conflict` makes."""
         if self._closed:
             raise StoreUnavailable(f"{self._name} is closed")
-        if self._pending >= MAX_PENDING:
-            raise StoreBusy(f"{self._name} has {self._pending} writes waiting, as many as may wait. Try again later")
+        pending = len(self._waiting) + self._in_flight
+        if pending >= MAX_PENDING:
+            raise StoreBusy(f"{self._name} has {pending} writes waiting, as many as may wait. Try again later")
         write = _Write(statement, rows, self._loop.create_future())
-        self._pending += 1
-        self._queue.put(write)
+        self._waiting.append(write)
+        self._send_soon()
         try:
             async with asyncio.timeout(timeout):
                 await write.done
@@ -76,40 +83,54 @@ class Writer:
         """Commit what waits, then end the thread."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
+            self._batches.put(self._waiting)
+            self._waiting = []
+            self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    def _send_soon(self) -> None:
+        """At the end of this turn of the loop, so that all tasks that it runs can join."""
+        if self._waiting and not self._in_flight and not self._send_is_due:
+            self._send_is_due = True
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._send_is_due = False
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        if batch:
+            self._in_flight = len(batch)
+            self._batches.put(batch)
+
+    def _resolve(self, batch: Sequence[_Write], outcomes: Sequence[Exception | None]) -> None:
+        self._in_flight = 0
+        for write, outcome in zip(batch, outcomes, strict=True):
+            if write.done.done():
+                continue
+            if outcome is None:
+                write.done.set_result(None)
+            else:
+                write.done.set_exception(outcome)
+        self._send_soon()
+
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch = [first]
-            last = False
-            while len(batch) < MAX_BATCH and not last:
-                try:
-                    write = self._queue.get_nowait()
-                except Empty:
-                    break
-                if write is None:
-                    last = True
-                else:
-                    batch.append(write)
+        while (batch := self._batches.get()) is not None:
             outcomes = self._commit(batch)
             self._loop.call_soon_threadsafe(self._resolve, batch, outcomes)
-            if last:
-                return
 
     def _commit(self, batch: Sequence[_Write]) -> list[Exception | None]:
         try:
             with self._engine.begin() as connection:
                 for statement, rows in _by_statement(batch):
                     connection.execute(statement.clause, rows)
-        except SQLAlchemyError as error:
-            if len(batch) > 1 and not isinstance(error, OperationalError):
+        # Of any kind: whoever waits has to hear of it, and the thread has to live on.
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, OperationalError | InterfaceError):
                 # One write's fault is no other's: each alone, in the order they came.
                 return [self._commit([write])[0] for write in batch]
             return [self._explain(batch[0], error)] * len(batch)
         return [None] * len(batch)
 
-    def _explain(self, write: _Write, error: SQLAlchemyError) -> Exception:
+    def _explain(self, write: _Write, error: Exception) -> Exception:
         if isinstance(error, IntegrityError):
             try:
                 with self._engine.connect() as connection:
@@ -121,16 +142,6 @@ class Writer:
                     return conflict
         cause = getattr(error, "orig", None) or error
         return StoreUnavailable(f"{self._name} refused a write: {cause}. Check its disk, permissions and connection")
-
-    def _resolve(self, batch: Sequence[_Write], outcomes: Sequence[Exception | None]) -> None:
-        self._pending -= len(batch)
-        for write, outcome in zip(batch, outcomes, strict=True):
-            if write.done.done():
-                continue
-            if outcome is None:
-                write.done.set_result(None)
-            else:
-                write.done.set_exception(outcome)
 
 
 def _by_statement(batch: Sequence[_Write]) -> Iterable[tuple[Statement, list[Row]]]:
