@@ -1,0 +1,46 @@
+"""The CEL rules of a structural schema (`x-kubernetes-validations`), evaluated as the API server does.
+
+`common-expression-language` has CEL's core; of Kubernetes' own libraries the rules use `quantity`, which is given to it
+here as an integer of the same order, with `compareTo`.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import cel
+
+from diffusion_operator.api.errors import FieldError, Path
+from diffusion_operator.api.quantity import parse_quantity
+from diffusion_operator.api.schema import Schema
+
+
+def rule_errors(value: Any, schema: Schema, path: Path = ()) -> Iterator[FieldError]:
+    """Rules that `value` breaks, outermost first. `value` has its defaults and fits the schema's types."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if not _holds(rule["rule"], value):
+            yield FieldError(path, rule["message"])
+    if isinstance(value, Mapping):
+        properties: Mapping[str, Schema] = schema.get("properties", {})
+        for key, item in value.items():
+            if key in properties:
+                yield from rule_errors(item, properties[key], (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from rule_errors(item, schema.get("items", {}), (*path, index))
+
+
+def _holds(rule: str, value: Any) -> bool:
+    context = cel.Context(
+        variables={"self": value},
+        functions={"quantity": parse_quantity, "compareTo": lambda a, b: (a > b) - (a < b)},
+    )
+    result = _compiled(rule).execute(context)
+    if not isinstance(result, bool):
+        raise TypeError(f"the rule {rule!r} gives {result!r}, not true or false: mend the custom resource definition")
+    return result
+
+
+@cache
+def _compiled(rule: str) -> Any:
+    return cel.compile(rule)

@@ -1,0 +1,137 @@
+"""Defaults and validation by a structural schema, as the API server does them.
+
+The order is the API server's: nulls dropped, unknown fields found, defaults filled in, then types and bounds, then the
+CEL rules (see `rules`). Unlike the API server, which prunes unknown fields unless asked to be strict, this refuses them:
+a misspelt field would otherwise be silently without effect.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import Any, Final
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from diffusion_operator.api.errors import FieldError, Path
+
+Schema = Mapping[str, Any]
+
+_TYPE_NAMES: Final = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    type(None): "nothing",
+}
+_SCHEMA_TYPES: Final = {
+    "object": "an object",
+    "array": "a list",
+    "string": "a string",
+    "boolean": "a boolean",
+    "integer": "an integer",
+    "number": "a number",
+}
+
+
+def without_nulls(value: Any) -> Any:
+    """A copy without the keys whose value is null: no field of ours is nullable, so null means left out."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value
+
+
+def with_defaults(value: Any, schema: Schema) -> Any:
+    """A copy in which every field that has a default and was left out has it. Values of a wrong type stay as they are."""
+    if isinstance(value, Mapping):
+        properties: Mapping[str, Schema] = schema.get("properties", {})
+        filled = {key: with_defaults(item, properties.get(key, {})) for key, item in value.items()}
+        for key, field in properties.items():
+            if key not in filled and "default" in field:
+                filled[key] = with_defaults(deepcopy(field["default"]), field)
+        return filled
+    if isinstance(value, list):
+        return [with_defaults(item, schema.get("items", {})) for item in value]
+    return value
+
+
+def unknown_fields(value: Any, schema: Schema, path: Path = ()) -> Iterator[FieldError]:
+    """Fields that the schema does not have."""
+    if isinstance(value, Mapping):
+        properties: Mapping[str, Schema] = schema.get("properties", {})
+        others = schema.get("additionalProperties")
+        for key, item in value.items():
+            if key in properties:
+                yield from unknown_fields(item, properties[key], (*path, key))
+            elif isinstance(others, Mapping):
+                yield from unknown_fields(item, others, (*path, key))
+            else:
+                yield FieldError((*path, str(key)), f"unknown field{_suggestion(str(key), list(properties))}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from unknown_fields(item, schema.get("items", {}), (*path, index))
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(sorted(known))}" if known else ""
+
+
+def schema_errors(value: Any, schema: Schema, path: Path = ()) -> Iterator[FieldError]:
+    """Wrong types, bounds, patterns, missing fields and double list keys, in the order of the document."""
+    found = Draft202012Validator(schema).iter_errors(value)
+    for error in sorted(found, key=lambda error: [str(part) for part in error.absolute_path]):
+        yield FieldError((*path, *error.absolute_path), _message(error))
+    yield from _duplicate_keys(value, schema, path)
+
+
+def _message(error: ValidationError) -> str:
+    given, wanted = error.instance, error.validator_value
+    match error.validator:
+        case "type":
+            return f"must be {_SCHEMA_TYPES[wanted]}, not {_TYPE_NAMES.get(type(given), type(given).__name__)} ({given!r})"
+        case "anyOf":
+            types = " or ".join(_SCHEMA_TYPES[option["type"]] for option in wanted)
+            return f"must be {types}, not {_TYPE_NAMES.get(type(given), type(given).__name__)} ({given!r})"
+        case "enum":
+            return f"must be one of {', '.join(wanted)}, not {given!r}"
+        case "required":
+            missing = [name for name in wanted if name not in given]
+            return f"lacks the required field{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        case "minimum":
+            return f"must be at least {wanted}, not {given}"
+        case "maximum":
+            return f"must be at most {wanted}, not {given}"
+        case "minLength":
+            return "must not be empty"
+        case "maxLength":
+            return f"must have at most {wanted} characters, not {len(given)}"
+        case "maxItems":
+            return f"must have at most {wanted} items, not {len(given)}"
+        case "pattern":
+            return f"must match {wanted}, which {given!r} does not"
+        case _:
+            return str(error.message)
+
+
+def _duplicate_keys(value: Any, schema: Schema, path: Path) -> Iterator[FieldError]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _duplicate_keys(item, schema.get("properties", {}).get(key, {}), (*path, key))
+    elif isinstance(value, list):
+        names = schema.get("x-kubernetes-list-map-keys", [])
+        seen: dict[tuple[Any, ...], int] = {}
+        for index, item in enumerate(value):
+            if not names or not isinstance(item, Mapping) or not all(name in item for name in names):
+                continue
+            key_values = tuple(item[name] for name in names)
+            first = seen.setdefault(key_values, index)
+            if first != index:
+                text = ", ".join(map(str, key_values))
+                yield FieldError((*path, index), f"{text} is already given by item {first}: keep one of the two")
