@@ -1,0 +1,14 @@
+"""Tiny pipelines of many families, with random weights: real diffusers folders that need no network.
+
+They are what shows that the cut by role follows a pipeline's structure and not a list of names. `ensure` makes a
+checkpoint's folder (once a machine), `FAMILIES` says what can be asked of each.
+"""
+
+from zoo.cache import ensure, folder
+from zoo.family import Checkpoint, Family
+from zoo.images import IMAGES
+from zoo.videos import VIDEOS
+
+FAMILIES = {family.name: family for family in (*IMAGES, *VIDEOS)}
+
+__all__ = ["FAMILIES", "Checkpoint", "Family", "ensure", "folder"]

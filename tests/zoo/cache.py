@@ -1,0 +1,50 @@
+"""Makes each checkpoint once for all test runs on a machine: under the home folder's cache, behind a lock."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from zoo.family import Checkpoint
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors")
+_LOCK_SECONDS = 240
+
+
+def folder() -> Path:
+    """Where this version of the zoo keeps its checkpoints: named by its own sources and the libraries' versions."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    for library in _LIBRARIES:
+        digest.update(f"{library}={importlib.metadata.version(library)}\n".encode())
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return root / "diffusion-operator" / "zoo" / digest.hexdigest()[:16]
+
+
+def ensure(checkpoint: Checkpoint) -> Path:
+    """The folder of `checkpoint`, made if it is not there yet. Half-made folders are never seen under its name."""
+    root = folder()
+    done = root / checkpoint.name
+    if done.exists():
+        return done
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f"{checkpoint.name}.lock", timeout=_LOCK_SECONDS):
+        if not done.exists():
+            draft = root / f".{checkpoint.name}"
+            shutil.rmtree(draft, ignore_errors=True)
+            _make(checkpoint, draft)
+            draft.rename(done)
+    return done
+
+
+def _make(checkpoint: Checkpoint, path: Path) -> None:
+    import diffusers
+
+    pipeline = getattr(diffusers, checkpoint.pipeline)(**checkpoint.build(), **checkpoint.config)
+    pipeline.save_pretrained(path, safe_serialization=True)

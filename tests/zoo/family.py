@@ -1,0 +1,38 @@
+"""What the zoo knows of one tiny model: how to make it, and a request that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Components = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pipeline folder that the zoo can make: `pipeline` is the diffusers class, `build` its components.
+
+    `config` holds the pipeline's own constructor arguments that are not components.
+    """
+
+    name: str
+    pipeline: str
+    build: Callable[[], Components]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way to use a checkpoint: fields of a request, by the names of `Parameters`.
+
+    `way` is how the model is expected to be cut ("modular" or "replay"), `output` what comes out ("image" or
+    "video"), `images` the sizes (width, height) of the pictures that the request carries, by the input's name.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    way: str
+    output: str
+    request: Mapping[str, Any]
+    images: Mapping[str, tuple[int, int]] = field(default_factory=dict)
