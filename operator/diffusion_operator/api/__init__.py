@@ -1,7 +1,7 @@
 """The resource as data: defaults, validation, typed values.
 
-    resource = with_defaults(yaml.safe_load(text))     # raises InvalidResource
-    pipeline = load_pipeline(yaml.safe_load(text))     # the same, typed
+resource = with_defaults(yaml.safe_load(text))     # raises InvalidResourceError
+pipeline = load_pipeline(yaml.safe_load(text))     # the same, typed
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusion_operator.api import crd, pipeline, rules, schema
 from diffusion_operator.api.crd import API_VERSION, GROUP, KIND, VERSION
-from diffusion_operator.api.errors import FieldError, InvalidResource
+from diffusion_operator.api.errors import FieldError, InvalidResourceError
 from diffusion_operator.api.pipeline import (
     MODEL_ROLES,
     Model,
@@ -27,7 +27,7 @@ __all__ = [
     "MODEL_ROLES",
     "VERSION",
     "FieldError",
-    "InvalidResource",
+    "InvalidResourceError",
     "Model",
     "Pipeline",
     "Role",
@@ -40,16 +40,18 @@ __all__ = [
 
 
 def with_defaults(resource: object) -> dict[str, Any]:
-    """The resource as the API server would store it, without status. Raises InvalidResource with every fault found."""
+    """The resource as the API server would store it, without status. Raises InvalidResourceError with every fault found."""
     if not isinstance(resource, Mapping):
-        raise InvalidResource([FieldError((), f"a {KIND} is an object with apiVersion, kind, metadata and spec")])
+        raise InvalidResourceError([FieldError((), f"a {KIND} is an object with apiVersion, kind, metadata and spec")])
     _check_kind(resource)
     definition = crd.schema()
     given = {key: value for key, value in schema.without_nulls(resource).items() if key != "status"}
     # The API server knows metadata by a schema of its own; what the rules need of it is its name.
     metadata = given.get("metadata")
     if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str):
-        raise InvalidResource([FieldError(("metadata", "name"), "is required: the pods and Services are named after it")])
+        raise InvalidResourceError(
+            [FieldError(("metadata", "name"), "is required: the pods and Services are named after it")]
+        )
     unknown = list(schema.unknown_fields({**given, "metadata": {}}, definition))
     complete: dict[str, Any] = schema.with_defaults(given, definition)
     faults = [*unknown, *schema.schema_errors(complete, definition)]
@@ -57,12 +59,12 @@ def with_defaults(resource: object) -> dict[str, Any]:
     if not faults:
         faults = list(rules.rule_errors(complete, definition))
     if faults:
-        raise InvalidResource(faults)
+        raise InvalidResourceError(faults)
     return complete
 
 
 def load_pipeline(resource: object) -> Pipeline:
-    """The typed values of a resource as a user writes it. Raises InvalidResource."""
+    """The typed values of a resource as a user writes it. Raises InvalidResourceError."""
     return pipeline.from_defaulted(with_defaults(resource))
 
 
@@ -73,4 +75,4 @@ def _check_kind(resource: Mapping[str, Any]) -> None:
         if resource.get(field) != wanted
     ]
     if faults:
-        raise InvalidResource(faults)
+        raise InvalidResourceError(faults)

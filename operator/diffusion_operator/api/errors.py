@@ -23,7 +23,7 @@ class FieldError:
         return f"{path_text(self.path)}: {self.message}" if self.path else self.message
 
 
-class InvalidResource(ValueError):
+class InvalidResourceError(ValueError):
     """The resource breaks its schema or a rule. `errors` has every fault that was found."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:

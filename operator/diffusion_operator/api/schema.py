@@ -1,8 +1,8 @@
 """Defaults and validation by a structural schema, as the API server does them.
 
-The order is the API server's: nulls dropped, unknown fields found, defaults filled in, then types and bounds, then the
-CEL rules (see `rules`). Unlike the API server, which prunes unknown fields unless asked to be strict, this refuses them:
-a misspelt field would otherwise be silently without effect.
+The order is the API server's: nulls dropped, unknown fields found, defaults filled in, then types and bounds, then
+the CEL rules (see `rules`). Unlike the API server, which prunes unknown fields unless asked to be strict, this refuses
+them: a misspelt field would otherwise be silently without effect.
 """
 
 import difflib
@@ -46,7 +46,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def with_defaults(value: Any, schema: Schema) -> Any:
-    """A copy in which every field that has a default and was left out has it. Values of a wrong type stay as they are."""
+    """A copy in which every field that was left out has its default. Values of a wrong type stay as they are."""
     if isinstance(value, Mapping):
         properties: Mapping[str, Schema] = schema.get("properties", {})
         filled = {key: with_defaults(item, properties.get(key, {})) for key, item in value.items()}
@@ -92,10 +92,13 @@ def schema_errors(value: Any, schema: Schema, path: Path = ()) -> Iterator[Field
 
 
 def _message(error: ValidationError) -> str:
-    given, wanted = error.instance, error.validator_value
+    given: Any = error.instance
+    wanted: Any = error.validator_value
     match error.validator:
         case "type":
-            return f"must be {_SCHEMA_TYPES[wanted]}, not {_TYPE_NAMES.get(type(given), type(given).__name__)} ({given!r})"
+            return (
+                f"must be {_SCHEMA_TYPES[wanted]}, not {_TYPE_NAMES.get(type(given), type(given).__name__)} ({given!r})"
+            )
         case "anyOf":
             types = " or ".join(_SCHEMA_TYPES[option["type"]] for option in wanted)
             return f"must be {types}, not {_TYPE_NAMES.get(type(given), type(given).__name__)} ({given!r})"

@@ -1,0 +1,35 @@
+"""Services: a headless one for each role, which gives its pods their names, and the one that clients use."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion_operator.api import Pipeline, Role
+from diffusion_operator.render import names
+
+
+def headless_service(pipeline: Pipeline, role: Role, ports: Mapping[str, int]) -> dict[str, Any]:
+    service = _service(pipeline, role, names.child(pipeline, role), ports)
+    # Workers look the router up while it starts.
+    service["spec"] |= {"clusterIP": "None", "publishNotReadyAddresses": True}
+    return service
+
+
+def api_service(pipeline: Pipeline, ports: Mapping[str, int]) -> dict[str, Any]:
+    service = _service(pipeline, Role.ROUTER, names.api_service(pipeline), ports)
+    service["spec"] |= {"type": "ClusterIP"}
+    return service
+
+
+def _service(pipeline: Pipeline, role: Role, name: str, ports: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": pipeline.namespace, "labels": names.labels(pipeline, role)},
+        "spec": {
+            "selector": names.selector(pipeline, role),
+            "ports": [
+                {"name": port_name, "port": port, "targetPort": port_name, "protocol": "TCP"}
+                for port_name, port in ports.items()
+            ],
+        },
+    }
