@@ -1,0 +1,172 @@
+"""All metrics of the router.
+
+Counters and histograms are fed by the job service; what can be read off the core (queues, peers, pools) is computed
+when scraped, so nothing stale is ever shown. Labels have few values: role, status, kind, state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import version
+
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import Counter as PrometheusCounter
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from diffusion_router import core
+from diffusion_router.dispatch import Dispatcher
+from diffusion_router.sessions import Sessions
+
+# From a cached millisecond stage to a long video.
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+_ROLES = {core.Stage.ENCODE: "encoder", core.Stage.DENOISE: "denoiser", core.Stage.DECODE: "decoder"}
+
+
+class Metrics:
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = PrometheusCounter(
+            "diffusion_router_requests", "Jobs that ended", ["status", "kind"], registry=self.registry
+        )
+        self.rejected = PrometheusCounter(
+            "diffusion_router_rejected_requests", "Requests answered 429", registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "diffusion_router_request_duration_seconds",
+            "From a job's acceptance to its end",
+            ["status"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "diffusion_router_stage_duration_seconds",
+            "Compute of one stage, as its worker measured it",
+            ["role"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "diffusion_router_stage_queue_seconds",
+            "A job's wait for a peer of the role",
+            ["role"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.transfer_seconds = Histogram(
+            "diffusion_router_transfer_duration_seconds",
+            "Pulling one input, as the puller measured it",
+            ["role"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.transfer_bytes = PrometheusCounter(
+            "diffusion_router_transfer_bytes", "Bytes pulled from peer to peer", ["role"], registry=self.registry
+        )
+        self.steps = PrometheusCounter(
+            "diffusion_router_steps", "Denoising steps of finished stages", registry=self.registry
+        )
+        self.lease_expirations = PrometheusCounter(
+            "diffusion_router_peer_lease_expirations", "Peers lost because their lease ran out", registry=self.registry
+        )
+        self.kills = PrometheusCounter(
+            "diffusion_router_jobs_interrupted", "Times a worker was lost while it ran a job", registry=self.registry
+        )
+        build = Gauge("diffusion_router_build_info", "Always 1", ["version"], registry=self.registry)
+        build.labels(version("diffusion-operator")).set(1)
+
+    def watch(self, dispatcher: Dispatcher, sessions: Sessions) -> None:
+        """Adds what is read off the core when scraped, and the events that only the core sees."""
+        self.registry.register(_CoreCollector(dispatcher, sessions))
+        dispatcher.add_hands(self)
+
+    def perform(self, action: core.Action) -> None:
+        match action:
+            case core.PeerLost(reason="lease expired"):
+                self.lease_expirations.inc()
+            case core.JobKilled():
+                self.kills.inc()
+
+    def job_ended(self, job: generation_pb2.Job, seconds: float) -> None:
+        status = generation_pb2.JobStatus.Name(job.status).removeprefix("JOB_STATUS_").lower()
+        kind = stage_pb2.FailureKind.Name(job.failure.kind).removeprefix("FAILURE_KIND_").lower()
+        self.requests.labels(status, kind if job.HasField("failure") else "").inc()
+        self.request_seconds.labels(status).observe(seconds)
+        for stage in job.stages:
+            if stage.HasField("timings"):
+                role = _ROLES[core.Stage(stage.stage)]
+                self.queue_seconds.labels(role).observe(stage.queue_seconds)
+                self.stage_seconds.labels(role).observe(stage.timings.compute_seconds)
+                if stage.timings.transfer_bytes:
+                    self.transfer_seconds.labels(role).observe(stage.timings.transfer_seconds)
+                    self.transfer_bytes.labels(role).inc(stage.timings.transfer_bytes)
+                self.steps.inc(stage.timings.steps)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class _CoreCollector(Collector):
+    def __init__(self, dispatcher: Dispatcher, sessions: Sessions) -> None:
+        self._dispatcher = dispatcher
+        self._sessions = sessions
+
+    def collect(self) -> Iterable[Metric]:
+        machine = self._dispatcher.core
+        jobs = [job for job in machine.jobs.values() if not job.status.ended]
+        inflight = sum(job.task is not None for job in jobs)
+        yield GaugeMetricFamily("diffusion_router_inflight_requests", "Jobs with a task under way", value=inflight)
+        yield GaugeMetricFamily(
+            "diffusion_router_predicted_wait_seconds", "Of a job accepted now", value=machine.predicted_wait()
+        )
+        waiting = Counter(job.stage for job in jobs if job.task is None)
+        queued = GaugeMetricFamily("diffusion_router_queued_requests", "Jobs that wait for a peer", labels=["role"])
+        for stage, role in _ROLES.items():
+            queued.add_metric([role], waiting[stage])
+        yield queued
+        yield from self._peers(machine)
+
+    def _peers(self, machine: core.Core) -> Iterable[Metric]:
+        states = Counter((role, peer.state.value) for peer in machine.peers.values() for role in _roles(peer))
+        peers = GaugeMetricFamily("diffusion_router_peers", "Registered peers", labels=["role", "state"])
+        for role in _ROLES.values():
+            for state in core.PeerState:
+                peers.add_metric([role, state.value], states[role, state.value])
+        yield peers
+        sums: dict[str, Counter[str]] = {
+            "credits": Counter(),
+            "outputs": Counter(),
+            "pool_bytes": Counter(),
+            "pool_used_bytes": Counter(),
+            "slots_used": Counter(),
+        }
+        for peer in machine.peers.values():
+            session = self._sessions.session(peer.incarnation)
+            for role in _roles(peer):
+                sums["credits"][role] += peer.credits
+                sums["outputs"][role] += len(peer.outputs)
+                if session is not None:
+                    sums["pool_bytes"][role] += session.register.pool.size
+                    sums["pool_used_bytes"][role] += session.heartbeat.bytes_used
+                    sums["slots_used"][role] += session.heartbeat.slots_used
+        texts = {
+            "credits": "Tasks that could be started now",
+            "outputs": "Stage outputs that wait for their consumer",
+            "pool_bytes": "Registered transfer memory",
+            "pool_used_bytes": "Transfer memory in use, by the last heartbeats",
+            "slots_used": "Slots in use, by the last heartbeats",
+        }
+        for name, counts in sums.items():
+            family = GaugeMetricFamily(f"diffusion_router_{name}", texts[name], labels=["role"])
+            for role in _ROLES.values():
+                family.add_metric([role], counts[role])
+            yield family
+
+
+def _roles(peer: core.Peer) -> list[str]:
+    return [_ROLES[stage] for stage in sorted(peer.stages)]

@@ -1,0 +1,374 @@
+"""`JobService`: every job from the moment it is accepted until its end is written down.
+
+The one door to jobs for the HTTP and gRPC shells. A job is written down before it is answered (so a router that dies
+loses none, I7), and its end is written down before anybody hears of it (so no end is told twice, I1). In between it
+lives in the core; here are only what it makes, who waits for it and how it looks to a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+
+from diffusion_router import core, messages
+from diffusion_router.dispatch import Dispatcher
+from diffusion_router.metrics import Metrics
+from diffusion_router.sessions import Sessions
+from diffusion_router.store import (
+    ENDED,
+    ArtifactStore,
+    DuplicateKey,
+    JobRecord,
+    JobStore,
+    StoreUnavailable,
+)
+
+# Seeds are drawn below this, so that every client's JSON parser holds them exactly.
+_MAX_SEED = 2**32
+_RETRY_SECONDS = 1.0
+_SWEEP_SECONDS = 30.0
+
+_log = structlog.get_logger()
+
+# Within JobService, `list` is its method.
+_Jobs = list[generation_pb2.Job]
+_Models = list[peer_pb2.ModelIdentity]
+
+
+class QueueFull(Exception):
+    """No more jobs can wait. `retry_after`: predicted seconds until one would be let in."""
+
+    def __init__(self, queued: int, limit: int, retry_after: float) -> None:
+        super().__init__(f"{queued} jobs are waiting and {limit} may; try again in about {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class IdempotencyConflict(Exception):
+    """The key was used for another request before."""
+
+
+class JobNotEnded(Exception):
+    """A job that still runs can be cancelled, not deleted."""
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A job that has not ended in the store."""
+
+    record: JobRecord
+    submitted_at: float
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Future[generation_pb2.Job] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def notify(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class JobService:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        *,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        metrics: Metrics,
+        max_queued: int,
+        timeout_seconds: float,
+        model_id: str = "",
+    ) -> None:
+        self.artifacts = artifacts
+        self._dispatcher = dispatcher
+        self._jobs = jobs
+        self._metrics = metrics
+        self._max_queued = max_queued
+        self._timeout_seconds = timeout_seconds
+        self._model_id = model_id
+        self._live: dict[str, _Live] = {}
+        self._admitting = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._sessions: Sessions | None = None
+        self._stopping = False
+        dispatcher.add_hands(self)
+
+    # ------------------------------------------------------------ life
+
+    async def start(self, sessions: Sessions) -> None:
+        """Takes up what an earlier life of the router accepted."""
+        self._sessions = sessions
+        now, monotonic = time.time(), time.monotonic()
+        for record in await self._jobs.unfinished():
+            self._live[record.id] = _Live(record, monotonic)
+            deadline = monotonic + record.deadline_at - now
+            event = core.JobSubmitted(record.id, deadline, _shape(record.parameters), record.kills, restored=True)
+            self._dispatcher.dispatch(event)
+        if self._live:
+            _log.info("jobs_restored", count=len(self._live))
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Lets the ends that are being written down finish. Jobs under way stay in the store and with the workers."""
+        self._stopping = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        for live in self._live.values():
+            live.ended.cancel()
+
+    # ------------------------------------------------------------ what the shells call
+
+    async def submit(
+        self,
+        requests: Sequence[stage_pb2.GenerationParameters],
+        *,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> _Jobs:
+        """Accepts all or none; they are written down when this returns. Raises QueueFull, IdempotencyConflict."""
+        digest = _digest(requests)
+        if idempotency_key is not None:
+            known = await self._jobs.by_idempotency_key(idempotency_key)
+            if known:
+                return self._same_request(known, digest)
+        waiting = self._dispatcher.core.waiting() + self._admitting
+        if waiting + len(requests) > self._max_queued:
+            self._metrics.rejected.inc()
+            raise QueueFull(waiting, self._max_queued, max(1.0, self._dispatcher.core.predicted_wait()))
+        now = time.time()
+        seconds = timeout if timeout is not None else self._timeout_seconds
+        records = [
+            JobRecord(
+                id=f"job_{uuid.uuid4().hex}",
+                parameters=_with_seed(request),
+                created_at=now,
+                deadline_at=now + seconds,
+                idempotency_key=idempotency_key,
+                index=index,
+                digest=digest,
+            )
+            for index, request in enumerate(requests)
+        ]
+        self._admitting += len(records)
+        try:
+            await self._jobs.add(records)
+        except DuplicateKey:
+            return self._same_request(await self._jobs.by_idempotency_key(idempotency_key or ""), digest)
+        finally:
+            self._admitting -= len(records)
+        monotonic = time.monotonic()
+        for record in records:
+            self._live[record.id] = _Live(record, monotonic)
+            self._dispatcher.dispatch(core.JobSubmitted(record.id, monotonic + seconds, _shape(record.parameters)))
+        return [self._view(self._live[record.id]) for record in records]
+
+    async def find(self, job_id: str) -> generation_pb2.Job | None:
+        live = self._live.get(job_id)
+        if live is not None:
+            return self._view(live)
+        record = await self._jobs.get(job_id)
+        return None if record is None else self._recorded_view(record)
+
+    async def list(self, status: generation_pb2.JobStatus.ValueType | None = None, limit: int = 100) -> _Jobs:
+        """The newest first."""
+        return [self._recorded_view(record) for record in await self._jobs.list(status, limit)]
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> generation_pb2.Job | None:
+        """The job once it has ended. Raises TimeoutError; None: there is no such job."""
+        live = self._live.get(job_id)
+        if live is None:
+            return await self.find(job_id)
+        async with asyncio.timeout(timeout):
+            return await asyncio.shield(live.ended)
+
+    async def watch(self, job_id: str) -> AsyncIterator[generation_pb2.Job]:
+        """The job now and after each change; ends with the job, which its deadline bounds."""
+        while (live := self._live.get(job_id)) is not None:
+            changed = live.changed
+            if not live.ended.done():
+                yield self._view(live)
+                await changed.wait()
+        job = await self.find(job_id)
+        if job is not None:
+            yield job
+
+    async def cancel(self, job_id: str) -> generation_pb2.Job | None:
+        """Stops it at the next step. The job as it ended, which may be otherwise if it was faster."""
+        if job_id in self._live:
+            self._dispatcher.dispatch(core.CancelRequested(job_id))
+        return await self.wait(job_id, timeout=self._timeout_seconds)
+
+    async def delete(self, job_id: str) -> None:
+        """Forgets an ended job and its files. Raises JobNotEnded."""
+        if job_id in self._live:
+            raise JobNotEnded(f"{job_id} has not ended; cancel it first")
+        record = await self._jobs.get(job_id)
+        if record is not None:
+            await self._forget([record])
+
+    async def put_input(self, data: bytes) -> str:
+        """Keeps a client's file until the jobs that read it are forgotten; returns its key."""
+        key = f"inputs/{uuid.uuid4().hex}"
+        await self.artifacts.put(key, data)
+        return key
+
+    def runs_task(self, job_id: str, task_id: str) -> bool:
+        """Whether this task is the job's current one: others' uploads are refused."""
+        job = self._dispatcher.core.jobs.get(job_id)
+        return job is not None and job.task is not None and job.task.id == task_id
+
+    def models(self) -> _Models:
+        """What the registered workers serve, under the pipeline's name for it if it has one."""
+        found: dict[tuple[str, str], peer_pb2.ModelIdentity] = {}
+        for peer in self._dispatcher.core.peers.values():
+            session = self._sessions.session(peer.incarnation) if self._sessions else None
+            if session is not None:
+                model = peer_pb2.ModelIdentity()
+                model.CopyFrom(session.register.model)
+                model.id = self._model_id or model.id
+                found.setdefault((model.id, model.revision), model)
+        return list(found.values())
+
+    def ready(self) -> bool:
+        """Whether each role has a peer that takes tasks."""
+        return all(self._dispatcher.core.capacity().values())
+
+    def parameters(self, job_id: str) -> stage_pb2.GenerationParameters | None:
+        live = self._live.get(job_id)
+        return live.record.parameters if live is not None else None
+
+    # ------------------------------------------------------------ what the core says
+
+    def perform(self, action: core.Action) -> None:
+        match action:
+            case core.JobChanged():
+                if (live := self._live.get(action.job_id)) is not None:
+                    live.notify()
+            case core.JobKilled():
+                self._spawn(self._record_kills(action.job_id, action.kills))
+            case core.JobEnded():
+                if (live := self._live.get(action.job_id)) is not None:
+                    view = self._view(live)
+                    view.completed_at = time.time()
+                    self._spawn(self._record_end(live, view))
+
+    async def _record_end(self, live: _Live, job: generation_pb2.Job) -> None:
+        while True:
+            try:
+                await self._jobs.finish([job])
+                break
+            except StoreUnavailable as error:
+                _log.error("job_end_not_written", job_id=job.id, error=str(error), retry_seconds=_RETRY_SECONDS)
+                if self._stopping:
+                    return  # the next life of the router ends it again
+                await asyncio.sleep(_RETRY_SECONDS)
+        self._dispatcher.dispatch(core.JobRecorded(job.id))
+        self._live.pop(job.id, None)
+        if not live.ended.done():
+            live.ended.set_result(job)
+        live.notify()
+        self._metrics.job_ended(job, time.monotonic() - live.submitted_at)
+        log = _log.bind(job_id=job.id, seconds=round(job.completed_at - job.created_at, 4))
+        if job.status == generation_pb2.JOB_STATUS_FAILED:
+            log.warning("job_failed", kind=stage_pb2.FailureKind.Name(job.failure.kind), reason=job.failure.message)
+        else:
+            log.info("job_ended", status=generation_pb2.JobStatus.Name(job.status))
+
+    async def _record_kills(self, job_id: str, kills: int) -> None:
+        _log.warning("worker_lost_while_running_job", job_id=job_id, kills=kills)
+        try:
+            await self._jobs.record_kills(job_id, kills)
+        except StoreUnavailable as error:
+            _log.error("kill_not_written", job_id=job_id, error=str(error))
+
+    # ------------------------------------------------------------ inside
+
+    def _same_request(self, known: Sequence[JobRecord], digest: str) -> _Jobs:
+        if any(record.digest != digest for record in known):
+            raise IdempotencyConflict("this Idempotency-Key was used for another request; use a new key")
+        return [self._recorded_view(record) for record in known]
+
+    def _recorded_view(self, record: JobRecord) -> generation_pb2.Job:
+        if (live := self._live.get(record.id)) is not None:
+            return self._view(live)
+        if record.result is not None and record.status in ENDED:
+            return record.result
+        return generation_pb2.Job(
+            id=record.id, status=record.status, parameters=record.parameters, created_at=record.created_at
+        )
+
+    def _view(self, live: _Live) -> generation_pb2.Job:
+        record = live.record
+        view = generation_pb2.Job(id=record.id, parameters=record.parameters, created_at=record.created_at)
+        job = self._dispatcher.core.jobs.get(record.id)
+        if job is None:  # its end was recorded this very moment
+            return live.ended.result() if live.ended.done() else view
+        view.status = messages.STATUS[job.status]
+        view.stage = stage_pb2.Stage.ValueType(job.stage)
+        view.step, view.steps = job.step, job.steps
+        view.stages.extend(messages.stage_report(record) for record in job.records)
+        if isinstance(job.result, tuple):
+            view.artifacts.extend(job.result)
+        if job.kind:
+            view.failure.kind = stage_pb2.FailureKind.ValueType(job.kind)
+            view.failure.message = job.message
+        return view
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            try:
+                await self._forget(await self._jobs.expire(time.time()))
+            except StoreUnavailable as error:
+                _log.warning("expired_jobs_not_removed", error=str(error))
+
+    async def _forget(self, records: Iterable[JobRecord]) -> None:
+        for record in records:
+            await self.artifacts.delete_prefix(f"jobs/{record.id}/")
+            for file in record.parameters.inputs:
+                await self.artifacts.delete(file.key)
+            await self._jobs.delete(record.id)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _with_seed(request: stage_pb2.GenerationParameters) -> stage_pb2.GenerationParameters:
+    parameters = stage_pb2.GenerationParameters()
+    parameters.CopyFrom(request)
+    if not parameters.HasField("seed"):
+        parameters.seed = secrets.randbelow(_MAX_SEED)
+    return parameters
+
+
+def _shape(parameters: stage_pb2.GenerationParameters) -> str:
+    """Requests of one shape take about the same time."""
+    p = parameters
+    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}"
+
+
+def _digest(requests: Iterable[stage_pb2.GenerationParameters]) -> str:
+    digest = hashlib.sha256()
+    for request in requests:
+        # An upload has another key each time it is sent.
+        comparable = stage_pb2.GenerationParameters()
+        comparable.CopyFrom(request)
+        for file in comparable.inputs:
+            file.key = ""
+        data = comparable.SerializeToString(deterministic=True)
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
