@@ -1,5 +1,6 @@
 """Moving a stage's output from pool to pool: one interface, four back ends (mooncake, tcp, shm, memory)."""
 
+from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.errors import (
     DigestMismatch,
     EngineInitFailed,
@@ -13,7 +14,7 @@ from diffusion_worker.transport.errors import (
     TransferTimeout,
     TransportError,
 )
-from diffusion_worker.transport.interface import Descriptor, TransferObserver, Transport
+from diffusion_worker.transport.interface import TransferObserver, Transport
 from diffusion_worker.transport.open import open_transport
 from diffusion_worker.transport.pool import Pool, Slot, SlotState
 from diffusion_worker.transport.wire import from_wire, to_wire

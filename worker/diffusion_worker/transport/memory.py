@@ -4,10 +4,11 @@ import secrets
 import weakref
 
 import numpy as np
-import xxhash
 
+from diffusion_worker.transport.descriptor import Descriptor
+from diffusion_worker.transport.digest import digest_of
 from diffusion_worker.transport.errors import OutOfRange, PeerDead
-from diffusion_worker.transport.interface import Descriptor, TransferObserver
+from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.seal import SEAL_BYTES
@@ -32,7 +33,7 @@ class MemoryTransport(PullingTransport):
             np.frombuffer(region, np.uint8),
             np.frombuffer(source.view[descriptor.address : descriptor.address + descriptor.length], np.uint8),
         )
-        return xxhash.xxh3_64_intdigest(region[SEAL_BYTES:])
+        return digest_of(region[SEAL_BYTES:])
 
     def drop_peer(self, incarnation: str) -> None:
         """Nothing is kept of a peer."""

@@ -5,6 +5,7 @@ from typing import Final
 from diffusion_worker.transport.errors import EngineInitFailed
 from diffusion_worker.transport.interface import TransferObserver, Transport
 from diffusion_worker.transport.memory import MemoryTransport
+from diffusion_worker.transport.tcp import TcpTransport
 
 BACKENDS: Final = ("mooncake", "tcp", "shm", "memory")
 
@@ -29,4 +30,13 @@ async def open_transport(
     """
     if backend == "memory":
         return MemoryTransport(pool_size=pool_size, incarnation=incarnation, observer=observer)
+    if backend == "tcp":
+        return TcpTransport(
+            host=host,
+            port_min=port_min,
+            port_max=port_max,
+            pool_size=pool_size,
+            incarnation=incarnation,
+            observer=observer,
+        )
     raise EngineInitFailed(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")

@@ -15,17 +15,15 @@ import os
 import threading
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
-import xxhash
 
+from diffusion_worker.transport.descriptor import Descriptor
+from diffusion_worker.transport.digest import digest_of
 from diffusion_worker.transport.errors import OutOfRange, PoolFull, SlotLost, TooLarge
 from diffusion_worker.transport.extents import Extents
 from diffusion_worker.transport.seal import SEAL_BYTES, Seal, fingerprint
-
-if TYPE_CHECKING:
-    from diffusion_worker.transport.interface import Descriptor
 
 PAGE: Final = 4096
 DEFAULT_SLOTS: Final = 1024
@@ -117,7 +115,8 @@ class Pool:
             raise OutOfRange(f"lease of {nbytes} bytes for {owner}: a length is not negative")
         if capacity > self.size:
             raise TooLarge(
-                f"{nbytes} bytes for {owner} never fit this worker's pool of {self.size} bytes: raise transport.poolSize"
+                f"{nbytes} bytes for {owner} never fit this worker's pool of {self.size} bytes: "
+                "raise spec.transport.poolSize"
             )
         with self._lock:
             start = self._extents.take(capacity // PAGE) if self._vacant else None
@@ -142,14 +141,12 @@ class Pool:
             self._used += capacity
             return row.slot
 
-    def publish(self, slot: Slot, nbytes: int) -> "Descriptor":
+    def publish(self, slot: Slot, nbytes: int) -> Descriptor:
         """Seal the first `nbytes` of the payload; from now on they must not change. Raises SlotLost after fencing."""
-        from diffusion_worker.transport.interface import Descriptor
-
         if not 0 <= nbytes <= slot.capacity - SEAL_BYTES:
             raise OutOfRange(f"publish of {nbytes} bytes from a slot for {slot.capacity - SEAL_BYTES}")
         slot.nbytes = nbytes
-        digest = xxhash.xxh3_64_intdigest(slot.payload)
+        digest = digest_of(slot.payload)
         with self._lock:
             row = self._rows[slot.index]
             if row.slot is not slot or row.orphaned or row.state is not SlotState.LEASED:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.errors import (
     DigestMismatch,
     ModeMismatch,
@@ -17,7 +18,7 @@ from diffusion_worker.transport.errors import (
     TransferTimeout,
     TransportError,
 )
-from diffusion_worker.transport.interface import Descriptor, TransferObserver
+from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot
 from diffusion_worker.transport.seal import SEAL_BYTES, Seal, fingerprint
 

@@ -2,7 +2,7 @@
 
 from diffusionpipeline.v1 import stage_pb2
 
-from diffusion_worker.transport.interface import Descriptor
+from diffusion_worker.transport.descriptor import Descriptor
 
 
 def to_wire(descriptor: Descriptor, generation: str | None = None) -> stage_pb2.Descriptor:
