@@ -40,7 +40,10 @@ __all__ = [
 
 
 def with_defaults(resource: object) -> dict[str, Any]:
-    """The resource as the API server would store it, without status. Raises InvalidResourceError with every fault found."""
+    """The resource as the API server would store it, without status.
+
+    Raises InvalidResourceError with every fault that was found.
+    """
     if not isinstance(resource, Mapping):
         raise InvalidResourceError([FieldError((), f"a {KIND} is an object with apiVersion, kind, metadata and spec")])
     _check_kind(resource)

@@ -1,0 +1,182 @@
+"""Rendered objects -> the processes that stand for their pods on this machine.
+
+Each pod's container `main` becomes a process with the container's command and environment. What the cluster would
+resolve is resolved here: downward API fields, `$(NAME)` references, names of pods, volumes, and ports, which on one
+address must differ from process to process. Nothing is added that a container would not have.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from diffusion_operator.render import names
+
+from dpipe.ports import LOOPBACK, free_ports
+
+_REFERENCE: Final = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
+_WILDCARDS: Final = {"0.0.0.0", "::"}
+# Mooncake takes two ports for each engine, and those of a killed worker stay taken for a minute.
+_LEAST_TRANSPORT_PORTS: Final = 16
+
+
+class NotLocalError(ValueError):
+    """A rendered pod needs something that only a cluster has."""
+
+
+@dataclass(frozen=True)
+class LocalProcess:
+    pod: str
+    role: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    """What the container sets; the process has this machine's environment beneath it."""
+    ports: Mapping[str, int]
+    """By the name of the container port."""
+    folder: Path
+    """Working folder, with a subfolder for each volume."""
+
+
+@dataclass(frozen=True)
+class _Pod:
+    name: str
+    role: str
+    host: str
+    """The name that the cluster's DNS would have for it."""
+    container: Mapping[str, Any]
+    ports: Mapping[str, int]
+
+
+def local_processes(children: Sequence[Mapping[str, Any]], *, data_dir: Path, http_port: int = 0) -> list[LocalProcess]:
+    """A process for each pod of the StatefulSets in `children`, in their order.
+
+    `http_port` is the router's, 0 for a free one. Raises NotLocalError, NoFreePortError.
+    """
+    pods = [pod for child in children if child["kind"] == "StatefulSet" for pod in _pods(child)]
+    slices = _transport_slices(pods)
+    avoid = {http_port, *(port for first, last in slices.values() for port in range(first, last + 1))}
+    free = iter(free_ports(sum(len(pod.ports) for pod in pods), avoid=avoid))
+    ports = {
+        pod.name: {name: http_port if name == names.HTTP and http_port else next(free) for name in pod.ports}
+        for pod in pods
+    }
+    addresses = {
+        f"{pod.host}:{container_port}": f"{LOOPBACK}:{ports[pod.name][name]}"
+        for pod in pods
+        for name, container_port in pod.ports.items()
+    }
+    return [
+        LocalProcess(
+            pod=pod.name,
+            role=pod.role,
+            command=_command(pod.container),
+            environment=_environment(pod, ports[pod.name], slices.get(pod.name), addresses, data_dir / pod.name),
+            ports=ports[pod.name],
+            folder=data_dir / pod.name,
+        )
+        for pod in pods
+    ]
+
+
+def _pods(stateful_set: Mapping[str, Any]) -> Iterator[_Pod]:
+    metadata, spec = stateful_set["metadata"], stateful_set["spec"]
+    template = spec["template"]
+    container = next(item for item in template["spec"]["containers"] if item["name"] == names.MAIN)
+    for index in range(spec["replicas"]):
+        name = f"{metadata['name']}-{index}"
+        yield _Pod(
+            name=name,
+            role=template["metadata"]["labels"][names.ROLE_LABEL],
+            host=f"{name}.{spec['serviceName']}.{metadata['namespace']}.svc",
+            container=container,
+            ports={port["name"]: port["containerPort"] for port in container["ports"]},
+        )
+
+
+def _transport_slices(pods: Sequence[_Pod]) -> dict[str, tuple[int, int]]:
+    """First and last transport port of each worker: in a pod the whole range is a worker's own, here it is shared."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for pod in pods:
+        values = {item["name"]: item.get("value", "") for item in pod.container["env"]}
+        if names.PORT_MIN_VARIABLE in values:
+            ranges[pod.name] = (int(values[names.PORT_MIN_VARIABLE]), int(values[names.PORT_MAX_VARIABLE]))
+    slices = {}
+    for index, (name, (first, last)) in enumerate(ranges.items()):
+        size = (last - first + 1) // len(ranges)
+        if size < _LEAST_TRANSPORT_PORTS:
+            raise NotLocalError(
+                f"spec.transport.rpcPortRange: {last - first + 1} ports are too few for {len(ranges)} workers on one "
+                f"machine, which share them: each needs {_LEAST_TRANSPORT_PORTS}; widen the range"
+            )
+        slices[name] = (first + index * size, first + (index + 1) * size - 1)
+    return slices
+
+
+def _command(container: Mapping[str, Any]) -> tuple[str, ...]:
+    command: list[str] = [*container["command"], *container.get("args", ())]
+    # The interpreter of an image is called python; here it is the one that has this package.
+    return (sys.executable if command[0] == "python" else command[0], *command[1:])
+
+
+def _environment(
+    pod: _Pod,
+    ports: Mapping[str, int],
+    transport: tuple[int, int] | None,
+    addresses: Mapping[str, str],
+    folder: Path,
+) -> dict[str, str]:
+    fixed = {names.PORT_VARIABLES[name]: str(port) for name, port in ports.items()}
+    if transport is not None:
+        fixed |= {names.PORT_MIN_VARIABLE: str(transport[0]), names.PORT_MAX_VARIABLE: str(transport[1])}
+    environment: dict[str, str] = {}
+    for item in pod.container["env"]:
+        name = item["name"]
+        value = fixed[name] if name in fixed else _expanded(_value(item, pod), environment)
+        if value in _WILDCARDS:
+            value = LOOPBACK
+        local = _outside_the_container(addresses.get(value, value), pod.container, folder)
+        if local is not None:
+            environment[name] = local
+    return environment
+
+
+def _value(item: Mapping[str, Any], pod: _Pod) -> str:
+    if "valueFrom" not in item:
+        return str(item.get("value", ""))
+    match item["valueFrom"]:
+        case {"fieldRef": {"fieldPath": "metadata.name"}}:
+            return pod.name
+        case {"fieldRef": {"fieldPath": "metadata.namespace"}}:
+            return pod.host.split(".")[2]
+        case {"fieldRef": {"fieldPath": "status.podIP" | "status.hostIP"}}:
+            return LOOPBACK
+        case source:
+            raise NotLocalError(
+                f"{pod.name}: variable {item['name']} takes its value from {source}, which only a cluster has"
+            )
+
+
+def _expanded(value: str, known: Mapping[str, str]) -> str:
+    """`$(NAME)` -> its value, if defined before; `$$` -> `$`, as the kubelet does."""
+
+    def replacement(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        return known.get(match[1], match[0])
+
+    return _REFERENCE.sub(replacement, value)
+
+
+def _outside_the_container(value: str, container: Mapping[str, Any], folder: Path) -> str | None:
+    """Paths in the data volume move to `folder`. A path in the model cache is left to this machine's own: None."""
+    for mount in container["volumeMounts"]:
+        path = mount["mountPath"]
+        if value != path and not value.startswith(path + "/"):
+            continue
+        if mount["name"] == names.DATA_VOLUME:
+            return str(folder / names.DATA_VOLUME) + value.removeprefix(path)
+        if mount["name"] == names.MODELS_VOLUME:
+            return None
+    return value
