@@ -1,0 +1,61 @@
+"""A diffusers model cut by role: encode, denoise and decode as three calls that may run in three processes.
+
+Importing this package costs nothing; torch and diffusers come in with `load_model`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusion_worker.model.loading import identify, resolve_model
+from diffusion_worker.model.types import (
+    InvalidRequest,
+    Media,
+    ModelError,
+    ModelIdentity,
+    OnStep,
+    Parameters,
+    Stage,
+    StageModel,
+    StepCancelled,
+    UnsupportedModel,
+    Values,
+)
+
+__all__ = [
+    "InvalidRequest",
+    "Media",
+    "ModelError",
+    "ModelIdentity",
+    "OnStep",
+    "Parameters",
+    "Stage",
+    "StageModel",
+    "StepCancelled",
+    "UnsupportedModel",
+    "Values",
+    "identify",
+    "load_model",
+    "resolve_model",
+]
+
+
+def load_model(
+    *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
+) -> StageModel:
+    """Loads the weights that `stages` need, and no others.
+
+    Cuts along the model's blocks where diffusers has sound ones, else by capture and replay of the classic pipeline.
+    Raises UnsupportedModel, which names what is missing.
+    """
+    from diffusion_worker.model.cut import find_cut
+    from diffusion_worker.model.loading import open_folder, quieten
+    from diffusion_worker.model.modular import ModularModel
+
+    quieten()
+    folder = open_folder(path, allow_pickle=allow_pickle)
+    if find_cut(folder) is not None:
+        return ModularModel(path=path, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)
+    from diffusion_worker.model.replay import ReplayModel
+
+    return ReplayModel(path=path, stages=stages, dtype=dtype, device=device)

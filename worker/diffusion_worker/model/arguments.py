@@ -1,0 +1,145 @@
+"""A request's fields as a pipeline's arguments; what the pipeline does not take is refused by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from diffusion_worker.model.families import ALIASES, FPS_INPUTS, RESERVED_INPUTS
+from diffusion_worker.model.types import InvalidRequest, Parameters, Scalar
+
+if TYPE_CHECKING:
+    from diffusion_worker.model.cut import Cut, Pieces
+
+FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "strength",
+    "num_frames",
+    "fps",
+)
+FORMATS = {"image": ("png", "webp", "jpeg"), "video": ("mp4",)}
+MAX_DIMENSION = 16_384
+GUIDANCE = "guidance_scale"
+
+
+def given_fields(parameters: Parameters) -> dict[str, object]:
+    """The fields that a request carries, flat, `extra` by its own names and aliases resolved.
+
+    Raises InvalidRequest for a field that is given twice or is no finite number.
+    """
+    fields: dict[str, object] = {
+        name: value for name in FIELDS if (value := getattr(parameters, name)) is not None and value is not False
+    }
+    for name, value in parameters.extra.items():
+        target = ALIASES.get(name, name)
+        if target in fields or target in parameters.images or target == "seed":
+            raise InvalidRequest(f"{name}: given twice; the request has {target} already")
+        fields[target] = value
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidRequest(f"{name}: must be a finite number, not {value}")
+    for name in ("width", "height", "num_frames", "num_inference_steps", "fps"):
+        value = fields.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InvalidRequest(f"{name}: must be a whole number of at least 1, not {value!r}")
+    for name in ("width", "height"):
+        size = fields.get(name)
+        if isinstance(size, int) and size > MAX_DIMENSION:
+            raise InvalidRequest(f"{name}: must be at most {MAX_DIMENSION}, not {size}")
+    strength = fields.get("strength")
+    if isinstance(strength, int | float) and not 0 <= strength <= 1:
+        raise InvalidRequest(f"strength: must be from 0 to 1, not {strength}")
+    return fields
+
+
+def check_format(output_format: str, output: str) -> None:
+    """Raises InvalidRequest unless a model that makes `output` (image or video) writes this format."""
+    if output_format not in FORMATS[output]:
+        raise InvalidRequest(
+            f"output_format: this model makes a {output}, written as {' or '.join(FORMATS[output])}, "
+            f"not {output_format!r}"
+        )
+
+
+def check_size(fields: Mapping[str, object], multiple: int) -> None:
+    """Raises InvalidRequest unless width and height are multiples of `multiple` pixels.
+
+    diffusers rounds other sizes down without a word.
+    """
+    for name in ("width", "height"):
+        value = fields.get(name)
+        if isinstance(value, int) and value % multiple:
+            below = max(multiple, value // multiple * multiple)
+            raise InvalidRequest(f"{name}: must be a multiple of {multiple} for this model; {value} is not, {below} is")
+
+
+def check_images(images: Collection[str], cut: Cut) -> None:
+    """Raises InvalidRequest unless these input images choose a workflow that the model is served with."""
+    for name in images:
+        if name not in cut.image_inputs:
+            takes = ", ".join(sorted(cut.image_inputs)) or "no input image"
+            raise InvalidRequest(f"{name}: {cut.name} takes {takes}")
+    wanted = [set(triggers) & cut.image_inputs for triggers in cut.workflows.values()]
+    if not any(names <= set(images) for names in wanted):
+        missing = sorted(min(wanted, key=len) - set(images))
+        raise InvalidRequest(f"{', '.join(missing)}: needed by {cut.name}, but not in the request")
+
+
+def bind(
+    fields: Mapping[str, object], defaults: Mapping[str, Scalar], pieces: Pieces, *, name: str, guided: bool
+) -> tuple[dict[str, object], float | None]:
+    """The pipeline's arguments, and the scale for its guider (None: the guider's own, or it has none).
+
+    `defaults` fill in what the request leaves out, as far as this pipeline declares it. `guided` says whether the
+    pipeline has a guider. Raises InvalidRequest for a field that `name`, the pipeline, does not declare.
+    """
+    declared = pieces.inputs()
+    arguments: dict[str, object] = {}
+    scale: float | None = None
+    for field, value in {**defaults, **fields}.items():
+        if field in RESERVED_INPUTS:
+            raise InvalidRequest(f"{field}: is set by the server and can't be given")
+        if field == "fps":
+            arguments |= {target: value for target in FPS_INPUTS if target in declared}
+        elif field in declared:
+            _check_type(field, value, declared[field])
+            arguments[field] = value
+        elif field == GUIDANCE and guided:
+            scale = _number(field, value)
+        elif field in fields:
+            raise InvalidRequest(f"{field}: {name} does not take it{_hint(declared)}")
+    return arguments, scale
+
+
+def _number(field: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{field}: must be a number, not {value!r}")
+    return float(value)
+
+
+def _check_type(field: str, value: object, parameter: Any) -> None:
+    """Refuses a scalar where the pipeline declares another type, so that it fails here and not in the middle."""
+    expected = parameter.type_hint
+    if not isinstance(value, int | float | str | bool) or not isinstance(expected, type):
+        return
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise InvalidRequest(f"{field}: must be of type {expected.__name__}, not {value!r}")
+
+
+def _hint(declared: Mapping[str, Any]) -> str:
+    takes = sorted(
+        name for name, parameter in declared.items() if name not in RESERVED_INPUTS and _is_scalar(parameter.type_hint)
+    )
+    return f"; it takes {', '.join(takes)}" if takes else ""
+
+
+def _is_scalar(type_hint: object) -> bool:
+    return type_hint in (int, float, str, bool)

@@ -1,0 +1,168 @@
+"""Where a modular pipeline is cut: which of its blocks belong to which stage, for the inputs that are really given.
+
+Every family's top level reads: encoder blocks …, `denoise`, decoder blocks …. Conditional blocks are resolved by the
+presence of inputs, so that a role neither runs nor loads what a request does not need (SDXL's adapter block alone
+would put the UNet into the encoder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_worker.model.families import (
+    MODULAR_CLASS,
+    PRESENT_INPUTS,
+    REPLAY_INSTEAD,
+    UNSPLITTABLE,
+    WORKFLOWS,
+    Family,
+    family_of,
+)
+from diffusion_worker.model.loading import ModelFolder
+from diffusion_worker.model.types import STAGES, Stage, UnsupportedModel
+
+Triggers = Mapping[str, object]
+"""Inputs by name that choose between blocks: the value of a scalar, True for anything else."""
+
+DENOISE_BLOCK = "denoise"
+OUTPUTS = {"images": "image", "videos": "video"}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a stage takes: values by name, and all values that carry one of these tags."""
+
+    names: frozenset[str]
+    tags: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The blocks that run for one set of triggers, by stage."""
+
+    blocks: Mapping[Stage, Any]
+
+    def needs_after(self, stage: Stage) -> Needs:
+        """What the stages after `stage` declare as input."""
+        later = [self.blocks[other] for other in STAGES[STAGES.index(stage) + 1 :]]
+        inputs = [parameter for blocks in later for parameter in blocks.inputs]
+        return Needs(
+            frozenset(parameter.name for parameter in inputs if parameter.name),
+            frozenset(parameter.kwargs_type for parameter in inputs if not parameter.name and parameter.kwargs_type),
+        )
+
+    def inputs(self) -> dict[str, Any]:
+        """What the pipeline as a whole takes from outside, by name: InputParam of the first block that declares it."""
+        found: dict[str, Any] = {}
+        made: set[str] = set()
+        for stage in STAGES:
+            for parameter in self.blocks[stage].inputs:
+                if parameter.name and parameter.name not in made:
+                    found.setdefault(parameter.name, parameter)
+            made |= {output.name for output in self.blocks[stage].outputs} - found.keys()
+        return found
+
+    def components(self, stage: Stage) -> dict[str, Any]:
+        """The component specs of a stage by name."""
+        return {spec.name: spec for spec in self.blocks[stage].expected_components}
+
+    def output(self) -> str | None:
+        """image or video, by the names of what the last stage makes."""
+        made = [OUTPUTS[output.name] for output in self.blocks[Stage.DECODE].outputs if output.name in OUTPUTS]
+        return made[0] if made else None
+
+
+class Cut:
+    """A modular pipeline's blocks, before any is loaded."""
+
+    def __init__(self, pipeline_class: type, blocks: Any) -> None:
+        self.pipeline_class = pipeline_class
+        self.family: Family = family_of(pipeline_class.__name__)
+        self._blocks = blocks
+        self._trigger_names = frozenset(_trigger_names(blocks))
+        self.workflows = self._served_workflows()
+
+    @property
+    def name(self) -> str:
+        """The modular pipeline's class name."""
+        return self.pipeline_class.__name__
+
+    @property
+    def image_inputs(self) -> frozenset[str]:
+        """Names of the inputs that choose a served workflow, other than those that every request brings."""
+        return frozenset(name for triggers in self.workflows.values() for name in triggers) - set(PRESENT_INPUTS)
+
+    def triggers(self, given: Mapping[str, object]) -> dict[str, object]:
+        """The triggers among `given`. A later stage that gets them resolves the same blocks."""
+        return {
+            name: value if isinstance(value, bool | int | float | str) else True
+            for name, value in sorted(given.items())
+            if name in self._trigger_names and value is not None
+        }
+
+    def pieces(self, triggers: Triggers) -> Pieces:
+        """The blocks that run for these triggers; a stage may be empty."""
+        from diffusers.modular_pipelines import SequentialPipelineBlocks
+
+        resolved = self._blocks.get_execution_blocks(**triggers).sub_blocks
+        by_stage: dict[Stage, dict[str, Any]] = {stage: {} for stage in STAGES}
+        stage = Stage.ENCODE
+        for name, block in resolved.items():
+            if name.split(".")[0] == DENOISE_BLOCK:
+                stage = Stage.DENOISE
+            elif stage is not Stage.ENCODE:
+                stage = Stage.DECODE
+            by_stage[stage][name] = block
+        empty = [stage.value for stage, blocks in by_stage.items() if not blocks]
+        if empty:
+            raise UnsupportedModel(f"{self.name}: no block of it runs as {', '.join(empty)}")
+        return Pieces({s: SequentialPipelineBlocks.from_blocks_dict(blocks) for s, blocks in by_stage.items()})
+
+    def _served_workflows(self) -> dict[str, dict[str, object]]:
+        always = dict.fromkeys(PRESENT_INPUTS, True)
+        declared = self._blocks._workflow_map
+        if declared is None:
+            return {"default": dict(always)}
+        served: dict[str, dict[str, object]] = {}
+        for name, triggers in declared.items():
+            if name in WORKFLOWS:
+                # A tuple lists spellings of one workflow that resolve to the same blocks.
+                first = triggers[0] if isinstance(triggers, tuple) else triggers
+                served[name] = always | first
+        if not served:
+            raise UnsupportedModel(f"{self.name}: none of its workflows is served: {', '.join(declared)}")
+        return served
+
+
+def find_cut(folder: ModelFolder) -> Cut | None:
+    """The cut of the folder's modular pipeline, or None where diffusers has no (sound) blocks for it."""
+    import diffusers
+    from diffusers import ModularPipeline
+
+    unsound = REPLAY_INSTEAD.get(folder.pipeline_class, {})
+    if unsound and all(folder.config.get(name) == value for name, value in unsound.items()):
+        return None
+    path = str(folder.path)
+    try:
+        if folder.pipeline_class in MODULAR_CLASS:
+            base = getattr(diffusers, MODULAR_CLASS[folder.pipeline_class])(pretrained_model_name_or_path=path)
+        else:
+            base = ModularPipeline.from_pretrained(path, trust_remote_code=False)
+    except ValueError:
+        # "No pipeline blocks could be resolved": the family has none.
+        return None
+    name = type(base).__name__
+    if name in UNSPLITTABLE:
+        raise UnsupportedModel(f"{folder.path}: {name} can't be cut by role: {UNSPLITTABLE[name]}")
+    blocks = base.blocks
+    if DENOISE_BLOCK not in blocks.sub_blocks:
+        return None
+    return Cut(type(base), blocks)
+
+
+def _trigger_names(blocks: Any) -> Iterable[str]:
+    for block in blocks.sub_blocks.values():
+        yield from (name for name in getattr(block, "block_trigger_inputs", ()) if name is not None)
+        yield from _trigger_names(block)

@@ -1,0 +1,153 @@
+"""What differs between families of models, as data. How a model is cut is in `cut.py` and the same for all of them.
+
+A family that is missing here is cut by its blocks' own declarations; an entry exists only where those are silent or
+wrong. `python -m diffusion_worker.model.check` tells whether a model needs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from diffusion_worker.model.types import Scalar, Stage
+
+MODULAR_CLASS: Mapping[str, str] = MappingProxyType(
+    {
+        "ErnieImagePipeline": "ErnieImageModularPipeline",
+        "HunyuanVideo15ImageToVideoPipeline": "HunyuanVideo15ModularPipeline",
+        "HunyuanVideo15Pipeline": "HunyuanVideo15ModularPipeline",
+        "LTX2ImageToVideoPipeline": "LTX2ModularPipeline",
+        "LTX2Pipeline": "LTX2ModularPipeline",
+    }
+)
+"""Modular class by the class in `model_index.json`, where diffusers does not find it by itself."""
+
+REPLAY_INSTEAD: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        # The blocks take the VAE for an 8x one and know no expand_timesteps (Wan2.2 TI2V-5B).
+        "WanPipeline": {"expand_timesteps": True},
+        "WanImageToVideoPipeline": {"expand_timesteps": True},
+    }
+)
+"""Index classes whose blocks are wrong when the index holds these values: they run the other way."""
+
+UNSPLITTABLE: Mapping[str, str] = MappingProxyType(
+    {
+        "WanAnimate2ModularPipeline": "it encodes and decodes with its VAE inside the denoising loop",
+        "WanAnimate2DistilledModularPipeline": "it encodes and decodes with its VAE inside the denoising loop",
+    }
+)
+"""Modular classes that can't be cut, and why."""
+
+WORKFLOWS = frozenset(
+    {
+        "text2image",
+        "image2image",
+        "img2img",
+        "image_conditioned",
+        "text2video",
+        "image2video",
+        "flf2v",
+    }
+)
+"""Workflows served. Others (inpainting, control nets, adapters) need components or inputs that no request carries."""
+
+PRESENT_INPUTS = ("prompt", "num_frames")
+"""Inputs that every request brings, so that blocks which run only in their absence are never chosen."""
+
+RESERVED_INPUTS = frozenset(
+    {
+        "generator",
+        "output_type",
+        "num_images_per_prompt",
+        "num_videos_per_prompt",
+        "batch_size",
+        "dtype",
+        "_auto_resize",
+        "return_dict",
+    }
+)
+"""Declared inputs that this project sets itself: one request makes one file from one seed."""
+
+ALIASES: Mapping[str, str] = MappingProxyType({"true_cfg_scale": "guidance_scale"})
+"""Other names, in `extra`, for a request's fields: Qwen-Image's classic pipeline calls its guidance true_cfg_scale."""
+
+FPS_INPUTS = ("frame_rate", "fps")
+"""What families call the frames per second that they condition on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family's departures from what its blocks declare."""
+
+    defaults: Mapping[str, Scalar] = field(default_factory=dict)
+    """Request fields to use when neither the request nor the model folder gives them."""
+    shell_instead: Mapping[Stage, frozenset[str]] = field(default_factory=dict)
+    """Components that a stage declares but of which it reads only config and dtype."""
+    guider: Mapping[str, Scalar] = field(default_factory=dict)
+    """Arguments for the guider besides the scale, when a request gives a scale."""
+    needs_guidance: bool = False
+    """Whether the blocks fail with guidance switched off."""
+    packing: int = 1
+    """How many latent pixels, along one side, the transformer takes as one token without saying so in its config."""
+    fps: int = 16
+    """Frames per second of the file, where neither request nor folder says."""
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "FluxModularPipeline": Family(packing=2),
+        "FluxKontextModularPipeline": Family(packing=2),
+        "Flux2ModularPipeline": Family(packing=2),
+        "Flux2KleinModularPipeline": Family(packing=2),
+        "Flux2KleinBaseModularPipeline": Family(packing=2),
+        "HeliosModularPipeline": Family(fps=24),
+        "HunyuanVideo15ModularPipeline": Family(needs_guidance=True, fps=24),
+        "LTXModularPipeline": Family(fps=24),
+        "LTX2ModularPipeline": Family(
+            defaults={"num_frames": 121},
+            shell_instead={Stage.DENOISE: frozenset({"vae", "audio_vae"})},
+            fps=24,
+        ),
+        # Classifier-free guidance happens only if a negative prompt was encoded, which may be empty.
+        "StableDiffusion3ModularPipeline": Family(defaults={"negative_prompt": ""}),
+        "StableDiffusionXLModularPipeline": Family(shell_instead={Stage.DENOISE: frozenset({"vae"})}),
+        # The default guider is disabled, and its formula is not the one that the model was published with.
+        "ZImageModularPipeline": Family(guider={"use_original_formulation": True}, packing=2),
+    }
+)
+
+
+def family_of(modular_class: str) -> Family:
+    """The family of a modular pipeline class; an empty one where nothing is special."""
+    return FAMILIES.get(modular_class, Family())
+
+
+VIDEO_PIPELINES = (
+    "Allegro",
+    "AnimateDiff",
+    "CogVideo",
+    "ConsisID",
+    "Cosmos",
+    "EasyAnimate",
+    "Helios",
+    "HunyuanSkyreels",
+    "Kandinsky5T2V",
+    "Kandinsky5I2V",
+    "LTX",
+    "Latte",
+    "LongCatVideo",
+    "Mochi",
+    "SkyReels",
+    "StableVideoDiffusion",
+    "TextToVideo",
+    "Video",
+    "Wan",
+)
+"""Parts of the names of pipeline classes that make a video."""
+
+
+def output_of(pipeline_class: str) -> str:
+    """image or video: what a pipeline class makes, by its name."""
+    return "video" if any(part in pipeline_class for part in VIDEO_PIPELINES) else "image"

@@ -1,0 +1,261 @@
+"""A model folder: find it, read its index, say what it is, load one component of it.
+
+Weights come from safetensors alone and no code of the folder is ever run: a pickle executes what it pleases when it is
+loaded, and so does a remote module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusion_worker.model.families import output_of
+from diffusion_worker.model.types import ModelIdentity, Scalar, UnsupportedModel
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULTS_FILE = "generation_defaults.json"
+INDEX_FILES = ("model_index.json", "modular_model_index.json")
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+CONFIG_SUFFIXES = (".json", ".txt", ".model")
+LIBRARIES = ("diffusers", "transformers")
+# Weights in the root of a repository are the whole pipeline once more, for other programs.
+HUB_PATTERNS = ("*.json", "*.txt", "*.model", "*/*.safetensors")
+HUB_PICKLE_PATTERNS = ("*/*.bin",)
+MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A pipeline folder as diffusers writes it: an index, and a folder for each component."""
+
+    path: Path
+    pipeline_class: str
+    components: Mapping[str, tuple[str, str]]
+    """(library, class) by component name; components that the index leaves empty are absent."""
+    config: Mapping[str, object]
+    """The index's own values, such as boundary_ratio."""
+
+    @cached_property
+    def defaults(self) -> Mapping[str, Scalar]:
+        """What a request means when it leaves fields out: the folder's `generation_defaults.json`, if it has one.
+
+        Any model folder may have this file: a flat object of request fields (height, width, num_inference_steps,
+        guidance_scale, num_frames, fps, negative_prompt, strength) and the pipeline's own scalar arguments
+        (max_sequence_length, …).
+        """
+        file = self.path / DEFAULTS_FILE
+        if not file.is_file():
+            return {}
+        values = _read_json(file)
+        wrong = sorted(name for name, value in values.items() if not isinstance(value, int | float | str | bool))
+        if wrong:
+            raise UnsupportedModel(f"{file}: {', '.join(wrong)}: must be a number, a string or a boolean")
+        return {name: value for name, value in values.items() if isinstance(value, int | float | str | bool)}
+
+    def component_path(self, name: str) -> Path:
+        """The folder of a component that the index names."""
+        path = self.path / name
+        if not path.is_dir():
+            library, class_name = self.components[name]
+            raise UnsupportedModel(
+                f"{self.path}: the index names {name} ({library} {class_name}), but it has no folder"
+            )
+        return path
+
+    def component_class(self, name: str) -> Any:
+        """The class of a component, from the installed libraries alone."""
+        library, class_name = self.components[name]
+        module_name = library if library in LIBRARIES else f"diffusers.pipelines.{library}"
+        if library not in LIBRARIES and importlib.util.find_spec(module_name) is None:
+            raise UnsupportedModel(
+                f"{self.path}: component {name} is of library {library!r}, which is code of the model's own; only "
+                f"classes of diffusers and transformers are loaded"
+            )
+        found = getattr(importlib.import_module(module_name), class_name, None)
+        if found is None:
+            raise UnsupportedModel(f"{self.path}: component {name}: {module_name} has no class {class_name}")
+        return found
+
+    def is_module(self, name: str) -> bool:
+        """Whether a component has weights."""
+        import torch
+
+        return issubclass(self.component_class(name), torch.nn.Module)
+
+    def weight_bytes(self, name: str) -> int:
+        """Bytes of a component's weight files; 0 for tokenizers, schedulers and the like."""
+        folder = self.path / name
+        return sum(file.stat().st_size for file in folder.glob("*") if file.suffix in WEIGHT_SUFFIXES)
+
+
+def open_folder(path: Path, *, allow_pickle: bool = False) -> ModelFolder:
+    """Reads a pipeline folder's index and refuses pickled weights. Loads nothing."""
+    index_file = next((path / name for name in INDEX_FILES if (path / name).is_file()), None)
+    if index_file is None:
+        raise UnsupportedModel(f"{path}: not a diffusers pipeline folder: it has none of {', '.join(INDEX_FILES)}")
+    index = _read_json(index_file)
+    components: dict[str, tuple[str, str]] = {}
+    config: dict[str, object] = {}
+    for name, value in index.items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, list) and len(value) in (2, 3) and all(_is_name(part) for part in value[:2]):
+            library, class_name = value[0], value[1]
+            if len(value) == 3 and library is None:
+                library, class_name = value[2].get("type_hint") or (None, None)
+            if library is not None and class_name is not None:
+                components[name] = (library, class_name)
+        else:
+            config[name] = value
+    folder = ModelFolder(path, str(index.get("_class_name", "")), components, config)
+    if not allow_pickle:
+        _refuse_pickles(folder)
+    return folder
+
+
+def resolve_model(
+    source: str, id: str, revision: str, allow_pickle: bool = False, cache_dir: Path | None = None
+) -> Path:
+    """The local folder of a model: `source` is Bundled, Path (id is a folder) or Hub (id is owner/name)."""
+    match source:
+        case "Bundled":
+            root = Path(str(files("diffusion_worker.model") / "bundled"))
+            known = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            if id not in known:
+                raise UnsupportedModel(f"model.id: {id!r} is not bundled; known: {', '.join(known)}")
+            return root / id
+        case "Path":
+            path = Path(id).expanduser()
+            if not path.is_dir():
+                raise UnsupportedModel(f"model.id: there is no folder {path}")
+            return path.resolve()
+        case "Hub":
+            from huggingface_hub import snapshot_download
+
+            patterns = [*HUB_PATTERNS, *(HUB_PICKLE_PATTERNS if allow_pickle else ())]
+            return Path(snapshot_download(id, revision=revision or None, cache_dir=cache_dir, allow_patterns=patterns))
+        case _:
+            raise UnsupportedModel(f"model.source: {source!r} is none of Bundled, Path, Hub")
+
+
+def identify(path: Path) -> ModelIdentity:
+    """What the model in a folder is, by its configs and its weight files' names, sizes and headers.
+
+    Two copies of a model have one identity wherever they lie. Weights are not read.
+    """
+    import xxhash
+
+    folder = open_folder(path, allow_pickle=True)
+    digest = xxhash.xxh3_128()
+    for file in _model_files(path):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
+        digest.update(_header(file) if file.suffix in WEIGHT_SUFFIXES else file.read_bytes())
+    return ModelIdentity(digest.hexdigest(), output_of(folder.pipeline_class), folder.pipeline_class)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name in `DTYPES`."""
+    import torch
+
+    if name not in DTYPES:
+        raise UnsupportedModel(f"model.dtype: {name!r} is none of {', '.join(DTYPES)}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device: str, allow_pickle: bool) -> Any:
+    """Loads one component with its weights, in `dtype` and on `device`."""
+    import torch
+
+    component_class = folder.component_class(name)
+    path = folder.component_path(name)
+    arguments: dict[str, Any] = {"local_files_only": True}
+    if issubclass(component_class, torch.nn.Module):
+        # Half-precision folders crash with mixed types unless told; and nothing else keeps diffusers from *.bin.
+        arguments |= {"dtype": dtype, "use_safetensors": None if allow_pickle else True, "variant": _variant(path)}
+    if component_class.__name__.startswith("Auto"):
+        arguments["trust_remote_code"] = False
+    try:
+        component = component_class.from_pretrained(path, **arguments)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise UnsupportedModel(f"{path}: {component_class.__name__} can't be loaded: {error}") from error
+    if isinstance(component, torch.nn.Module):
+        component.eval().requires_grad_(False)
+        component.to(device)
+    return component
+
+
+def quieten() -> None:
+    """Stops diffusers and transformers from drawing progress bars and from logging what is raised as well."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.set_verbosity(logging.CRITICAL)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UnsupportedModel(f"{file}: can't be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UnsupportedModel(f"{file}: must hold a JSON object")
+    return content
+
+
+def _is_name(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _refuse_pickles(folder: ModelFolder) -> None:
+    for name in folder.components:
+        suffixes = {file.suffix for file in (folder.path / name).glob("*") if file.suffix in WEIGHT_SUFFIXES}
+        if suffixes and ".safetensors" not in suffixes:
+            raise UnsupportedModel(
+                f"{folder.path / name}: its weights are only in {', '.join(sorted(suffixes))}, a pickle that may run "
+                f"any code; convert them to safetensors, or set model.allowPickle if you trust their maker"
+            )
+
+
+def _variant(path: Path) -> str | None:
+    """The variant to load (fp16, …) where a component's folder holds no weights without one."""
+    stems = {file.name.removesuffix(".safetensors") for file in path.glob("*.safetensors")}
+    # model-00001-of-00002, diffusion_pytorch_model.fp16, diffusion_pytorch_model.fp16-00001-of-00002
+    variants = {stem.split(".", 1)[1].split("-")[0] if "." in stem else None for stem in stems}
+    if not variants or None in variants:
+        return None
+    return min(variant for variant in variants if variant is not None)
+
+
+def _model_files(path: Path) -> Iterator[Path]:
+    suffixes = (*WEIGHT_SUFFIXES, *CONFIG_SUFFIXES)
+    for file in sorted(path.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.is_file() and file.suffix in suffixes and not hidden:
+            yield file
+
+
+def _header(file: Path) -> bytes:
+    """The JSON header of a safetensors file (8 bytes of length, then so many bytes); nothing of a pickle."""
+    if file.suffix != ".safetensors":
+        return b""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise UnsupportedModel(f"{file}: its header claims {length} bytes; the file is broken")
+        return stream.read(length)

@@ -1,0 +1,389 @@
+"""The first way to cut a model: run the blocks of Modular Diffusers that belong to a role, and those alone.
+
+Components, inputs and outputs of blocks are declared, so the cut needs no code for a family. What crosses a boundary
+is what a later stage declares as input, the generator's state and the request's own scalars; never the whole state.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from diffusion_worker.model import arguments, media
+from diffusion_worker.model.cut import Cut, Pieces, find_cut
+from diffusion_worker.model.loading import ModelFolder, load_component, open_folder, quieten, torch_dtype
+from diffusion_worker.model.shells import is_shell, make_shell
+from diffusion_worker.model.steps import StepHook, hooked
+from diffusion_worker.model.types import (
+    STAGES,
+    InvalidRequest,
+    Media,
+    ModelError,
+    OnStep,
+    Parameters,
+    Stage,
+    UnsupportedModel,
+    Values,
+)
+
+MAX_CACHED_PIPES = 64
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """One stage's blocks as a pipeline that can be called, for one set of triggers."""
+
+    pipeline: Any
+    hook: StepHook
+    guiders: Mapping[str, Any]
+    """The guiders as the blocks made them: a request's own are derived from these."""
+
+
+class ModularModel:
+    """A model, or the roles of it in `stages`, cut along its blocks. Implements StageModel.
+
+    Raises UnsupportedModel when the folder can't be loaded, cut, or can't be run in these roles.
+    """
+
+    way = "modular"
+
+    def __init__(
+        self, *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
+    ) -> None:
+        quieten()
+        self.stages = stages
+        self._folder = open_folder(path, allow_pickle=allow_pickle)
+        self._dtype = torch_dtype(dtype)
+        self._device = torch.device(device)
+        cut = find_cut(self._folder)
+        if cut is None:
+            raise UnsupportedModel(f"{path}: diffusers {diffusers.__version__} has no blocks for it")
+        self._cut = cut
+        workflows = {name: cut.pieces(triggers) for name, triggers in cut.workflows.items()}
+        self.output = _output(workflows.values(), cut)
+        for name, pieces in workflows.items():
+            _check_sound(name, pieces, cut)
+        self.owned = {stage: self._owned(stage, workflows.values()) for stage in STAGES}
+        """Components with files, by the stage that loads them: of all stages, not only of this object's."""
+        wanted = {name for stage in stages for name in self.owned[stage]}
+        self._components: dict[str, Any] = {
+            name: load_component(self._folder, name, dtype=self._dtype, device=device, allow_pickle=allow_pickle)
+            for name in sorted(wanted)
+        }
+        self._components |= {
+            name: make_shell(
+                self._folder.component_class(name),
+                self._folder.component_path(name),
+                dtype=self._dtype,
+                device=device,
+            )
+            for name in sorted(self._folder.components.keys() - wanted)
+            if self._folder.is_module(name)
+        }
+        self._pipes: dict[tuple[Stage, tuple[tuple[str, object], ...]], Pipe] = {}
+        self._size_multiple = self._smallest_size()
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Names of the components that this object holds in full."""
+        return frozenset(name for name, component in self._components.items() if not is_shell(component))
+
+    @property
+    def folder(self) -> ModelFolder:
+        """The model's folder."""
+        return self._folder
+
+    def encode(self, parameters: Parameters) -> Values:
+        self._require(Stage.ENCODE)
+        arguments.check_format(parameters.output_format, self.output)
+        arguments.check_images(parameters.images, self._cut)
+        fields = arguments.given_fields(parameters)
+        arguments.check_size(fields, self._size_multiple)
+        defaults = {**self._cut.family.defaults, **self._folder.defaults}
+        triggers = self._cut.triggers({**defaults, **fields, **parameters.images})
+        pieces = self._cut.pieces(triggers)
+        guided = any(
+            isinstance(component, BaseGuidance)
+            for stage in STAGES
+            for component in self._guiders(pieces.components(stage))
+        )
+        bound, scale = arguments.bind(fields, defaults, pieces, name=self._cut.name, guided=guided)
+        if self._cut.family.needs_guidance and scale is not None and scale <= 1:
+            raise InvalidRequest(f"guidance_scale: {self._cut.name} needs guidance, a scale above 1; not {scale}")
+        bound |= parameters.images
+        request: Values = {
+            "pipeline": self._cut.name,
+            "diffusers": diffusers.__version__,
+            "triggers": triggers,
+            "guidance_scale": scale,
+            "fps": int(fields.get("fps") or defaults.get("fps") or self._cut.family.fps),  # type: ignore[call-overload]
+            "output_format": parameters.output_format,
+        }
+        generator = torch.Generator("cpu").manual_seed(parameters.seed)
+        return self._run(Stage.ENCODE, request, bound, {}, generator, None)
+
+    def denoise(self, values: Values, on_step: OnStep) -> Values:
+        self._require(Stage.DENOISE)
+        return self._run(Stage.DENOISE, *self._unpack(values), on_step)
+
+    def decode(self, values: Values) -> list[Media]:
+        self._require(Stage.DECODE)
+        request, inputs, tags, generator = self._unpack(values)
+        inputs["output_type"] = "pil" if self.output == "image" else "np"
+        state = self._call(Stage.DECODE, request, inputs, tags, generator, None)
+        if self.output == "image":
+            output_format = str(request["output_format"])
+            return [media.encode_image(frames, output_format) for frames in media.frames_of(state.values["images"])]
+        fps = int(request["fps"])  # type: ignore[call-overload]
+        audio = self._audio(state.values.get("audio"))
+        return [media.encode_video(frames, fps, audio) for frames in media.frames_of(state.values["videos"])]
+
+    # What follows runs one stage.
+
+    def _run(
+        self,
+        stage: Stage,
+        request: Values,
+        inputs: dict[str, object],
+        tags: Mapping[str, list[str]],
+        generator: torch.Generator,
+        on_step: OnStep | None,
+    ) -> Values:
+        state = self._call(stage, request, inputs, tags, generator, on_step)
+        needs = self._cut.pieces(_triggers(request)).needs_after(stage)
+        merged = {**inputs, **state.values}
+        made = {tag: list(names) for tag, names in tags.items()}
+        for tag, names in state.kwargs_mapping.items():
+            made[tag] = list(dict.fromkeys([*made.get(tag, []), *names]))
+        wanted = needs.names.union(*(made.get(tag, []) for tag in needs.tags)) - {"generator", "output_type"}
+        shipped = {name: _plain(merged[name]) for name in sorted(wanted) if merged.get(name) is not None}
+        kept = {tag: [name for name in names if name in shipped] for tag, names in sorted(made.items())}
+        return {
+            **request,
+            "inputs": shipped,
+            "tags": {tag: names for tag, names in kept.items() if names},
+            "generator": generator,
+        }
+
+    def _call(
+        self,
+        stage: Stage,
+        request: Values,
+        inputs: Mapping[str, object],
+        tags: Mapping[str, list[str]],
+        generator: torch.Generator,
+        on_step: OnStep | None,
+    ) -> Any:
+        """Runs the stage's blocks and returns their PipelineState."""
+        pipe = self._pipe(stage, _triggers(request))
+        self._set_guidance(pipe, request["guidance_scale"])
+        for name, component in pipe.pipeline.components.items():
+            if isinstance(component, SchedulerMixin):
+                # A scheduler keeps the state of one denoising, such as the history of a multistep method.
+                setattr(pipe.pipeline, name, type(component).from_config(component.config))
+        given: dict[str, Any] = {}
+        for parameter in pipe.pipeline.blocks.inputs:
+            if parameter.name == "generator":
+                given["generator"] = generator
+            elif parameter.name in inputs:
+                given[parameter.name] = inputs[parameter.name]
+            elif not parameter.name and parameter.kwargs_type in tags:
+                names = tags[parameter.kwargs_type]
+                given[parameter.kwargs_type] = {name: inputs[name] for name in names if name in inputs}
+        pipe.hook.listener = on_step
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return pipe.pipeline(**given)
+        except ValueError as error:
+            kind = InvalidRequest if stage is Stage.ENCODE else ModelError
+            raise kind(f"{stage}: {error}") from error
+        except Exception as error:
+            raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
+        finally:
+            pipe.hook.listener = None
+
+    def _unpack(self, values: Values) -> tuple[Values, dict[str, object], Mapping[str, list[str]], torch.Generator]:
+        """The parts of what an earlier stage made, as copies that this stage may change."""
+        made_by = (values.get("pipeline"), values.get("diffusers"))
+        if made_by != (self._cut.name, diffusers.__version__):
+            raise ModelError(
+                f"the input was made by {made_by[0]} of diffusers {made_by[1]}; this worker runs {self._cut.name} of "
+                f"diffusers {diffusers.__version__}"
+            )
+        request = {name: value for name, value in values.items() if name not in ("inputs", "tags", "generator")}
+        inputs, tags, generator = values["inputs"], values["tags"], values["generator"]
+        if not isinstance(inputs, dict) or not isinstance(tags, dict) or not isinstance(generator, torch.Generator):
+            raise ModelError("the input is not what a stage of this model makes")
+        own_generator = torch.Generator("cpu")
+        own_generator.set_state(generator.get_state())
+        return request, {name: self._own(value) for name, value in inputs.items()}, tags, own_generator
+
+    def _own(self, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            # A tensor's layout may choose another kernel, so it is the same whether or not it came through a slot.
+            return value.detach().to(self._device).clone(memory_format=torch.contiguous_format)
+        if isinstance(value, np.ndarray):
+            return value.copy()
+        if isinstance(value, dict):
+            return {name: self._own(entry) for name, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._own(entry) for entry in value)
+        return value
+
+    def _pipe(self, stage: Stage, triggers: Mapping[str, object]) -> Pipe:
+        key = (stage, tuple(sorted(triggers.items())))
+        if key not in self._pipes:
+            if len(self._pipes) >= MAX_CACHED_PIPES:
+                self._pipes.clear()
+            self._pipes[key] = self._build(stage, self._cut.pieces(triggers))
+        return self._pipes[key]
+
+    def _build(self, stage: Stage, pieces: Pieces) -> Pipe:
+        for name in self._declared(stage, pieces):
+            component = self._components.get(name)
+            if component is None or (is_shell(component) and name not in self._shell_instead(stage)):
+                raise InvalidRequest(
+                    f"{self._cut.name}: this request needs component {name} for {stage}, which no served workflow "
+                    f"({', '.join(self._cut.workflows)}) loads"
+                )
+        blocks, hook = hooked(pieces.blocks[stage])
+        pipeline = self._pipeline(blocks)
+        guiders = {name: one for name, one in pipeline.components.items() if isinstance(one, BaseGuidance)}
+        return Pipe(pipeline, hook, guiders)
+
+    def _pipeline(self, blocks: Any) -> Any:
+        pipeline = self._cut.pipeline_class(blocks=blocks, pretrained_model_name_or_path=str(self._folder.path))
+        for name, component in self._components.items():
+            setattr(pipeline, name, component)
+        return pipeline
+
+    def _set_guidance(self, pipe: Pipe, scale: object) -> None:
+        for name, guider in pipe.guiders.items():
+            if scale is None:
+                setattr(pipe.pipeline, name, guider.new())
+                continue
+            assert isinstance(scale, float)
+            extra = dict(self._cut.family.guider)
+            # The published formula has no effect at 0, the common one at 1.
+            neutral = 0.0 if extra.get("use_original_formulation") else 1.0
+            setattr(pipe.pipeline, name, guider.new(guidance_scale=scale, enabled=scale > neutral, **extra))
+
+    # What follows decides what is loaded.
+
+    def _declared(self, stage: Stage, pieces: Pieces) -> list[str]:
+        """Components with files that a stage's blocks declare and the folder's index has."""
+        return [
+            name
+            for name, spec in pieces.components(stage).items()
+            if name in self._folder.components and not self._made_from_config(spec)
+        ]
+
+    def _made_from_config(self, spec: Any) -> bool:
+        return spec.default_creation_method == "from_config" and spec.name not in self._folder.components
+
+    def _shell_instead(self, stage: Stage) -> frozenset[str]:
+        return self._cut.family.shell_instead.get(stage, frozenset())
+
+    def _owned(self, stage: Stage, workflows: Iterable[Pieces]) -> frozenset[str]:
+        declared = {name for pieces in workflows for name in self._declared(stage, pieces)}
+        owned = frozenset(declared - self._shell_instead(stage))
+        if stage is not Stage.ENCODE and not any(self._folder.is_module(name) for name in owned):
+            raise UnsupportedModel(
+                f"{self._folder.path}: the model index has none of the components that {stage} computes with: "
+                f"{', '.join(sorted(declared)) or 'its blocks declare none'}"
+            )
+        return owned
+
+    def _guiders(self, specs: Mapping[str, Any]) -> list[Any]:
+        return [
+            spec.create() for spec in specs.values() if isinstance(spec.type_hint, type) and _is_guider(spec.type_hint)
+        ]
+
+    def _require(self, stage: Stage) -> None:
+        if stage not in self.stages:
+            raise ModelError(f"{stage}: this model was loaded for {', '.join(sorted(self.stages))} alone")
+
+    def _smallest_size(self) -> int:
+        """The number of pixels that width and height must be multiples of."""
+        pieces = self._cut.pieces(next(iter(self._cut.workflows.values())))
+        pipeline = self._pipeline(pieces.blocks[Stage.DENOISE])
+        names = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+        scale = next((value for name in names if isinstance(value := getattr(pipeline, name, None), int)), 1)
+        patch: object = 1
+        for name in ("transformer", "unet"):
+            config = getattr(self._components.get(name), "config", None)
+            patch = getattr(config, "patch_size", None) or 1
+            if patch != 1:
+                break
+        side = patch[-1] if isinstance(patch, list | tuple) else patch
+        return scale * max(side if isinstance(side, int) else 1, self._cut.family.packing)
+
+    def _audio(self, made: object) -> media.Audio | None:
+        if not isinstance(made, torch.Tensor):
+            return None
+        rate = getattr(getattr(self._components.get("vocoder"), "config", None), "output_sampling_rate", None)
+        if not isinstance(rate, int):
+            return None
+        samples = made[0].detach().float().cpu().numpy()
+        return media.Audio(samples.reshape(-1, samples.shape[-1])[:2], rate)
+
+
+def _is_guider(type_hint: type) -> bool:
+    return issubclass(type_hint, BaseGuidance)
+
+
+def _triggers(request: Values) -> Mapping[str, object]:
+    triggers = request["triggers"]
+    if not isinstance(triggers, dict):
+        raise ModelError("the input names no blocks")
+    return triggers
+
+
+def _output(workflows: Iterable[Pieces], cut: Cut) -> str:
+    outputs = {pieces.output() for pieces in workflows}
+    made = next(iter(outputs))
+    if len(outputs) != 1 or made is None:
+        raise UnsupportedModel(f"{cut.name}: its decoder makes neither images nor videos")
+    return made
+
+
+def _check_sound(workflow: str, pieces: Pieces, cut: Cut) -> None:
+    """Raises UnsupportedModel if a later stage needs a tensor that no earlier one makes."""
+    made = {output.name for output in pieces.blocks[Stage.ENCODE].outputs}
+    for stage in (Stage.DENOISE, Stage.DECODE):
+        missing = sorted(
+            parameter.name
+            for parameter in pieces.blocks[stage].inputs
+            if parameter.required and parameter.default is None and parameter.type_hint is torch.Tensor
+            if parameter.name not in made
+        )
+        if missing:
+            raise UnsupportedModel(
+                f"{cut.name}: {workflow}: {stage} needs {', '.join(missing)}, which no earlier stage makes"
+            )
+        made |= {output.name for output in pieces.blocks[stage].outputs}
+
+
+def _plain(value: object) -> object:
+    """The value in the plain types that a payload carries."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_plain(entry) for entry in value)
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value
