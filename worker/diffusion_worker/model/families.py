@@ -64,7 +64,6 @@ RESERVED_INPUTS = frozenset(
         "num_videos_per_prompt",
         "batch_size",
         "dtype",
-        "_auto_resize",
         "return_dict",
     }
 )

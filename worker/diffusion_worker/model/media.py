@@ -9,6 +9,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
@@ -81,26 +83,28 @@ def encode_video(frames: Frames, fps: int, audio: Audio | None = None) -> Media:
     count, height, width = frames.shape[:3]
     # 4:2:0 halves both sides, so odd ones keep their colour at full size.
     pixel_format = "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(VIDEO_CRF), "preset": "medium"})
-        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
-        stream.codec_context.thread_count = 1
-        stream.codec_context.time_base = Fraction(1, fps)
-        sound = _add_sound(container, audio)
-        for index, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-        if audio is not None:
-            _write_sound(container, sound, audio)
-    return Media(buffer.getvalue(), "video/mp4", width, height, count)
+    with TemporaryDirectory() as folder:
+        # A file, for +faststart moves the index to the front by reading again what was written.
+        path = Path(folder) / "video.mp4"
+        with av.open(
+            str(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
+        ) as container:
+            stream = container.add_stream("libx264", rate=fps, options={"crf": str(VIDEO_CRF), "preset": "medium"})
+            stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+            stream.codec_context.thread_count = 1
+            stream.codec_context.time_base = Fraction(1, fps)
+            sound = None if audio is None else _add_sound(container, audio)
+            for index, picture in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, fps)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+            if audio is not None:
+                _write_sound(container, sound, audio)
+        return Media(path.read_bytes(), "video/mp4", width, height, count)
 
 
-def _add_sound(container: Any, audio: Audio | None) -> Any:
-    if audio is None:
-        return None
+def _add_sound(container: Any, audio: Audio) -> Any:
     stream = container.add_stream("aac", rate=audio.rate, layout="stereo" if len(audio.samples) == 2 else "mono")
     stream.codec_context.thread_count = 1
     return stream

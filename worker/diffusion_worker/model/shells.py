@@ -24,18 +24,18 @@ are used outside of the component's own forward."""
 def _shell_class(component_class: type) -> type:
     """A subclass that answers `device` and `dtype` as the real component would, and never moves."""
 
-    def _init_place(self: Any) -> torch.device:
-        return self.__dict__["_shell_device"] if "_shell_device" in self.__dict__ else torch.device("meta")
+    def _device(self: Any) -> torch.device:
+        return self.__dict__.get("_shell_device", torch.device("meta"))
 
-    def _init_dtype(self: Any) -> torch.dtype:
-        return self.__dict__["_shell_dtype"] if "_shell_dtype" in self.__dict__ else torch.float32
+    def _dtype(self: Any) -> torch.dtype:
+        return self.__dict__.get("_shell_dtype", torch.float32)
 
     def _stay(self: Any, *_args: Any, **_kwargs: Any) -> Any:
         return self
 
     namespace = {
-        "device": property(_init_place),
-        "dtype": property(_init_dtype),
+        "device": property(_device),
+        "dtype": property(_dtype),
         "to": _stay,
         "__module__": component_class.__module__,
         "__qualname__": component_class.__qualname__,
