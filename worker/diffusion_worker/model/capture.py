@@ -1,0 +1,313 @@
+"""Runs a pipeline's own `__call__` up to, between or after the points where it is cut.
+
+A family without modular blocks has one long `__call__`. Every role runs that same code, and only what belongs to
+another role is answered from a record:
+
+- `encode` runs up to the first call of the denoiser. It records what each method that used an encoder (or the VAE's
+  encoder) returned, and the generator's state after it.
+- `denoise` gets those results in their place, restores the generator, and runs up to the first decoding.
+- `decode` answers encoders and denoiser with zeros of the right shapes, puts the real latents into the first decoding,
+  and lets the tail of `__call__` (cropping, post-processing) run as it is.
+
+What such a cut can't carry is found while running, and raised as UnsupportedModel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+
+from diffusion_worker.model.records import hollow, outline, pack, unpack
+from diffusion_worker.model.taps import Answer, Method, Reached, Taps
+from diffusion_worker.model.types import ModelError, OnStep, UnsupportedModel, Values
+
+DIRECT = "component:"
+"""Prefix of a record's name where `__call__` used the component itself and not one of the pipeline's methods."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A pipeline's components that compute, by role. A role's own are whole, the others are shells."""
+
+    encoders: Mapping[str, torch.nn.Module]
+    denoisers: Mapping[str, torch.nn.Module]
+    decoders: Mapping[str, torch.nn.Module]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of one pipeline, for one stage of one job. The pipeline object is this run's alone."""
+
+    pipeline: Any
+    parts: Parts
+    arguments: Mapping[str, Any]
+    generator: torch.Generator
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """The pipeline class's name, for messages."""
+        return type(self.pipeline).__name__
+
+    def start(self, taps: Taps, answer: Answer) -> Any:
+        """Runs `__call__` with `answer` in the place of the pipeline's methods, to its end or to Reached."""
+        taps.methods(self.pipeline, answer)
+        return self.pipeline(**self.arguments)
+
+
+def encode(run: Run) -> list[Values]:
+    """Runs up to the denoiser. Returns the records of what the encoders made.
+
+    Raises UnsupportedModel if the denoiser is never reached, or a result can't be sent.
+    """
+    records: list[Values] = []
+    touched = 0
+
+    def touch() -> None:
+        nonlocal touched
+        touched += 1
+
+    def record(name: str, call: int, result: Any) -> Any:
+        packed = pack(result, f"{run.name}.{name}'s result", run.generator)
+        records.append({"name": name, "call": call, "result": packed, "generator": run.generator.get_state()})
+        return result
+
+    def answer(name: str, call: int, method: Method, args: Any, kwargs: Any) -> Any:
+        before = touched
+        result = method(*args, **kwargs)
+        return record(name, call, result) if touched > before else result
+
+    def direct(name: str, call: int, method: Method, args: Any, kwargs: Any) -> Any:
+        touch()
+        result = method(*args, **kwargs)
+        return result if taps.depth else record(name, call, result)
+
+    with Taps() as taps:
+        for name, encoder in run.parts.encoders.items():
+            # Some methods of encoders use a tower inside of it, past the encoder's own forward.
+            for tower in encoder.children():
+                taps.hear(tower, touch)
+            taps.handle(encoder, "forward", DIRECT + name, direct)
+        for name, decoder in run.parts.decoders.items():
+            taps.handle(decoder, "encode", f"{DIRECT}{name}.encode", direct)
+        for name, denoiser in run.parts.denoisers.items():
+            taps.handle(denoiser, "forward", DIRECT + name, _stop)
+        try:
+            run.start(taps, answer)
+        except Reached:
+            return records
+    raise UnsupportedModel(f"{run.name} never calls {_either(run.parts.denoisers)}, so nothing denoises")
+
+
+def denoise(run: Run, records: Sequence[Values], on_step: OnStep) -> Values:
+    """Runs from the encoders' records up to the first decoding.
+
+    Returns what `decode` needs: the decoding's arguments, the outlines of the records and of the denoiser's outputs,
+    and the generator's state. Raises UnsupportedModel if nothing is ever decoded, and what `on_step` raises.
+    """
+    outputs: dict[str, list[Values]] = {name: [] for name in run.parts.denoisers}
+    decoding: Values = {}
+    denoised = 0
+
+    def reach(name: str, call: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        what = f"{run.name}.{name}'s argument"
+        decoding.update(
+            name=name,
+            call=call,
+            args=pack(list(args), what, run.generator),
+            kwargs=pack(dict(kwargs), what, run.generator),
+            generator=run.generator.get_state(),
+        )
+
+    def answer(name: str, call: int, method: Method, args: Any, kwargs: Any) -> Any:
+        if (name, call) in answers:
+            return answers.give(name, call)
+        before = denoised
+        try:
+            return method(*args, **kwargs)
+        except Reached:
+            if denoised > before:
+                raise UnsupportedModel(
+                    f"{run.name}.{name} denoises and decodes in one; it can't be cut by role"
+                ) from None
+            reach(name, call, args, kwargs)
+            raise
+
+    def traced(name: str, _call: int, forward: Method, args: Any, kwargs: Any) -> Any:
+        nonlocal denoised
+        denoised += 1
+        result = forward(*args, **kwargs)
+        _append(outputs[name], outline(result, f"{name}'s output"))
+        return result
+
+    def stop(name: str, call: int, _method: Method, args: Any, kwargs: Any) -> Any:
+        if not taps.depth:
+            reach(name, call, args, kwargs)
+        raise Reached
+
+    with Taps() as taps:
+        answers = _Answers(run, records)
+        answers.attach(taps)
+        for name, denoiser in run.parts.denoisers.items():
+            taps.handle(denoiser, "forward", name, traced)
+        for name, decoder in run.parts.decoders.items():
+            taps.handle(decoder, "decode", DIRECT + name, stop)
+        taps.put(run.pipeline, "progress_bar", lambda iterable=None, total=None: Steps(on_step, iterable, total))
+        try:
+            run.start(taps, answer)
+        except Reached:
+            outlines = [{"name": r["name"], "call": r["call"], "result": hollow(r["result"])} for r in records]
+            return {"records": outlines, "outputs": outputs, "decoding": decoding}
+    raise UnsupportedModel(f"{run.name} never calls decode of {_either(run.parts.decoders)}, so nothing decodes")
+
+
+def decode(run: Run, values: Values) -> Any:
+    """Runs with zeros up to the decoding where `denoise` stopped, and from there for real. Returns the output.
+
+    Raises UnsupportedModel if the pipeline decodes more than once or denoises after it: what is decoded then depends
+    on what this role does not have.
+    """
+    records: Any = values["records"]
+    outputs: Any = values["outputs"]
+    target: Any = values["decoding"]
+    pending = {name: [dict(entry) for entry in entries] for name, entries in outputs.items()}
+    entered = inside = False
+
+    def enter(method: Method) -> Any:
+        nonlocal entered, inside
+        if entered:
+            raise UnsupportedModel(f"{run.name} decodes more than once; it can't be cut by role")
+        entered = inside = True
+        run.generator.set_state(target["generator"])
+        args = unpack(target["args"], run.device, run.generator)
+        kwargs = unpack(target["kwargs"], run.device, run.generator)
+        result = method(*args, **kwargs)
+        inside = False
+        return result
+
+    def answer(name: str, call: int, method: Method, args: Any, kwargs: Any) -> Any:
+        if (name, call) in answers:
+            return answers.give(name, call)
+        if (name, call) == (target["name"], target["call"]):
+            return enter(method)
+        return method(*args, **kwargs)
+
+    def decoder(name: str, call: int, method: Method, args: Any, kwargs: Any) -> Any:
+        if inside:
+            return method(*args, **kwargs)
+        if not taps.depth and (name, call) == (target["name"], target["call"]):
+            return enter(method)
+        raise UnsupportedModel(f"{run.name} decodes more than once ({name}); it can't be cut by role")
+
+    def silent(name: str, _call: int, _forward: Method, _args: Any, _kwargs: Any) -> Any:
+        if entered:
+            raise UnsupportedModel(f"{run.name} denoises again after decoding; it can't be cut by role")
+        return unpack(_take(pending[name], name), run.device)
+
+    with Taps() as taps:
+        answers = _Answers(run, records)
+        answers.attach(taps)
+        for name, denoiser in run.parts.denoisers.items():
+            taps.handle(denoiser, "forward", name, silent)
+        for name, component in run.parts.decoders.items():
+            taps.handle(component, "decode", DIRECT + name, decoder)
+        taps.put(run.pipeline, "progress_bar", lambda iterable=None, total=None: Steps(_ignore, iterable, total))
+        result = run.start(taps, answer)
+    if not entered:
+        raise ModelError(f"{run.name} never came to {target['name']}, where its denoising ended")
+    return result
+
+
+class Steps:
+    """Stands in for a pipeline's progress bar, which every family moves once after each denoising step."""
+
+    def __init__(self, on_step: OnStep, iterable: Sequence[Any] | None, total: int | None) -> None:
+        self._on_step = on_step
+        self._iterable = iterable
+        self._done = 0
+        self._total = total if iterable is None or total is not None else len(iterable)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._iterable or ():
+            yield item
+            self.update()
+
+    def update(self, steps: int = 1) -> None:
+        """Reports one step more."""
+        self._done += steps
+        self._on_step(self._done, max(self._done, self._total or 0))
+
+    def set_description(self, *_: object) -> None:
+        """Part of what pipelines call on a progress bar; there is nothing to draw."""
+
+    def close(self) -> None:
+        """Part of what pipelines call on a progress bar; there is nothing to close."""
+
+
+class _Answers:
+    """The encoders' records, given in the place of the calls that made them."""
+
+    def __init__(self, run: Run, records: Sequence[Values]) -> None:
+        self._run = run
+        self._records = {(record["name"], record["call"]): record for record in records}
+
+    def __contains__(self, key: tuple[str, int]) -> bool:
+        return key in self._records
+
+    def give(self, name: str, call: int) -> Any:
+        """The recorded result; the generator is left as the call that was recorded left it."""
+        record: Any = self._records[name, call]
+        if "generator" in record:
+            self._run.generator.set_state(record["generator"])
+        return unpack(record["result"], self._run.device, self._run.generator)
+
+    def attach(self, taps: Taps) -> None:
+        """Answers encoders that `__call__` uses directly."""
+        for name, encoder in self._run.parts.encoders.items():
+            taps.handle(encoder, "forward", DIRECT + name, self._direct)
+        for name, decoder in self._run.parts.decoders.items():
+            taps.handle(decoder, "encode", f"{DIRECT}{name}.encode", self._direct)
+
+    def _direct(self, name: str, call: int, _method: Method, _args: Any, _kwargs: Any) -> Any:
+        if (name, call) not in self:
+            raise UnsupportedModel(
+                f"{self._run.name} encodes again after its denoising began ({name}); it can't be cut by role"
+            )
+        return self.give(name, call)
+
+
+def _stop(_name: str, _call: int, _method: Method, _args: Any, _kwargs: Any) -> Any:
+    raise Reached
+
+
+def _ignore(_step: int, _steps: int) -> None:
+    return None
+
+
+def _append(entries: list[Values], outputs: object) -> None:
+    """Adds a denoiser output's outline; equal ones in a row are counted."""
+    if entries and entries[-1]["output"] == outputs:
+        entries[-1]["times"] = int(str(entries[-1]["times"])) + 1
+    else:
+        entries.append({"output": outputs, "times": 1})
+
+
+def _take(entries: list[Values], name: str) -> object:
+    if not entries:
+        raise ModelError(f"{name} was called more often than when it denoised")
+    entry: Any = entries[0]
+    entry["times"] -= 1
+    return entry["output"] if entry["times"] else entries.pop(0)["output"]
+
+
+def _either(parts: Mapping[str, object]) -> str:
+    return " or ".join(parts) or "anything"

@@ -1,0 +1,312 @@
+"""The second way to cut a model: capture and replay of the pipeline's own `__call__`, for families without blocks.
+
+Each role holds the weights of its own components and shells for the rest, and runs the same pipeline code (see
+`capture.py`). Roles are told apart by what a component is, not by its name: encoders come from transformers, what has
+a `decode` decodes, and the other networks of diffusers denoise.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.pipelines import auto_pipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from PIL import Image
+
+from diffusion_worker.model import arguments, capture, media
+from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS, output_of
+from diffusion_worker.model.loading import ModelFolder, load_component, open_folder, quieten, torch_dtype
+from diffusion_worker.model.records import pack, unpack
+from diffusion_worker.model.shells import is_shell, make_shell
+from diffusion_worker.model.types import (
+    InvalidRequest,
+    Media,
+    ModelError,
+    OnStep,
+    Parameters,
+    Stage,
+    UnsupportedModel,
+    Values,
+)
+
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
+"""What some pipelines call a field of the request."""
+
+IMAGE_INPUTS = ("image", "last_image", "mask_image", "control_image")
+"""Arguments that take one picture."""
+
+DEFAULT_FPS = 16
+
+
+class ReplayModel:
+    """A model, or the roles of it in `stages`, cut by replaying its pipeline. Implements StageModel.
+
+    Raises UnsupportedModel when the folder can't be loaded, or has nothing that encodes, denoises or decodes.
+    """
+
+    way = "replay"
+
+    def __init__(
+        self, *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
+    ) -> None:
+        quieten()
+        self.stages = stages
+        self._folder = open_folder(path, allow_pickle=allow_pickle)
+        self._device = torch.device(device)
+        self.output = output_of(self._folder.pipeline_class)
+        self._classes = _classes(self._folder)
+        roles = _roles(self._folder)
+        self.owned = {stage: frozenset(name for name, role in roles.items() if role is stage) for stage in Stage}
+        """Components with weights, by the stage that loads them: of all stages, not only of this object's."""
+        if any(_image_inputs(one) for one in self._classes.values()):
+            # An input picture becomes latents before denoising starts.
+            encoding = {
+                name for name in self.owned[Stage.DECODE] if hasattr(self._folder.component_class(name), "encode")
+            }
+            self.owned[Stage.ENCODE] |= encoding
+        whole = {name for stage in stages for name in self.owned[stage]}
+        self._components: dict[str, Any] = {
+            name: load_component(self._folder, name, dtype=torch_dtype(dtype), device=device, allow_pickle=allow_pickle)
+            if name in whole or name not in roles
+            else make_shell(
+                self._folder.component_class(name),
+                self._folder.component_path(name),
+                dtype=torch_dtype(dtype),
+                device=device,
+            )
+            for name in sorted(self._folder.components)
+        }
+        self._parts = capture.Parts(
+            *({name: self._components[name] for name, role in roles.items() if role is stage} for stage in Stage)
+        )
+        self._pipelines = {kind: self._build(one) for kind, one in self._classes.items()}
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Names of the components that this object holds in full."""
+        return frozenset(name for name, component in self._components.items() if not is_shell(component))
+
+    @property
+    def folder(self) -> ModelFolder:
+        """The model's folder."""
+        return self._folder
+
+    def encode(self, parameters: Parameters) -> Values:
+        self._require(Stage.ENCODE)
+        arguments.check_format(parameters.output_format, self.output)
+        kind = "image" if parameters.images and "image" in self._classes else "own"
+        call, fps = _bind(self._classes[kind], parameters, self._folder)
+        request: Values = {
+            "pipeline": self._folder.pipeline_class,
+            "diffusers": diffusers.__version__,
+            "kind": kind,
+            "call": pack(call, "the request"),
+            "seed": parameters.seed,
+            "fps": fps,
+            "output_format": parameters.output_format,
+        }
+        with self._run(Stage.ENCODE, request) as run:
+            return {**request, "records": capture.encode(run)}
+
+    def denoise(self, values: Values, on_step: OnStep) -> Values:
+        self._require(Stage.DENOISE)
+        request, made = self._split(values)
+        records: Any = made["records"]
+        raised: list[Exception] = []
+
+        def listener(step: int, steps: int) -> None:
+            try:
+                on_step(step, steps)
+            except Exception as error:
+                raised.append(error)
+                raise
+
+        with self._run(Stage.DENOISE, request, raised) as run:
+            return {**request, **capture.denoise(run, records, listener)}
+
+    def decode(self, values: Values) -> list[Media]:
+        self._require(Stage.DECODE)
+        request, made = self._split(values)
+        with self._run(Stage.DECODE, request) as run:
+            result = capture.decode(run, made)
+        frames = media.frames_of(_made(result))
+        if self.output == "image":
+            return [media.encode_image(one, str(request["output_format"])) for one in frames]
+        return [media.encode_video(one, int(str(request["fps"]))) for one in frames]
+
+    @contextmanager
+    def _run(self, stage: Stage, request: Values, raised: list[Exception] | None = None) -> Iterator[capture.Run]:
+        """One run of the request's pipeline. Names what goes wrong in it, but for what is in `raised`."""
+        generator = torch.Generator("cpu").manual_seed(int(str(request["seed"])))
+        pipeline = copy.copy(self._pipelines[str(request["kind"])])
+        for name, component in self._components.items():
+            if isinstance(component, SchedulerMixin):
+                # A scheduler keeps the state of one denoising, such as the history of a multistep method.
+                setattr(pipeline, name, copy.deepcopy(component))
+        call = unpack(request["call"], self._device) | {"generator": generator, "output_type": "np"}
+        taken = inspect.signature(type(pipeline).__call__).parameters
+        call = {name: value for name, value in call.items() if name in taken}
+        try:
+            # What a pipeline draws without a generator comes from the global one; a retry must draw the same.
+            with torch.random.fork_rng(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.manual_seed(int(str(request["seed"])))
+                yield capture.Run(pipeline, self._parts, call, generator, self._device)
+        except ModelError:
+            raise
+        except ValueError as error:
+            if raised and error is raised[0]:
+                raise
+            # diffusers refuses a request's values by ValueError, in the checks at the start of `__call__`.
+            kind = InvalidRequest if stage is Stage.ENCODE else ModelError
+            raise kind(f"{stage}: {error}") from error
+        except Exception as error:
+            if raised and error is raised[0]:
+                raise
+            raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
+
+    def _build(self, pipeline_class: Any) -> Any:
+        taken = inspect.signature(pipeline_class.__init__).parameters
+        given: dict[str, object] = {
+            name: None for name, parameter in taken.items() if name != "self" and parameter.default is parameter.empty
+        }
+        given |= {name: value for name, value in self._folder.config.items() if name in taken}
+        given |= {name: component for name, component in self._components.items() if name in taken}
+        try:
+            return pipeline_class(**given)
+        except Exception as error:
+            raise UnsupportedModel(f"{self._folder.path}: {pipeline_class.__name__} can't be made: {error}") from error
+
+    def _split(self, values: Values) -> tuple[Values, Values]:
+        made_by = (values.get("pipeline"), values.get("diffusers"))
+        if made_by != (self._folder.pipeline_class, diffusers.__version__):
+            raise ModelError(
+                f"the input was made by {made_by[0]} of diffusers {made_by[1]}; this worker runs "
+                f"{self._folder.pipeline_class} of diffusers {diffusers.__version__}"
+            )
+        made = ("records", "outputs", "decoding")
+        return (
+            {name: value for name, value in values.items() if name not in made},
+            {name: value for name, value in values.items() if name in made},
+        )
+
+    def _require(self, stage: Stage) -> None:
+        if stage not in self.stages:
+            raise ModelError(f"{stage}: this model was loaded for {', '.join(sorted(self.stages))} alone")
+
+
+def _classes(folder: ModelFolder) -> dict[str, Any]:
+    """The pipeline class of the index ("own"), and its sibling that starts from a picture ("image"), if it has one."""
+    own = getattr(diffusers, folder.pipeline_class, None)
+    if own is None:
+        raise UnsupportedModel(
+            f"{folder.path}: diffusers {diffusers.__version__} has no pipeline {folder.pipeline_class!r}, and no code "
+            f"of the model's own is run"
+        )
+    if not any(name in inspect.signature(own.__call__).parameters for name in ("generator", "output_type")):
+        raise UnsupportedModel(f"{folder.path}: {own.__name__} takes no generator, so its results can't be repeated")
+    table = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
+    sibling = None if _image_inputs(own) else auto_pipeline._get_task_class(table, own.__name__, False)
+    return {"own": own} if sibling is None else {"own": own, "image": sibling}
+
+
+def _roles(folder: ModelFolder) -> dict[str, Stage]:
+    """The stage of each component with weights.
+
+    Raises UnsupportedModel if nothing denoises or decodes.
+    """
+    roles = {name: _role(folder.component_class(name)) for name in folder.components if folder.is_module(name)}
+    for stage in (Stage.DENOISE, Stage.DECODE):
+        if stage not in roles.values():
+            raise UnsupportedModel(
+                f"{folder.path}: {folder.pipeline_class} has no component that can {stage}; it has "
+                f"{', '.join(f'{name} ({folder.components[name][1]})' for name in roles) or 'no networks at all'}"
+            )
+    return roles
+
+
+def _role(component_class: type) -> Stage:
+    if callable(getattr(component_class, "decode", None)):
+        return Stage.DECODE
+    if component_class.__module__.startswith("diffusers.models."):
+        return Stage.DENOISE
+    # The one network of diffusers' pipelines that looks at finished pictures.
+    return Stage.DECODE if component_class.__name__.endswith("SafetyChecker") else Stage.ENCODE
+
+
+def _image_inputs(pipeline_class: Any) -> list[str]:
+    taken = inspect.signature(pipeline_class.__call__).parameters
+    return [name for name in IMAGE_INPUTS if name in taken]
+
+
+def _bind(pipeline_class: Any, parameters: Parameters, folder: ModelFolder) -> tuple[dict[str, Any], int]:
+    """The arguments of `__call__` that a request gives, and the frames per second of a video.
+
+    Raises InvalidRequest for a field that the pipeline does not take.
+    """
+    taken = inspect.signature(pipeline_class.__call__).parameters
+    fields = arguments.given_fields(parameters)
+    call: dict[str, Any] = {}
+    for field, value in {**folder.defaults, **fields}.items():
+        target = next((name for name in (field, *OTHER_NAMES.get(field, ())) if name in taken), None)
+        if field in RESERVED_INPUTS:
+            raise InvalidRequest(f"{field}: is set by the server and can't be given")
+        if target is not None:
+            _check_type(field, value, taken[target])
+            call[target] = value
+        elif field in fields and not _is_moot(field, value, parameters):
+            raise InvalidRequest(f"{field}: {pipeline_class.__name__} does not take it")
+    images = {name: image.convert("RGB") for name, image in parameters.images.items()}
+    _check_images(pipeline_class, images)
+    if "image" in images and parameters.width and parameters.height and "height" not in taken:
+        # Such a pipeline makes a picture of its input's size.
+        images["image"] = images["image"].resize((parameters.width, parameters.height), Image.Resampling.LANCZOS)
+    fps = fields.get("fps") or folder.defaults.get("fps") or DEFAULT_FPS
+    return call | images, int(str(fps))
+
+
+def _is_moot(field: str, value: object, parameters: Parameters) -> bool:
+    """Whether a field means something without being an argument of the pipeline."""
+    return (
+        (field == "prompt" and not value)
+        or field == "fps"
+        or (field in ("width", "height") and bool(parameters.images))
+    )
+
+
+def _check_images(pipeline_class: Any, images: Mapping[str, Image.Image]) -> None:
+    takes = _image_inputs(pipeline_class)
+    for name in images:
+        if name not in takes:
+            raise InvalidRequest(f"{name}: {pipeline_class.__name__} takes {', '.join(takes) or 'no input image'}")
+    taken = inspect.signature(pipeline_class.__call__).parameters
+    missing = [name for name in takes if taken[name].default is inspect.Parameter.empty and name not in images]
+    if missing:
+        raise InvalidRequest(f"{', '.join(missing)}: needed by {pipeline_class.__name__}, but not in the request")
+
+
+def _check_type(field: str, value: object, parameter: inspect.Parameter) -> None:
+    """Refuses a value of another type than the argument's default, so that it fails here and not in the middle."""
+    default = parameter.default
+    if isinstance(default, bool | str) and type(value) is not type(default):
+        raise InvalidRequest(f"{field}: must be of type {type(default).__name__}, not {value!r}")
+    if isinstance(default, int | float) and (
+        isinstance(value, str) or isinstance(value, bool) != isinstance(default, bool)
+    ):
+        raise InvalidRequest(f"{field}: must be a number, not {value!r}")
+
+
+def _made(result: Any) -> Any:
+    """The pictures or frames of a pipeline's output object, by whichever name they go."""
+    for name in ("frames", "images", "image"):
+        if getattr(result, name, None) is not None:
+            return getattr(result, name)
+    return result[0]
