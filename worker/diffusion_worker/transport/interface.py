@@ -26,6 +26,8 @@ class Transport(Protocol):
 
     mode: str
     pool: Pool
+    failure: str | None
+    """Why this pool can't be served any more: the worker must end, and come back as a new incarnation. Else None."""
 
     async def pull(self, descriptor: Descriptor, slot: Slot, *, timeout: float) -> None:
         """Fill `slot` with the payload that `descriptor` names; seal and digest have been checked when it returns.

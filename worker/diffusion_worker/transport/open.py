@@ -1,13 +1,60 @@
-"""From settings to a transport."""
+"""From settings to a transport: which back end, and RDMA or TCP."""
 
+from pathlib import Path
 from typing import Final
 
+import structlog
+
+from diffusion_worker.transport.devices import Openable, describe, devices, opens
+from diffusion_worker.transport.engine_process import EngineSettings
 from diffusion_worker.transport.errors import EngineInitFailed
 from diffusion_worker.transport.interface import TransferObserver, Transport
 from diffusion_worker.transport.memory import MemoryTransport
+from diffusion_worker.transport.mooncake import PATIENCE, MooncakeTransport
+from diffusion_worker.transport.shm import ShmTransport
 from diffusion_worker.transport.tcp import TcpTransport
 
 BACKENDS: Final = ("mooncake", "tcp", "shm", "memory")
+PROTOCOLS: Final = ("auto", "rdma", "tcp")
+FALLBACKS: Final = ("Allow", "Deny")
+
+log = structlog.get_logger()
+
+
+def choose_network(
+    protocol: str, fallback: str, *, root: Path = Path("/"), openable: Openable = opens
+) -> tuple[str, str]:
+    """For Mooncake: ("rdma", names of devices) or ("tcp", "").
+
+    With fallback Deny only protocol tcp, which asks for TCP in so many words, gets TCP. Raises EngineInitFailed.
+    """
+    if protocol not in PROTOCOLS or fallback not in FALLBACKS:
+        raise EngineInitFailed(
+            f"protocol {protocol!r} is not one of {', '.join(PROTOCOLS)}, or fallback {fallback!r} not one of "
+            f"{', '.join(FALLBACKS)}"
+        )
+    if protocol == "tcp":
+        return "tcp", ""
+    found = devices(root, openable)
+    if usable := [device.name for device in found if device.usable]:
+        return "rdma", ",".join(usable)
+    if fallback == "Deny":
+        raise EngineInitFailed(
+            f"no usable RDMA device, and spec.transport.fallback is Deny: {describe(found)}. Request the cluster's "
+            "RDMA resource for this role, or set fallback: Allow or protocol: tcp"
+        )
+    if protocol == "rdma":
+        log.warning("rdma_fell_back_to_tcp", found=describe(found))
+    return "tcp", ""
+
+
+def refuse_other_networks(backend: str, protocol: str, fallback: str) -> None:
+    """Only Mooncake has RDMA. Raises EngineInitFailed where falling back is forbidden."""
+    if fallback == "Deny" and protocol != "tcp":
+        raise EngineInitFailed(
+            f"backend {backend} has no RDMA, and spec.transport.fallback is Deny: set backend: mooncake, or "
+            "protocol: tcp"
+        )
 
 
 async def open_transport(
@@ -21,15 +68,26 @@ async def open_transport(
     port_max: int,
     incarnation: str,
     observer: TransferObserver | None = None,
+    patience: float = PATIENCE,
 ) -> Transport:
     """Open a pool of at least `pool_size` bytes that peers can pull from.
 
     `backend` is mooncake, tcp, shm or memory (in this process, for tests); `protocol` is auto, rdma or tcp and
     `fallback` Allow or Deny; `host` is the address that peers reach this worker by; ports are taken from
-    `port_min` to `port_max`, both included. Raises EngineInitFailed, which names what is missing.
+    `port_min` to `port_max`, both included (Mooncake: two, and two more for each peer that is pulled from, and as many
+    again may be in TIME-WAIT). `patience` in seconds is for ports that are not free yet.
+    Raises EngineInitFailed, which names what is missing.
     """
-    if backend == "memory":
-        return MemoryTransport(pool_size=pool_size, incarnation=incarnation, observer=observer)
+    if backend == "mooncake":
+        network, names = choose_network(protocol, fallback)
+        settings = EngineSettings(host, network, names, port_min, port_max)
+        log.info("transport_opening", backend=backend, network=network, devices=names)
+        return await MooncakeTransport.open(
+            settings, pool_size=pool_size, incarnation=incarnation, observer=observer, patience=patience
+        )
+    if backend not in BACKENDS:
+        raise EngineInitFailed(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
+    refuse_other_networks(backend, protocol, fallback)
     if backend == "tcp":
         return TcpTransport(
             host=host,
@@ -39,4 +97,6 @@ async def open_transport(
             incarnation=incarnation,
             observer=observer,
         )
-    raise EngineInitFailed(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend == "shm":
+        return ShmTransport(pool_size=pool_size, incarnation=incarnation, observer=observer)
+    return MemoryTransport(pool_size=pool_size, incarnation=incarnation, observer=observer)

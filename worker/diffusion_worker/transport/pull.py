@@ -52,6 +52,7 @@ class PullingTransport(abc.ABC):
 
     mode: str
     pool: Pool
+    failure: str | None = None
 
     def __init__(self, pool: Pool, observer: TransferObserver | None) -> None:
         self.pool = pool

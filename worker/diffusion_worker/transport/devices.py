@@ -1,0 +1,74 @@
+"""Which RDMA devices this process can really use.
+
+`/sys/class/infiniband` shows every device of the node, also in a container that was given only one: the kernel does not
+name-space it. Mooncake's own discovery picks from all of them, so the usable ones are found here and named to it.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Openable = Callable[[Path], bool]
+
+
+@dataclass(frozen=True)
+class Device:
+    """One HCA as the kernel shows it, and what keeps it from being used."""
+
+    name: str
+    obstacle: str | None
+
+    @property
+    def usable(self) -> bool:
+        return self.obstacle is None
+
+
+def opens(path: Path) -> bool:
+    """Whether a character device can be opened for use; says no where the container may not."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def devices(root: Path = Path("/"), openable: Openable = opens) -> list[Device]:
+    """All HCAs below `root` (a file system's root), sorted by name."""
+    infiniband = root / "sys/class/infiniband"
+    if not infiniband.is_dir():
+        return []
+    return [Device(entry.name, _obstacle(root, entry.name, openable)) for entry in sorted(infiniband.iterdir())]
+
+
+def describe(found: list[Device]) -> str:
+    """For a message to the user: what is there and why it can't be used."""
+    if not found:
+        return "this machine shows no RDMA device (/sys/class/infiniband is empty)"
+    return "; ".join(f"{device.name}: {device.obstacle or 'usable'}" for device in found)
+
+
+def _obstacle(root: Path, name: str, openable: Openable) -> str | None:
+    verbs = sorted(
+        entry.name for entry in (root / "sys/class/infiniband_verbs").glob("uverbs*") if _read(entry / "ibdev") == name
+    )
+    if not verbs:
+        return "has no uverbs device"
+    if not openable(root / "dev/infiniband" / verbs[0]):
+        return f"/dev/infiniband/{verbs[0]} can't be opened (was the device given to this container?)"
+    # "4: ACTIVE"
+    states = {
+        port.name: _read(port / "state").partition(": ")[2]
+        for port in sorted((root / "sys/class/infiniband" / name / "ports").glob("*"))
+    }
+    if "ACTIVE" not in states.values():
+        seen = ", ".join(f"port {port} {state or 'unknown'}" for port, state in states.items())
+        return f"no port is ACTIVE ({seen or 'no ports'})"
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,193 @@
+"""The worker's handle of an engine process: start it, ask it to read, kill it.
+
+Killing is the only cancel and the only fence that an engine has: once the process is reaped, nothing that it began can
+land in the pool any more.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import sys
+import time
+from typing import Final, NamedTuple
+
+import structlog
+
+from diffusion_worker.transport.descriptor import Descriptor
+from diffusion_worker.transport.engine import environment
+from diffusion_worker.transport.engine_main import DATAGRAM, REPLY, REQUEST
+from diffusion_worker.transport.errors import EngineInitFailed, PeerDead
+
+# Beyond `patience`: importing the library, and touching a large pool's page table.
+START_SECONDS: Final = 30.0
+# One failed pull can write hundreds of lines.
+LINES: Final = 20
+LINES_SECONDS: Final = 60.0
+# Written at every successful start, at any log level.
+_CHATTER: Final = ("Logging before InitGoogleLogging()", "Local segment descriptor not found")
+
+log = structlog.get_logger()
+
+
+class EngineSettings(NamedTuple):
+    host: str
+    protocol: str
+    devices: str
+    port_min: int
+    port_max: int
+
+
+class Reply(NamedTuple):
+    outcome: int
+    digest: int
+
+
+class EngineProcess:
+    """Use `start`. All methods are called on the event loop."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        control: socket.socket,
+        session: str,
+        lines: asyncio.Task[None],
+    ) -> None:
+        self.session = session
+        self._process = process
+        self._lines = lines
+        self._control = control
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(control.fileno(), self._on_reply)
+
+    @staticmethod
+    async def start(pool_file: int, size: int, settings: EngineSettings, patience: float) -> "EngineProcess":
+        """Raises EngineInitFailed after at most `patience` + 30 seconds."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            arguments = settings._asdict() | {
+                "pool": pool_file,
+                "size": size,
+                "control": theirs.fileno(),
+                "parent": os.getpid(),
+                "patience": patience,
+            }
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-c",
+                "from diffusion_worker.transport.engine_main import main; main()",
+                json.dumps(arguments),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(pool_file, theirs.fileno()),
+                env=environment(
+                    protocol=settings.protocol,
+                    port_min=settings.port_min,
+                    port_max=settings.port_max,
+                    host=settings.host,
+                ),
+            )
+        lines = asyncio.create_task(_forward_lines(process))
+        try:
+            async with asyncio.timeout(patience + START_SECONDS):
+                hello = await asyncio.get_running_loop().sock_recv(ours, DATAGRAM)
+            answer = json.loads(hello) if hello else {"error": "the engine's process ended: see engine_output above"}
+            if "error" in answer:
+                raise EngineInitFailed(answer["error"])
+        except BaseException as error:
+            ours.close()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            await lines
+            if isinstance(error, TimeoutError):
+                raise EngineInitFailed(
+                    f"the engine's process did not start in {patience + START_SECONDS:g} s"
+                ) from error
+            raise
+        return EngineProcess(process, ours, answer["session"], lines)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None and self._control.fileno() >= 0
+
+    def read(self, descriptor: Descriptor, offset: int) -> "asyncio.Future[Reply]":
+        """Read what the descriptor names to `offset` of the pool. The future raises PeerDead if the process ends."""
+        number = next(self._ids)
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        request = REQUEST.pack(number, offset, descriptor.address, descriptor.length) + descriptor.session.encode()
+        try:
+            self._control.send(request)
+        except OSError as error:  # gone, or hundreds of requests behind
+            future.set_exception(PeerDead(f"the engine for {descriptor.session} takes no requests: {error.strerror}"))
+        else:
+            self._waiting[number] = future
+        return future
+
+    async def kill(self) -> None:
+        """Returns when the process is no more."""
+        self._hang_up()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+    async def wait(self) -> int:
+        """The exit status, once there is one."""
+        return await self._process.wait()
+
+    def _on_reply(self) -> None:
+        while True:
+            try:
+                datagram = self._control.recv(DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError:
+                datagram = b""
+            if not datagram:
+                self._hang_up()
+                return
+            number, outcome, digest = REPLY.unpack(datagram)
+            future = self._waiting.pop(number)
+            if not future.done():
+                future.set_result(Reply(outcome, digest))
+
+    def _hang_up(self) -> None:
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control.fileno())
+            self._control.close()
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(PeerDead("the engine's process ended"))
+
+
+async def _forward_lines(process: asyncio.subprocess.Process) -> None:
+    """The library writes to stderr as it likes: pass on some of it, as log entries."""
+    assert process.stderr is not None
+    since, count, dropped = time.monotonic(), 0, 0
+    while True:
+        try:
+            line = await process.stderr.readline()
+        except ValueError:  # longer than the reader's bound
+            continue
+        if not line:
+            return
+        text = line.decode(errors="replace").strip()
+        if not text or any(chatter in text for chatter in _CHATTER):
+            continue
+        if time.monotonic() - since > LINES_SECONDS:
+            if dropped:
+                log.warning("engine_output_dropped", lines=dropped, engine_pid=process.pid)
+            since, count, dropped = time.monotonic(), 0, 0
+        count += 1
+        if count > LINES:
+            dropped += 1
+        else:
+            log.warning("engine_output", line=text[:500], engine_pid=process.pid)

@@ -1,0 +1,234 @@
+"""The Mooncake back end: RDMA, or TCP where there is none.
+
+Every engine runs in a process of its own (see `engine`). One serves the pool; one more per remote incarnation pulls
+from it, so that a peer that is frozen, dead or restarted holds up nobody else: first contact with a frozen peer blocks
+an engine for a minute, and an engine's notion of a peer never heals. A warm spare waits for the next peer.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from diffusion_worker.transport.descriptor import Descriptor
+from diffusion_worker.transport.engine import MODES
+from diffusion_worker.transport.engine_main import OUTCOME_OK, OUTCOME_OUT_OF_RANGE
+from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, Reply
+from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead, TransportError
+from diffusion_worker.transport.interface import TransferObserver
+from diffusion_worker.transport.pool import Pool, Slot, allocate
+from diffusion_worker.transport.pull import Deadline, PullingTransport
+from diffusion_worker.transport.session import Session
+
+# Ports of a killed process are in TIME-WAIT for a minute.
+PATIENCE: Final = 70.0
+PULL_PATIENCE: Final = 5.0
+CLOSE_SECONDS: Final = 5.0
+SPARE_SECONDS: Final = 1.0
+# Processes kept for peers; the least recently used goes first.
+LINKS: Final = 16
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class _Link:
+    """An engine process that reads from one remote incarnation."""
+
+    starting: "asyncio.Task[EngineProcess]"
+    wanted: int = 0
+    """Pulls that somebody waits for."""
+    retired: bool = False
+    """Takes no more pulls; its process is killed when none is wanted."""
+    ended: bool = False
+    """Its process is no more."""
+    doomed: list[Slot] = field(default_factory=list)
+    """In quarantine until the process is no more."""
+
+    @property
+    def usable(self) -> bool:
+        if self.retired or self.starting.cancelled():
+            return False
+        return not self.starting.done() or (self.starting.exception() is None and self.starting.result().alive)
+
+
+class MooncakeTransport(PullingTransport):
+    """Use `open`."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        pool_file: int,
+        server: EngineProcess,
+        settings: EngineSettings,
+        observer: TransferObserver | None,
+    ) -> None:
+        super().__init__(pool, observer)
+        self._pool_file = pool_file
+        self._server = server
+        self._settings = settings
+        self._links: dict[str, _Link] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._spare: asyncio.Task[EngineProcess] | None = self._start_engine()
+        self._watcher = asyncio.create_task(self._watch())
+
+    @staticmethod
+    async def open(
+        settings: EngineSettings,
+        *,
+        pool_size: int,
+        incarnation: str,
+        observer: TransferObserver | None = None,
+        patience: float = PATIENCE,
+    ) -> "MooncakeTransport":
+        """Raises EngineInitFailed after at most `patience` seconds and the time that a process takes to start."""
+        pool_file = os.memfd_create("diffusion-pool")
+        try:
+            memory = allocate(pool_size, pool_file)
+            server = await EngineProcess.start(pool_file, len(memory), settings, patience)
+        except BaseException:
+            os.close(pool_file)
+            raise
+        pool = Pool(
+            memory,
+            incarnation=incarnation,
+            mode=MODES[settings.protocol],
+            session=server.session,
+            address=Session.parse(server.session).address,
+        )
+        return MooncakeTransport(pool, pool_file, server, settings, observer)
+
+    async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
+        Session.parse(descriptor.session).check(descriptor.address, descriptor.length)
+        link = self._link(descriptor.incarnation)
+        link.wanted += 1
+        reply: asyncio.Future[Reply] | None = None
+        try:
+            async with asyncio.timeout(deadline.left):
+                process = await asyncio.shield(link.starting)
+                reply = process.read(descriptor, slot.offset)
+                outcome, digest = await asyncio.shield(reply)
+            if outcome == OUTCOME_OUT_OF_RANGE:
+                raise OutOfRange(f"{descriptor.session} refuses {descriptor.length} bytes at {descriptor.address:#x}")
+            if outcome != OUTCOME_OK:
+                raise PeerDead(f"the engine could not read {descriptor.length} bytes from {descriptor.session}")
+            return digest
+        except EngineInitFailed:
+            self._retire(descriptor.incarnation, link)
+            raise
+        except (TransportError, TimeoutError):
+            self._doom(link, slot)
+            self._retire(descriptor.incarnation, link)
+            raise
+        except asyncio.CancelledError:
+            if reply is not None and not reply.done():
+                self._abandon(descriptor.incarnation, link, slot, reply, deadline)
+            raise
+        finally:
+            link.wanted -= 1
+            self._end_if_unwanted(link)
+
+    def drop_peer(self, incarnation: str) -> None:
+        link = self._links.get(incarnation)
+        if link is not None:
+            self._retire(incarnation, link)
+            self._spawn(self._end(link))
+
+    async def close(self) -> None:
+        self._watcher.cancel()
+        for incarnation in list(self._links):
+            self.drop_peer(incarnation)
+        if self._spare is not None:
+            self._spawn(self._end(_Link(self._spare)))
+        self._spawn(self._server.kill())
+        _, late = await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
+        for task in late:
+            task.cancel()
+        os.close(self._pool_file)
+
+    def _link(self, incarnation: str) -> _Link:
+        """The peer's engine, made now if this is the first contact: the peer was heard of a moment ago."""
+        link = self._links.pop(incarnation, None)
+        if link is None or not link.usable:
+            if link is not None:
+                self._retire(incarnation, link)
+                self._end_if_unwanted(link)
+            spare, self._spare = self._spare, None
+            link = _Link(spare or self._start_engine())
+            if not link.usable:
+                link = _Link(self._start_engine())
+            self._spawn(self._replenish())
+        self._links[incarnation] = link  # last: the most recently used
+        for name, other in list(self._links.items())[: max(0, len(self._links) - LINKS)]:
+            if other.wanted == 0:
+                self.drop_peer(name)
+        return link
+
+    def _abandon(
+        self, incarnation: str, link: _Link, slot: Slot, reply: "asyncio.Future[Reply]", deadline: Deadline
+    ) -> None:
+        """Nobody waits for this read any more, but it goes on: the only way to stop it would stop the others too."""
+        self._doom(link, slot)
+
+        def ended(reply: "asyncio.Future[Reply]") -> None:
+            expiry.cancel()
+            if reply.exception() is None and reply.result().outcome == OUTCOME_OK:
+                self.pool.end_quarantine(slot)
+            else:
+                expired()
+
+        def expired() -> None:
+            self._retire(incarnation, link)
+            self._end_if_unwanted(link)
+
+        expiry = asyncio.get_running_loop().call_later(deadline.left, expired)
+        reply.add_done_callback(ended)
+
+    def _doom(self, link: _Link, slot: Slot) -> None:
+        if not link.ended:
+            self.pool.quarantine(slot)
+            link.doomed.append(slot)
+
+    def _retire(self, incarnation: str, link: _Link) -> None:
+        link.retired = True
+        if self._links.get(incarnation) is link:
+            del self._links[incarnation]
+
+    def _end_if_unwanted(self, link: _Link) -> None:
+        if link.retired and not link.wanted and not link.ended:
+            self._spawn(self._end(link))
+
+    async def _end(self, link: _Link) -> None:
+        """Kill the engine's process; then nothing can land in the slots that it was reading into."""
+        try:
+            process = await link.starting
+        except EngineInitFailed:
+            log.info("engine_not_started")
+        else:
+            await process.kill()
+        link.ended = True
+        for slot in link.doomed:
+            self.pool.end_quarantine(slot)
+
+    async def _replenish(self) -> None:
+        """A new spare, once the pull that took the last one is probably through."""
+        await asyncio.sleep(SPARE_SECONDS)
+        if self._spare is None:
+            self._spare = self._start_engine()
+
+    def _start_engine(self) -> "asyncio.Task[EngineProcess]":
+        start = EngineProcess.start(self._pool_file, self.pool.size, self._settings, PULL_PATIENCE)
+        return asyncio.create_task(start)
+
+    async def _watch(self) -> None:
+        status = await self._server.wait()
+        self.failure = f"the engine process that serves this worker's pool ended with status {status}"
+        log.error("pool_server_ended", status=status)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,168 @@
+"""The shared-memory back end: for workers of one pod or machine, which see one /dev/shm.
+
+The pool is a named segment; a consumer maps the producer's segment and copies out of it. A lock that the producer holds
+on the segment as long as it lives tells the living from the dead, for consumers and for the next start, which removes
+what killed workers left behind.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import mmap
+import os
+import re
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import xxhash
+
+from diffusion_worker.transport.descriptor import Descriptor
+from diffusion_worker.transport.digest import PIECE
+from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead
+from diffusion_worker.transport.interface import TransferObserver
+from diffusion_worker.transport.pool import Pool, Slot, allocate
+from diffusion_worker.transport.pull import Deadline, PullingTransport
+from diffusion_worker.transport.seal import SEAL_BYTES
+
+MODE: Final = "shm"
+FOLDER: Final = Path("/dev/shm")
+THREADS: Final = 4
+PREFIX: Final = "diffusion-pool-"
+_SESSION: Final = re.compile(rf"shm://({PREFIX}[0-9a-f]{{16}})")
+
+
+class _Segment:
+    """A producer's pool, mapped for reading as long as somebody holds this."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_RDONLY)
+        self.memory = mmap.mmap(self.file, 0, prot=mmap.PROT_READ)
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            os.close(self.file)
+
+    @property
+    def served(self) -> bool:
+        return _locked(self.file)
+
+
+class ShmTransport(PullingTransport):
+    def __init__(self, *, pool_size: int, incarnation: str, observer: TransferObserver | None = None) -> None:
+        remove_orphans()
+        self._path, self._file, memory = _create(pool_size)
+        super().__init__(
+            Pool(memory, incarnation=incarnation, mode=MODE, session=f"{MODE}://{self._path.name}"), observer
+        )
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
+        self._segments: dict[str, _Segment] = {}
+
+    async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
+        loop = asyncio.get_running_loop()
+        segment = self._segment(descriptor)
+        work = loop.run_in_executor(self._threads, _copy, segment, descriptor, slot, deadline)
+        try:
+            async with asyncio.timeout(deadline.left):
+                return await asyncio.shield(work)
+        except (TimeoutError, asyncio.CancelledError):
+            self.pool.quarantine(slot)
+            work.add_done_callback(lambda done: self._ended(done, slot))
+            raise
+
+    def drop_peer(self, incarnation: str) -> None:
+        """Unmaps its segment, once no copy is under way."""
+        self._segments.pop(incarnation, None)
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False)
+        self._segments.clear()
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def _segment(self, descriptor: Descriptor) -> _Segment:
+        segment = self._segments.get(descriptor.incarnation)
+        if segment is None:
+            match = _SESSION.fullmatch(descriptor.session)
+            if match is None:
+                raise OutOfRange(f"{descriptor.session!r} is not the session of a pool in shared memory")
+            try:
+                segment = _Segment(FOLDER / match[1])
+            except OSError as error:
+                raise PeerDead(f"{descriptor.session}: {error.strerror}") from error
+        if not segment.served:
+            self._segments.pop(descriptor.incarnation, None)
+            raise PeerDead(f"the worker behind {descriptor.session} is gone")
+        self._segments[descriptor.incarnation] = segment
+        return segment
+
+    def _ended(self, work: "asyncio.Future[int]", slot: Slot) -> None:
+        if not work.cancelled():
+            work.exception()  # nobody waits for it any more
+        self.pool.end_quarantine(slot)
+
+
+def _copy(segment: _Segment, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
+    """Piece by piece, each hashed while it is in cache: the copy is hashed, since the source may still change."""
+    start, length = descriptor.address, descriptor.length
+    if start + length > len(segment.memory):
+        raise OutOfRange(f"{length} bytes at {start} of a pool of {len(segment.memory)}")
+    source = np.frombuffer(segment.memory, np.uint8, count=length, offset=start)
+    region = slot.region[:length]
+    target, digest = np.frombuffer(region, np.uint8), xxhash.xxh3_64()
+    np.copyto(target[:SEAL_BYTES], source[:SEAL_BYTES])
+    for begin in range(SEAL_BYTES, length, PIECE):
+        end = min(length, begin + PIECE)
+        np.copyto(target[begin:end], source[begin:end])
+        digest.update(region[begin:end])
+        if deadline.left == 0:
+            raise TimeoutError
+    return digest.intdigest()
+
+
+def _create(size: int) -> tuple[Path, int, mmap.mmap]:
+    """A locked segment. It gets its name when it is locked, so nobody can take it for an orphan."""
+    path = FOLDER / f"{PREFIX}{secrets.token_hex(8)}"
+    try:
+        file = os.open(FOLDER, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise EngineInitFailed(f"can't make a pool in {FOLDER}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        memory = allocate(size, file)
+        folder = os.open(FOLDER, os.O_PATH)
+        try:
+            os.link(f"/proc/self/fd/{file}", path.name, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        os.close(file)
+        raise EngineInitFailed(
+            f"can't make a pool of {size} bytes in {FOLDER}: {error.strerror}; in a pod, mount an emptyDir of medium "
+            "Memory there, or lower spec.transport.poolSize"
+        ) from error
+    return path, file, memory
+
+
+def remove_orphans() -> None:
+    """Unlink the segments of workers that were killed."""
+    for path in FOLDER.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another's segment, or another start was quicker
+            file = os.open(path, os.O_RDONLY)
+            try:
+                if not _locked(file):
+                    path.unlink(missing_ok=True)
+            finally:
+                os.close(file)
+
+
+def _locked(file: int) -> bool:
+    """Whether another process holds the segment's lock: its producer lives."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
