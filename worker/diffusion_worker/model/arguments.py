@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
-from diffusion_worker.model.families import ALIASES, FPS_INPUTS, RESERVED_INPUTS
+from diffusion_worker.model.families import ALIASES, FPS_INPUTS, LARGEST, RESERVED_INPUTS, UNTYPED_SCALARS
 from diffusion_worker.model.types import InvalidRequest, Parameters, Scalar
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ FIELDS = (
     "fps",
 )
 FORMATS = {"image": ("png", "webp", "jpeg"), "video": ("mp4",)}
+SCALARS: frozenset[type] = frozenset({int, float, str, bool})
 MAX_DIMENSION = 16_384
 GUIDANCE = "guidance_scale"
 
@@ -33,9 +35,7 @@ def given_fields(parameters: Parameters) -> dict[str, object]:
 
     Raises InvalidRequest for a field that is given twice or is no finite number.
     """
-    fields: dict[str, object] = {
-        name: value for name in FIELDS if (value := getattr(parameters, name)) is not None and value is not False
-    }
+    fields: dict[str, object] = {name: value for name in FIELDS if (value := getattr(parameters, name)) is not None}
     for name, value in parameters.extra.items():
         target = ALIASES.get(name, name)
         if target in fields or target in parameters.images or target == "seed":
@@ -44,6 +44,8 @@ def given_fields(parameters: Parameters) -> dict[str, object]:
     for name, value in fields.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidRequest(f"{name}: must be a finite number, not {value}")
+        if isinstance(value, int) and value > LARGEST.get(name, value):
+            raise InvalidRequest(f"{name}: must be at most {LARGEST[name]}, not {value}")
     for name in ("width", "height", "num_frames", "num_inference_steps", "fps"):
         value = fields.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -61,10 +63,9 @@ def given_fields(parameters: Parameters) -> dict[str, object]:
 def check_format(output_format: str, output: str) -> None:
     """Raises InvalidRequest unless a model that makes `output` (image or video) writes this format."""
     if output_format not in FORMATS[output]:
-        raise InvalidRequest(
-            f"output_format: this model makes a {output}, written as {' or '.join(FORMATS[output])}, "
-            f"not {output_format!r}"
-        )
+        thing = "an image" if output == "image" else "a video"
+        formats = " or ".join(FORMATS[output])
+        raise InvalidRequest(f"output_format: this model makes {thing}, written as {formats}, not {output_format!r}")
 
 
 def check_size(fields: Mapping[str, object], multiple: int) -> None:
@@ -108,7 +109,8 @@ def bind(
         if field == "fps":
             arguments |= {target: value for target in FPS_INPUTS if target in declared}
         elif field in declared:
-            _check_type(field, value, declared[field])
+            if field not in FIELDS:
+                _check_scalar(field, value, declared[field])
             arguments[field] = value
         elif field == GUIDANCE and guided:
             scale = _number(field, value)
@@ -123,23 +125,30 @@ def _number(field: str, value: object) -> float:
     return float(value)
 
 
-def _check_type(field: str, value: object, parameter: Any) -> None:
-    """Refuses a scalar where the pipeline declares another type, so that it fails here and not in the middle."""
-    expected = parameter.type_hint
-    if not isinstance(value, int | float | str | bool) or not isinstance(expected, type):
-        return
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise InvalidRequest(f"{field}: must be of type {expected.__name__}, not {value!r}")
+def _check_scalar(field: str, value: object, parameter: Any) -> None:
+    """Refuses what the pipeline does not take as a scalar of this type, so that it fails here and not in the middle."""
+    types = _scalar_types(parameter)
+    if not types:
+        raise InvalidRequest(f"{field}: is no scalar of this pipeline and can't be given")
+    fits = type(value) in types or (float in types and type(value) is int)
+    if not fits:
+        names = " or ".join(sorted(one.__name__ for one in types))
+        raise InvalidRequest(f"{field}: must be of type {names}, not {value!r}")
+
+
+def _scalar_types(parameter: Any) -> frozenset[type]:
+    hint = parameter.type_hint
+    if hint is None:
+        default = UNTYPED_SCALARS.get(parameter.name, type(parameter.default))
+        return frozenset({default}) & SCALARS
+    options = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+    return SCALARS.intersection(option for option in options if isinstance(option, type))
 
 
 def _hint(declared: Mapping[str, Any]) -> str:
     takes = sorted(
-        name for name, parameter in declared.items() if name not in RESERVED_INPUTS and _is_scalar(parameter.type_hint)
+        name
+        for name, parameter in declared.items()
+        if name not in RESERVED_INPUTS and (name in FIELDS or _scalar_types(parameter))
     )
     return f"; it takes {', '.join(takes)}" if takes else ""
-
-
-def _is_scalar(type_hint: object) -> bool:
-    return type_hint in (int, float, str, bool)

@@ -72,6 +72,23 @@ RESERVED_INPUTS = frozenset(
 ALIASES: Mapping[str, str] = MappingProxyType({"true_cfg_scale": "guidance_scale"})
 """Other names, in `extra`, for a request's fields: Qwen-Image's classic pipeline calls its guidance true_cfg_scale."""
 
+UNTYPED_SCALARS: Mapping[str, type] = MappingProxyType(
+    {
+        "clip_skip": int,
+        "decode_noise_scale": float,
+        "denoising_end": float,
+        "denoising_start": float,
+        "negative_prompt_2": str,
+        "negative_prompt_3": str,
+        "prompt_2": str,
+        "prompt_3": str,
+    }
+)
+"""Scalar inputs that blocks declare with neither type nor default."""
+
+LARGEST: Mapping[str, int] = MappingProxyType({"max_sequence_length": 4096, "max_area": 2**26, "max_new_tokens": 4096})
+"""Upper bounds of arguments that decide how much memory a request takes."""
+
 FPS_INPUTS = ("frame_rate", "fps")
 """What families call the frames per second that they condition on."""
 

@@ -64,6 +64,12 @@ class ModelFolder:
             raise UnsupportedModel(f"{file}: {', '.join(wrong)}: must be a number, a string or a boolean")
         return {name: value for name, value in values.items() if isinstance(value, int | float | str | bool)}
 
+    @property
+    def default_fps(self) -> int | None:
+        """Frames per second by the folder's defaults."""
+        fps = self.defaults.get("fps")
+        return fps if isinstance(fps, int) and not isinstance(fps, bool) and fps > 0 else None
+
     def component_path(self, name: str) -> Path:
         """The folder of a component that the index names."""
         path = self.path / name

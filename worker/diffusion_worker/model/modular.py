@@ -111,12 +111,10 @@ class ModularModel:
         defaults = {**self._cut.family.defaults, **self._folder.defaults}
         triggers = self._cut.triggers({**defaults, **fields, **parameters.images})
         pieces = self._cut.pieces(triggers)
-        guided = any(
-            isinstance(component, BaseGuidance)
-            for stage in STAGES
-            for component in self._guiders(pieces.components(stage))
-        )
-        bound, scale = arguments.bind(fields, defaults, pieces, name=self._cut.name, guided=guided)
+        guided = any(_is_guider(spec) for stage in STAGES for spec in pieces.components(stage).values())
+        plainly = self._cut.image_inputs and not parameters.images
+        name = f"{self._cut.name}, without an input image," if plainly else self._cut.name
+        bound, scale = arguments.bind(fields, defaults, pieces, name=name, guided=guided)
         if self._cut.family.needs_guidance and scale is not None and scale <= 1:
             raise InvalidRequest(f"guidance_scale: {self._cut.name} needs guidance, a scale above 1; not {scale}")
         bound |= parameters.images
@@ -125,7 +123,7 @@ class ModularModel:
             "diffusers": diffusers.__version__,
             "triggers": triggers,
             "guidance_scale": scale,
-            "fps": int(fields.get("fps") or defaults.get("fps") or self._cut.family.fps),  # type: ignore[call-overload]
+            "fps": parameters.fps or self._folder.default_fps or self._cut.family.fps,
             "output_format": parameters.output_format,
         }
         generator = torch.Generator("cpu").manual_seed(parameters.seed)
@@ -143,7 +141,9 @@ class ModularModel:
         if self.output == "image":
             output_format = str(request["output_format"])
             return [media.encode_image(frames, output_format) for frames in media.frames_of(state.values["images"])]
-        fps = int(request["fps"])  # type: ignore[call-overload]
+        fps = request["fps"]
+        if not isinstance(fps, int):
+            raise ModelError("the input does not say how many frames a second has")
         audio = self._audio(state.values.get("audio"))
         return [media.encode_video(frames, fps, audio) for frames in media.frames_of(state.values["videos"])]
 
@@ -221,7 +221,7 @@ class ModularModel:
                 f"diffusers {diffusers.__version__}"
             )
         request = {name: value for name, value in values.items() if name not in ("inputs", "tags", "generator")}
-        inputs, tags, generator = values["inputs"], values["tags"], values["generator"]
+        inputs, tags, generator = (values.get(name) for name in ("inputs", "tags", "generator"))
         if not isinstance(inputs, dict) or not isinstance(tags, dict) or not isinstance(generator, torch.Generator):
             raise ModelError("the input is not what a stage of this model makes")
         own_generator = torch.Generator("cpu")
@@ -304,11 +304,6 @@ class ModularModel:
             )
         return owned
 
-    def _guiders(self, specs: Mapping[str, Any]) -> list[Any]:
-        return [
-            spec.create() for spec in specs.values() if isinstance(spec.type_hint, type) and _is_guider(spec.type_hint)
-        ]
-
     def _require(self, stage: Stage) -> None:
         if stage not in self.stages:
             raise ModelError(f"{stage}: this model was loaded for {', '.join(sorted(self.stages))} alone")
@@ -338,8 +333,8 @@ class ModularModel:
         return media.Audio(samples.reshape(-1, samples.shape[-1])[:2], rate)
 
 
-def _is_guider(type_hint: type) -> bool:
-    return issubclass(type_hint, BaseGuidance)
+def _is_guider(spec: Any) -> bool:
+    return isinstance(spec.type_hint, type) and issubclass(spec.type_hint, BaseGuidance)
 
 
 def _triggers(request: Values) -> Mapping[str, object]:
