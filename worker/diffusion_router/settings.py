@@ -54,9 +54,8 @@ class Settings(BaseSettings):
     max_steps: int = Field(200, gt=0, description="Denoising steps that a request may ask for")
     max_frames: int = Field(257, gt=0, description="Frames that a request may ask for")
     max_prompt_chars: int = Field(8000, gt=0, description="Characters of a prompt, and of a negative prompt")
-    max_upload_bytes: int = Field(
-        32 << 20, gt=0, description="Bytes of one HTTP request's body, and of one result file"
-    )
+    max_upload_bytes: int = Field(32 << 20, gt=0, description="Bytes of one HTTP request's body")
+    max_artifact_bytes: int = Field(1 << 30, gt=0, description="Bytes of one file that a worker uploads")
     max_images_per_request: int = Field(10, gt=0, le=1000, description="Jobs of one request (n), and its input images")
 
     @property
@@ -79,7 +78,9 @@ class Settings(BaseSettings):
             max_prompt_chars=self.max_prompt_chars,
             max_upload_bytes=self.max_upload_bytes,
             max_images_per_request=self.max_images_per_request,
+            max_artifact_bytes=self.max_artifact_bytes,
             max_seconds=self.request_timeout_seconds,
+            retain_seconds=self.retain_seconds,
         )
 
 

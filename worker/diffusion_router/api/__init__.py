@@ -1,0 +1,5 @@
+"""The public API: HTTP in OpenAI's form, and its gRPC twin. Rules are in `validation`, jobs in the job service."""
+
+from diffusion_router.api.app import create_app
+
+__all__ = ["create_app"]

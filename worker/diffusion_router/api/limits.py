@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """max_pixels: width times height of a picture or frame. max_seconds: the longest deadline a request may name."""
+    """max_pixels: width times height of a picture or frame. max_upload_bytes: of one HTTP request's body.
+
+    max_artifact_bytes: of one file from a worker. max_seconds: the longest deadline a request may name. retain_seconds:
+    how long an ended job and its files are kept.
+    """
 
     max_pixels: int
     max_steps: int
@@ -15,4 +19,6 @@ class Limits:
     max_prompt_chars: int
     max_upload_bytes: int
     max_images_per_request: int
+    max_artifact_bytes: int
     max_seconds: float
+    retain_seconds: float

@@ -1,0 +1,155 @@
+"""The HTTP server: all routes, and what holds for each of them: a bounded body, a deadline, errors in one form."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Literal
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffusion_router.api.body import BodyLimit
+from diffusion_router.api.errors import ApiError, translate
+from diffusion_router.api.fields import InvalidField
+from diffusion_router.api.files import file_routes
+from diffusion_router.api.images import image_routes
+from diffusion_router.api.jobs import job_routes
+from diffusion_router.api.limits import Limits
+from diffusion_router.api.models import model_routes
+from diffusion_router.api.submission import Api
+from diffusion_router.api.validation import RequestReader
+from diffusion_router.api.videos import video_routes
+from diffusion_router.service import IdempotencyConflict, JobNotEnded, JobService, QueueFull
+from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
+
+# For sending the body and for the answer, beyond the longest job.
+_MARGIN_SECONDS = 120.0
+
+_log = structlog.get_logger()
+
+
+class Health(BaseModel):
+    status: Literal["ok", "ready", "not_ready"]
+    reason: str | None = None
+
+
+def create_app(service: JobService, limits: Limits, *, metrics: Callable[[], bytes], metrics_type: str) -> FastAPI:
+    """metrics: makes the body of /metrics, of the content type metrics_type."""
+    app = FastAPI(
+        title="diffusion-operator",
+        summary="Images and videos from a diffusion pipeline that is cut by role",
+        version=version("diffusion-operator"),
+        # Both would load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
+    api = Api(service, limits, RequestReader(limits))
+    for routes in (image_routes, video_routes, job_routes, file_routes, model_routes):
+        app.include_router(routes(api))
+    _add_health(app, service)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def scrape() -> Response:
+        return Response(metrics(), headers={"Content-Type": metrics_type})
+
+    for kind in _EXPECTED:
+        app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_middleware(BodyLimit, max_bytes=limits.max_upload_bytes)
+    app.add_middleware(Guard, max_seconds=limits.max_seconds + _MARGIN_SECONDS)
+    return app
+
+
+def _add_health(app: FastAPI, service: JobService) -> None:
+    @app.get("/healthz", operation_id="get_health", tags=["health"], responses={200: {"model": Health}})
+    async def healthz() -> Response:
+        """Whether this process works."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get(
+        "/readyz",
+        operation_id="get_readiness",
+        tags=["health"],
+        responses={200: {"model": Health}, 503: {"model": Health}},
+    )
+    async def readyz() -> Response:
+        """Whether each role has a worker that takes tasks."""
+        if service.ready():
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not_ready", "reason": "A role has no worker that takes tasks"}, 503)
+
+
+class Guard:
+    """ASGI middleware: no request outlives its deadline, and a defect is one log entry and one plain answer."""
+
+    def __init__(self, app: ASGIApp, max_seconds: float) -> None:
+        self._app = app
+        self._max_seconds = max_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._max_seconds):
+                await self._app(scope, receive, watched)
+        except Exception as error:
+            expected = translate(error)
+            if expected is None:
+                _log.exception("request_failed", method=scope["method"], path=scope["path"])
+            # Once an answer has begun, all that is left is to break it off.
+            if not started:
+                answer = expected or ApiError(500, "The router failed on this request", code="internal_error")
+                await answer.response()(scope, receive, send)
+
+
+_EXPECTED = (
+    ApiError,
+    InvalidField,
+    QueueFull,
+    IdempotencyConflict,
+    JobNotEnded,
+    ArtifactNotFound,
+    InvalidKey,
+    StoreUnavailable,
+    TimeoutError,
+)
+
+
+async def _answer(_request: Request, error: Exception) -> Response:
+    return (translate(error) or ApiError(500, "The router failed on this request", code="internal_error")).response()
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses: unknown paths and methods."""
+    if not isinstance(error, HTTPException):
+        raise error
+    codes = {404: "unknown_url", 405: "method_not_allowed"}
+    text = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    code = codes.get(error.status_code, "http_error")
+    return ApiError(error.status_code, text, code=code, headers=error.headers).response()
+
+
+async def _answer_validation(_request: Request, error: Exception) -> Response:
+    """A query parameter that FastAPI refused."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return ApiError(400, f"Parameter {name!r}: {first['msg']}", code="invalid_value", param=name).response()

@@ -1,0 +1,65 @@
+"""The parts of the OpenAPI document that FastAPI can't see: bodies are read by hand, so that they stay bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion_router.api.objects import ErrorResponse
+from diffusion_router.api.validation import Kind
+
+_WHY = {
+    400: "Something in the request can't be served; `param` names it",
+    404: "There is no such thing, or no longer",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    415: "The body is of a type that is not understood",
+    422: "The idempotency key belongs to another request",
+    429: "The queue is full; Retry-After says for how long",
+    500: "The job failed; `code` says how",
+    503: "Not now; Retry-After says when",
+    504: "The deadline passed",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorResponse, "description": _WHY[status]} for status in statuses}
+
+
+def json_body(schema: Mapping[str, object]) -> dict[str, Any]:
+    return _with_key({"application/json": {"schema": schema}})
+
+
+def form_body(schema: Mapping[str, object], kind: Kind) -> dict[str, Any]:
+    return _with_key({"multipart/form-data": {"schema": _with_files(schema, kind)}})
+
+
+def json_or_form_body(schema: Mapping[str, object], kind: Kind) -> dict[str, Any]:
+    return _with_key(
+        {"application/json": {"schema": schema}, "multipart/form-data": {"schema": _with_files(schema, kind)}}
+    )
+
+
+def _with_key(content: Mapping[str, object]) -> dict[str, Any]:
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "description": "The same key with the same request finds the jobs of the first one. When a client hangs up, "
+        "the jobs of a request with a key go on",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    }
+    return {"requestBody": {"required": True, "content": content}, "parameters": [key]}
+
+
+def _with_files(schema: Mapping[str, object], kind: Kind) -> dict[str, object]:
+    properties = schema["properties"]
+    required = schema["required"]
+    file = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP picture"}
+    # `image[]` is another spelling of `image`.
+    files = {name: file for name in kind.files if not name.endswith("[]")}
+    return {
+        **schema,
+        "properties": {**(properties if isinstance(properties, dict) else {}), **files},
+        "required": [*(required if isinstance(required, list) else []), *(["image"] if kind.needs_image else [])],
+    }

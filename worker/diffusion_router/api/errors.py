@@ -1,0 +1,120 @@
+"""Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from starlette.responses import JSONResponse
+
+from diffusion_router.api.fields import InvalidField
+from diffusion_router.service import IdempotencyConflict, JobNotEnded, QueueFull
+from diffusion_router.store import ArtifactNotFound, ArtifactTooLarge, InvalidKey, StoreUnavailable
+
+
+class ApiError(Exception):
+    """An answer that is not 2xx. param: the field at fault, if one is; code: for programs, stable."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = headers
+
+    def response(self) -> JSONResponse:
+        error = {"message": self.message, "type": _type(self.status), "param": self.param, "code": self.code}
+        return JSONResponse({"error": error}, self.status, headers=self.headers)
+
+
+def not_found(what: str, name: str) -> ApiError:
+    return ApiError(404, f"{what} {name[:100]!r} does not exist, or has expired", code="not_found")
+
+
+def too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The request's body is larger than the {limit} bytes allowed here", code="request_too_large")
+
+
+def translate(error: Exception) -> ApiError | None:
+    """What the parts below raise, as the answer that the client gets. None: a defect of the router."""
+    match error:
+        case ApiError():
+            return error
+        case InvalidField():
+            return ApiError(400, str(error), code=error.code, param=error.field)
+        case QueueFull():
+            seconds = retry_after_seconds(error.retry_after)
+            return ApiError(
+                429,
+                f"The queue is full. A place is expected to be free in {seconds} s",
+                code="queue_full",
+                headers={"Retry-After": str(seconds)},
+            )
+        case IdempotencyConflict():
+            return ApiError(
+                422,
+                "This Idempotency-Key was used for another request: repeat that one unchanged, or take a new key",
+                code="idempotency_conflict",
+                param="Idempotency-Key",
+            )
+        case JobNotEnded():
+            return ApiError(400, f"{error}", code="job_not_ended")
+        case ArtifactNotFound() | InvalidKey():
+            return ApiError(404, "This file does not exist, or has expired", code="not_found")
+        case ArtifactTooLarge():
+            return ApiError(413, str(error), code="artifact_too_large")
+        case StoreUnavailable():
+            return ApiError(503, str(error), code="store_unavailable", headers={"Retry-After": "1"})
+        case TimeoutError():
+            return ApiError(504, "The router did not finish this in time", code="timeout")
+        case _:
+            return None
+
+
+def retry_after_seconds(predicted: float) -> int:
+    """Whole seconds, at least 1: what the header can say."""
+    return max(1, math.ceil(predicted)) if math.isfinite(predicted) else 60
+
+
+_FAILURE_STATUS = {
+    stage_pb2.FAILURE_KIND_INVALID_REQUEST: 400,
+    stage_pb2.FAILURE_KIND_TOO_LARGE: 400,
+    stage_pb2.FAILURE_KIND_DEADLINE: 504,
+}
+
+
+def job_error(job: generation_pb2.Job) -> ApiError:
+    """Why a job that has ended did not complete."""
+    if job.status == generation_pb2.JOB_STATUS_CANCELLED:
+        return ApiError(400, f"Job {job.id} was cancelled", code="cancelled")
+    return ApiError(
+        _FAILURE_STATUS.get(job.failure.kind, 500),
+        job.failure.message or f"Job {job.id} failed",
+        code=failure_code(job.failure.kind),
+        # The router has tried it as often as it makes sense; OpenAI's clients repeat every 5xx unless told.
+        headers={"x-should-retry": "false"},
+    )
+
+
+def failure_code(kind: stage_pb2.FailureKind.ValueType) -> str:
+    """invalid_request, deadline, poison, …: the protocol's name without its prefix."""
+    try:
+        return stage_pb2.FailureKind.Name(kind).removeprefix("FAILURE_KIND_").lower()
+    except ValueError:
+        return "unspecified"
+
+
+def _type(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"

@@ -1,0 +1,45 @@
+"""`/v1/models`: what the registered workers serve."""
+
+from __future__ import annotations
+
+import time
+
+from diffusionpipeline.v1 import peer_pb2
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from diffusion_router.api.documents import errors
+from diffusion_router.api.errors import not_found
+from diffusion_router.api.objects import ModelList, ModelObject
+from diffusion_router.api.responses import respond
+from diffusion_router.api.submission import Api
+
+
+def model_routes(api: Api) -> APIRouter:
+    routes = APIRouter(tags=["models"])
+    # OpenAI's clients require it; a model folder has no such date, so it is since when this router serves it.
+    created = int(time.time())
+
+    @routes.get(
+        "/v1/models", operation_id="list_models", summary="Served models", responses={200: {"model": ModelList}}
+    )
+    async def list_models() -> Response:
+        return respond(ModelList(data=[_object(model, created) for model in api.service.models()]))
+
+    @routes.get(
+        "/v1/models/{model_id:path}",
+        operation_id="get_model",
+        summary="A served model; its id may have slashes",
+        responses={200: {"model": ModelObject}, **errors(404)},
+    )
+    async def get(model_id: str) -> Response:
+        for model in api.service.models():
+            if model.id == model_id:
+                return respond(_object(model, created))
+        raise not_found("Model", model_id)
+
+    return routes
+
+
+def _object(model: peer_pb2.ModelIdentity, created: int) -> ModelObject:
+    return ModelObject(id=model.id, created=created, revision=model.revision, digest=model.digest, output=model.output)

@@ -1,0 +1,283 @@
+"""What the API answers with: OpenAI's objects, and our own job. They are also the response schemas of its document."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from pydantic import BaseModel
+
+from diffusion_router.api.errors import job_error
+from diffusion_router.api.validation import VIDEO_FORMAT
+
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+StageName = Literal["encode", "denoise", "decode"]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorBody
+
+
+class ImageDatum(BaseModel):
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+
+
+class ImagesResponse(BaseModel):
+    created: int
+    data: list[ImageDatum]
+    output_format: str
+    jobs: list[str]
+
+
+class ObjectError(BaseModel):
+    code: str
+    message: str
+
+
+class VideoObject(BaseModel):
+    id: str
+    object: Literal["video"] = "video"
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    model: str
+    progress: int
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    prompt: str
+    seconds: str
+    size: str
+    seed: int
+    error: ObjectError | None
+
+
+class VideoList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[VideoObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VideoDeleted(BaseModel):
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: bool = True
+
+
+class ModelObject(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "diffusion-operator"
+    revision: str
+    digest: str
+    output: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class StageObject(BaseModel):
+    stage: StageName
+    pod_name: str
+    attempt: int
+    queue_seconds: float
+    wait_seconds: float
+    transfer_seconds: float
+    transfer_bytes: int
+    compute_seconds: float
+    publish_seconds: float
+    steps: int
+
+
+class ArtifactObject(BaseModel):
+    key: str
+    url: str
+    media_type: str
+    size: int
+    width: int
+    height: int
+    num_frames: int
+
+
+class ParametersObject(BaseModel):
+    prompt: str
+    negative_prompt: str | None
+    size: str
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    seed: int
+    strength: float | None
+    num_frames: int | None
+    fps: int | None
+    output_format: str
+    model_args: dict[str, bool | int | float | str]
+
+
+class JobObject(BaseModel):
+    id: str
+    object: Literal["job"] = "job"
+    status: Status
+    created_at: float
+    completed_at: float | None
+    expires_at: float | None
+    stage: StageName | None
+    step: int
+    steps: int
+    progress: int
+    parameters: ParametersObject
+    stages: list[StageObject]
+    artifacts: list[ArtifactObject]
+    error: ObjectError | None
+
+
+class JobList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    ids: list[str]
+
+
+class JobDeleted(BaseModel):
+    id: str
+    object: Literal["job.deleted"] = "job.deleted"
+    deleted: bool = True
+
+
+STATUS: dict[generation_pb2.JobStatus.ValueType, Status] = {
+    generation_pb2.JOB_STATUS_QUEUED: "queued",
+    generation_pb2.JOB_STATUS_IN_PROGRESS: "in_progress",
+    generation_pb2.JOB_STATUS_COMPLETED: "completed",
+    generation_pb2.JOB_STATUS_FAILED: "failed",
+    generation_pb2.JOB_STATUS_CANCELLED: "cancelled",
+}
+_STAGES: dict[stage_pb2.Stage.ValueType, StageName] = {
+    stage_pb2.STAGE_ENCODE: "encode",
+    stage_pb2.STAGE_DENOISE: "denoise",
+    stage_pb2.STAGE_DECODE: "decode",
+}
+_OPTIONAL = ("negative_prompt", "num_inference_steps", "guidance_scale", "strength", "num_frames", "fps")
+
+
+def is_video(job: generation_pb2.Job) -> bool:
+    return job.parameters.output_format == VIDEO_FORMAT
+
+
+def has_ended(job: generation_pb2.Job) -> bool:
+    return STATUS.get(job.status) in ("completed", "failed", "cancelled")
+
+
+def progress(job: generation_pb2.Job) -> int:
+    """0 to 100, by the steps that were really made. 100 is for a job that has completed."""
+    if job.status == generation_pb2.JOB_STATUS_COMPLETED:
+        return 100
+    if job.stage == stage_pb2.STAGE_DECODE:
+        return 99
+    return min(99, 100 * job.step // job.steps) if job.stage == stage_pb2.STAGE_DENOISE and job.steps else 0
+
+
+def video_object(job: generation_pb2.Job, model: str, retain_seconds: float) -> VideoObject:
+    """A cancelled video is a failed one there: OpenAI's clients wait for ever on a status that they don't know."""
+    status = STATUS.get(job.status, "queued")
+    return VideoObject(
+        id=job.id,
+        status="failed" if status == "cancelled" else status,
+        model=model,
+        progress=progress(job),
+        created_at=int(job.created_at),
+        completed_at=int(job.completed_at) if job.completed_at else None,
+        expires_at=int(job.completed_at + retain_seconds) if job.completed_at else None,
+        prompt=job.parameters.prompt,
+        seconds=_seconds(job),
+        size=_size(job),
+        seed=job.parameters.seed,
+        error=_error(job),
+    )
+
+
+def job_object(job: generation_pb2.Job, base_url: str, retain_seconds: float) -> JobObject:
+    """base_url: of this API as the client reaches it, with a slash at its end."""
+    given = job.parameters
+    present = {field.name: value for field, value in given.ListFields()}
+    return JobObject(
+        id=job.id,
+        status=STATUS.get(job.status, "queued"),
+        created_at=job.created_at,
+        completed_at=job.completed_at or None,
+        expires_at=job.completed_at + retain_seconds if job.completed_at else None,
+        stage=_STAGES.get(job.stage),
+        step=job.step,
+        steps=job.steps,
+        progress=progress(job),
+        parameters=ParametersObject(
+            prompt=given.prompt,
+            size=f"{given.width}x{given.height}" if given.width else "auto",
+            seed=given.seed,
+            output_format=given.output_format,
+            model_args={name: getattr(item, item.WhichOneof("value") or "") for name, item in given.extra.items()},
+            **{name: present.get(name) for name in _OPTIONAL},
+        ),
+        stages=[_stage_object(report) for report in job.stages if report.stage in _STAGES],
+        artifacts=[
+            ArtifactObject(
+                key=artifact.key,
+                url=file_url(base_url, artifact.key),
+                media_type=artifact.media_type,
+                size=artifact.size,
+                width=artifact.width,
+                height=artifact.height,
+                num_frames=artifact.num_frames,
+            )
+            for artifact in job.artifacts
+        ],
+        error=_error(job),
+    )
+
+
+def file_url(base_url: str, key: str) -> str:
+    return f"{base_url}v1/files/{key}"
+
+
+def _stage_object(report: generation_pb2.StageReport) -> StageObject:
+    timings = report.timings
+    return StageObject(
+        stage=_STAGES[report.stage],
+        pod_name=report.pod_name,
+        attempt=report.attempt,
+        queue_seconds=report.queue_seconds,
+        wait_seconds=timings.wait_seconds,
+        transfer_seconds=timings.transfer_seconds,
+        transfer_bytes=timings.transfer_bytes,
+        compute_seconds=timings.compute_seconds,
+        publish_seconds=timings.publish_seconds,
+        steps=timings.steps,
+    )
+
+
+def _error(job: generation_pb2.Job) -> ObjectError | None:
+    if job.status not in (generation_pb2.JOB_STATUS_FAILED, generation_pb2.JOB_STATUS_CANCELLED):
+        return None
+    error = job_error(job)
+    return ObjectError(code=error.code, message=error.message)
+
+
+def _size(job: generation_pb2.Job) -> str:
+    if job.artifacts:
+        return f"{job.artifacts[0].width}x{job.artifacts[0].height}"
+    return f"{job.parameters.width}x{job.parameters.height}" if job.parameters.width else "auto"
+
+
+def _seconds(job: generation_pb2.Job) -> str:
+    """Known once both frames and rate are: from the request, or the frames from the finished file."""
+    frames = job.artifacts[0].num_frames if job.artifacts else job.parameters.num_frames
+    return f"{frames / job.parameters.fps:g}" if frames and job.parameters.fps else "auto"

@@ -1,0 +1,135 @@
+"""From a request to jobs: body, rules, model, input files, admission. The same for every kind of request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+from starlette.requests import Request
+
+from diffusion_router.api.body import read_body
+from diffusion_router.api.errors import ApiError, not_found
+from diffusion_router.api.fields import InvalidField
+from diffusion_router.api.limits import Limits
+from diffusion_router.api.validation import VIDEO_FORMAT, Kind, RequestReader
+from diffusion_router.api.validation import Request as GenerationRequest
+from diffusion_router.service import JobService
+from diffusion_router.store import StoreError
+
+_MAX_KEY_CHARS = 255
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Jobs that are written down. keyed: under an idempotency key, so that the client can ask for them again."""
+
+    jobs: list[generation_pb2.Job]
+    request: GenerationRequest
+    keyed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What every handler of the public API works with."""
+
+    service: JobService
+    limits: Limits
+    reader: RequestReader
+    _background: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def submit(self, request: Request, kind: Kind) -> Submitted:
+        """Raises ApiError, InvalidField, QueueFull, IdempotencyConflict, StoreUnavailable."""
+        key = _idempotency_key(request)
+        body = await read_body(request, kind, self.reader, self.limits)
+        generation = self.reader.read(kind, body.values)
+        set_output(generation.parameters, kind.output, served_model(self.service, generation.model, kind.output))
+        kept: list[str] = []
+        try:
+            for picture in body.pictures:
+                kept.append(await self.service.put_input(picture.data))
+                file = stage_pb2.InputFile(name=picture.argument, key=kept[-1], media_type=picture.media_type)
+                generation.parameters.inputs.append(file)
+            jobs = await self.service.submit(generation.jobs(), idempotency_key=key, timeout=generation.timeout)
+        except BaseException:
+            self._discard(kept)
+            raise
+        # A repeated request finds its first jobs, and those read the files that came with it then.
+        self._discard(set(kept) - {file.key for job in jobs for file in job.parameters.inputs})
+        return Submitted(jobs, generation, key is not None)
+
+    async def job(self, job_id: str) -> generation_pb2.Job:
+        """Raises ApiError 404."""
+        job = (
+            await self.service.find(job_id) if len(job_id) <= 64 and job_id.isascii() and job_id.isprintable() else None
+        )
+        if job is None:
+            raise not_found("Job", job_id)
+        return job
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Let `work` go on by itself, whatever becomes of the request."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _discard(self, keys: Collection[str]) -> None:
+        if keys:
+            self.spawn(self._delete_inputs(keys))
+
+    async def _delete_inputs(self, keys: Collection[str]) -> None:
+        for key in keys:
+            try:
+                await self.service.artifacts.delete(key)
+            except StoreError as error:
+                _log.warning("unused_input_not_removed", key=key, error=str(error))
+
+
+def served_model(service: JobService, name: str | None, output: str | None) -> peer_pb2.ModelIdentity | None:
+    """The model that will take the request; None while no worker is there and nothing depends on it.
+
+    Raises ApiError 404 for another name, 400 for a model of another output, 503 if it can't be known yet.
+    """
+    models = service.models()
+    if not models:
+        if name is None and output is not None:
+            return None
+        text = "No worker is registered yet, so which model is served is not known. Try again soon"
+        raise ApiError(503, text, code="no_workers", headers={"Retry-After": "2"})
+    chosen = next((model for model in models if name in (None, model.id)), None)
+    if chosen is None:
+        names = ", ".join(sorted({model.id for model in models}))
+        raise ApiError(404, f"Model {name!r} is not served here; {names} is", code="model_not_found", param="model")
+    if output is not None and chosen.output and chosen.output != output:
+        path = "/v1/videos" if chosen.output == "video" else "/v1/images/generations"
+        text = f"Model {chosen.id!r} makes {chosen.output}s, not {output}s: use {path}"
+        raise ApiError(400, text, code="wrong_output", param="model")
+    return chosen
+
+
+def set_output(
+    parameters: stage_pb2.GenerationParameters, output: str | None, model: peer_pb2.ModelIdentity | None
+) -> None:
+    makes = output or (model.output if model else "") or "image"
+    if makes == "video":
+        if parameters.output_format:
+            raise InvalidField("output_format", f"Field 'output_format' can't be set: videos are {VIDEO_FORMAT}")
+        parameters.output_format = VIDEO_FORMAT
+        return
+    for name in ("num_frames", "fps"):
+        if parameters.HasField(name):
+            raise InvalidField(name, f"Field {name!r} is for videos; the served model makes images")
+    parameters.output_format = parameters.output_format or "png"
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= _MAX_KEY_CHARS and key.isascii() and key.isprintable()):
+        text = f"Idempotency-Key must be 1 to {_MAX_KEY_CHARS} printable ASCII characters"
+        raise InvalidField("Idempotency-Key", text)
+    return key

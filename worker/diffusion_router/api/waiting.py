@@ -1,0 +1,87 @@
+"""Synchronous requests: wait until the jobs have ended, or the client has hung up.
+
+A client that hangs up wants its pictures no more: its jobs are cancelled. But not when it gave an idempotency key. Then
+a broken connection is most likely followed by the same request with the same key, which has to find the jobs alive; if
+it never comes, their deadline ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from diffusionpipeline.v1 import generation_pb2
+from starlette.requests import Request
+
+from diffusion_router.api.errors import ApiError, job_error, not_found
+from diffusion_router.api.submission import Api, Submitted
+
+# The core ends a job at its deadline; this is for its answer to arrive.
+_GRACE_SECONDS = 15.0
+
+
+class ClientGone(Exception):
+    """Nobody is left to answer."""
+
+
+async def wait_for_all(api: Api, request: Request, submitted: Submitted) -> list[generation_pb2.Job]:
+    """The completed jobs in their order. Raises ClientGone, or ApiError for the first that did not complete.
+
+    Whatever ends this early cancels the jobs that are left.
+    """
+    ids = [job.id for job in submitted.jobs]
+    timeout = (submitted.request.timeout or api.limits.max_seconds) + _GRACE_SECONDS
+    waiting = asyncio.create_task(_completed(api, ids, timeout))
+    hang_up = asyncio.create_task(_hang_up(request))
+    try:
+        await asyncio.wait({waiting, hang_up}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        if not submitted.keyed:
+            cancel_all(api, ids)
+        raise ClientGone
+    except ApiError:
+        cancel_all(api, ids)
+        raise
+    finally:
+        waiting.cancel()
+        hang_up.cancel()
+
+
+def cancel_all(api: Api, ids: Sequence[str]) -> None:
+    """Those that have ended stay as they ended."""
+    for job_id in ids:
+        api.spawn(_cancel(api, job_id))
+
+
+async def _cancel(api: Api, job_id: str) -> None:
+    try:
+        await api.service.cancel(job_id)
+    except TimeoutError:
+        # It is asked for, and the job's deadline ends it anyhow.
+        return
+
+
+async def _completed(api: Api, ids: Sequence[str], timeout: float) -> list[generation_pb2.Job]:
+    ended: dict[str, generation_pb2.Job] = {}
+    for next_ended in asyncio.as_completed([api.service.wait(job_id, timeout) for job_id in ids]):
+        try:
+            job = await next_ended
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not this request but its job's end was called off: the router stops, and takes it up again.
+            text = "The router is restarting; the request goes on"
+            raise ApiError(503, text, code="restarting", headers={"Retry-After": "2"}) from None
+        if job is None:
+            raise not_found("Job", ", ".join(ids))
+        if job.status != generation_pb2.JOB_STATUS_COMPLETED:
+            raise job_error(job)
+        ended[job.id] = job
+    return [ended[job_id] for job_id in ids]
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
