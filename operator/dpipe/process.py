@@ -20,6 +20,7 @@ from dpipe.ports import LOOPBACK
 FIRST_BACK_OFF: Final = 0.5
 LONGEST_BACK_OFF: Final = 10.0
 STABLE_SECONDS: Final = 30.0
+_SPAWN_SECONDS: Final = 30.0
 _CHILD: Final = str(Path(__file__).with_name("child.py"))
 _OURS: Final = ("DIFFUSION_WORKER_", "DIFFUSION_ROUTER_")
 
@@ -51,6 +52,7 @@ class LocalPod:
         # Held whenever a signal is sent or the process is reaped, so that no signal can hit a stranger.
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._spawned = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -74,13 +76,16 @@ class LocalPod:
         return f"http://{LOOPBACK}:{ports.get(names.HEALTH) or ports[names.HTTP]}"
 
     def start(self) -> None:
-        """Starts the process, and watches it. Also after it has ended for good."""
+        """Starts the process and watches it; returns once it has an id. Also for a pod that has ended for good."""
         if self._thread is not None and self._thread.is_alive():
             raise RuntimeError(f"{self.name} is started already: stop it first")
         self._stopping.clear()
+        self._spawned.clear()
         self.state = PodState.PENDING
         self._thread = threading.Thread(target=self._supervise, name=f"pod {self.name}", daemon=True)
         self._thread.start()
+        if not self._spawned.wait(_SPAWN_SECONDS):
+            raise TimeoutError(f"{self.name}: no process after {_SPAWN_SECONDS:.0f} s: this machine is overloaded")
 
     def ready(self, timeout: float = 1.0) -> bool:
         """Whether the process says that it is ready."""
@@ -153,6 +158,7 @@ class LocalPod:
                 return None
             process = self._popen(log)
             self._process = process
+            self._spawned.set()
             self.state = PodState.RUNNING
         return process
 

@@ -1,0 +1,257 @@
+"""The command line: `dpipe --help`.
+
+Each command imports what it needs when it runs, so that help and errors come at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from diffusion_operator.api import Pipeline
+    from rich.console import Console
+
+    from dpipe.running import Running
+
+app = typer.Typer(
+    name="dpipe",
+    help="Run diffusion models cut by role (encoder, denoiser, decoder), and draw with them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+FileOption = Annotated[Path, typer.Option("--file", "-f", help="A DiffusionPipeline resource; - for standard input.")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(envvar="DPIPE_URL", help="The router's HTTP address. Left out: the pipeline that runs here."),
+]
+GrpcOption = Annotated[
+    str | None,
+    typer.Option(envvar="DPIPE_GRPC", help="The router's gRPC host:port. Left out: the pipeline that runs here."),
+]
+PipelineOption = Annotated[str | None, typer.Option(help="Name of a pipeline that runs here, if several do.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def up(
+    file: FileOption,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="HTTP port; 0: any free one. Left out: the resource's, if free."),
+    ] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="Print the pods' logs instead of a table.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for jobs and logs. Left out: ~/.local/state/dpipe/NAME.")
+    ] = None,
+) -> None:
+    """Run a pipeline on this machine, a process for each pod, until Ctrl-C."""
+    from dpipe.local import DataFolderInUseError, LocalPipeline
+    from dpipe.pods import NotLocalError
+    from dpipe.ports import NoFreePortError, is_free
+    from dpipe.running import data_folder
+    from dpipe.up import run_up
+
+    console = _console()
+    pipeline = _read(file)
+    if port is None:
+        wanted = pipeline.router.http_port
+        port = wanted if is_free(wanted) else 0
+        if port == 0:
+            console.print(f"port {wanted} is taken: choosing another", highlight=False)
+    elif port and not is_free(port):
+        _fail(f"port {port} is taken: give another, or --port 0 for any free one")
+    try:
+        local = LocalPipeline(pipeline, data_dir=data or data_folder(pipeline.name), http_port=port)
+        run_up(local, console, show_logs=logs)
+    except (DataFolderInUseError, NotLocalError, NoFreePortError) as error:
+        _fail(str(error))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; several are numbered.")],
+    image: Annotated[Path | None, typer.Option(help="Picture to start from.", exists=True, dir_okay=False)] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Make a video (the served model must be one for videos).")
+    ] = False,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many; each has a seed one higher.")] = 1,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels. Left out: the model's own size.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same seed makes the same bytes. Left out: drawn.")
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to keep out.")] = None,
+    strength: Annotated[float | None, typer.Option(help="How much of --image is redrawn, 0 to 1.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of the video.")] = None,
+    fps: Annotated[int | None, typer.Option(min=1, help="Frames a second of the video.")] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    pipeline: PipelineOption = None,
+) -> None:
+    """Draw a picture, or make a video, with a pipeline that is up."""
+    import asyncio
+
+    from dpipe.generate import output_format
+    from dpipe.generating import generate_files
+
+    try:
+        wanted = output_format(output, video=video)
+    except ValueError as error:
+        _fail(str(error))
+    request = {
+        "prompt": prompt,
+        "n": number,
+        "size": size,
+        "num_inference_steps": steps,
+        "seed": seed,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "strength": strength,
+        "num_frames": frames,
+        "fps": fps,
+        "output_format": wanted,
+    }
+    given = {name: value for name, value in request.items() if value is not None}
+    raise SystemExit(
+        asyncio.run(generate_files(_url(url, pipeline), given, image, output, video=video, as_json=as_json))
+    )
+
+
+@app.command()
+def peers(grpc: GrpcOption = None, pipeline: PipelineOption = None, as_json: JsonOption = False) -> None:
+    """List the workers that are attached to the router, with their memory pools."""
+    from dpipe.registry import Registry, RegistryError, peer_table
+
+    with Registry(grpc or _running(pipeline).grpc) as registry:
+        try:
+            found = registry.peers()
+        except RegistryError as error:
+            _fail(str(error))
+    if as_json:
+        from google.protobuf.json_format import MessageToDict
+
+        _print_json([MessageToDict(peer, preserving_proto_field_name=True) for peer in found])
+    else:
+        _console(error=False).print(peer_table(found))
+
+
+@app.command()
+def jobs(
+    status: Annotated[str | None, typer.Option(help="queued, in_progress, completed, failed or cancelled.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 20,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    pipeline: PipelineOption = None,
+) -> None:
+    """List jobs."""
+    import asyncio
+
+    from dpipe.client import RouterError
+    from dpipe.jobs import job_table, list_jobs
+
+    try:
+        found = asyncio.run(list_jobs(_url(url, pipeline), status, limit))
+    except RouterError as error:
+        _fail(str(error))
+    if as_json:
+        _print_json(found)
+    else:
+        _console(error=False).print(job_table(found))
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="A diffusers folder, or a repository that is in the local cache.")],
+    quick: Annotated[bool, typer.Option("--quick", help="On a small random copy of the model's configs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find out whether a model can be cut by role, and whether the cut gives the same bytes as the whole."""
+    import importlib.util
+    import subprocess
+
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
+        _fail("this needs the worker's libraries: pip install 'diffusion-operator[worker]'")
+    command = [sys.executable, "-m", "diffusion_worker.model.check", model]
+    command += ["--quick"] if quick else []
+    command += ["--json"] if as_json else []
+    raise SystemExit(subprocess.run(command, check=False).returncode)
+
+
+@app.command()
+def render(file: FileOption) -> None:
+    """Print the Kubernetes objects that the operator makes of a resource."""
+    import yaml
+    from diffusion_operator.render import render as render_children
+
+    typer.echo(yaml.safe_dump_all(render_children(_read(file)), sort_keys=False), nl=False)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the grid of digits.")] = Path(
+        "out/digits.png"
+    ),
+) -> None:
+    """Start the bundled model cut in three roles, draw ten digits, show where the time went, stop it."""
+    from dpipe.client import RouterError
+    from dpipe.demo import DemoError, run_demo
+    from dpipe.local import NotReadyError
+    from dpipe.ports import NoFreePortError
+
+    try:
+        run_demo(_console(error=False), output)
+    except (DemoError, NotReadyError, NoFreePortError, RouterError) as error:
+        _fail(str(error))
+
+
+def _read(file: Path) -> "Pipeline":
+    from diffusion_operator.api import InvalidResourceError
+
+    from dpipe.resource import read_pipeline
+
+    try:
+        return read_pipeline(file)
+    except InvalidResourceError as error:
+        _fail("\n".join(f"{file}: {fault}" for fault in error.errors))
+    except (OSError, UnicodeDecodeError) as error:
+        _fail(f"{file}: {getattr(error, 'strerror', None) or error}")
+
+
+def _url(url: str | None, pipeline: str | None) -> str:
+    return url or _running(pipeline).url
+
+
+def _running(name: str | None) -> "Running":
+    from dpipe.running import NothingRunsError, find
+
+    try:
+        return find(name)
+    except NothingRunsError as error:
+        _fail(str(error))
+
+
+def _console(*, error: bool = True) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=error)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise SystemExit(1)
+
+
+def main() -> None:
+    app()

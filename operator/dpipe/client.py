@@ -1,0 +1,124 @@
+"""The router's HTTP interface, as the commands use it.
+
+A job, once accepted, outlives the router's process. So reading is tried again for a while when the router is away;
+submitting is tried once more only under the same Idempotency-Key, which finds the first jobs.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, Self
+
+import httpx
+
+Job = dict[str, Any]
+Files = Mapping[str, tuple[str, bytes]]
+
+ENDED: Final = ("completed", "failed", "cancelled")
+_PATIENCE_SECONDS: Final = 60.0
+_PAUSE_SECONDS: Final = 0.5
+_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+# The router sends something at least this often while a job runs.
+_EVENT_SECONDS: Final = 60.0
+
+
+class RouterError(Exception):
+    """The router refused, failed or is not there. The message is for the user."""
+
+
+class RouterClient:
+    """Use as an async context manager."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.AsyncClient(base_url=self.url, timeout=_TIMEOUT, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._http.aclose()
+
+    async def submit(self, request: Mapping[str, object], files: Files) -> list[Job]:
+        """The accepted jobs, one for each picture. Raises RouterError."""
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        if files:
+            form = {
+                name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in request.items()
+            }
+            answer = await self._request("POST", "/v1/jobs", data=form, files=dict(files), headers=headers)
+        else:
+            answer = await self._request("POST", "/v1/jobs", json=dict(request), headers=headers)
+        jobs: list[Job] = answer.json()["data"]
+        return jobs
+
+    async def follow(self, job_id: str) -> AsyncIterator[Job]:
+        """The job now and after each change, until it has ended. Raises RouterError."""
+        given_up = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                async for job in self._events(job_id):
+                    given_up = time.monotonic() + _PATIENCE_SECONDS
+                    yield job
+                    if job["status"] in ENDED:
+                        return
+            except httpx.TransportError as error:
+                if time.monotonic() > given_up:
+                    raise RouterError(self._away(error)) from None
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _events(self, job_id: str) -> AsyncIterator[Job]:
+        timeout = httpx.Timeout(_TIMEOUT, read=_EVENT_SECONDS)
+        async with self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=timeout) as answer:
+            if answer.is_error:
+                await answer.aread()
+                raise _refusal(answer)
+            async for line in answer.aiter_lines():
+                if line.startswith("data:"):
+                    event = json.loads(line.removeprefix("data:"))
+                    if isinstance(event, dict) and event.get("object") == "job":
+                        yield event
+
+    async def job(self, job_id: str) -> Job:
+        found: Job = (await self._request("GET", f"/v1/jobs/{job_id}")).json()
+        return found
+
+    async def jobs(self, status: str | None, limit: int) -> list[Job]:
+        """Newest first. Raises RouterError."""
+        parameters: dict[str, str | int] = {"limit": limit} | ({"status": status} if status else {})
+        found: list[Job] = (await self._request("GET", "/v1/jobs", params=parameters)).json()["data"]
+        return found
+
+    async def models(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self._request("GET", "/v1/models")).json()["data"]
+        return found
+
+    async def cancel(self, job_id: str) -> None:
+        await self._request("POST", f"/v1/jobs/{job_id}/cancel")
+
+    async def download(self, artifact: Mapping[str, Any]) -> bytes:
+        # By key, not by the URL in the job: that names the host as whoever asked first saw it.
+        return (await self._request("GET", f"/v1/files/{artifact['key']}")).content
+
+    async def _request(self, method: str, path: str, **rest: Any) -> httpx.Response:
+        try:
+            answer = await self._http.request(method, path, **rest)
+        except httpx.TransportError as error:
+            raise RouterError(self._away(error)) from None
+        if answer.is_error:
+            raise _refusal(answer)
+        return answer
+
+    def _away(self, error: Exception) -> str:
+        return f"no answer from a router at {self.url} ({type(error).__name__}): is the pipeline up?"
+
+
+def _refusal(answer: httpx.Response) -> RouterError:
+    try:
+        error = answer.json()["error"]
+        message = str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        message = answer.text[:500]
+    return RouterError(f"the router refused ({answer.status_code}): {message}")

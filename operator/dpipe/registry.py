@@ -1,0 +1,108 @@
+"""The router's registry and queue over gRPC: what `dpipe peers` and the table of `dpipe up` show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import grpc
+from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
+from rich.table import Table
+
+CALL_SECONDS: Final = 2.0
+_LIST_LIMIT: Final = 1000
+# A list of thousands of peers is larger than gRPC's default of 4 MiB.
+_MESSAGE_BYTES: Final = 64 << 20
+
+
+class RegistryError(Exception):
+    """The router's gRPC interface does not answer."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    peers: Sequence[registry_pb2.Peer]
+    queued: int
+    in_progress: int
+
+
+class Registry:
+    """One channel to a router. Use as a context manager."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        options = [("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.enable_http_proxy", 0)]
+        self._channel = grpc.insecure_channel(address, options=options)
+        self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
+        self._jobs = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def peers(self) -> Sequence[registry_pb2.Peer]:
+        """Raises RegistryError."""
+        try:
+            found = self._registry.ListPeers(registry_pb2.ListPeersRequest(), timeout=CALL_SECONDS).peers
+        except grpc.RpcError as error:
+            raise RegistryError(f"no answer from a router at {self.address}: {_text(error)}") from None
+        return sorted(found, key=lambda peer: peer.pod_name)
+
+    def overview(self) -> Overview:
+        """Raises RegistryError. Counts stop at a thousand."""
+        return Overview(
+            peers=self.peers(),
+            queued=self._count(generation_pb2.JOB_STATUS_QUEUED),
+            in_progress=self._count(generation_pb2.JOB_STATUS_IN_PROGRESS),
+        )
+
+    def _count(self, status: generation_pb2.JobStatus.ValueType) -> int:
+        request = generation_pb2.ListJobsRequest(status=status, limit=_LIST_LIMIT)
+        try:
+            return len(self._jobs.ListJobs(request, timeout=CALL_SECONDS).jobs)
+        except grpc.RpcError as error:
+            raise RegistryError(f"no answer from a router at {self.address}: {_text(error)}") from None
+
+
+def _text(error: grpc.RpcError) -> str:
+    return error.details() or str(error.code()) if isinstance(error, grpc.Call) else str(error)
+
+
+def role_names(peer: registry_pb2.Peer) -> str:
+    return " ".join(stage_pb2.Role.Name(role).removeprefix("ROLE_").lower() for role in peer.roles)
+
+
+def state_name(peer: registry_pb2.Peer) -> str:
+    return registry_pb2.PeerState.Name(peer.state).removeprefix("PEER_STATE_").lower()
+
+
+def pool_text(peer: registry_pb2.Peer) -> str:
+    return f"{peer.bytes_used / 2**20:.1f} of {peer.pool.size / 2**20:.0f} MiB"
+
+
+def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
+    drawn = Table(box=None, pad_edge=False)
+    for name in ("pod", "roles", "state", "incarnation", "generation", "transport", "address"):
+        drawn.add_column(name)
+    for name in ("tasks", "credits", "slots", "pool", "heard"):
+        drawn.add_column(name, justify="right")
+    for peer in peers:
+        drawn.add_row(
+            peer.pod_name,
+            role_names(peer),
+            state_name(peer),
+            peer.incarnation[:8],
+            peer.generation,
+            peer.pool.mode,
+            peer.pool.session,
+            f"{peer.tasks} of {peer.capacity}",
+            str(peer.credits),
+            f"{peer.slots_used} of {peer.pool.slots}",
+            pool_text(peer),
+            f"{peer.seconds_since_report:.1f} s ago",
+        )
+    return drawn
