@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from diffusion_worker.engine.wire import DATAGRAM, REPLY, REQUEST
 from diffusion_worker.transport.descriptor import Descriptor
-from diffusion_worker.transport.engine import environment
-from diffusion_worker.transport.engine_main import DATAGRAM, REPLY, REQUEST
 from diffusion_worker.transport.errors import EngineInitFailed, PeerDead
+from diffusion_worker.transport.seal import SEAL_BYTES
 
 # Beyond `patience`: importing the library, and touching a large pool's page table.
 START_SECONDS: Final = 30.0
@@ -81,18 +81,13 @@ class EngineProcess:
                 sys.executable,
                 "-P",
                 "-c",
-                "from diffusion_worker.transport.engine_main import main; main()",
+                "from diffusion_worker.engine.program import main; main()",
                 json.dumps(arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(pool_file, theirs.fileno()),
-                env=environment(
-                    protocol=settings.protocol,
-                    port_min=settings.port_min,
-                    port_max=settings.port_max,
-                    host=settings.host,
-                ),
+                env=environment(settings),
             )
         lines = asyncio.create_task(_forward_lines(process))
         try:
@@ -122,7 +117,8 @@ class EngineProcess:
         """Read what the descriptor names to `offset` of the pool. The future raises PeerDead if the process ends."""
         number = next(self._ids)
         future: asyncio.Future[Reply] = self._loop.create_future()
-        request = REQUEST.pack(number, offset, descriptor.address, descriptor.length) + descriptor.session.encode()
+        request = REQUEST.pack(number, offset, descriptor.address, descriptor.length, SEAL_BYTES)
+        request += descriptor.session.encode()
         try:
             self._control.send(request)
         except OSError as error:  # gone, or hundreds of requests behind
@@ -191,3 +187,30 @@ async def _forward_lines(process: asyncio.subprocess.Process) -> None:
             dropped += 1
         else:
             log.warning("engine_output", line=text[:500], engine_pid=process.pid)
+
+
+def environment(settings: EngineSettings) -> dict[str, str]:
+    """For an engine's process. What the user set stays, but for the choice of network and ports.
+
+    `protocol` alone does not choose: without MC_FORCE_HCA an engine without a device silently uses TCP, and without
+    MC_FORCE_TCP one with a device uses RDMA.
+    """
+    chosen = {
+        "MC_LOG_LEVEL": "ERROR",
+        "MC_TCP_PROGRESS_TIMEOUT_SEC": "5",
+        "MC_TCP_STATUS_TIMEOUT_SEC": "5",
+        "MC_HANDSHAKE_CONNECT_TIMEOUT": "2",
+        "MC_TRANSFER_TIMEOUT": "5",
+        "MC_SLICE_TIMEOUT": "10",
+    }
+    chosen |= os.environ
+    for name in ("MC_FORCE_TCP", "MC_FORCE_HCA", "MC_LOG_DIR"):  # the last aborts the process in this version
+        chosen.pop(name, None)
+    chosen |= {
+        "MC_FORCE_HCA" if settings.protocol == "rdma" else "MC_FORCE_TCP": "1",
+        "MC_MIN_RPC_PORT": str(settings.port_min),
+        "MC_MAX_RPC_PORT": str(settings.port_max),
+    }
+    if ":" in settings.host:
+        chosen["MC_USE_IPV6"] = "1"
+    return chosen

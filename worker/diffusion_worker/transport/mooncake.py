@@ -1,8 +1,9 @@
 """The Mooncake back end: RDMA, or TCP where there is none.
 
-Every engine runs in a process of its own (see `engine`). One serves the pool; one more per remote incarnation pulls
-from it, so that a peer that is frozen, dead or restarted holds up nobody else: first contact with a frozen peer blocks
-an engine for a minute, and an engine's notion of a peer never heals. A warm spare waits for the next peer.
+Every engine runs in a process of its own (see `diffusion_worker.engine`). One serves the pool; one more per remote
+incarnation pulls from it, so that a peer that is frozen, dead or restarted holds up nobody else: first contact with a
+frozen peer blocks an engine for a minute, and an engine's notion of a peer never heals. A warm spare waits for the next
+peer.
 """
 
 import asyncio
@@ -13,15 +14,15 @@ from typing import Final
 
 import structlog
 
+from diffusion_worker.engine.guard import MODES
+from diffusion_worker.engine.session import Session
+from diffusion_worker.engine.wire import Outcome
 from diffusion_worker.transport.descriptor import Descriptor
-from diffusion_worker.transport.engine import MODES
-from diffusion_worker.transport.engine_main import OUTCOME_OK, OUTCOME_OUT_OF_RANGE
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, Reply
 from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead, TransportError
 from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
-from diffusion_worker.transport.session import Session
 
 # Ports of a killed process are in TIME-WAIT for a minute.
 PATIENCE: Final = 70.0
@@ -102,7 +103,10 @@ class MooncakeTransport(PullingTransport):
         return MooncakeTransport(pool, pool_file, server, settings, observer)
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
-        Session.parse(descriptor.session).check(descriptor.address, descriptor.length)
+        try:
+            Session.parse(descriptor.session).check(descriptor.address, descriptor.length)
+        except ValueError as error:
+            raise OutOfRange(str(error)) from error
         link = self._link(descriptor.incarnation)
         link.wanted += 1
         reply: asyncio.Future[Reply] | None = None
@@ -111,9 +115,9 @@ class MooncakeTransport(PullingTransport):
                 process = await asyncio.shield(link.starting)
                 reply = process.read(descriptor, slot.offset)
                 outcome, digest = await asyncio.shield(reply)
-            if outcome == OUTCOME_OUT_OF_RANGE:
+            if outcome == Outcome.OUT_OF_RANGE:
                 raise OutOfRange(f"{descriptor.session} refuses {descriptor.length} bytes at {descriptor.address:#x}")
-            if outcome != OUTCOME_OK:
+            if outcome != Outcome.OK:
                 raise PeerDead(f"the engine could not read {descriptor.length} bytes from {descriptor.session}")
             return digest
         except EngineInitFailed:
@@ -175,7 +179,7 @@ class MooncakeTransport(PullingTransport):
 
         def ended(reply: "asyncio.Future[Reply]") -> None:
             expiry.cancel()
-            if reply.exception() is None and reply.result().outcome == OUTCOME_OK:
+            if reply.exception() is None and reply.result().outcome == Outcome.OK:
                 self.pool.end_quarantine(slot)
             else:
                 expired()

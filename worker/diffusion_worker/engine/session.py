@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from diffusion_worker.transport.errors import OutOfRange
-
 _FORM: Final = re.compile(
     r"(mooncake-(?:tcp|rdma))://(\[[0-9a-fA-F:.]+\]|[^/:\s]+):([0-9]{1,5})/([0-9a-f]{1,16})\+([0-9a-f]{1,16})"
 )
@@ -29,13 +27,13 @@ class Session:
         return f"{self.mode}://{self.endpoint}/{self.address:x}+{self.size:x}"
 
     def check(self, address: int, length: int) -> None:
-        """Raises OutOfRange unless the bytes lie in the pool."""
+        """Raises ValueError unless the bytes lie in the pool."""
         if length <= 0 or address < self.address or address + length > self.address + self.size:
-            raise OutOfRange(f"{length} bytes at {address:#x} are not in the pool of {self}")
+            raise ValueError(f"{length} bytes at {address:#x} are not in the pool of {self}")
 
     @staticmethod
     def parse(text: str) -> "Session":
         match = _FORM.fullmatch(text)
         if match is None or not 0 < int(match[3]) < 1 << 16:
-            raise OutOfRange(f"{text!r} is not the session of a Mooncake pool")
+            raise ValueError(f"{text!r} is not the session of a Mooncake pool")
         return Session(match[1], f"{match[2]}:{match[3]}", int(match[4], 16), int(match[5], 16))

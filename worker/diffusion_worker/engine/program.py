@@ -1,4 +1,4 @@
-"""The program of an engine process: registers the worker's pool, serves it, and reads from one peer on request.
+"""The program: registers the worker's pool, serves it, and reads from one peer on request.
 
 It inherits the pool as a file and one end of a SOCK_SEQPACKET pair, over which it says that it is ready and then
 answers requests to read. It ends when the pair is closed, and is killed when the worker ends.
@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 from collections import deque
 from dataclasses import dataclass, field
@@ -19,27 +18,17 @@ from typing import Final
 
 import xxhash
 
-from diffusion_worker.transport.digest import PIECE
-from diffusion_worker.transport.engine import Engine, Reading
-from diffusion_worker.transport.errors import OutOfRange, TransportError
-from diffusion_worker.transport.pool import address_of
-from diffusion_worker.transport.seal import SEAL_BYTES
-from diffusion_worker.transport.session import Session
-
-# id, offset in the own pool, remote address, length; the peer's session follows as text
-REQUEST: Final = struct.Struct("<QQQQ")
-# id, outcome, digest of what lies behind the seal
-REPLY: Final = struct.Struct("<QIQ")
-DATAGRAM: Final = 4096
-
-OUTCOME_OK: Final = 0
-OUTCOME_FAILED: Final = 1
-OUTCOME_OUT_OF_RANGE: Final = 2
+from diffusion_worker.engine.guard import Engine, EngineUnavailableError, Reading
+from diffusion_worker.engine.session import Session
+from diffusion_worker.engine.wire import DATAGRAM, REPLY, REQUEST, Outcome
 
 # One read is split, so that its first bytes are hashed while its last are on the way, and to keep several of the
 # engine's lanes busy.
 SPLIT: Final = 4 << 20
 IN_FLIGHT: Final = 4
+
+# Bytes that came are hashed in steps, so that other pulls go on.
+HASHED: Final = 1 << 19
 
 FIRST_PAUSE: Final = 50e-6
 LONGEST_PAUSE: Final = 1e-3
@@ -56,9 +45,9 @@ class Pull:
     offset: int
     remote: int
     length: int
+    hashed: int
     session: Session
     submitted: int = 0
-    hashed: int = SEAL_BYTES
     pieces: deque[tuple[Reading, int]] = field(default_factory=deque)
     digest: "xxhash.xxh3_64" = field(default_factory=xxhash.xxh3_64)
 
@@ -78,8 +67,8 @@ class Puller:
         for pull in self.pulls:
             try:
                 outcome = self._advance(pull)
-            except OutOfRange:
-                outcome = OUTCOME_OUT_OF_RANGE
+            except ValueError:
+                outcome = Outcome.OUT_OF_RANGE
             if outcome is None:
                 going.append(pull)
             else:
@@ -87,22 +76,22 @@ class Puller:
         self.pulls = going
         return replies
 
-    def _advance(self, pull: Pull) -> int | None:
+    def _advance(self, pull: Pull) -> Outcome | None:
         """Submit what may be on the way, take note of what came, hash it. None if there is more to come."""
         while True:
             if not self._submit(pull):
-                return OUTCOME_FAILED
+                return Outcome.FAILED
             if not pull.pieces:
-                return OUTCOME_OK
+                return Outcome.OK
             reading, end = pull.pieces[0]
             done = self._engine.poll(reading)
             if done is None:
                 return None
             if not done:
-                return OUTCOME_FAILED
+                return Outcome.FAILED
             pull.pieces.popleft()
             if not self._submit(pull):
-                return OUTCOME_FAILED
+                return Outcome.FAILED
             self._hash(pull, end)
 
     def _submit(self, pull: Pull) -> bool:
@@ -123,7 +112,7 @@ class Puller:
 
     def _hash(self, pull: Pull, end: int) -> None:
         while pull.hashed < end:
-            upto = min(end, pull.hashed + PIECE)
+            upto = min(end, pull.hashed + HASHED)
             pull.digest.update(self._pool[pull.offset + pull.hashed : pull.offset + upto])
             pull.hashed = upto
 
@@ -137,9 +126,9 @@ def serve(control: socket.socket, puller: Puller) -> None:
             datagram = control.recv(DATAGRAM)
             if not datagram:
                 return
-            pull_id, offset, remote, length = REQUEST.unpack_from(datagram)
             session = Session.parse(datagram[REQUEST.size :].decode())
-            puller.pulls.append(Pull(pull_id, offset, remote, length, session))
+            pull_id, offset, remote, length, skipped = REQUEST.unpack_from(datagram)
+            puller.pulls.append(Pull(pull_id, offset, remote, length, skipped, session))
             pause = FIRST_PAUSE
         else:
             pause = min(1.5 * pause, LONGEST_PAUSE)
@@ -160,10 +149,10 @@ def main() -> None:
     if os.getppid() != settings.pop("parent"):
         return
     memory = mmap.mmap(settings.pop("pool"), settings["size"])
-    address = address_of(memory)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     try:
         engine = Engine.open(address=address, **settings)
-    except TransportError as error:
+    except EngineUnavailableError as error:
         control.send(json.dumps({"error": str(error)}).encode()[:DATAGRAM])
     else:
         control.send(json.dumps({"session": str(engine.session)}).encode())

@@ -1,6 +1,6 @@
 """The one owner of `mooncake.engine`: a guarded wrapper around calls that crash the process when they are wrong.
 
-Runs in a process of its own (`engine_main`), never in the worker's. Destroying an engine keeps Python's interpreter
+Runs in a process of its own (`program`), never in the worker's. Destroying an engine keeps Python's interpreter
 lock, for one second over TCP and up to two minutes over RDMA, and would stop the worker's heartbeats and its model for
 that long; a process can be killed at once, which ends all its transfers.
 """
@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange
-from diffusion_worker.transport.session import Session
+from diffusion_worker.engine.session import Session
 
 MODULE: Final = "mooncake.engine"
 MODES: Final = {"tcp": "mooncake-tcp", "rdma": "mooncake-rdma"}
+
+
+class EngineUnavailableError(Exception):
+    """The engine could not start. The message says what is missing."""
+
 
 _DONE: Final = 1
 _PENDING: Final = 0
@@ -71,7 +75,7 @@ class Engine:
             # Almost any call on an engine whose initialisation failed is a crash: let go of it.
             del native
             if time.monotonic() + pause > until:
-                raise EngineInitFailed(
+                raise EngineUnavailableError(
                     f"Mooncake did not start for {protocol} on {host} with ports {port_min} to {port_max} and devices "
                     f"{devices or 'none'} in {patience:g} s: no port of the range is free, or no device is usable"
                 )
@@ -79,13 +83,13 @@ class Engine:
             pause = min(2 * pause, 2.0)
         port = native.get_rpc_port()
         if not port_min <= port <= port_max:
-            raise EngineInitFailed(
+            raise EngineUnavailableError(
                 f"Mooncake listens on {port}, not in {port_min} to {port_max}: it ignores ranges below 1024 or in the "
                 "ephemeral ports (32768 to 60999); choose another"
             )
         # The batch form, even for one region: it lets go of the interpreter lock.
         if (code := native.batch_register_memory([address], [size])) != 0:
-            raise EngineInitFailed(
+            raise EngineUnavailableError(
                 f"Mooncake can't register a pool of {size} bytes (code {code}): raise the locked-memory limit (RDMA "
                 "needs IPC_LOCK or an unlimited memlock), or lower spec.transport.poolSize"
             )
@@ -98,10 +102,10 @@ class Engine:
         First contact with a frozen peer blocks for a minute.
         """
         if session.mode != self._mode:
-            raise OutOfRange(f"{session} can't be reached by {self._mode}")
+            raise ValueError(f"{session} can't be reached by {self._mode}")
         session.check(remote, length)
         if local < self._address or local + length > self._address + self._size:
-            raise OutOfRange(f"{length} bytes at {local:#x} are not in this worker's pool")
+            raise ValueError(f"{length} bytes at {local:#x} are not in this worker's pool")
         if self._state is not _State.READY:
             return None
         batch = self._native.batch_transfer_async_read(session.endpoint, [local], [remote], [length])
@@ -123,42 +127,18 @@ class Engine:
         return bool(code == _DONE)
 
 
-def environment(*, protocol: str, port_min: int, port_max: int, host: str) -> dict[str, str]:
-    """For the process that runs an engine. What the user set stays, but for the choice of network and ports.
-
-    `protocol` alone does not choose: without MC_FORCE_HCA an engine without a device silently uses TCP, and without
-    MC_FORCE_TCP one with a device uses RDMA.
-    """
-    chosen = {
-        "MC_LOG_LEVEL": "ERROR",
-        "MC_TCP_PROGRESS_TIMEOUT_SEC": "5",
-        "MC_TCP_STATUS_TIMEOUT_SEC": "5",
-        "MC_HANDSHAKE_CONNECT_TIMEOUT": "2",
-        "MC_TRANSFER_TIMEOUT": "5",
-        "MC_SLICE_TIMEOUT": "10",
-    }
-    chosen |= {name: value for name, value in os.environ.items() if name not in ("MC_FORCE_TCP", "MC_FORCE_HCA")}
-    chosen |= {
-        "MC_FORCE_HCA" if protocol == "rdma" else "MC_FORCE_TCP": "1",
-        "MC_MIN_RPC_PORT": str(port_min),
-        "MC_MAX_RPC_PORT": str(port_max),
-    }
-    if ":" in host:
-        chosen["MC_USE_IPV6"] = "1"
-    chosen.pop("MC_LOG_DIR", None)  # aborts the process in this version
-    return chosen
-
-
 def _import(protocol: str) -> Any:
     if MODULE in sys.modules:
-        raise EngineInitFailed(f"{MODULE} is already imported: it took its settings from the environment then")
+        raise EngineUnavailableError(f"{MODULE} is already imported: it took its settings from the environment then")
     forced, other = ("MC_FORCE_HCA", "MC_FORCE_TCP") if protocol == "rdma" else ("MC_FORCE_TCP", "MC_FORCE_HCA")
     if os.environ.get(forced) != "1" or other in os.environ:
-        raise EngineInitFailed(f"{forced}=1, and not {other}, must be set before {MODULE} is imported for {protocol}")
+        raise EngineUnavailableError(
+            f"{forced}=1, and not {other}, must be set before {MODULE} is imported for {protocol}"
+        )
     try:
         return importlib.import_module(MODULE)
     except ImportError as error:
-        raise EngineInitFailed(
+        raise EngineUnavailableError(
             f"Mooncake can't be loaded ({error}): install the extra mooncake or mooncake-cpu, and libibverbs1, "
             "libnuma1 and libcurl4; or choose spec.transport.backend: tcp"
         ) from error

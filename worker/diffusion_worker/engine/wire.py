@@ -1,0 +1,18 @@
+"""The datagrams between a worker and its engine processes."""
+
+import struct
+from enum import IntEnum
+from typing import Final
+
+# id, offset in the own pool, remote address, length, bytes at the front that the digest leaves out; the peer's session
+# follows as text
+REQUEST: Final = struct.Struct("<QQQQQ")
+# id, outcome, digest
+REPLY: Final = struct.Struct("<QIQ")
+DATAGRAM: Final = 4096
+
+
+class Outcome(IntEnum):
+    OK = 0
+    FAILED = 1
+    OUT_OF_RANGE = 2
