@@ -21,6 +21,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Rich's help takes half a second to load.
+    rich_markup_mode=None,
 )
 
 FileOption = Annotated[Path, typer.Option("--file", "-f", help="A DiffusionPipeline resource; - for standard input.")]

@@ -54,13 +54,17 @@ class RouterClient:
         jobs: list[Job] = answer.json()["data"]
         return jobs
 
-    async def follow(self, job_id: str) -> AsyncIterator[Job]:
-        """The job now and after each change, until it has ended. Raises RouterError."""
+    async def follow(self, job: Job) -> AsyncIterator[Job]:
+        """The job after each change, until it has ended: steps as they are made, the rest at the end.
+
+        Raises RouterError.
+        """
         given_up = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
-                async for job in self._events(job_id):
+                async for event, data in self._events(job["id"]):
                     given_up = time.monotonic() + _PATIENCE_SECONDS
+                    job = _changed(job, event, data)
                     yield job
                     if job["status"] in ENDED:
                         return
@@ -69,21 +73,19 @@ class RouterClient:
                     raise RouterError(self._away(error)) from None
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _events(self, job_id: str) -> AsyncIterator[Job]:
+    async def _events(self, job_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Server-sent events: their names and data."""
         timeout = httpx.Timeout(_TIMEOUT, read=_EVENT_SECONDS)
         async with self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=timeout) as answer:
             if answer.is_error:
                 await answer.aread()
                 raise _refusal(answer)
+            event = ""
             async for line in answer.aiter_lines():
-                if line.startswith("data:"):
-                    event = json.loads(line.removeprefix("data:"))
-                    if isinstance(event, dict) and event.get("object") == "job":
-                        yield event
-
-    async def job(self, job_id: str) -> Job:
-        found: Job = (await self._request("GET", f"/v1/jobs/{job_id}")).json()
-        return found
+                if line.startswith("event:"):
+                    event = line.removeprefix("event:").strip()
+                elif line.startswith("data:"):
+                    yield event, json.loads(line.removeprefix("data:"))
 
     async def jobs(self, status: str | None, limit: int) -> list[Job]:
         """Newest first. Raises RouterError."""
@@ -96,7 +98,8 @@ class RouterClient:
         return found
 
     async def cancel(self, job_id: str) -> None:
-        await self._request("POST", f"/v1/jobs/{job_id}/cancel")
+        """Returns once it has stopped, at its next step. Raises RouterError."""
+        await self._request("DELETE", f"/v1/jobs/{job_id}")
 
     async def download(self, artifact: Mapping[str, Any]) -> bytes:
         # By key, not by the URL in the job: that names the host as whoever asked first saw it.
@@ -113,6 +116,18 @@ class RouterClient:
 
     def _away(self, error: Exception) -> str:
         return f"no answer from a router at {self.url} ({type(error).__name__}): is the pipeline up?"
+
+
+def _changed(job: Job, event: str, data: dict[str, Any]) -> Job:
+    match event:
+        case "end":
+            return data
+        case "stage":
+            return {**job, "status": "in_progress", "stage": data["stage"]}
+        case "step":
+            return {**job, "step": data["step"], "steps": data["steps"]}
+        case _:
+            return job
 
 
 def _refusal(answer: httpx.Response) -> RouterError:

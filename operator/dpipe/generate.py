@@ -46,7 +46,7 @@ async def run_jobs(client: RouterClient, request: Mapping[str, object], files: F
 
     async def follow(job: Job) -> None:
         on_change(job)
-        async for change in client.follow(job["id"]):
+        async for change in client.follow(job):
             last[job["id"]] = change
             on_change(change)
 
