@@ -50,7 +50,10 @@ def up(
         Path | None, typer.Option(help="Folder for jobs and logs. Left out: ~/.local/state/dpipe/NAME.")
     ] = None,
 ) -> None:
-    """Run a pipeline on this machine, a process for each pod, until Ctrl-C."""
+    """Run a pipeline on this machine until Ctrl-C.
+
+    Each pod that the operator would make is a process here, with the same command and environment.
+    """
     from dpipe.local import DataFolderInUseError, LocalPipeline
     from dpipe.pods import NotLocalError
     from dpipe.ports import NoFreePortError, is_free
@@ -96,7 +99,10 @@ def generate(
     url: UrlOption = None,
     pipeline: PipelineOption = None,
 ) -> None:
-    """Draw a picture, or make a video, with a pipeline that is up."""
+    """Make a picture or a video.
+
+    By the pipeline that `dpipe up` runs here, or by the router at --url.
+    """
     import asyncio
 
     from dpipe.generate import output_format
@@ -127,7 +133,7 @@ def generate(
 
 @app.command()
 def peers(grpc: GrpcOption = None, pipeline: PipelineOption = None, as_json: JsonOption = False) -> None:
-    """List the workers that are attached to the router, with their memory pools."""
+    """List workers and their memory pools."""
     from dpipe.registry import Registry, RegistryError, peer_table
 
     with Registry(grpc or _running(pipeline).grpc) as registry:
@@ -173,7 +179,10 @@ def check(
     quick: Annotated[bool, typer.Option("--quick", help="On a small random copy of the model's configs.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find out whether a model can be cut by role, and whether the cut gives the same bytes as the whole."""
+    """Find out whether a model can be cut by role.
+
+    Runs it whole and cut, and compares the bytes.
+    """
     import importlib.util
     import subprocess
 
@@ -187,7 +196,7 @@ def check(
 
 @app.command()
 def render(file: FileOption) -> None:
-    """Print the Kubernetes objects that the operator makes of a resource."""
+    """Print the Kubernetes objects of a resource."""
     import yaml
     from diffusion_operator.render import render as render_children
 
@@ -200,7 +209,10 @@ def demo(
         "out/digits.png"
     ),
 ) -> None:
-    """Start the bundled model cut in three roles, draw ten digits, show where the time went, stop it."""
+    """Draw ten digits with the bundled model.
+
+    Starts it cut in three roles, draws, shows where the time went, and stops it.
+    """
     from dpipe.client import RouterError
     from dpipe.demo import DemoError, run_demo
     from dpipe.local import NotReadyError
