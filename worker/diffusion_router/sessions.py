@@ -109,7 +109,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             session.send(messages.command(refusal))
             session.close()
 
-    # A coroutine, not a generator as the generated type has it: gRPC takes both, and writes then need no queue of its own.
+    # A coroutine, not the generator that the generated type has: gRPC takes both, and a coroutine writes by itself.
     async def Attach(  # type: ignore[override]  # noqa: N802
         self,
         request_iterator: AsyncIterator[peer_pb2.PeerReport],
