@@ -13,8 +13,8 @@ from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc
 from diffusion_router.api.errors import ApiError, not_found, translate
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.limits import Limits
-from diffusion_router.api.submission import served_model, set_output
-from diffusion_router.api.validation import RequestReader
+from diffusion_router.api.submission import set_output
+from diffusion_router.api.validation import JOB, RequestReader
 from diffusion_router.service import JobService
 from diffusion_router.store import ArtifactTooLarge
 
@@ -67,7 +67,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
 
     async def _create(self, request: generation_pb2.CreateJobRequest) -> generation_pb2.Job:
         generation = self._reader.read_parameters(request.parameters)
-        set_output(generation.parameters, None, served_model(self._service, None, None))
+        set_output(self._service, generation, JOB)
         if not 0 <= request.timeout_seconds <= self._limits.max_seconds:
             bound = f"{self._limits.max_seconds:g}"
             raise InvalidField("timeout_seconds", f"Field 'timeout_seconds' must be from 0 to {bound}")

@@ -48,7 +48,7 @@ class Api:
         key = _idempotency_key(request)
         body = await read_body(request, kind, self.reader, self.limits)
         generation = self.reader.read(kind, body.values)
-        set_output(generation.parameters, kind.output, served_model(self.service, generation.model, kind.output))
+        set_output(self.service, generation, kind)
         kept: list[str] = []
         try:
             for picture in body.pictures:
@@ -90,11 +90,32 @@ class Api:
                 _log.warning("unused_input_not_removed", key=key, error=str(error))
 
 
-def served_model(service: JobService, name: str | None, output: str | None) -> peer_pb2.ModelIdentity | None:
-    """The model that will take the request; None while no worker is there and nothing depends on it.
+def set_output(service: JobService, generation: GenerationRequest, kind: Kind) -> None:
+    """Settle what comes out, by the kind of request, by what it asks for, or by what the served model makes.
 
-    Raises ApiError 404 for another name, 400 for a model of another output, 503 if it can't be known yet.
+    Raises ApiError 404 for a model that is not served, 400 for one of another output, 503 if that can't be known yet.
     """
+    parameters = generation.parameters
+    asked = kind.output or _asked_output(parameters)
+    model = _served_model(service, generation.model, asked)
+    makes = asked or (model.output if model else "")
+    if not parameters.output_format:
+        parameters.output_format = VIDEO_FORMAT if makes == "video" else "png"
+    for name in ("num_frames", "fps"):
+        if makes != "video" and getattr(parameters, name):
+            raise InvalidField(name, f"Field {name!r} is for videos; this is a request for an image")
+    if (parameters.output_format == VIDEO_FORMAT) != (makes == "video"):
+        raise InvalidField("output_format", f"Field 'output_format': this request makes no {parameters.output_format}")
+
+
+def _asked_output(parameters: stage_pb2.GenerationParameters) -> str | None:
+    if parameters.output_format:
+        return "video" if parameters.output_format == VIDEO_FORMAT else "image"
+    return "video" if parameters.HasField("num_frames") or parameters.HasField("fps") else None
+
+
+def _served_model(service: JobService, name: str | None, output: str | None) -> peer_pb2.ModelIdentity | None:
+    """None while no worker is there and nothing depends on its model."""
     models = service.models()
     if not models:
         if name is None and output is not None:
@@ -110,21 +131,6 @@ def served_model(service: JobService, name: str | None, output: str | None) -> p
         text = f"Model {chosen.id!r} makes {chosen.output}s, not {output}s: use {path}"
         raise ApiError(400, text, code="wrong_output", param="model")
     return chosen
-
-
-def set_output(
-    parameters: stage_pb2.GenerationParameters, output: str | None, model: peer_pb2.ModelIdentity | None
-) -> None:
-    makes = output or (model.output if model else "") or "image"
-    if makes == "video":
-        if parameters.output_format:
-            raise InvalidField("output_format", f"Field 'output_format' can't be set: videos are {VIDEO_FORMAT}")
-        parameters.output_format = VIDEO_FORMAT
-        return
-    for name in ("num_frames", "fps"):
-        if parameters.HasField(name):
-            raise InvalidField(name, f"Field {name!r} is for videos; the served model makes images")
-    parameters.output_format = parameters.output_format or "png"
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -78,11 +78,12 @@ _VIDEO_FILES = {"input_reference": "image", "last_image": "last_image"}
 class Kind:
     """A kind of request: its fields, and its files by form field, each with the pipeline's argument that takes it.
 
-    output: image or video; None: whichever the served model makes.
+    output: image or video; None: whichever is asked for, or the served model makes.
     """
 
     output: str | None
     fields: frozenset[str]
+    output_formats: tuple[str, ...] = IMAGE_FORMATS
     files: Mapping[str, str] = field(default_factory=dict)
     needs_image: bool = False
 
@@ -93,6 +94,7 @@ VIDEO = Kind(output="video", fields=frozenset([*_COMMON, *_VIDEO_ONLY, *_PASSED_
 # All of them, asynchronously: whether a picture or a video comes out is up to the served model.
 JOB = Kind(
     output=None,
+    output_formats=(*IMAGE_FORMATS, VIDEO_FORMAT),
     fields=(EDIT.fields | VIDEO.fields) - {"response_format", "stream"},
     files=_IMAGE_FILES | _VIDEO_FILES,
 )
@@ -132,7 +134,6 @@ class RequestReader:
             "n": Integer("How many; each has a seed one higher", 1, limits.max_images_per_request),
             "size": Size(limits.max_pixels),
             "response_format": Choice("b64_json by default", ("b64_json", "url")),
-            "output_format": Choice("png by default", IMAGE_FORMATS),
             "num_inference_steps": Integer("Denoising steps", 1, limits.max_steps),
             "guidance_scale": Number("How closely to follow the prompt", 0, 1000),
             "seed": Integer("The same seed makes the same bytes; drawn if absent", 0, MAX_SEED),
@@ -158,7 +159,7 @@ class RequestReader:
         for name, value in values.items():
             self._known(kind, name)
             if value is not None:
-                checked[name] = self._fields[name].check(name, value)
+                checked[name] = self._field(kind, name).check(name, value)
         if "prompt" not in checked:
             raise InvalidField("prompt", "Field 'prompt' is required", code="missing_field")
         return self._request(checked)
@@ -174,7 +175,7 @@ class RequestReader:
             self._known(kind, name)
             if name in values:
                 raise InvalidField(name, f"Field {name!r} is given twice")
-            values[name] = self._fields[name].parse(name, text)
+            values[name] = self._field(kind, name).parse(name, text)
         return values | ({"model_args": arguments} if arguments else {})
 
     def read_parameters(self, message: stage_pb2.GenerationParameters) -> Request:
@@ -198,10 +199,15 @@ class RequestReader:
         """The JSON schema of such a request without files."""
         return {
             "type": "object",
-            "properties": {name: item.schema() for name, item in self._fields.items() if name in kind.fields},
+            "properties": {name: self._field(kind, name).schema() for name in sorted(kind.fields)},
             "required": ["prompt"],
             "additionalProperties": False,
         }
+
+    def _field(self, kind: Kind, name: str) -> Field:
+        if name == "output_format":
+            return Choice("png or mp4 by default", kind.output_formats)
+        return self._fields[name]
 
     def _known(self, kind: Kind, name: str) -> None:
         if name in kind.fields:
@@ -209,7 +215,7 @@ class RequestReader:
         shown = name[:100]
         if name in kind.files:
             raise InvalidField(shown, f"Field {shown!r} must be a file, in a multipart form", code="invalid_type")
-        if name in self._fields:
+        if name in JOB.fields | GENERATION.fields:
             raise InvalidField(shown, f"Field {shown!r} is not for this kind of request", code="unknown_field")
         text = f"Unknown field {shown!r}. Arguments that only this family of models has go into 'model_args'"
         raise InvalidField(shown, text, code="unknown_field")

@@ -88,7 +88,12 @@ class ArtifactStore:
             await self._put(key, data)
             return len(data)
         counted = _Counted(data, key, max_bytes)
-        await self._put(key, counted)
+        try:
+            await self._put(key, counted)
+        except StoreUnavailable:
+            if counted.failure is None:
+                raise
+            raise counted.failure from None
         return counted.size
 
     async def get(self, key: str) -> AsyncIterator[bytes]:
@@ -170,20 +175,25 @@ class ArtifactStore:
 
 
 class _Counted:
-    """Passes chunks on, and stops at the first that goes beyond the bound."""
+    """Passes chunks on, stops at the first beyond the bound, and tells the source's failures from the storage's."""
 
     def __init__(self, chunks: AsyncIterable[bytes], key: str, max_bytes: int | None) -> None:
         self.size = 0
+        self.failure: Exception | None = None
         self._chunks = chunks
         self._key = key
         self._max_bytes = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._chunks:
-            self.size += len(chunk)
-            if self._max_bytes is not None and self.size > self._max_bytes:
-                raise ArtifactTooLarge(f"{self._key} has more than {self._max_bytes} bytes")
-            yield chunk
+        try:
+            async for chunk in self._chunks:
+                self.size += len(chunk)
+                if self._max_bytes is not None and self.size > self._max_bytes:
+                    raise ArtifactTooLarge(f"{self._key} has more than {self._max_bytes} bytes")
+                yield chunk
+        except Exception as error:
+            self.failure = error
+            raise
 
 
 def _check(key: str) -> None:

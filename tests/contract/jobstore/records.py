@@ -1,0 +1,27 @@
+"""Jobs as the router would write them down."""
+
+from __future__ import annotations
+
+from diffusion_router.store import JobRecord
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
+
+
+def record(job_id: str, *, key: str | None = None, index: int = 0, digest: str = "d", kills: int = 0) -> JobRecord:
+    return JobRecord(
+        id=job_id,
+        parameters=stage_pb2.GenerationParameters(prompt=f"picture of {job_id}", seed=7, output_format="png"),
+        created_at=1000.0,
+        deadline_at=1600.0,
+        idempotency_key=key,
+        index=index,
+        digest=digest,
+        kills=kills,
+    )
+
+
+def ended(
+    job_id: str,
+    status: generation_pb2.JobStatus.ValueType = generation_pb2.JOB_STATUS_COMPLETED,
+    at: float = 1010.0,
+) -> generation_pb2.Job:
+    return generation_pb2.Job(id=job_id, status=status, completed_at=at, step=4, steps=4)
