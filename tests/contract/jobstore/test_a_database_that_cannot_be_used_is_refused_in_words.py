@@ -26,9 +26,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 async def test_a_table_of_another_program(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     with create_engine(f"sqlite:///{path}").begin() as connection:
-        connection.execute(
-            text("create table jobs (id integer primary key, status integer, seq integer, expires_at real)")
-        )
+        connection.execute(text("create table jobs (id integer primary key, status int, seq int, expires_at real)"))
     with pytest.raises(StoreError, match=rf"{path} is damaged or not a job store: no such column"):
         await JobStore.open(f"sqlite:///{path}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -38,15 +39,17 @@ asyncio.run(main())
 async def test_every_acknowledged_write_is_there_after_sigkill(url: str, tmp_path: Path) -> None:
     script = tmp_path / "writer.py"
     script.write_text(WRITER)
-    died = subprocess.run(
-        [sys.executable, script, url],
+    died = await asyncio.create_subprocess_exec(
+        sys.executable,
+        script,
+        url,
         env={"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'worker'}:{ROOT / 'proto'}"},
-        capture_output=True,
-        timeout=60,
-        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    told = died.stdout.decode().split("\n")[:-1]
+    output, errors = await asyncio.wait_for(died.communicate(), 60)
+    assert died.returncode == -signal.SIGKILL, errors.decode()
+    told = output.decode().split("\n")[:-1]
     accepted = {line for line in told if not line.startswith("end ")}
     finished = {line.removeprefix("end ") for line in told if line.startswith("end ")}
     assert len(accepted) > 100 and finished
