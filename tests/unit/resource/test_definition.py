@@ -1,0 +1,92 @@
+"""The definition is one that an API server takes, `kubectl apply` can store, and `kubectl explain` reads well."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from diffusion_operator.api import Role, crd, load_pipeline
+
+ROOT = Path(__file__).parents[3]
+DEFINITION: dict[str, Any] = yaml.safe_load(crd.definition_text())
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+
+
+def fields(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}.{name}", field
+        yield from fields(field, f"{path}.{name}")
+    for part in ("items", "additionalProperties"):
+        if part in schema:
+            yield f"{path}[]", schema[part]
+            yield from fields(schema[part], f"{path}[]")
+
+
+def test_the_wheel_carries_the_file_that_kubectl_applies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included["crds"] == "diffusion_operator/crds"
+    assert crd.definition_text() == (ROOT / "crds" / crd.FILE).read_text()
+
+
+def test_it_is_small_enough_for_a_plain_kubectl_apply() -> None:
+    assert len(json.dumps(DEFINITION, separators=(",", ":"))) < 128 * 1024
+
+
+def test_every_field_is_described() -> None:
+    silent = [path for path, field in fields(crd.schema()) if path != ".metadata" and not field.get("description")]
+    assert silent == []
+
+
+def test_every_field_has_a_type_as_a_structural_schema_must() -> None:
+    untyped = [
+        path
+        for path, field in fields(crd.schema())
+        if "type" not in field and not field.get("x-kubernetes-int-or-string")
+    ]
+    assert untyped == []
+
+
+def test_lists_and_texts_are_bounded_so_that_the_rules_cost_is_bounded() -> None:
+    unbounded = [
+        path
+        for path, field in fields(crd.schema()["properties"]["spec"])
+        if (field.get("type") == "array" and "maxItems" not in field)
+        or (field.get("type") == "string" and not {"maxLength", "enum"} & field.keys())
+    ]
+    assert unbounded == []
+
+
+def test_parents_of_defaults_have_a_default_themselves() -> None:
+    for path, field in fields(crd.schema()["properties"]["spec"]):
+        inner = any("default" in child for child in field.get("properties", {}).values())
+        required = path in {".model"} or path.endswith("[]")
+        assert not inner or required or "default" in field, path
+
+
+def test_scaling_addresses_the_denoiser() -> None:
+    scale = DEFINITION["spec"]["versions"][0]["subresources"]["scale"]
+    assert scale["specReplicasPath"] == ".spec.roles.denoiser.replicas"
+    field = crd.schema()
+    for name in scale["specReplicasPath"].removeprefix(".").split("."):
+        field = field["properties"][name]
+    assert field["default"] == 1
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_every_example_is_valid(file: Path) -> None:
+    assert load_pipeline(yaml.safe_load(file.read_text())).name == file.stem
+
+
+def test_the_examples_show_split_monolith_and_shared_work() -> None:
+    by_name = {file.stem: load_pipeline(yaml.safe_load(file.read_text())) for file in EXAMPLES}
+    assert len(by_name["digits"].workers()) == 3
+    assert len(by_name["digits-colocated"].workers()) == 1
+    assert by_name["digits-two-denoisers"].roles[Role.DENOISER].replicas == 2
+
+
+def test_the_demos_resource_is_the_example() -> None:
+    assert (ROOT / "operator/dpipe/digits.yaml").read_text() == (ROOT / "examples/digits.yaml").read_text()

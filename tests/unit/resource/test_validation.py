@@ -1,0 +1,173 @@
+"""A resource is defaulted and checked by the definition that `kubectl apply` installs; each fault names its field."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from diffusion_operator.api import InvalidResourceError, Role, crd, load_pipeline, with_defaults
+
+MINIMAL = "model: {source: Bundled}"
+
+
+def resource(spec: str, name: str = "digits") -> dict[str, Any]:
+    return {
+        "apiVersion": "diffusion-operator.dev/v1alpha1",
+        "kind": "DiffusionPipeline",
+        "metadata": {"name": name},
+        "spec": yaml.safe_load(spec),
+    }
+
+
+def faults(given: object) -> list[str]:
+    with pytest.raises(InvalidResourceError) as caught:
+        with_defaults(given)
+    return [str(error) for error in caught.value.errors]
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    pipeline = load_pipeline(resource(MINIMAL))
+    assert {role: spec.replicas for role, spec in pipeline.roles.items()} == dict.fromkeys(Role, 1)
+    assert (pipeline.model.id, pipeline.model.dtype, pipeline.model.allow_pickle) == ("digits", "bfloat16", False)
+    assert pipeline.transport.pool_size == 2**30
+    assert (pipeline.transport.port_min, pipeline.transport.port_max) == (15000, 17000)
+    assert (pipeline.router.http_port, pipeline.router.lease_seconds) == (8000, 15)
+
+
+def test_the_stored_form_has_the_replicas_that_kubectl_scale_reads() -> None:
+    assert with_defaults(resource(MINIMAL))["spec"]["roles"]["denoiser"]["replicas"] == 1
+
+
+def test_defaulting_changes_nothing_that_is_given_and_nothing_the_second_time() -> None:
+    once = with_defaults(resource("model: {id: a/b}\nroles: {denoiser: {replicas: 3, env: [{name: A}]}}"))
+    assert once["spec"]["roles"]["denoiser"] == {"replicas": 3, "env": [{"name": "A", "value": ""}]}
+    assert with_defaults(once) == once
+
+
+def test_null_means_left_out() -> None:
+    assert load_pipeline(resource("model: {id: a/b, revision: null}\nroles:")).roles[Role.DENOISER].replicas == 1
+
+
+def test_a_colocated_role_has_the_denoisers_pods_and_process() -> None:
+    spec = MINIMAL + "\nroles: {encoder: {colocateWith: denoiser}, denoiser: {replicas: 3}}"
+    pipeline = load_pipeline(resource(spec))
+    assert pipeline.roles[Role.ENCODER].replicas == 3
+    assert [(worker.role, roles) for worker, roles in pipeline.workers()] == [
+        (Role.DENOISER, (Role.ENCODER, Role.DENOISER)),
+        (Role.DECODER, (Role.DECODER,)),
+    ]
+
+
+def test_status_in_a_file_is_passed_over_as_the_api_server_does() -> None:
+    assert "status" not in with_defaults({**resource(MINIMAL), "status": {"anything": 1}})
+
+
+BROKEN_RULES = {
+    "model: {}": "spec.model: id is required unless source is Bundled",
+    "model: {source: Bundled, id: letters}": "spec.model: the only bundled model is digits",
+    "model: {source: Path, id: models/sd}": "spec.model: id must be an absolute path",
+    "model: {source: Bundled, revision: main}": "spec.model: revision belongs to source Hub",
+    MINIMAL
+    + "\nroles: {encoder: {colocateWith: denoiser, threads: 2}}": "spec.roles.encoder: a colocated role runs in",
+    MINIMAL + "\nroles: {decoder: {colocateWith: denoiser, env: []}}": "spec.roles.decoder: a colocated role runs in",
+    MINIMAL + "\nroles: {router: {replicas: 2}}": "spec.roles.router: a pipeline has exactly one router",
+    MINIMAL
+    + "\nroles: {encoder: {colocateWith: denoiser, replicas: 2}}": "spec.roles: encoder.replicas must be left out",
+    MINIMAL
+    + "\nroles: {decoder: {colocateWith: denoiser, replicas: 2}}": "spec.roles: decoder.replicas must be left out",
+    MINIMAL
+    + "\ntransport: {protocol: tcp, fallback: Deny}": "spec.transport: fallback: Deny forbids TCP, which protocol: tcp",
+    MINIMAL + "\ntransport: {backend: tcp, protocol: rdma}": "spec.transport: backend: tcp has no RDMA",
+    MINIMAL
+    + "\ntransport: {backend: tcp, fallback: Deny}": "spec.transport: fallback: Deny forbids TCP, which backend: tcp",
+    MINIMAL + "\ntransport: {backend: shm, protocol: tcp}": "spec.transport: backend: shm uses no network",
+    MINIMAL + "\ntransport: {poolSize: 1000Ki}": "spec.transport: poolSize must be at least 1Mi",
+    MINIMAL + "\ntransport: {rpcPortRange: {min: 17000, max: 15000}}": "spec.transport.rpcPortRange: min must be below",
+    MINIMAL
+    + "\ntransport: {rpcPortRange: {min: 30000, max: 40000}}": "spec.transport.rpcPortRange: the range must lie",
+    MINIMAL
+    + "\ntransport: {rpcPortRange: {min: 15000, max: 15062}}": "spec.transport.rpcPortRange: the range must span",
+    MINIMAL + "\nrouter: {httpPort: 50051}": "spec.router: httpPort and grpcPort must differ",
+}
+
+
+@pytest.mark.parametrize("spec", BROKEN_RULES)
+def test_a_broken_rule_is_refused_with_its_field_and_remedy(spec: str) -> None:
+    found = faults(resource(spec))
+    assert len(found) == 1
+    assert found[0].startswith(BROKEN_RULES[spec])
+
+
+def test_a_name_that_pods_could_not_have_is_refused() -> None:
+    for name in ("Digits", "1digits", "digits-", "d" * 41):
+        assert faults(resource(MINIMAL, name))[0].startswith("metadata.name must be at most 40 characters")
+    with_defaults(resource(MINIMAL, "d" * 40))
+
+
+def test_every_rule_of_the_definition_has_a_resource_here_that_breaks_it() -> None:
+    broken = [message for spec in BROKEN_RULES for message in faults(resource(spec))]
+    broken += faults(resource(MINIMAL, "Digits"))
+    for rule in _rules(crd.schema()):
+        assert any(rule["message"] in message for message in broken), rule["rule"]
+
+
+WRONG_VALUES = {
+    "model: {source: Bundled, dtype: fp16}": "spec.model.dtype: must be one of bfloat16, float16, float32, not 'fp16'",
+    "model: {id: ''}": "spec.model.id: must not be empty",
+    "roles: {}": "spec: lacks the required field model",
+    MINIMAL + "\nroles: {denoiser: {replicas: -1}}": "spec.roles.denoiser.replicas: must be at least 0, not -1",
+    MINIMAL + "\nroles: {denoiser: {replicas: 1025}}": "spec.roles.denoiser.replicas: must be at most 1024, not 1025",
+    MINIMAL
+    + "\nroles: {denoiser: {replicas: '2'}}": "spec.roles.denoiser.replicas: must be an integer, not a string ('2')",
+    MINIMAL + "\nroles: {denoiser: {device: tpu}}": "spec.roles.denoiser.device: must be one of cpu, cuda, not 'tpu'",
+    MINIMAL
+    + "\nroles: {decoder: {env: [{name: A}, {name: A}]}}": "spec.roles.decoder.env[1]: A is already given by item 0",
+    MINIMAL + "\nroles: {decoder: {env: [{value: a}]}}": "spec.roles.decoder.env[0]: lacks the required field name",
+    MINIMAL + "\ntransport: {poolSize: 4 GB}": "spec.transport.poolSize: must match",
+    MINIMAL + "\ntransport: {poolSize: 1.5}": "spec.transport.poolSize: must be an integer or a string, not a number",
+    MINIMAL + "\nrouter: {leaseSeconds: 1}": "spec.router.leaseSeconds: must be at least 3, not 1",
+}
+
+
+@pytest.mark.parametrize("spec", WRONG_VALUES)
+def test_a_wrong_value_is_refused_with_its_path(spec: str) -> None:
+    found = faults(resource(spec))
+    assert len(found) == 1
+    assert found[0].startswith(WRONG_VALUES[spec])
+
+
+UNKNOWN_FIELDS = {
+    MINIMAL + "\nrolez: {}": "spec.rolez: unknown field; did you mean roles?",
+    MINIMAL + "\nroles: {decoder: {replica: 2}}": "spec.roles.decoder.replica: unknown field; did you mean replicas?",
+    MINIMAL + "\nroles: {denoiser: {colocateWith: denoiser}}": "spec.roles.denoiser.colocateWith: unknown field",
+    MINIMAL + "\nroles: {encoder: {env: [{name: A, val: b}]}}": "spec.roles.encoder.env[0].val: unknown field",
+}
+
+
+@pytest.mark.parametrize("spec", UNKNOWN_FIELDS)
+def test_an_unknown_field_is_refused_with_its_path(spec: str) -> None:
+    assert faults(resource(spec))[0].startswith(UNKNOWN_FIELDS[spec])
+
+
+def test_all_faults_are_told_at_once() -> None:
+    assert len(faults(resource("model: {source: Shop, dtype: int4}\nrolez: {}"))) == 3
+
+
+def test_another_kind_or_version_is_refused() -> None:
+    assert faults({"apiVersion": "v1", "kind": "Pod"}) == [
+        "apiVersion: must be diffusion-operator.dev/v1alpha1, not 'v1'",
+        "kind: must be DiffusionPipeline, not 'Pod'",
+    ]
+    assert faults(["a", "list"])[0].startswith("a DiffusionPipeline is an object")
+
+
+def test_a_resource_without_a_name_is_refused() -> None:
+    assert faults({**resource(MINIMAL), "metadata": {}})[0].startswith("metadata.name: is required")
+
+
+def _rules(schema: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
+    yield from schema.get("x-kubernetes-validations", ())
+    for field in schema.get("properties", {}).values():
+        yield from _rules(field)
+    if "items" in schema:
+        yield from _rules(schema["items"])
