@@ -8,7 +8,6 @@ from diffusion_router.core import FailureKind, Stage
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-
 from unit.core.world import FAR, Worker, World
 
 _LAYOUTS = st.sampled_from(
@@ -61,13 +60,15 @@ class Histories(RuleBasedStateMachine):
             self.world.cancel(jobs[index % len(jobs)])
 
     @precondition(lambda self: sum(worker.alive for worker in self.world.workers) < 9)
-    @rule(layout=_LAYOUTS, capacity=st.integers(1, 2), slots=st.integers(2, 4), short=st.booleans(), attach=st.booleans())
+    @rule(
+        layout=_LAYOUTS, capacity=st.integers(1, 2), slots=st.integers(2, 4), short=st.booleans(), attach=st.booleans()
+    )
     def spawn(self, layout: tuple[Stage, ...], capacity: int, slots: int, short: bool, attach: bool) -> None:
         self.world.spawn(
             *layout,
             capacity=capacity,
             slots=slots,
-            real_slots=slots - 1 if short else slots,
+            real_slots=max(slots - 1, 2) if short else slots,
             generation=f"g{self.generation}",
             attach=attach,
         )

@@ -1,9 +1,9 @@
 """A simulated world around the router's core: workers, their streams, a store, clients, a clock, and what goes wrong.
 
-Workers follow the protocol of peer.proto: they pull inputs, run tasks step by step, keep what they made until the router
-releases it, and say what they hold whenever they attach. Streams are first-in first-out each way and may be cut at any
-point. The store outlives the router. Every action that the core emits is checked against the invariants of design §5 at
-the moment it is emitted; what must hold at the end is checked by `check_at_rest`.
+Workers follow the protocol of peer.proto: they pull inputs, run tasks step by step, keep what they made until the
+router releases it, and say what they hold whenever they attach. Streams are first-in first-out each way and may be
+cut at any point. The store outlives the router. Every action that the core emits is checked against the invariants of
+design §5 at the moment it is emitted; what must hold at the end is checked by `check_at_rest`.
 """
 
 from __future__ import annotations
@@ -681,7 +681,9 @@ class World:
         for peer in self.core.peers.values():
             if task_id in peer.tasks:
                 return peer.incarnation
-        return next((a.incarnation for a in reversed(self.log) if isinstance(a, Execute) and a.task_id == task_id), None)
+        return next(
+            (a.incarnation for a in reversed(self.log) if isinstance(a, Execute) and a.task_id == task_id), None
+        )
 
     def check_always(self) -> None:
         for peer in self.core.peers.values():
@@ -689,15 +691,13 @@ class World:
             assert 0 <= peer.credits <= limit, "I4"
             if peer.takes_tasks:
                 assert peer.credits == limit - len(peer.tasks), "I4: credits are what is not owned"
-            assert peer.free_slots >= 0, f"{peer.pod_name} is promised more slots than it has"
 
     # ------------------------------------------------------------ the end
 
     def heal(self) -> None:
-        """No more faults: what is frozen thaws, everyone attaches, one worker of every role of one generation is there."""
+        """No more faults: what is frozen thaws, and the newest generation has every role."""
         for worker in self.workers:
             self.thaw(worker)
-            worker.real_slots = worker.slots
         newest = max((w.generation for w in self.workers), default="g1")
         self.spawn(*ALL, generation=newest)
 
@@ -714,7 +714,7 @@ class World:
         for peer in self.core.peers.values():
             assert not peer.tasks, "I4: credits are not back"
             assert not peer.outputs
-            assert peer.free_slots == peer.slots
+            assert not peer.slots_used
 
     def _check_end(self, job_id: str, job: StoredJob) -> None:
         if job.status is JobStatus.COMPLETED:

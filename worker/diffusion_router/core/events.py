@@ -285,6 +285,8 @@ class Policy:
     max_model_errors: int = 2
     # Pulls of one output that may fail before it is made anew.
     max_transfer_failures: int = 2
+    # Times that a job finds a pool full before the youngest output that waits there gives way to it.
+    max_pool_full: int = 5
     backoff: float = 0.1
     max_backoff: float = 2.0
     # Fenced incarnations remembered.

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from diffusion_router.core import membership
+from diffusion_router.core import membership, tasks
 from diffusion_router.core.estimates import Estimates
 from diffusion_router.core.events import (
     Action,
     CancelRequested,
     CancelTask,
     Event,
-    Execute,
     FailureKind,
     InputReceived,
     JobChanged,
@@ -33,19 +32,17 @@ from diffusion_router.core.events import (
     PeerRegistered,
     Policy,
     Progressed,
-    ReleaseSlot,
     Stage,
     StageDone,
     StageFailed,
-    StageResult,
     Tick,
 )
-from diffusion_router.core.scheduler import ReadyQueue, choose_peer, is_stranded, tasks_to_revoke
-from diffusion_router.core.state import Job, Output, Peer, StageRecord, Task
+from diffusion_router.core.outputs import Outputs
+from diffusion_router.core.scheduler import Scheduler
+from diffusion_router.core.state import Job, Output, Peer, Task
 
-# Tries kept for the stage table.
-_MAX_RECORDS = 32
-_PERMANENT = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.DEADLINE})
+# Entries beyond twice the number of jobs that a queue of times may have.
+_SWEEP = 1024
 
 
 class Core:
@@ -62,13 +59,14 @@ class Core:
         self.revision = 0
         self.settle_until = now + policy.settle
         self.now = now
+        self.outputs = Outputs(self.jobs, self.peers, self.emit, known_at=self.settle_until + policy.grace)
+        self.scheduler = Scheduler(self.jobs, self.peers)
         self._actions: list[Action] = []
-        self._ready = {stage: ReadyQueue(stage) for stage in Stage}
-        self._delayed: list[tuple[float, int, str]] = []
+        # Times at which a lease may end, a deadline passes, a job that was held back is ready.
+        self._leases: list[tuple[float, str]] = []
         self._deadlines: list[tuple[float, str]] = []
-        self._ghosts: list[tuple[float, int, Output, str]] = []
-        self._seq = count(1)
-        self._uses = count(1)
+        self._delayed: list[tuple[float, str]] = []
+        self._order = count(1)
         self._handlers: dict[type, Callable[[Any], None]] = {
             JobSubmitted: self._submitted,
             CancelRequested: self._cancel_requested,
@@ -85,7 +83,9 @@ class Core:
         }
 
     def handle(self, event: Event, now: float) -> list[Action]:
-        self.now = max(self.now, now)
+        now = max(self.now, now)
+        self._excuse_stall(now)
+        self.now = now
         self._actions = []
         self._handlers[type(event)](event)
         self._pass_time()
@@ -94,9 +94,9 @@ class Core:
 
     def wakeup(self) -> float | None:
         """When the next Tick is due, if nothing else happens first."""
-        times = [peer.lease_until for peer in self.peers.values()]
-        times += [queue[0][0] for queue in (self._delayed, self._deadlines, self._ghosts) if queue]
-        return min(times, default=None)
+        times = [queue[0][0] for queue in (self._leases, self._deadlines, self._delayed) if queue]
+        change = self.outputs.next_change()
+        return min(times if change is None else [*times, change], default=None)
 
     def waiting(self) -> int:
         """Accepted jobs of which no stage has been started."""
@@ -116,10 +116,8 @@ class Core:
     def emit(self, action: Action) -> None:
         self._actions.append(action)
 
-    def still_read(self, task: Task) -> None:
-        """A lost consumer may read its input until the grace is over (I3)."""
-        if task.input is not None:
-            heapq.heappush(self._ghosts, (self.now + self.policy.grace, next(self._uses), task.input, task.id))
+    def next_number(self) -> int:
+        return next(self._order)
 
     # ------------------------------------------------------------ jobs
 
@@ -128,7 +126,7 @@ class Core:
             return
         job = Job(
             id=event.job_id,
-            seq=next(self._seq),
+            seq=self.next_number(),
             deadline=event.deadline,
             shape=event.shape,
             kills=event.kills,
@@ -137,7 +135,7 @@ class Core:
             not_before=self.settle_until if event.restored else 0.0,
         )
         self.jobs[job.id] = job
-        heapq.heappush(self._deadlines, (job.deadline, job.id))
+        self._push(self._deadlines, job.deadline, job)
         if job.kills >= self.policy.max_kills:
             self.end(job, JobStatus.FAILED, FailureKind.POISON, f"{job.kills} workers died while they ran this job")
         else:
@@ -154,7 +152,7 @@ class Core:
             return
         del self.jobs[job.id]
         for output in list(job.outputs.values()):
-            self.discard(output)
+            self.outputs.discard(output)
 
     def end(
         self,
@@ -173,14 +171,17 @@ class Core:
         for output in list(job.outputs.values()):
             # The worker reports a finished job's result again until the store has it.
             if not (status is JobStatus.COMPLETED and output.stage is Stage.DECODE):
-                self.discard(output)
+                self.outputs.discard(output)
         self.emit(JobEnded(job.id, status, kind, message, result))
 
     def abandon(self, job: Job) -> None:
         task, job.task = job.task, None
         if task is not None:
-            task.abandoned = True
-            self.emit(CancelTask(task.incarnation, task.id))
+            self.cancel(task)
+
+    def cancel(self, task: Task) -> None:
+        task.abandoned = True
+        self.emit(CancelTask(task.incarnation, task.id))
 
     def enqueue(self, job: Job, delay: float = 0.0) -> None:
         """The job waits for its stage, or for its first one where the input of this one is gone."""
@@ -192,53 +193,36 @@ class Core:
         job.ready_since = self.now
         job.not_before = max(job.not_before, self.now + delay)
         if job.not_before > self.now:
-            heapq.heappush(self._delayed, (job.not_before, job.seq, job.id))
+            self._push(self._delayed, job.not_before, job)
         else:
-            self._ready[job.stage].push(job)
+            self.scheduler.push(job)
 
     def start_over(self, job: Job) -> None:
         """Everything can be computed anew from the job itself."""
-        source, job.input = job.input, None
-        if source is not None:
-            self.discard(source)
-        job.stage, job.step, job.steps = Stage.ENCODE, 0, 0
+        job.input = None
+        for output in list(job.outputs.values()):
+            self.outputs.discard(output)
+        job.stage, job.step, job.steps, job.pool_full = Stage.ENCODE, 0, 0, 0
         self.enqueue(job)
 
-    # ------------------------------------------------------------ outputs
-
-    def keep(self, peer: Peer, result: StageResult, job: Job | None) -> Output:
-        output = Output(
-            task_id=result.task_id,
-            job_id=result.job_id,
-            stage=result.stage,
-            incarnation=peer.incarnation,
-            generation=peer.generation,
-            descriptor=result.output,
-        )
-        peer.outputs[output.task_id] = output
-        if job is not None:
-            job.outputs[output.task_id] = output
-        return output
-
-    def discard(self, output: Output) -> None:
-        output.wanted = False
-        self.release_if_free(output)
-
-    def stop_reading(self, task: Task) -> None:
-        if task.input is not None:
-            task.input.readers.discard(task.id)
-            self.release_if_free(task.input)
-
-    def release_if_free(self, output: Output) -> None:
-        """I3: not while a consumer may be reading."""
-        if output.wanted or output.readers:
+    def advance(self, job: Job, output: Output, result: object | None) -> None:
+        """The job has this output: its next stage may start, or it is complete."""
+        for other in list(job.outputs.values()):
+            if other is not output:
+                self.outputs.discard(other)
+        if output.stage is Stage.DECODE:
+            self.end(job, JobStatus.COMPLETED, result=result)
             return
-        job = self.jobs.get(output.job_id)
-        if job is not None:
-            job.outputs.pop(output.task_id, None)
-        peer = self.peers.get(output.incarnation)
-        if peer is not None and peer.outputs.pop(output.task_id, None) is not None:
-            self.emit(ReleaseSlot(peer.incarnation, output.task_id))
+        job.stage, job.input, job.pool_full = Stage(output.stage + 1), output, 0
+        self.enqueue(job)
+        self.emit(JobChanged(job.id))
+
+    def _push(self, queue: list[tuple[float, str]], at: float, job: Job) -> None:
+        """Entries of jobs that are gone are swept out when they could be the most."""
+        if len(queue) > 2 * len(self.jobs) + _SWEEP:
+            kept = {entry for entry in queue if entry[1] in self.jobs}
+            queue[:] = sorted(kept)
+        heapq.heappush(queue, (at, job.id))
 
     # ------------------------------------------------------------ peers
 
@@ -249,13 +233,21 @@ class Core:
         peer = self.peers.get(event.incarnation)
         if peer is not None and peer.connected:
             peer.connected = False
-            self.revision += 1
+            self.changed(peer)
 
     def _heartbeat(self, event: PeerHeartbeat) -> None:
-        peer = self._hear(event.incarnation)
+        peer = self.hear(event.incarnation)
         if peer is not None and event.draining and not peer.draining:
             peer.draining = True
-            self.revision += 1
+            self.changed(peer)
+
+    def changed(self, peer: Peer) -> None:
+        """The list of peers, or the state of this one, is another."""
+        self.revision += 1
+        self.scheduler.refresh(peer)
+
+    def watch_lease(self, peer: Peer) -> None:
+        heapq.heappush(self._leases, (peer.lease_until, peer.incarnation))
 
     def _drained(self, event: PeerDrained) -> None:
         peer = self.peers.get(event.incarnation)
@@ -264,22 +256,35 @@ class Core:
                 task.started = False  # handed back: its job is not to blame
             membership.lose(self, peer, "drained")
 
-    def _hear(self, incarnation: str) -> Peer | None:
+    def hear(self, incarnation: str) -> Peer | None:
+        """Renews the lease; None for a peer that is fenced or unknown."""
         peer = self.peers.get(incarnation)
         if peer is not None:
+            peer.heard_at = self.now
             peer.lease_until = self.now + self.policy.lease
         return peer
 
     # ------------------------------------------------------------ tasks
 
+    def own(self, peer: Peer, task: Task) -> None:
+        peer.tasks[task.id] = task
+        self.scheduler.refresh(peer)
+
+    def disown(self, peer: Peer, task_id: str) -> Task | None:
+        """Gives the credit back."""
+        task = peer.tasks.pop(task_id, None)
+        if task is not None:
+            self.scheduler.refresh(peer)
+        return task
+
     def _input_received(self, event: InputReceived) -> None:
-        peer = self._hear(event.incarnation)
+        peer = self.hear(event.incarnation)
         task = peer.tasks.get(event.task_id) if peer else None
         if task is not None:
             task.received = True
 
     def _progressed(self, event: Progressed) -> None:
-        peer = self._hear(event.incarnation)
+        peer = self.hear(event.incarnation)
         task = peer.tasks.get(event.task_id) if peer else None
         if task is None:
             return
@@ -291,158 +296,54 @@ class Core:
             self.emit(JobChanged(job.id))
 
     def _done(self, event: StageDone) -> None:
-        peer = self._hear(event.incarnation)
+        peer = self.hear(event.incarnation)
         if peer is not None:
-            self.finish(peer, event.result)
-
-    def finish(self, peer: Peer, result: StageResult) -> None:
-        task = peer.tasks.pop(result.task_id, None)
-        if task is None:
-            if result.task_id not in peer.outputs:
-                self.emit(ReleaseSlot(peer.incarnation, result.task_id))
-            return
-        job = self.jobs.get(task.job_id)
-        mine = job is not None and job.task is task
-        output = self.keep(peer, result, job if mine else None)
-        if job is None or not mine:
-            self.discard(output)
-            self.stop_reading(task)
-            return
-        self.estimates.learn(task.stage, job.shape, result.compute_seconds)
-        if job.records:
-            job.records[-1].timings = result.timings
-        job.task = None
-        job.not_before = 0.0
-        if task.input is not None:
-            task.input.wanted = False
-        self.stop_reading(task)
-        self.advance(job, output, result)
-
-    def advance(self, job: Job, output: Output, result: StageResult) -> None:
-        """The job has this output: its next stage may start, or it is complete."""
-        if output.stage is Stage.DECODE:
-            self.end(job, JobStatus.COMPLETED, result=result.result)
-            return
-        job.stage, job.input = Stage(output.stage + 1), output
-        self.enqueue(job)
-        self.emit(JobChanged(job.id))
+            tasks.finish(self, peer, event.result)
 
     def _failed(self, event: StageFailed) -> None:
-        peer = self._hear(event.incarnation)
-        task = peer.tasks.pop(event.task_id, None) if peer else None
-        if task is None:
-            return
-        self.stop_reading(task)
-        job = self.jobs.get(task.job_id)
-        if job is None or job.task is not task:
-            return
-        job.task = None
-        kind = event.kind
-        if kind in _PERMANENT:
-            self.end(job, JobStatus.FAILED, kind, event.message)
-        elif kind in (FailureKind.HANDED_BACK, FailureKind.CANCELLED):
-            self.enqueue(job)
-        elif kind is FailureKind.POOL_FULL:
-            self.enqueue(job, self.policy.backoff)
-        else:
-            self._retry(job, task, kind, event.message)
-
-    def _retry(self, job: Job, task: Task, kind: FailureKind, message: str) -> None:
-        job.failures += 1
-        if kind is FailureKind.MODEL_ERROR:
-            job.model_errors += 1
-            job.avoid.add(task.incarnation)
-            if job.model_errors >= self.policy.max_model_errors:
-                self.end(job, JobStatus.FAILED, kind, message)
-                return
-        if job.failures >= self.policy.max_failures:
-            text = f"{job.failures} tasks failed, the last one with {kind.name}: {message}"
-            self.end(job, JobStatus.FAILED, FailureKind.RETRIES_EXHAUSTED, text)
-            return
-        source = job.input
-        if source is not None and kind is FailureKind.TRANSFER:
-            source.transfer_failures += 1
-        spent = source is not None and source.transfer_failures >= self.policy.max_transfer_failures
-        if spent or kind is FailureKind.INCOMPATIBLE:
-            self.start_over(job)
-        else:
-            self.enqueue(job, min(self.policy.backoff * 2**job.failures, self.policy.max_backoff))
+        peer = self.hear(event.incarnation)
+        if peer is not None:
+            tasks.fail(self, peer, event.task_id, event.kind, event.message)
 
     # ------------------------------------------------------------ time and assignment
 
     def _ticked(self, event: Tick) -> None:
         """Time alone: `handle` looks at it after every event."""
 
+    def _excuse_stall(self, now: float) -> None:
+        """A router that was stopped itself has heard nobody meanwhile, and fences nobody for that."""
+        due = self.wakeup()
+        late = now - max(self.now, now if due is None else due)
+        if late > self.policy.lease / 3:
+            for peer in self.peers.values():
+                peer.lease_until += late
+
     def _pass_time(self) -> None:
-        for peer in [peer for peer in self.peers.values() if peer.lease_until <= self.now]:
-            membership.lose(self, peer, "lease expired")
+        while self._leases and self._leases[0][0] <= self.now:
+            peer = self.peers.get(heapq.heappop(self._leases)[1])
+            if peer is None:
+                continue
+            if peer.lease_until <= self.now:
+                membership.lose(self, peer, "lease expired")
+            else:
+                self.watch_lease(peer)
         while self._deadlines and self._deadlines[0][0] <= self.now:
             job = self.jobs.get(heapq.heappop(self._deadlines)[1])
             if job is not None:
-                self.end(
-                    job, JobStatus.FAILED, FailureKind.DEADLINE, f"not finished by its deadline ({job.stage.name})"
-                )
-        while self._ghosts and self._ghosts[0][0] <= self.now:
-            _, _, output, task_id = heapq.heappop(self._ghosts)
-            output.readers.discard(task_id)
-            self.release_if_free(output)
+                text = f"not finished by its deadline ({job.stage.name})"
+                self.end(job, JobStatus.FAILED, FailureKind.DEADLINE, text)
+        self.outputs.pass_time(self.now)
         while self._delayed and self._delayed[0][0] <= self.now:
-            job = self.jobs.get(heapq.heappop(self._delayed)[2])
+            job = self.jobs.get(heapq.heappop(self._delayed)[1])
             if job is not None and job.task is None and not job.status.ended:
-                self._ready[job.stage].push(job)
+                self.scheduler.push(job)
 
     def _schedule(self) -> None:
         for stage in sorted(Stage, reverse=True):
-            if self._ready[stage]:
-                self._assign(stage)
-        for task in tasks_to_revoke(self.peers.values()):
+            for job in self.scheduler.assign(stage, self.now, self._start):
+                self.start_over(job)
+        for task in self.scheduler.revoke():
             self.emit(CancelTask(task.incarnation, task.id, only_if_waiting=True))
 
-    def _assign(self, stage: Stage) -> None:
-        peers = [peer for peer in self.peers.values() if stage in peer.stages and peer.credits]
-        passed_over: list[Job] = []
-        stranded: list[Job] = []
-        for job in self._ready[stage].pop_each(self.jobs, self.now):
-            peer = choose_peer(job, peers, self.peers)
-            if peer is not None:
-                self._start(job, peer)
-                if not peer.credits:
-                    peers.remove(peer)
-                continue
-            if is_stranded(job.input, stage, self.peers.values()):
-                stranded.append(job)
-                continue
-            passed_over.append(job)
-            if job.input is None or not peers:
-                break  # what held this one back holds all the later ones back
-        for job in passed_over:
-            self._ready[stage].push(job)
-        for job in stranded:
-            self.start_over(job)
-
     def _start(self, job: Job, peer: Peer) -> None:
-        stage = job.stage
-        attempt = job.attempts.get(stage, 0) + 1
-        job.attempts[stage] = attempt
-        task = Task(
-            id=f"{job.id}.{stage.name.lower()}.{attempt}.{self.epoch}",
-            job_id=job.id,
-            stage=stage,
-            incarnation=peer.incarnation,
-            attempt=attempt,
-            input=job.input,
-            sent_at=self.now,
-            slots=peer.slots_for(stage, job.input),
-        )
-        if job.input is not None:
-            job.input.readers.add(task.id)
-        peer.tasks[task.id] = task
-        peer.last_used = next(self._uses)
-        job.task = task
-        job.status = JobStatus.IN_PROGRESS
-        job.step = 0 if stage is not Stage.DECODE else job.step
-        job.records.append(StageRecord(stage, peer.pod_name, attempt, self.now - job.ready_since))
-        del job.records[:-_MAX_RECORDS]
-        descriptor = job.input.descriptor if job.input else None
-        self.emit(Execute(peer.incarnation, task.id, job.id, stage, attempt, descriptor, job.deadline))
-        self.emit(JobChanged(job.id))
+        tasks.start(self, job, peer)

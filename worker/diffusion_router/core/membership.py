@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diffusion_router.core import tasks
 from diffusion_router.core.events import (
-    CancelTask,
     FailureKind,
     HeldTask,
     JobKilled,
@@ -19,10 +19,11 @@ from diffusion_router.core.events import (
     PeerRegistered,
     RefusalReason,
     Refuse,
+    Stage,
     StageResult,
     Welcome,
 )
-from diffusion_router.core.state import Peer, Task
+from diffusion_router.core.state import Job, Peer, StageRecord, Task, slots_needed
 
 if TYPE_CHECKING:
     from diffusion_router.core.machine import Core
@@ -52,12 +53,13 @@ def register(core: Core, event: PeerRegistered) -> None:
             capacity=event.capacity,
             slots=event.slots,
             prefetch=core.policy.prefetch,
-            lease_until=0.0,
+            lease_until=core.now + core.policy.lease,
         )
         core.peers[peer.incarnation] = peer
+        core.watch_lease(peer)
     peer.connected, peer.draining = True, event.draining
-    peer.lease_until = core.now + core.policy.lease
-    core.revision += 1
+    core.hear(peer.incarnation)
+    core.changed(peer)
     core.emit(Welcome(peer.incarnation))
     _forget_what_is_gone(core, peer, event)
     for held in event.tasks:
@@ -71,7 +73,7 @@ def register(core: Core, event: PeerRegistered) -> None:
 def lose(core: Core, peer: Peer, reason: str) -> None:
     """Fences an incarnation; what it ran is tried elsewhere, what it kept is made anew where it is still needed."""
     del core.peers[peer.incarnation]
-    core.revision += 1
+    core.changed(peer)
     core.fenced[peer.incarnation] = core.now
     while len(core.fenced) > core.policy.max_fenced:
         del core.fenced[next(iter(core.fenced))]
@@ -79,28 +81,39 @@ def lose(core: Core, peer: Peer, reason: str) -> None:
     for output in peer.outputs.values():
         output.lost = True
     for task in peer.tasks.values():
-        core.still_read(task)
+        core.outputs.stop_reading_at(task, core.now + core.policy.grace)
         job = core.jobs.get(task.job_id)
-        if job is None or job.task is not task:
-            continue
-        job.task = None
-        if task.started:
-            job.kills += 1
-            core.emit(JobKilled(job.id, job.kills))
-        if job.kills >= core.policy.max_kills:
-            core.end(job, JobStatus.FAILED, FailureKind.POISON, f"{job.kills} workers died while they ran this job")
-        else:
-            core.enqueue(job)
+        if job is not None and job.task is task:
+            job.task = None
+            _retry_after_loss(core, job, task)
     for output in peer.outputs.values():
         job = core.jobs.get(output.job_id)
-        if job is None:
-            continue
-        job.outputs.pop(output.task_id, None)
-        if job.input is output and job.task is None:
-            core.start_over(job)
+        if job is not None:
+            job.outputs.pop(output.task_id, None)
+            if job.input is output and job.task is None:
+                core.start_over(job)
+
+
+def _retry_after_loss(core: Core, job: Job, task: Task) -> None:
+    if task.started:
+        job.kills += 1
+        core.emit(JobKilled(job.id, job.kills))
+    if job.kills >= core.policy.max_kills:
+        core.end(job, JobStatus.FAILED, FailureKind.POISON, f"{job.kills} workers died while they ran this job")
+    else:
+        core.enqueue(job)
 
 
 def _incompatibility(core: Core, event: PeerRegistered) -> str:
+    if not event.stages:
+        return f"{event.pod_name} registers without a role: start it with --role encoder, denoiser or decoder"
+    if event.capacity < 1:
+        return f"{event.pod_name} registers with capacity {event.capacity}: it must run at least one task at once"
+    if event.slots < slots_needed(event.stages):
+        return (
+            f"{event.pod_name} has a pool of {event.slots} slots, but its roles need {slots_needed(event.stages)}, for "
+            "an input and an output at once: raise transport.poolSize"
+        )
     for other in core.peers.values():
         if other.incarnation == event.incarnation or other.generation != event.generation:
             continue
@@ -123,20 +136,20 @@ def _forget_what_is_gone(core: Core, peer: Peer, event: PeerRegistered) -> None:
     for task in list(peer.tasks.values()):
         if task.id in held:
             task.started = task.started or held[task.id].started
+            # What was asked of it may not have arrived.
+            task.revoked = False
             if task.abandoned:
-                core.emit(CancelTask(peer.incarnation, task.id))
+                core.cancel(task)
         elif task.id in results:
-            core.finish(peer, results[task.id])
+            tasks.finish(core, peer, results[task.id])
         else:
-            del peer.tasks[task.id]
-            core.stop_reading(task)
+            core.disown(peer, task.id)
+            core.outputs.stop_reading(task)
             job = core.jobs.get(task.job_id)
             if job is not None and job.task is task:
                 job.task = None
                 core.enqueue(job)
-    for output in list(peer.outputs.values()):
-        if output.task_id in results:
-            continue
+    for output in [output for output in peer.outputs.values() if output.task_id not in results]:
         del peer.outputs[output.task_id]
         output.lost = True
         job = core.jobs.get(output.job_id)
@@ -147,51 +160,61 @@ def _forget_what_is_gone(core: Core, peer: Peer, event: PeerRegistered) -> None:
 
 
 def _adopt_task(core: Core, peer: Peer, held: HeldTask) -> None:
+    """A task of an earlier life of the router goes on, unless its job is over or further on."""
     job = core.jobs.get(held.job_id)
-    source = job.input if job is not None and job.input is not None and job.input.stage == held.stage - 1 else None
+    stage = held.stage
     task = Task(
         id=held.task_id,
         job_id=held.job_id,
-        stage=held.stage,
+        stage=stage,
         incarnation=peer.incarnation,
-        attempt=1,
-        input=source,
+        attempt=1 if job is None else tasks.next_attempt(job, stage),
+        input=None,
         sent_at=core.now,
-        slots=peer.slots_for(held.stage, source),
+        # Its input may have been pulled.
+        slots=int(stage is not Stage.ENCODE) + int(stage is not Stage.DECODE),
         received=held.started,
         started=held.started,
     )
-    peer.tasks[task.id] = task
-    if job is None or job.status.ended or job.task is not None or job.stage > held.stage:
-        task.abandoned = True
-        core.emit(CancelTask(peer.incarnation, task.id))
+    core.own(peer, task)
+    core.outputs.adopt_reader(task)
+    if job is None or not _leads(job, stage, held.started):
+        core.cancel(task)
         return
-    if source is not None:
-        source.readers.add(task.id)
-    elif job.input is not None:
-        core.discard(job.input)
-    job.stage, job.input, job.task = held.stage, source, task
-    job.status = JobStatus.IN_PROGRESS
+    core.abandon(job)
+    for output in list(job.outputs.values()):
+        if output.stage != stage - 1:
+            core.outputs.discard(output)
+    if job.input is not None and job.input.stage != stage - 1:
+        job.input = None
+    task.input = job.input
+    job.stage, job.task, job.status = stage, task, JobStatus.IN_PROGRESS
+    tasks.record(job, StageRecord(stage, peer.pod_name, task.attempt, 0.0))
+
+
+def _leads(job: Job, stage: Stage, started: bool) -> bool:
+    """Whether a task of this stage brings its job further than what is under way."""
+    if job.status.ended or stage < job.stage:
+        return False
+    current = job.task
+    return stage > job.stage or current is None or (started and not current.started)
 
 
 def _adopt_output(core: Core, peer: Peer, result: StageResult) -> None:
     job = core.jobs.get(result.job_id)
-    output = core.keep(peer, result, job)
+    output = core.outputs.adopt(peer, result, job, core.now)
     if job is None or job.status.ended:
-        core.discard(output)
+        core.outputs.discard(output)
         return
     task = job.task
     if task is not None and task.stage == result.stage + 1 and task.input is None:
         task.input = job.input = output
-        output.readers.add(task.id)
-        return
-    reached = job.stage if task is None else task.stage
-    if result.stage < reached:
-        core.discard(output)
-        return
-    core.abandon(job)
-    if job.input is not None:
-        core.discard(job.input)
-        job.input = None
-    job.status = JobStatus.IN_PROGRESS
-    core.advance(job, output, result)
+    elif result.stage < job.stage:
+        core.outputs.discard(output)
+    else:
+        core.abandon(job)
+        job.status = JobStatus.IN_PROGRESS
+        tasks.record(
+            job, StageRecord(result.stage, peer.pod_name, tasks.next_attempt(job, result.stage), 0.0, result.timings)
+        )
+        core.advance(job, output, result.result)

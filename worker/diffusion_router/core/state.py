@@ -24,6 +24,7 @@ class Output:
     descriptor: object | None
     # Tasks that may be reading it.
     readers: set[str] = field(default_factory=set)
+    # A stage of its job still needs it.
     wanted: bool = True
     # Its peer is lost, and the bytes with it.
     lost: bool = False
@@ -47,6 +48,13 @@ class Task:
     abandoned: bool = False
     # Asked to be handed back, once.
     revoked: bool = False
+    # Outputs that it may be reading: its input, and, for a task that an earlier life of the router sent, whatever could
+    # be its input.
+    reads: list[Output] = field(default_factory=list)
+
+    @property
+    def waits(self) -> bool:
+        return not (self.started or self.abandoned)
 
 
 @dataclass(slots=True)
@@ -58,6 +66,14 @@ class StageRecord:
     attempt: int
     queue_seconds: float
     timings: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A task that failed. `producer`: the peer whose output could not be pulled, which may turn out to be lost."""
+
+    at: float
+    producer: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,10 +90,12 @@ class Job:
     task: Task | None = None
     status: JobStatus = JobStatus.QUEUED
     not_before: float = 0.0
-    failures: int = 0
+    failures: list[Failure] = field(default_factory=list)
     model_errors: int = 0
+    # Times that a pool was full since its last stage ended.
+    pool_full: int = 0
     attempts: dict[Stage, int] = field(default_factory=dict)
-    # Peers on which the model raised; tried again only where there is no other.
+    # Peers on which one of its tasks failed; tried again only where there is no other.
     avoid: set[str] = field(default_factory=set)
     # Outputs that peers keep for it, by task.
     outputs: dict[str, Output] = field(default_factory=dict)
@@ -107,12 +125,18 @@ class Peer:
     slots: int
     prefetch: int
     lease_until: float
+    heard_at: float = 0.0
     connected: bool = True
     draining: bool = False
     tasks: dict[str, Task] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
     # Order of last use, so that equals take turns.
     last_used: int = 0
+    # Slots that its pool turned out to hold, where payloads are too large for all of `slots`.
+    room: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.room = self.slots
 
     @property
     def state(self) -> PeerState:
@@ -134,8 +158,14 @@ class Peer:
         return self.takes_tasks and len(self.tasks) < self.capacity
 
     @property
+    def slots_used(self) -> int:
+        # What a decoder keeps until the store has it is a list of files, not a slot.
+        kept = sum(output.stage is not Stage.DECODE for output in self.outputs.values())
+        return kept + sum(task.slots for task in self.tasks.values())
+
+    @property
     def free_slots(self) -> int:
-        return self.slots - len(self.outputs) - sum(task.slots for task in self.tasks.values())
+        return self.room - self.slots_used
 
     def slots_for(self, stage: Stage, source: Output | None) -> int:
         pulled = source is not None and source.incarnation != self.incarnation
@@ -144,5 +174,10 @@ class Peer:
     def has_room(self, stage: Stage, source: Output | None) -> bool:
         # A worker of several roles that filled its pool with early outputs could never start the later stage that
         # empties it: one slot is kept back for that.
-        reserve = 1 if stage is Stage.ENCODE and Stage.DENOISE in self.stages else 0
+        reserve = 1 if stage is Stage.ENCODE and len(self.stages) > 1 else 0
         return self.free_slots >= self.slots_for(stage, source) + reserve
+
+
+def slots_needed(stages: frozenset[Stage]) -> int:
+    """Slots without which a worker of these roles could never take its turn: an input that is pulled and an output."""
+    return 2 if Stage.DENOISE in stages or len(stages) > 1 else 1
