@@ -1,0 +1,107 @@
+"""The command line answers at once and in words: what is wrong, and what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from dpipe.app import app
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "examples/digits.yaml"
+
+
+def dpipe(*arguments: str, given: str | None = None) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments), input=given, catch_exceptions=False)
+    return result.exit_code, result.output
+
+
+def test_help_names_every_command() -> None:
+    _, text = dpipe("--help")
+    for command in ("up", "generate", "peers", "jobs", "check", "render", "demo"):
+        assert f"\n  {command} " in text
+
+
+def test_help_loads_none_of_the_heavy_libraries() -> None:
+    heavy = {"torch", "httpx", "grpc", "cel", "jsonschema", "yaml", "PIL", "diffusion_operator"}
+    code = f"import sys, dpipe.app; print(sorted({heavy!r} & sys.modules.keys()))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_render_prints_what_would_be_applied() -> None:
+    code, text = dpipe("render", "-f", str(EXAMPLE))
+    assert code == 0
+    kinds = [document["kind"] for document in yaml.safe_load_all(text)]
+    assert (kinds.count("StatefulSet"), kinds.count("Service")) == (4, 5)
+
+
+def test_a_resource_can_come_from_standard_input() -> None:
+    code, _ = dpipe("render", "-f", "-", given=EXAMPLE.read_text())
+    assert code == 0
+
+
+def test_faults_of_a_resource_are_listed_with_file_and_path(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(EXAMPLE.read_text().replace("replicas: 1", "replicas: -1", 1).replace("poolSize", "poolsize"))
+    code, text = dpipe("up", "-f", str(file))
+    assert code == 1
+    assert text.splitlines() == [
+        f"{file}: spec.transport.poolsize: unknown field; did you mean poolSize?",
+        f"{file}: spec.roles.encoder.replicas: must be at least 0, not -1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "is not YAML"),
+        ("", "has 0 resources of kind DiffusionPipeline: give a file with one"),
+        (EXAMPLE.read_text() + "\n---\n" + EXAMPLE.read_text(), "has 2 resources of kind DiffusionPipeline"),
+    ],
+)
+def test_a_file_without_one_resource_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(text)
+    code, said = dpipe("render", "-f", str(file))
+    assert code == 1
+    assert words in said
+
+
+def test_a_missing_file_is_named() -> None:
+    assert dpipe("render", "-f", "nowhere.yaml") == (1, "nowhere.yaml: No such file or directory\n")
+
+
+def test_without_a_running_pipeline_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    code, text = dpipe("generate", "a red seven", "-o", str(tmp_path / "x.png"))
+    assert code == 1
+    assert "no pipeline runs on this machine: start one with `dpipe up -f FILE`" in text
+
+
+def test_a_router_that_is_not_there_is_named(tmp_path: Path) -> None:
+    code, text = dpipe("generate", "a red seven", "-o", str(tmp_path / "x.png"), "--url", "http://127.0.0.1:9")
+    assert code == 1
+    assert "no answer from a router at http://127.0.0.1:9" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "words"),
+    [
+        ("x.gif", False, "end the name with one of .png"),
+        ("x.png", True, "a video is written as .mp4"),
+        ("x.mp4", False, ".mp4 and --video"),
+    ],
+)
+def test_a_file_name_that_says_another_format_is_refused(name: str, video: bool, words: str) -> None:
+    code, text = dpipe("generate", "a red seven", "-o", name, *(["--video"] if video else []))
+    assert code == 1
+    assert words in text
+
+
+def test_a_taken_port_is_refused_when_it_was_asked_for(taken_port: int) -> None:
+    code, text = dpipe("up", "-f", str(EXAMPLE), "--port", str(taken_port))
+    assert code == 1
+    assert f"port {taken_port} is taken" in text

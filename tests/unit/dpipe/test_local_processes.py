@@ -1,0 +1,109 @@
+"""Rendered pods become processes: what the cluster would resolve is resolved, nothing else is added."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from diffusion_operator.api import load_pipeline
+from diffusion_operator.render import render
+from dpipe.pods import LocalProcess, NotLocalError, local_processes
+from dpipe.ports import free_ports, is_free
+
+ROOT = Path(__file__).parents[3]
+DATA = Path("/data")
+
+
+def processes(http_port: int = 0, **sections: Any) -> dict[str, LocalProcess]:
+    resource = yaml.safe_load((ROOT / "examples/digits.yaml").read_text())
+    for section, values in sections.items():
+        resource["spec"].setdefault(section, {}).update(values)
+    found = local_processes(render(load_pipeline(resource)), data_dir=DATA, http_port=http_port)
+    return {process.pod: process for process in found}
+
+
+def test_every_pod_is_a_process_with_its_containers_command() -> None:
+    found = processes(roles={"denoiser": {"replicas": 2}})
+    assert list(found) == [
+        "digits-router-0",
+        "digits-encoder-0",
+        "digits-denoiser-0",
+        "digits-denoiser-1",
+        "digits-decoder-0",
+    ]
+    assert found["digits-denoiser-1"].command == (sys.executable, "-m", "diffusion_worker", "--role", "denoiser")
+    assert found["digits-denoiser-1"].environment["DIFFUSION_WORKER_POD_NAME"] == "digits-denoiser-1"
+    assert found["digits-router-0"].command == (sys.executable, "-m", "diffusion_router")
+
+
+def test_workers_reach_the_router_and_one_another_on_the_loopback_address() -> None:
+    found = processes()
+    router = found["digits-router-0"]
+    worker = found["digits-encoder-0"].environment
+    assert worker["DIFFUSION_WORKER_ROUTER"] == f"127.0.0.1:{router.ports['grpc']}"
+    assert worker["DIFFUSION_WORKER_HOST"] == "127.0.0.1"
+    assert router.environment["DIFFUSION_ROUTER_HOST"] == "127.0.0.1"
+    assert router.environment["DIFFUSION_ROUTER_GRPC_PORT"] == str(router.ports["grpc"])
+
+
+def test_no_two_processes_share_a_port() -> None:
+    found = processes(roles={"denoiser": {"replicas": 3}})
+    ports = [port for process in found.values() for port in process.ports.values()]
+    assert len(set(ports)) == len(ports) == 12
+    assert all(1024 <= port < 32768 for port in ports)
+
+
+def test_workers_share_the_transports_ports_without_overlap() -> None:
+    found = processes(roles={"denoiser": {"replicas": 2}}, transport={"rpcPortRange": {"min": 15000, "max": 15099}})
+    slices = sorted(
+        (int(process.environment["DIFFUSION_WORKER_PORT_MIN"]), int(process.environment["DIFFUSION_WORKER_PORT_MAX"]))
+        for process in found.values()
+        if process.role != "router"
+    )
+    assert slices == [(15000, 15024), (15025, 15049), (15050, 15074), (15075, 15099)]
+
+
+def test_a_transport_range_too_small_for_all_workers_on_one_machine_is_refused() -> None:
+    with pytest.raises(NotLocalError, match=r"spec\.transport\.rpcPortRange: 64 ports are too few for 7 workers"):
+        processes(roles={"denoiser": {"replicas": 5}}, transport={"rpcPortRange": {"min": 15000, "max": 15063}})
+
+
+def test_the_http_port_can_be_chosen() -> None:
+    (port,) = free_ports(1)
+    router = processes(http_port=port)["digits-router-0"]
+    assert router.ports["http"] == port
+    assert router.environment["DIFFUSION_ROUTER_HTTP_PORT"] == str(port)
+
+
+def test_the_data_volume_is_a_folder_and_the_model_cache_is_the_machines_own() -> None:
+    found = processes()
+    assert found["digits-router-0"].environment["DIFFUSION_ROUTER_DATA_DIR"] == "/data/digits-router-0/data"
+    assert "HF_HOME" not in found["digits-encoder-0"].environment
+
+
+def test_references_are_expanded_as_the_kubelet_does() -> None:
+    env = [
+        {"name": "A", "value": "$(POD_NAME) on $(POD_IP)"},
+        {"name": "B", "value": "$(A)!"},
+        {"name": "C", "value": "$$(A) costs $5 and $(NOBODY)"},
+    ]
+    environment = processes(roles={"decoder": {"env": env}})["digits-decoder-0"].environment
+    assert environment["A"] == "digits-decoder-0 on 127.0.0.1"
+    assert environment["B"] == "digits-decoder-0 on 127.0.0.1!"
+    assert environment["C"] == "$(A) costs $5 and $(NOBODY)"
+
+
+def test_a_variable_that_only_a_cluster_can_fill_is_refused_by_name() -> None:
+    children = render(load_pipeline(yaml.safe_load((ROOT / "examples/digits.yaml").read_text())))
+    container = children[2]["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}})
+    with pytest.raises(NotLocalError, match="variable TOKEN takes its value from"):
+        local_processes(children, data_dir=DATA)
+
+
+def test_free_ports_are_free_distinct_and_none_to_avoid() -> None:
+    first = free_ports(50)
+    second = free_ports(50, avoid=first)
+    assert len(set(first + second)) == 100
+    assert all(is_free(port) for port in first)
