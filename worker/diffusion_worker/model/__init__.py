@@ -15,6 +15,7 @@ from diffusion_worker.model.types import (
     ModelIdentity,
     OnStep,
     Parameters,
+    RoleModel,
     Stage,
     StageModel,
     StepCancelled,
@@ -29,6 +30,7 @@ __all__ = [
     "ModelIdentity",
     "OnStep",
     "Parameters",
+    "RoleModel",
     "Stage",
     "StageModel",
     "StepCancelled",
@@ -42,7 +44,7 @@ __all__ = [
 
 def load_model(
     *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
-) -> StageModel:
+) -> RoleModel:
     """Loads the weights that `stages` need, and no others.
 
     Cuts along the model's blocks where diffusers has sound ones, else by capture and replay of the classic pipeline.
@@ -58,4 +60,4 @@ def load_model(
         return ModularModel(path=path, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)
     from diffusion_worker.model.replay import ReplayModel
 
-    return ReplayModel(path=path, stages=stages, dtype=dtype, device=device)
+    return ReplayModel(path=path, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)

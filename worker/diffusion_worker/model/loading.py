@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -169,6 +170,12 @@ def identify(path: Path) -> ModelIdentity:
         digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
         digest.update(_header(file) if file.suffix in WEIGHT_SUFFIXES else file.read_bytes())
     return ModelIdentity(digest.hexdigest(), output_of(folder.pipeline_class), folder.pipeline_class)
+
+
+def count_elements(file: Path) -> int:
+    """The number of values in a safetensors file, by its header."""
+    entries = json.loads(_header(file))
+    return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")
 
 
 def torch_dtype(name: str) -> torch.dtype:

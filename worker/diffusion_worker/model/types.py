@@ -108,10 +108,6 @@ class StageModel(Protocol):
     def output(self) -> str:
         """image or video."""
 
-    @property
-    def way(self) -> str:
-        """How the pipeline is cut: modular or replay."""
-
     def encode(self, parameters: Parameters) -> Values:
         """Raises InvalidRequest, ModelError."""
 
@@ -120,3 +116,15 @@ class StageModel(Protocol):
 
     def decode(self, values: Values) -> list[Media]:
         """Raises InvalidRequest, ModelError."""
+
+
+class RoleModel(StageModel, Protocol):
+    """A StageModel that can say how it was made, as both ways to cut a model do."""
+
+    @property
+    def way(self) -> str:
+        """How the pipeline is cut: modular or replay."""
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Names of the components that this object holds in full; of others it holds a shell or nothing."""

@@ -1,0 +1,233 @@
+"""The self-test that decides whether a model is supported: all roles in one process against three processes.
+
+    python -m diffusion_worker.model.check MODEL [--quick] [--json]
+
+It says which way the model is cut, what each role loads and ships, and whether every payload and every file of the cut
+model equals the uncut one's, byte for byte. Exit code: 0 identical, 1 different, 2 the model can't be loaded or cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusion_worker.model.loading import DTYPES, count_elements, open_folder, resolve_model
+from diffusion_worker.model.types import STAGES, Stage, UnsupportedModel
+
+STEPS = 2
+SIZE = 128
+"""Pixels of a check's picture, unless the model folder has defaults of its own: a multiple of every family's grid."""
+FRAMES = 9
+"""4k + 1 and 8k + 1: what video families take."""
+MEMORY_SHARE = 0.7
+"""Share of the free memory that the weights may take before the check turns to a small copy."""
+TIMEOUT_SECONDS = 3600
+
+
+class CheckFailed(Exception):
+    """The model can't be checked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a check."""
+
+    dtype: str
+    device: str
+    threads: int
+    allow_pickle: bool
+
+
+def check(path: Path, options: Options, *, quick: bool) -> dict[str, Any]:
+    """The report on the model in `path`. Raises CheckFailed, UnsupportedModel."""
+    folder = open_folder(path, allow_pickle=options.allow_pickle)
+    needed, free = _weights_in_memory(path, options.dtype), _free_memory()
+    small = quick or (options.device == "cpu" and needed > MEMORY_SHARE * free)
+    with tempfile.TemporaryDirectory(prefix="diffusion-check-") as directory:
+        work = Path(directory)
+        subject = path
+        if small:
+            subject = work / "model"
+            _shrink(path, subject, options)
+        (work / "cases.json").write_text(json.dumps(_cases(folder.defaults)))
+        whole = _trial(subject, work, STAGES, options)
+        split = {stage: _trial(subject, work, [stage], options) for stage in STAGES}
+    cases = {name: _compare(name, whole, split) for name in whole["cases"]}
+    served = [case for case in cases.values() if "refused" not in case]
+    return {
+        "model": str(path),
+        "pipeline": whole["pipeline"],
+        "way": whole["way"],
+        "output": whole["output"],
+        "dtype": options.dtype,
+        "device": options.device,
+        "small_copy": small,
+        "roles": {stage.value: _role(split[stage], folder.weight_bytes) for stage in STAGES},
+        "cases": cases,
+        "identical": bool(served) and all(case["identical"] for case in served),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m diffusion_worker.model.check", description=__doc__)
+    parser.add_argument("model", help="a folder, the name of a bundled model, or an id on the hub")
+    parser.add_argument("--revision", default="", help="of a model on the hub")
+    parser.add_argument("--quick", action="store_true", help="check a small random copy made from the model's configs")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--allow-pickle", action="store_true", help="load pickled weights, which may run any code")
+    given = parser.parse_args(argv)
+    options = Options(given.dtype, given.device, given.threads, given.allow_pickle)
+    try:
+        path = resolve_model(_source(given.model), given.model, given.revision, given.allow_pickle)
+        report = check(path, options, quick=given.quick)
+    except (CheckFailed, UnsupportedModel) as error:
+        failure = {"model": given.model, "error": str(error)}
+        sys.stdout.write(json.dumps(failure) + "\n" if given.json else f"{given.model} can't be served: {error}\n")
+        return 2
+    sys.stdout.write(json.dumps(report, indent=2) + "\n" if given.json else _text(report))
+    return 0 if report["identical"] else 1
+
+
+def _source(model: str) -> str:
+    if Path(model).expanduser().is_dir():
+        return "Path"
+    return "Hub" if "/" in model else "Bundled"
+
+
+def _cases(defaults: Mapping[str, object]) -> dict[str, Any]:
+    """Requests that between them use every block a served request may use; a family refuses what it does not know."""
+    request: dict[str, Any] = {
+        "prompt": "a red seven on a black background",
+        "seed": 7,
+        "num_inference_steps": STEPS,
+        "num_frames": FRAMES,
+        "height": SIZE,
+        "width": SIZE,
+    }
+    request = {name: value for name, value in request.items() if name not in defaults}
+    sized = {"images": {"image": [SIZE, SIZE]}}
+    return {
+        "text": request,
+        "image": {**request, **sized, "strength": 0.6, "num_inference_steps": STEPS + 1},
+    }
+
+
+def _trial(path: Path, work: Path, stages: Sequence[Stage], options: Options) -> dict[str, Any]:
+    """The report of a process that holds `stages`."""
+    command = [sys.executable, "-m", "diffusion_worker.model.trial", str(path), str(work)]
+    command += ["--stages", ",".join(stages), "--dtype", options.dtype, "--device", options.device]
+    command += ["--threads", str(options.threads), *(["--allow-pickle"] if options.allow_pickle else [])]
+    return _json_of(command, f"the process of {', '.join(stages)}")
+
+
+def _shrink(source: Path, target: Path, options: Options) -> None:
+    code = (
+        "import sys, torch; from pathlib import Path; from diffusion_worker.model.shrink import shrink; "
+        "shrink(Path(sys.argv[1]), Path(sys.argv[2]), dtype=getattr(torch, sys.argv[3])); print('{}')"
+    )
+    _json_of([sys.executable, "-c", code, str(source), str(target), options.dtype], "the small copy")
+
+
+def _json_of(command: Sequence[str], what: str) -> dict[str, Any]:
+    """The JSON object on the last line of a command's output. Raises CheckFailed, UnsupportedModel."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode not in (0, 2) or not lines:
+        raise CheckFailed(f"{what} ended with code {done.returncode}: {done.stderr.strip()[-2000:]}")
+    report: dict[str, Any] = json.loads(lines[-1])
+    if "error" in report:
+        raise (UnsupportedModel if report["unsupported"] else CheckFailed)(report["error"])
+    return report
+
+
+def _compare(name: str, whole: Mapping[str, Any], split: Mapping[Stage, Mapping[str, Any]]) -> dict[str, Any]:
+    """One case's boundaries, cut against uncut."""
+    uncut = whole["cases"][name]
+    if "refused" in uncut:
+        return {"refused": uncut["refused"]}
+    stages: dict[str, Any] = {}
+    for index, stage in enumerate(STAGES):
+        (cut,) = split[stage]["cases"][name]["stages"]
+        reference = uncut["stages"][index]
+        stages[stage.value] = {
+            "identical": cut["digest"] == reference["digest"],
+            "nbytes": cut["nbytes"],
+            "seconds": round(cut["seconds"], 3),
+            "ships": cut["ships"],
+        }
+    identical = all(stage["identical"] for stage in stages.values())
+    return {"request": uncut["request"], "identical": identical, "stages": stages}
+
+
+def _role(trial: Mapping[str, Any], weight_bytes: Any) -> dict[str, Any]:
+    components = [{**one, "bytes": weight_bytes(one["name"])} for one in trial["components"]]
+    return {
+        "components": components,
+        "bytes": sum(one["bytes"] for one in components),
+        "load_seconds": round(trial["load_seconds"], 2),
+        "peak_memory_bytes": trial["peak_memory_bytes"],
+    }
+
+
+def _weights_in_memory(path: Path, dtype: str) -> int:
+    """Bytes that the model's weights take once loaded in `dtype`."""
+    return sum(count_elements(file) for file in path.rglob("*.safetensors")) * (4 if dtype == "float32" else 2)
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take: the machine's, or its control group's if that is less."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def _text(report: Mapping[str, Any]) -> str:
+    lines = [
+        f"{report['model']}: {report['pipeline']}, makes {report['output']}s, cut by {report['way']}, "
+        f"{report['dtype']} on {report['device']}" + (", a small random copy of it" if report["small_copy"] else "")
+    ]
+    for stage, role in report["roles"].items():
+        names = ", ".join(f"{one['name']} ({_size(one['bytes'])})" for one in role["components"] if one["bytes"])
+        lines.append(f"  {stage} loads {_size(role['bytes'])}: {names}")
+    for name, case in report["cases"].items():
+        if "refused" in case:
+            lines.append(f"  from {name}: not served: {case['refused']}")
+            continue
+        lines.append(f"  from {name}: {'identical' if case['identical'] else 'DIFFERENT'}")
+        for stage, made in case["stages"].items():
+            tensors = ", ".join(f"{one['name']} {one['dtype']}{one['shape']}" for one in made["ships"])
+            verdict = "" if made["identical"] else " DIFFERENT"
+            ships = f"ships {_size(made['nbytes'])}: {tensors}" if tensors else f"writes {_size(made['nbytes'])}"
+            lines.append(f"    {stage} {ships} ({made['seconds']} s){verdict}")
+    lines.append("bit-identical" if report["identical"] else "NOT bit-identical: this model can't be served in roles")
+    return "\n".join(lines) + "\n"
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""One process of the self-test: runs some stages of a model on the payloads that an earlier process left.
+
+`check.py` starts it, once with all stages and once for each; it is of no use by hand. What it reads and writes lies in
+one folder: `cases.json`, and for each case the payload of every stage and a report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from PIL import Image
+
+from diffusion_worker import payload
+from diffusion_worker.model import (
+    InvalidRequest,
+    Media,
+    ModelError,
+    Parameters,
+    RoleModel,
+    Stage,
+    UnsupportedModel,
+    Values,
+    load_model,
+)
+from diffusion_worker.model.loading import open_folder
+from diffusion_worker.model.types import STAGES
+
+MAX_REFUSALS = 8
+"""Fields that a case may lose because the model does not take them."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage of one case made."""
+
+    stage: str
+    digest: str
+    """xxh3-128 of the payload, or of the files that decode wrote."""
+    nbytes: int
+    seconds: float
+    ships: list[dict[str, Any]]
+    """Tensors in the payload: name, dtype, shape, bytes."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the stages, prints one JSON object; returns 0, or 2 if the model can't be loaded or served."""
+    parser = argparse.ArgumentParser(prog="python -m diffusion_worker.model.trial")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--stages", required=True)
+    parser.add_argument("--dtype", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--allow-pickle", action="store_true")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    stages = [stage for stage in STAGES if stage in options.stages.split(",")]
+    started = time.monotonic()
+    try:
+        model = load_model(
+            path=options.path,
+            stages=frozenset(stages),
+            dtype=options.dtype,
+            device=options.device,
+            allow_pickle=options.allow_pickle,
+        )
+        loaded = time.monotonic() - started
+        cases = json.loads((options.work / "cases.json").read_text())
+        results = {name: _run_case(model, stages, options.work, name, case) for name, case in cases.items()}
+    except ModelError as error:
+        _print({"error": str(error), "unsupported": isinstance(error, UnsupportedModel)})
+        return 2
+    folder = open_folder(options.path, allow_pickle=options.allow_pickle)
+    _print(
+        {
+            "way": model.way,
+            "output": model.output,
+            "pipeline": folder.pipeline_class,
+            "components": [
+                {"name": name, "class": folder.components[name][1], "bytes": folder.weight_bytes(name)}
+                for name in sorted(model.loaded)
+            ],
+            "load_seconds": loaded,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "cases": results,
+        }
+    )
+    return 0
+
+
+def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, case: dict[str, Any]) -> dict[str, Any]:
+    """The case's results by stage; or why the model does not serve it."""
+    results: list[StageResult] = []
+    request = case
+    for stage in stages:
+        started = time.monotonic()
+        made: Values | list[Media]
+        if stage is Stage.ENCODE:
+            try:
+                made, request = _encode(model, case)
+            except InvalidRequest as error:
+                return {"refused": str(error)}
+        else:
+            values = payload.read(memoryview((work / f"{name}.{_before(stage)}").read_bytes()))
+            made = model.denoise(values, _ignore) if stage is Stage.DENOISE else model.decode(values)
+        seconds = time.monotonic() - started
+        if isinstance(made, list):
+            data = b"".join(one.data for one in made)
+            results.append(StageResult(stage, xxhash.xxh3_128_hexdigest(data), len(data), seconds, []))
+        else:
+            plan = payload.measure(made)
+            buffer = bytearray(plan.nbytes)
+            payload.write(plan, memoryview(buffer))
+            (work / f"{name}.{stage}").write_bytes(buffer)
+            digest = xxhash.xxh3_128_hexdigest(buffer)
+            results.append(StageResult(stage, digest, plan.nbytes, seconds, list(_tensors("", made))))
+    return {"request": request, "stages": [asdict(result) for result in results]}
+
+
+def _encode(model: RoleModel, case: dict[str, Any]) -> tuple[Values, dict[str, Any]]:
+    """Encodes the case without the fields that this family does not take, and the case as it then was.
+
+    Raises InvalidRequest if it is refused for another reason: an input image is wanted, or not taken.
+    """
+    request = dict(case)
+    for _ in range(MAX_REFUSALS):
+        images = {name: _picture(width, height) for name, (width, height) in request.get("images", {}).items()}
+        fields = {name: value for name, value in request.items() if name != "images"}
+        try:
+            return model.encode(Parameters(**fields, images=images)), request
+        except InvalidRequest as error:
+            field = str(error).split(":")[0]
+            if field in ("prompt", "seed", "output_format") or field not in fields:
+                raise
+            del request[field]
+    raise InvalidRequest("the model refuses more fields than a check gives")
+
+
+def _picture(width: int, height: int) -> Image.Image:
+    """A picture with something in it: two gradients and a diagonal."""
+    across, down = torch.meshgrid(torch.linspace(0, 255, height), torch.linspace(0, 255, width), indexing="ij")
+    pixels = torch.stack([across, down, (across + down) / 2], dim=-1).to(torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def _tensors(path: str, value: object) -> Any:
+    if isinstance(value, torch.Tensor):
+        yield {
+            "name": path,
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "shape": list(value.shape),
+            "bytes": value.numel() * value.element_size(),
+        }
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _tensors(f"{path}.{name}".lstrip("."), entry)
+    elif isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            yield from _tensors(f"{path}.{index}".lstrip("."), entry)
+
+
+def _before(stage: Stage) -> Stage:
+    return STAGES[STAGES.index(stage) - 1]
+
+
+def _ignore(step: int, steps: int) -> None:
+    """Listens to no step."""
+
+
+def _print(report: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
