@@ -3,6 +3,7 @@
 Each command imports what it needs when it runs, so that help and errors come at once.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dpipe.running import Running
+
+_PIPE_WIDTH = 250
 
 app = typer.Typer(
     name="dpipe",
@@ -253,7 +256,9 @@ def _running(name: str | None) -> "Running":
 def _console(*, error: bool = True) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=error)
+    console = Console(stderr=error)
+    # Without a terminal nothing is to be cut off.
+    return console if console.is_terminal else Console(stderr=error, width=_PIPE_WIDTH)
 
 
 def _print_json(value: object) -> None:
@@ -268,4 +273,6 @@ def _fail(message: str) -> NoReturn:
 
 
 def main() -> None:
+    # Both ways of being asked to leave let the commands clean up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -20,8 +20,8 @@ ENDED: Final = ("completed", "failed", "cancelled")
 _PATIENCE_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.5
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
-# The router sends something at least this often while a job runs.
-_EVENT_SECONDS: Final = 60.0
+# On a job's events the router is never silent for as long as this.
+_EVENT_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
 
 
 class RouterError(Exception):
@@ -75,8 +75,7 @@ class RouterClient:
 
     async def _events(self, job_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Server-sent events: their names and data."""
-        timeout = httpx.Timeout(_TIMEOUT, read=_EVENT_SECONDS)
-        async with self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=timeout) as answer:
+        async with self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=_EVENT_TIMEOUT) as answer:
             if answer.is_error:
                 await answer.aread()
                 raise _refusal(answer)

@@ -16,7 +16,7 @@ async def list_jobs(url: str, status: str | None, limit: int) -> list[Job]:
 def job_table(jobs: list[Job]) -> Table:
     drawn = Table(box=None, pad_edge=False)
     for name in ("job", "status", "stage", "prompt"):
-        drawn.add_column(name, no_wrap=name != "prompt")
+        drawn.add_column(name, overflow="fold")
     for name in ("steps", "seed", "seconds", "age"):
         drawn.add_column(name, justify="right", no_wrap=True)
     now = time.time()

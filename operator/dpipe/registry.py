@@ -86,8 +86,8 @@ def pool_text(peer: registry_pb2.Peer) -> str:
 
 def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
     drawn = Table(box=None, pad_edge=False)
-    for name in ("pod", "roles", "state", "incarnation", "generation", "transport", "address"):
-        drawn.add_column(name)
+    for name in ("pod", "roles", "state", "incarnation", "transport", "address"):
+        drawn.add_column(name, overflow="fold")
     for name in ("tasks", "credits", "slots", "pool", "heard"):
         drawn.add_column(name, justify="right")
     for peer in peers:
@@ -96,7 +96,6 @@ def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
             role_names(peer),
             state_name(peer),
             peer.incarnation[:8],
-            peer.generation,
             peer.pool.mode,
             peer.pool.session,
             f"{peer.tasks} of {peer.capacity}",

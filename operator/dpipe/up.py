@@ -92,7 +92,7 @@ def _picture(local: LocalPipeline, overview: Overview | None) -> Group:
     peers = {peer.pod_name: peer for peer in overview.peers} if overview else {}
     drawn = Table(box=None, pad_edge=False)
     for name in ("pod", "role", "state", "transport", "address"):
-        drawn.add_column(name)
+        drawn.add_column(name, overflow="fold")
     for name in ("tasks", "pool", "restarts", "pid"):
         drawn.add_column(name, justify="right")
     for pod in local.pods.values():
