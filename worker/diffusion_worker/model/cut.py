@@ -24,8 +24,9 @@ from diffusion_worker.model.loading import ModelFolder
 from diffusion_worker.model.types import STAGES, Stage, UnsupportedModel
 
 Triggers = Mapping[str, object]
-"""Inputs by name that choose between blocks: the value of a scalar, True for anything else."""
+"""Inputs by name that choose between blocks: the value of a boolean, True for anything else that is there."""
 
+MAX_CACHED_PIECES = 64
 DENOISE_BLOCK = "denoise"
 OUTPUTS = {"images": "image", "videos": "video"}
 
@@ -38,27 +39,32 @@ class Needs:
     tags: frozenset[str]
 
 
-@dataclass(frozen=True)
 class Pieces:
     """The blocks that run for one set of triggers, by stage."""
 
-    blocks: Mapping[Stage, Any]
+    def __init__(self, blocks: Mapping[Stage, Any]) -> None:
+        self.blocks = blocks
+        # Blocks gather their declarations anew from all their parts whenever they are asked.
+        self._inputs = {stage: tuple(one.inputs) for stage, one in blocks.items()}
 
     def needs_after(self, stage: Stage) -> Needs:
         """What the stages after `stage` declare as input."""
-        later = [self.blocks[other] for other in STAGES[STAGES.index(stage) + 1 :]]
-        inputs = [parameter for blocks in later for parameter in blocks.inputs]
+        inputs = [parameter for other in STAGES[STAGES.index(stage) + 1 :] for parameter in self._inputs[other]]
         return Needs(
             frozenset(parameter.name for parameter in inputs if parameter.name),
             frozenset(parameter.kwargs_type for parameter in inputs if not parameter.name and parameter.kwargs_type),
         )
+
+    def inputs_of(self, stage: Stage) -> tuple[Any, ...]:
+        """What a stage declares as input: InputParams by name, and unnamed ones for tags."""
+        return self._inputs[stage]
 
     def inputs(self) -> dict[str, Any]:
         """What the pipeline as a whole takes from outside, by name: InputParam of the first block that declares it."""
         found: dict[str, Any] = {}
         made: set[str] = set()
         for stage in STAGES:
-            for parameter in self.blocks[stage].inputs:
+            for parameter in self._inputs[stage]:
                 if parameter.name and parameter.name not in made:
                     found.setdefault(parameter.name, parameter)
             made |= {output.name for output in self.blocks[stage].outputs} - found.keys()
@@ -82,6 +88,7 @@ class Cut:
         self.family: Family = family_of(pipeline_class.__name__)
         self._blocks = blocks
         self._trigger_names = frozenset(_trigger_names(blocks))
+        self._pieces: dict[tuple[tuple[str, object], ...], Pieces] = {}
         self.workflows = self._served_workflows()
 
     @property
@@ -97,13 +104,21 @@ class Cut:
     def triggers(self, given: Mapping[str, object]) -> dict[str, object]:
         """The triggers among `given`. A later stage that gets them resolves the same blocks."""
         return {
-            name: value if isinstance(value, bool | int | float | str) else True
+            name: value if isinstance(value, bool) else True
             for name, value in sorted(given.items())
             if name in self._trigger_names and value is not None
         }
 
     def pieces(self, triggers: Triggers) -> Pieces:
-        """The blocks that run for these triggers; a stage may be empty."""
+        """The blocks that run for these triggers."""
+        key = tuple(sorted(triggers.items()))
+        if key not in self._pieces:
+            if len(self._pieces) >= MAX_CACHED_PIECES:
+                self._pieces.clear()
+            self._pieces[key] = self._resolve(triggers)
+        return self._pieces[key]
+
+    def _resolve(self, triggers: Triggers) -> Pieces:
         from diffusers.modular_pipelines import SequentialPipelineBlocks
 
         resolved = self._blocks.get_execution_blocks(**triggers).sub_blocks

@@ -20,6 +20,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model import arguments, media
 from diffusion_worker.model.cut import Cut, Pieces, find_cut
+from diffusion_worker.model.families import FPS_INPUTS
 from diffusion_worker.model.loading import ModelFolder, load_component, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.steps import StepHook, hooked
@@ -123,7 +124,7 @@ class ModularModel:
             "diffusers": diffusers.__version__,
             "triggers": triggers,
             "guidance_scale": scale,
-            "fps": parameters.fps or self._folder.default_fps or self._cut.family.fps,
+            "fps": parameters.fps or self._folder.default_fps or _declared_fps(pieces) or self._cut.family.fps,
             "output_format": parameters.output_format,
         }
         generator = torch.Generator("cpu").manual_seed(parameters.seed)
@@ -184,14 +185,15 @@ class ModularModel:
         on_step: OnStep | None,
     ) -> Any:
         """Runs the stage's blocks and returns their PipelineState."""
-        pipe = self._pipe(stage, _triggers(request))
+        triggers = _triggers(request)
+        pipe = self._pipe(stage, triggers)
         self._set_guidance(pipe, request["guidance_scale"])
         for name, component in pipe.pipeline.components.items():
             if isinstance(component, SchedulerMixin):
                 # A scheduler keeps the state of one denoising, such as the history of a multistep method.
                 setattr(pipe.pipeline, name, type(component).from_config(component.config))
         given: dict[str, Any] = {}
-        for parameter in pipe.pipeline.blocks.inputs:
+        for parameter in self._cut.pieces(triggers).inputs_of(stage):
             if parameter.name == "generator":
                 given["generator"] = generator
             elif parameter.name in inputs:
@@ -337,6 +339,13 @@ def _is_guider(spec: Any) -> bool:
     return isinstance(spec.type_hint, type) and issubclass(spec.type_hint, BaseGuidance)
 
 
+def _declared_fps(pieces: Pieces) -> int | None:
+    """The frames per second that the blocks condition on unless told."""
+    inputs = pieces.inputs()
+    defaults = [inputs[name].default for name in FPS_INPUTS if name in inputs]
+    return round(defaults[0]) if defaults and defaults[0] else None
+
+
 def _triggers(request: Values) -> Mapping[str, object]:
     triggers = request["triggers"]
     if not isinstance(triggers, dict):
@@ -358,7 +367,7 @@ def _check_sound(workflow: str, pieces: Pieces, cut: Cut) -> None:
     for stage in (Stage.DENOISE, Stage.DECODE):
         missing = sorted(
             parameter.name
-            for parameter in pieces.blocks[stage].inputs
+            for parameter in pieces.inputs_of(stage)
             if parameter.required and parameter.default is None and parameter.type_hint is torch.Tensor
             if parameter.name not in made
         )
