@@ -285,8 +285,8 @@ class Policy:
     max_model_errors: int = 2
     # Pulls of one output that may fail before it is made anew.
     max_transfer_failures: int = 2
-    # Times that a job finds a pool full before the youngest output that waits there gives way to it.
-    max_pool_full: int = 5
+    # How long a pool that was found full counts as no larger than it was then; afterwards one slot more is tried.
+    pool_memory: float = 60.0
     backoff: float = 0.1
     max_backoff: float = 2.0
     # Fenced incarnations remembered.

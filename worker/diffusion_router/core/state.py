@@ -132,8 +132,9 @@ class Peer:
     outputs: dict[str, Output] = field(default_factory=dict)
     # Order of last use, so that equals take turns.
     last_used: int = 0
-    # Slots that its pool turned out to hold, where payloads are too large for all of `slots`.
+    # Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did.
     room: int = field(init=False)
+    full_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.room = self.slots

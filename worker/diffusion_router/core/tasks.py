@@ -53,8 +53,6 @@ def record(job: Job, entry: StageRecord) -> None:
 
 
 def finish(core: Core, peer: Peer, result: StageResult) -> None:
-    if result.task_id in peer.tasks and peer.slots_used >= peer.room:
-        peer.room = min(peer.room + 1, peer.slots)  # it holds all that it was thought to hold: it may hold more
     task = core.disown(peer, result.task_id)
     if task is None:
         if result.task_id not in peer.outputs:
@@ -65,6 +63,7 @@ def finish(core: Core, peer: Peer, result: StageResult) -> None:
         core.outputs.discard(core.outputs.keep(peer, result, None))
         core.outputs.stop_reading(task)
         return
+    _trust_pool(core, peer)
     output = core.outputs.keep(peer, result, job)
     core.estimates.learn(task.stage, job.shape, result.compute_seconds)
     if job.records:
@@ -80,9 +79,10 @@ def fail(core: Core, peer: Peer, task_id: str, kind: FailureKind, message: str) 
     if task is None:
         return
     core.outputs.stop_reading(task)
-    job = core.jobs.get(task.job_id)
     if kind is FailureKind.POOL_FULL:
         peer.room = max(slots_needed(peer.stages), min(peer.room, peer.slots_used))
+        peer.full_at = core.now
+    job = core.jobs.get(task.job_id)
     if job is None or job.task is not task:
         return
     job.task = None
@@ -98,14 +98,29 @@ def fail(core: Core, peer: Peer, task_id: str, kind: FailureKind, message: str) 
 
 
 def _wait_for_room(core: Core, job: Job, peer: Peer) -> None:
-    """Later, or elsewhere. Where waiting did not help, the youngest output that only waits there is made anew later."""
+    """Later, or elsewhere. The youngest encoded inputs that wait in this pool give way: they are the cheapest to make
+    again, and what would empty the pool may be this very job."""
     job.pool_full += 1
-    if job.pool_full >= core.policy.max_pool_full:
-        waiting = (core.jobs.get(output.job_id) for output in peer.outputs.values() if not output.readers)
-        younger = [other for other in waiting if other is not None and other.task is None and other.seq > job.seq]
-        if younger:
-            core.start_over(max(younger, key=lambda other: other.seq))
+    while job.stage is not Stage.ENCODE and not peer.has_room(job.stage, job.input):
+        waiting = [
+            other
+            for output in peer.outputs.values()
+            if output.stage is Stage.ENCODE and not output.readers
+            if (other := core.jobs.get(output.job_id)) is not None and other.input is output
+        ]
+        if not waiting:
+            break
+        youngest = max(waiting, key=lambda other: other.seq)
+        core.start_over(youngest)
+        if youngest is job:
+            return
     core.enqueue(job, _backoff(core, job.pool_full))
+
+
+def _trust_pool(core: Core, peer: Peer) -> None:
+    if peer.room < peer.slots and core.now >= peer.full_at + core.policy.pool_memory:
+        peer.room += 1
+        peer.full_at = core.now
 
 
 def _retry(core: Core, job: Job, task: Task, kind: FailureKind, message: str) -> None:

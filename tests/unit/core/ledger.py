@@ -1,0 +1,208 @@
+"""What is known of every job and task from events and actions alone, and the invariants of design §5 that follow.
+
+Kept apart from the core's own books, so that the core can't be wrong in both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from diffusion_router.core import (
+    Action,
+    CancelTask,
+    Core,
+    Event,
+    Execute,
+    FailureKind,
+    JobEnded,
+    JobKilled,
+    JobStatus,
+    PeerLost,
+    PeerRegistered,
+    Progressed,
+    ReleaseSlot,
+    Stage,
+    StageDone,
+    StageFailed,
+)
+from unit.core.workers import Where, Worker, content_of
+
+
+@dataclass
+class StoredJob:
+    """A job's row in the store, which outlives the router."""
+
+    deadline: float
+    kills: int = 0
+    status: JobStatus | None = None
+    kind: FailureKind = FailureKind.UNSPECIFIED
+    message: str = ""
+    result: object = None
+    ends_recorded: int = 0
+    cancel_asked: bool = False
+    # Something other than a loss went wrong with it: it may fail.
+    tainted: bool = False
+
+
+class Ledger:
+    """One life of the router."""
+
+    def __init__(self, core: Core, store: dict[str, StoredJob], started_at: float) -> None:
+        self._core = core
+        self._store = store
+        # Until then a consumer that this life has not heard of may be reading.
+        self._unknown_until = started_at + core.policy.settle + core.policy.grace
+        self._ended: Counter[str] = Counter()
+        # Tasks under way that were not cancelled, by job; where each is; those that are known to have started.
+        self._live: dict[str, set[str]] = {}
+        self._place: dict[str, str] = {}
+        self._running: dict[str, str] = {}
+        self._fenced_at: dict[str, float] = {}
+
+    # ------------------------------------------------------------ what the router hears
+
+    def before(self, event: Event) -> None:
+        match event:
+            case Progressed() if self._place.get(event.task_id) == event.incarnation:
+                self._running[event.task_id] = event.incarnation
+            case StageDone() if event.incarnation in self._core.peers:
+                self._close(event.result.task_id)
+            case StageFailed() if event.incarnation in self._core.peers:
+                self._close(event.task_id)
+            case PeerRegistered() if event.incarnation not in self._fenced_at:
+                held = {task.task_id for task in event.tasks}
+                gone = [task for task, place in self._place.items() if place == event.incarnation and task not in held]
+                for task_id in gone:
+                    self._close(task_id)
+
+    def adopted(self, event: PeerRegistered) -> None:
+        """Tasks of an earlier life that go on."""
+        peer = self._core.peers.get(event.incarnation)
+        for held in event.tasks if peer is not None else ():
+            task, job = peer.tasks.get(held.task_id), self._core.jobs.get(held.job_id)
+            if task is not None and job is not None and job.task is task:
+                self._live.setdefault(job.id, set()).add(task.id)
+                self._place[task.id] = event.incarnation
+                if held.started:
+                    self._running[task.id] = event.incarnation
+
+    def _close(self, task_id: str) -> None:
+        self._live.get(_job_of(task_id), set()).discard(task_id)
+        self._place.pop(task_id, None)
+        self._running.pop(task_id, None)
+
+    # ------------------------------------------------------------ what the router says
+
+    def executed(self, action: Execute, generation: str, stages: frozenset[Stage]) -> None:
+        job = self._store[action.job_id]
+        assert job.status is None, "I1: a task of an ended job"
+        assert not self._ended[action.job_id], "I1: a task of an ended job"
+        assert job.kills < self._core.policy.max_kills, "I11: a poison job runs on"
+        live = self._live.setdefault(action.job_id, set())
+        assert not live, f"{action.job_id} has {live} under way and is started again"
+        live.add(action.task_id)
+        self._place[action.task_id] = action.incarnation
+        assert action.stage in stages
+        if isinstance(action.input, Where):
+            assert action.input.generation == generation, "a tensor would cross generations"
+            assert action.input.content == content_of(Stage(action.stage - 1), action.job_id)
+        else:
+            assert action.stage is Stage.ENCODE
+
+    def cancelled(self, action: CancelTask) -> None:
+        if not action.only_if_waiting:
+            self._close(action.task_id)
+
+    def killed(self, action: JobKilled) -> None:
+        job = self._store[action.job_id]
+        assert action.kills == job.kills + 1
+        job.kills = action.kills
+
+    def ended(self, action: JobEnded) -> None:
+        self._ended[action.job_id] += 1
+        assert self._ended[action.job_id] == 1, f"I1: {action.job_id} ended twice in one life"
+        assert self._store[action.job_id].status is None, f"I1: {action.job_id} had ended before"
+
+    def lost(self, action: PeerLost, batch: list[Action], now: float) -> None:
+        """I11: exactly the jobs that are known to have run there are counted."""
+        self._fenced_at[action.incarnation] = now
+        ran = {_job_of(task) for task, place in self._running.items() if place == action.incarnation}
+        for task_id in [task for task, place in self._place.items() if place == action.incarnation]:
+            self._close(task_id)
+        killed = set()
+        for later in batch[batch.index(action) + 1 :]:
+            if isinstance(later, PeerLost):
+                break
+            if isinstance(later, JobKilled):
+                killed.add(later.job_id)
+        assert killed == (set() if action.reason == "drained" else ran), f"I11: {killed} are blamed, {ran} ran"
+
+    def released(self, action: ReleaseSlot, workers: Iterable[Worker], now: float) -> None:
+        """I3: nobody whose report may still be heard is reading the slot."""
+        for worker in workers:
+            if not worker.alive or not any(_is(source, action) for source in _reading(worker)):
+                continue
+            fenced = self._fenced_at.get(worker.incarnation)
+            if fenced is not None:
+                assert now >= fenced + self._core.policy.grace, "I3: released before the grace was over"
+            else:
+                known = worker.incarnation in self._core.peers
+                assert not known, f"I3: {action.task_id} is released while {worker.pod} reads it"
+                assert now >= self._unknown_until, f"I3: {action.task_id} is released while {worker.pod} may read it"
+
+    # ------------------------------------------------------------ what must hold
+
+    def check_credits(self) -> None:
+        for peer in self._core.peers.values():
+            limit = peer.capacity + peer.prefetch
+            assert 0 <= peer.credits <= limit, "I4"
+            assert len(peer.tasks) <= limit, "I4: it owns more than it may"
+            if peer.takes_tasks:
+                assert peer.credits == limit - len(peer.tasks), "I4: credits are what is not owned"
+
+    def check_at_rest(self, workers: Iterable[Worker], now: float) -> None:
+        for job_id, job in self._store.items():
+            assert job.status is not None, f"I6, I7: {job_id} never ended: {self._core.jobs.get(job_id)}"
+            assert job.ends_recorded == 1, "I1"
+            self._check_end(job_id, job, now)
+        assert not self._core.jobs
+        for worker in workers:
+            if worker.alive and worker.attached:
+                assert not worker.tasks, f"{worker.pod} still has tasks"
+                assert not worker.outputs, f"{worker.pod} was never told to release {set(worker.outputs)}"
+        for peer in self._core.peers.values():
+            assert not peer.tasks, "I4: credits are not back"
+            assert not peer.outputs, "a slot is not back"
+
+    def _check_end(self, job_id: str, job: StoredJob, now: float) -> None:
+        if job.status is JobStatus.COMPLETED:
+            assert job.result == content_of(Stage.DECODE, job_id)
+        elif job.status is JobStatus.CANCELLED:
+            assert job.cancel_asked
+        elif job.kind is FailureKind.POISON:
+            assert job.kills >= self._core.policy.max_kills, "I11: an innocent job was failed as poison"
+        elif job.kind is FailureKind.DEADLINE:
+            assert job.deadline <= now
+        else:
+            assert job.tainted, f"I6: {job_id} failed with {job.kind.name} though all that happened was losses"
+
+
+def _job_of(task_id: str) -> str:
+    return task_id.split(".")[0]
+
+
+def _is(source: Where, action: ReleaseSlot) -> bool:
+    return (source.incarnation, source.task_id) == (action.incarnation, action.task_id)
+
+
+def _reading(worker: Worker) -> Iterator[Where]:
+    """What it reads, or will when it gets a command that is on its way."""
+    for held in worker.tasks.values():
+        if held.reads_slot is not None:
+            yield held.reads_slot
+    if worker.stream is not None:
+        for command in worker.stream.down:
+            if isinstance(command, Execute) and isinstance(command.input, Where):
+                yield command.input

@@ -1,0 +1,268 @@
+"""Simulated workers: they follow peer.proto as the real ones do, one small thing at a time."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from diffusion_router.core import (
+    Action,
+    CancelTask,
+    Event,
+    Execute,
+    FailureKind,
+    HeldTask,
+    InputReceived,
+    PeerHeartbeat,
+    PeerRegistered,
+    Progressed,
+    RefusalReason,
+    Refuse,
+    ReleaseSlot,
+    Stage,
+    StageDone,
+    StageFailed,
+    StageResult,
+)
+
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Where:
+    """A descriptor: whose pool, which task's output, and what its bytes are."""
+
+    incarnation: str
+    task_id: str
+    generation: str
+    content: str
+
+
+def content_of(stage: Stage, job_id: str) -> str:
+    return f"{stage.name} of {job_id}"
+
+
+class Phase(Enum):
+    PULLING = "pulling"
+    WAITING = "waiting"
+    RUNNING = "running"
+
+
+@dataclass
+class Held:
+    """A task that a worker was given and has not ended."""
+
+    execute: Execute
+    phase: Phase
+    step: int = 0
+    cancelled: bool = False
+    # Bytes of the input: read when they are pulled, or when compute starts where they lie in the worker's own pool.
+    content: str | None = None
+    pulls: bool = False
+
+    @property
+    def reads_slot(self) -> Where | None:
+        source = self.execute.input
+        return source if isinstance(source, Where) and self.content is None else None
+
+
+@dataclass(eq=False)
+class Stream:
+    """One attachment of a worker. `down` and `up` hold what is on its way."""
+
+    incarnation: str
+    generation: str
+    stages: frozenset[Stage]
+    up: deque[Event] = field(default_factory=deque)
+    down: deque[Action] = field(default_factory=deque)
+    # The router still reads it.
+    router_open: bool = True
+
+
+@dataclass(eq=False)
+class Worker:
+    pod: str
+    incarnation: str
+    stages: frozenset[Stage]
+    generation: str = "g1"
+    mode: str = "tcp"
+    model: str = "m"
+    capacity: int = 1
+    prefetch: int = 1
+    # What it says that its pool holds, and what it holds when payloads are large.
+    slots: int = 8
+    real_slots: int = 8
+    alive: bool = True
+    frozen: bool = False
+    draining: bool = False
+    refused: str = ""
+    tasks: dict[str, Held] = field(default_factory=dict)
+    outputs: dict[str, StageResult] = field(default_factory=dict)
+    stream: Stream | None = None
+    # Task ids that it was given, and stages that it began to compute, by job.
+    given: set[str] = field(default_factory=set)
+    computed: Counter[tuple[str, Stage]] = field(default_factory=Counter)
+
+    @property
+    def acts(self) -> bool:
+        return self.alive and not self.frozen
+
+    @property
+    def attached(self) -> bool:
+        return self.stream is not None and self.stream.router_open
+
+    @property
+    def slots_used(self) -> int:
+        outputs = sum(result.stage is not Stage.DECODE for result in self.outputs.values())
+        return outputs + sum(held.pulls for held in self.tasks.values())
+
+    def attach(self) -> None:
+        """Opens a new stream and says what it holds."""
+        self.stream = Stream(self.incarnation, self.generation, self.stages)
+        held = [
+            HeldTask(held.execute.task_id, held.execute.job_id, held.execute.stage, held.phase is Phase.RUNNING)
+            for held in self.tasks.values()
+        ]
+        registration = PeerRegistered(
+            incarnation=self.incarnation,
+            stages=self.stages,
+            pod_name=self.pod,
+            generation=self.generation,
+            mode=self.mode,
+            model=self.model,
+            capacity=self.capacity,
+            slots=self.slots,
+            draining=self.draining,
+            tasks=tuple(held),
+            outputs=tuple(self.outputs.values()),
+        )
+        self.stream.up.append(registration)
+
+    def report(self, event: Event) -> None:
+        if self.stream is not None:
+            self.stream.up.append(event)
+
+    def lose_everything(self) -> None:
+        self.tasks.clear()
+        self.outputs.clear()
+
+    def drain(self) -> None:
+        """SIGTERM: takes nothing more, gives back what does not run yet."""
+        self.draining = True
+        self.report(PeerHeartbeat(self.incarnation, draining=True))
+        for held in list(self.tasks.values()):
+            if held.phase is not Phase.RUNNING:
+                self.end_task(held, FailureKind.HANDED_BACK)
+
+    # ------------------------------------------------------------ commands
+
+    def obey(self, command: Action, next_incarnation: Callable[[], str]) -> None:
+        match command:
+            case Execute():
+                self._take(command)
+            case CancelTask():
+                self._cancel(command)
+            case ReleaseSlot():
+                self.outputs.pop(command.task_id, None)
+            case Refuse(reason=RefusalReason.FENCED):
+                self.lose_everything()
+                self.incarnation = next_incarnation()
+                self.stream = None
+            case Refuse():
+                self.refused = command.message
+                self.stream = None
+
+    def _take(self, execute: Execute) -> None:
+        assert execute.task_id not in self.given, "a task was sent twice"
+        self.given.add(execute.task_id)
+        source = execute.input
+        held = Held(execute, Phase.WAITING)
+        self.tasks[execute.task_id] = held
+        assert len(self.tasks) <= self.capacity + self.prefetch, f"I4: {self.pod} was given {len(self.tasks)} tasks"
+        if isinstance(source, Where) and source.incarnation != self.incarnation:
+            assert source.generation == self.generation, "a tensor would cross generations"
+            held.pulls, held.phase = True, Phase.PULLING
+        if self.draining:
+            self.end_task(held, FailureKind.HANDED_BACK)
+        elif held.pulls:
+            assert self.slots_used <= self.slots, "the pool's slots are overdrawn by an input"
+            if self.slots_used > self.real_slots:
+                self.end_task(held, FailureKind.POOL_FULL)
+
+    def _cancel(self, command: CancelTask) -> None:
+        held = self.tasks.get(command.task_id)
+        if held is None:
+            return
+        if held.phase is not Phase.RUNNING:
+            self.end_task(held, FailureKind.HANDED_BACK if command.only_if_waiting else FailureKind.CANCELLED)
+        elif not command.only_if_waiting:
+            held.cancelled = True
+
+    # ------------------------------------------------------------ work
+
+    def work(self, index: int, find: Callable[[str], Worker | None]) -> bool:
+        """The next small thing for its task number `index`; False if there is nothing to do for it."""
+        if not self.acts or not self.tasks:
+            return False
+        held = list(self.tasks.values())[index % len(self.tasks)]
+        if held.phase is Phase.PULLING:
+            self._pull(held, find)
+        elif held.phase is Phase.WAITING:
+            return self._begin(held)
+        elif held.cancelled:
+            self.end_task(held, FailureKind.CANCELLED)
+        elif held.step < STEPS and held.execute.stage is Stage.DENOISE:
+            held.step += 1
+            self.report(Progressed(self.incarnation, held.execute.task_id, held.step, STEPS))
+        else:
+            self._finish(held)
+        return True
+
+    def _pull(self, held: Held, find: Callable[[str], Worker | None]) -> None:
+        source = held.execute.input
+        assert isinstance(source, Where)
+        owner = find(source.incarnation)
+        if owner is None or source.task_id not in owner.outputs:
+            self.end_task(held, FailureKind.TRANSFER)
+            return
+        held.content, held.phase = source.content, Phase.WAITING
+        self.report(InputReceived(self.incarnation, held.execute.task_id))
+
+    def _begin(self, held: Held) -> bool:
+        if sum(other.phase is Phase.RUNNING for other in self.tasks.values()) >= self.capacity:
+            return False
+        source = held.execute.input
+        if isinstance(source, Where) and not held.pulls:
+            if source.task_id not in self.outputs:
+                self.end_task(held, FailureKind.TRANSFER)
+                return True
+            held.content = source.content
+        held.phase = Phase.RUNNING
+        self.computed[held.execute.job_id, held.execute.stage] += 1
+        self.report(Progressed(self.incarnation, held.execute.task_id, 0, STEPS))
+        return True
+
+    def _finish(self, held: Held) -> None:
+        task_id, job_id, stage = held.execute.task_id, held.execute.job_id, held.execute.stage
+        if stage is not Stage.ENCODE:
+            expected = content_of(Stage(stage - 1), job_id)
+            assert held.content == expected, f"{task_id} computed from {held.content}"
+        content = content_of(stage, job_id)
+        if stage is Stage.DECODE:
+            done = StageResult(task_id, job_id, stage, result=content, compute_seconds=1.0)
+        else:
+            if self.slots_used - held.pulls + 1 > self.real_slots:
+                self.end_task(held, FailureKind.POOL_FULL)
+                return
+            where = Where(self.incarnation, task_id, self.generation, content)
+            done = StageResult(task_id, job_id, stage, output=where, compute_seconds=1.0)
+        del self.tasks[task_id]
+        self.outputs[task_id] = done
+        assert self.slots_used <= self.slots, "the pool's slots are overdrawn by an output"
+        self.report(StageDone(self.incarnation, done))
+
+    def end_task(self, held: Held, kind: FailureKind) -> None:
+        del self.tasks[held.execute.task_id]
+        self.report(StageFailed(self.incarnation, held.execute.task_id, kind, kind.name.lower()))
