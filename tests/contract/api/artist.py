@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from io import BytesIO
 
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+from contract.router.scripted_worker import DEADLINE, ScriptedWorker
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from PIL import Image
-
-from contract.router.scripted_worker import ScriptedWorker
 
 STEPS = 4
 VIDEO = b"\x00\x00\x00\x18ftypmp42 not really a film"
@@ -87,5 +87,8 @@ class Artist(ScriptedWorker):
         return f"0.{wanted}", f"image/{wanted}", picture(wanted.upper(), shade=task.parameters.seed)
 
 
-def ended(job: generation_pb2.Job) -> bool:
-    return job.status not in (generation_pb2.JOB_STATUS_QUEUED, generation_pb2.JOB_STATUS_IN_PROGRESS)
+async def until(condition: Callable[[], bool]) -> None:
+    """Fails if the condition does not come true within DEADLINE."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110  # nobody tells of it
+            await asyncio.sleep(0.005)
