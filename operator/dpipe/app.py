@@ -178,13 +178,18 @@ def jobs(
 
 @app.command()
 def check(
-    model: Annotated[str, typer.Argument(help="A diffusers folder, or a repository that is in the local cache.")],
-    quick: Annotated[bool, typer.Option("--quick", help="On a small random copy of the model's configs.")] = False,
+    model: Annotated[str, typer.Argument(help="A folder, the name of a bundled model, or an id on the hub.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Check a small random copy made from its configs.")] = False,
     as_json: JsonOption = False,
+    revision: Annotated[str | None, typer.Option(help="Of a model on the hub.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickles, which may run any code.")] = False,
 ) -> None:
     """Find out whether a model can be cut by role.
 
-    Runs it whole and cut, and compares the bytes.
+    Runs it whole and cut, and compares the bytes. Exit status: 0 identical, 1 different, 2 it can't be cut.
     """
     import importlib.util
     import subprocess
@@ -192,8 +197,10 @@ def check(
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
         _fail("this needs the worker's libraries: pip install 'diffusion-operator[worker]'")
     command = [sys.executable, "-m", "diffusion_worker.model.check", model]
-    command += ["--quick"] if quick else []
-    command += ["--json"] if as_json else []
+    switches = {"--quick": quick, "--json": as_json, "--allow-pickle": allow_pickle}
+    values = {"--revision": revision, "--dtype": dtype, "--device": device, "--threads": threads}
+    command += [name for name, given in switches.items() if given]
+    command += [text for name, value in values.items() if value is not None for text in (name, str(value))]
     raise SystemExit(subprocess.run(command, check=False).returncode)
 
 
