@@ -31,12 +31,20 @@ class Artist(ScriptedWorker):
         self.cancelled: list[str] = []
         self.failure: tuple[stage_pb2.FailureKind.ValueType, str] | None = None
         self._output = output
+        self._writing = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def report(self, **report: object) -> None:
         if isinstance(register := report.get("register"), peer_pb2.Register):
             register.model.output = self._output
-        await super().report(**report)
+        # A stream takes one write at a time.
+        async with self._writing:
+            await super().report(**report)
+
+    async def cut(self) -> None:
+        for running in self._tasks.values():
+            running.cancel()
+        await super().cut()
 
     def result(self, task: peer_pb2.Execute) -> peer_pb2.StageDone:
         done = super().result(task)
