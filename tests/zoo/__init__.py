@@ -5,10 +5,7 @@ checkpoint's folder (once a machine), `FAMILIES` says what can be asked of each.
 """
 
 from zoo.cache import ensure, folder
+from zoo.catalogue import FAMILIES
 from zoo.family import Checkpoint, Family
-from zoo.images import IMAGES
-from zoo.videos import VIDEOS
-
-FAMILIES = {family.name: family for family in (*IMAGES, *VIDEOS)}
 
 __all__ = ["FAMILIES", "Checkpoint", "Family", "ensure", "folder"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import os
 import shutil
@@ -46,5 +47,7 @@ def ensure(checkpoint: Checkpoint) -> Path:
 def _make(checkpoint: Checkpoint, path: Path) -> None:
     import diffusers
 
-    pipeline = getattr(diffusers, checkpoint.pipeline)(**checkpoint.build(), **checkpoint.config)
+    module, _, function = checkpoint.recipe.partition(".")
+    components = getattr(importlib.import_module(f"zoo.{module}"), function)()
+    pipeline = getattr(diffusers, checkpoint.pipeline)(**components, **checkpoint.config)
     pipeline.save_pretrained(path, safe_serialization=True)

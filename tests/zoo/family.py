@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,15 @@ Components = dict[str, Any]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A pipeline folder that the zoo can make: `pipeline` is the diffusers class, `build` its components.
+    """A pipeline folder that the zoo can make.
 
-    `config` holds the pipeline's own constructor arguments that are not components.
+    `pipeline` is the diffusers class, `recipe` the function that makes its components ("module.function" of this
+    package), `config` the pipeline's own constructor arguments that are not components.
     """
 
     name: str
     pipeline: str
-    build: Callable[[], Components]
+    recipe: str
     config: Mapping[str, Any] = field(default_factory=dict)
 
 

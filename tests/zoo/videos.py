@@ -30,12 +30,9 @@ from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from zoo import texts
-from zoo.family import Checkpoint, Components, Family
+from zoo.family import Components
 from zoo.images import kl
 from zoo.texts import weights
-
-PROMPT = "a slow video of waves"
-NEGATIVE = "dark, noisy picture"
 
 
 def _wan_vae(seed: int, *, stages: int) -> Any:
@@ -75,7 +72,7 @@ def _unipc() -> Any:
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
-def _wan21() -> Components:
+def wan21() -> Components:
     return {
         "transformer": _wan_transformer(111),
         "transformer_2": None,
@@ -86,8 +83,8 @@ def _wan21() -> Components:
     }
 
 
-def _wan22() -> Components:
-    return _wan21() | {"transformer_2": _wan_transformer(121)}
+def wan22() -> Components:
+    return wan21() | {"transformer_2": _wan_transformer(121)}
 
 
 def _vision(seed: int, width: int, size: int) -> Any:
@@ -104,8 +101,8 @@ def _vision(seed: int, width: int, size: int) -> Any:
         return CLIPVisionModelWithProjection(config).eval()
 
 
-def _wan_image() -> Components:
-    return _wan21() | {
+def wan_image() -> Components:
+    return wan21() | {
         "transformer": _wan_transformer(131, in_channels=16 + 16 + 4, image_dim=8),
         "vae": _wan_vae(132, stages=3),
         "image_encoder": _vision(133, 8, 32),
@@ -113,7 +110,7 @@ def _wan_image() -> Components:
     }
 
 
-def _hunyuan15() -> Components:
+def hunyuan15() -> Components:
     with weights(141):
         transformer = HunyuanVideo15Transformer3DModel(
             in_channels=9,
@@ -154,7 +151,7 @@ def _hunyuan15() -> Components:
     }
 
 
-def _ltx() -> Components:
+def ltx() -> Components:
     with weights(151):
         transformer = LTXVideoTransformer3DModel(
             in_channels=8,
@@ -192,7 +189,7 @@ def _ltx() -> Components:
     }
 
 
-def _ltx2() -> Components:
+def ltx2() -> Components:
     text_encoder = texts.gemma3(161)
     with weights(162):
         transformer = LTX2VideoTransformer3DModel(
@@ -288,7 +285,7 @@ def _ltx2() -> Components:
     }
 
 
-def _cogvideox() -> Components:
+def cogvideox() -> Components:
     with weights(171):
         transformer = CogVideoXTransformer3DModel(
             num_attention_heads=4,
@@ -324,7 +321,7 @@ def _cogvideox() -> Components:
     }
 
 
-def _latte() -> Components:
+def latte() -> Components:
     with weights(181):
         transformer = LatteTransformer3DModel(
             sample_size=16,
@@ -352,7 +349,7 @@ def _latte() -> Components:
     }
 
 
-def _svd() -> Components:
+def svd() -> Components:
     with weights(191):
         unet = UNetSpatioTemporalConditionModel(
             block_out_channels=(32, 32),
@@ -392,31 +389,3 @@ def _svd() -> Components:
             use_karras_sigmas=True,
         ),
     }
-
-
-WAN21 = Checkpoint("wan21", "WanPipeline", _wan21)
-WAN22 = Checkpoint("wan22", "WanPipeline", _wan22, {"boundary_ratio": 0.875})
-WAN_IMAGE = Checkpoint("wan-image-to-video", "WanImageToVideoPipeline", _wan_image)
-HUNYUAN15 = Checkpoint("hunyuan-video15", "HunyuanVideo15Pipeline", _hunyuan15)
-LTX = Checkpoint("ltx", "LTXPipeline", _ltx)
-LTX2 = Checkpoint("ltx2", "LTX2Pipeline", _ltx2)
-COGVIDEOX = Checkpoint("cogvideox", "CogVideoXPipeline", _cogvideox)
-LATTE = Checkpoint("latte", "LattePipeline", _latte)
-SVD = Checkpoint("svd", "StableVideoDiffusionPipeline", _svd)
-
-_SIZE = {"width": 32, "height": 32, "num_frames": 9, "num_inference_steps": 2, "seed": 7}
-_GUIDED = _SIZE | {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": 5.0}
-_SHORT = {"extra": {"max_sequence_length": 16}}
-_PICTURE = {"image": (32, 32)}
-
-VIDEOS = (
-    Family("wan21", WAN21, "modular", "video", _GUIDED | _SHORT),
-    Family("wan22", WAN22, "modular", "video", _GUIDED | _SHORT),
-    Family("wan-image-to-video", WAN_IMAGE, "modular", "video", _GUIDED | _SHORT, _PICTURE),
-    Family("hunyuan-video15", HUNYUAN15, "modular", "video", _GUIDED),
-    Family("ltx", LTX, "modular", "video", _GUIDED | _SHORT),
-    Family("ltx2", LTX2, "modular", "video", _GUIDED | _SHORT),
-    Family("cogvideox", COGVIDEOX, "replay", "video", _GUIDED | _SHORT),
-    Family("latte", LATTE, "replay", "video", _GUIDED | {"num_frames": 16}),
-    Family("svd", SVD, "replay", "video", _SIZE | {"prompt": "", "num_frames": 3}, _PICTURE),
-)
