@@ -20,6 +20,7 @@ PICTURE = Image.new("RGB", (64, 64), "red")
         ("num_inference_steps", {"num_inference_steps": 0}),
         ("strength", {"strength": 0.5}),
         ("strength", {"strength": 1.5, "images": {"image": PICTURE}}),
+        ("strength", {"strength": 0.1, "num_inference_steps": 4, "images": {"image": PICTURE}}),
         ("guidance_scale", {"guidance_scale": float("nan")}),
         ("mask_image", {"images": {"mask_image": PICTURE}}),
         ("output_format", {"output_format": "mp4"}),

@@ -119,6 +119,17 @@ def bind(
     return arguments, scale
 
 
+def check_strength(bound: Mapping[str, object], pieces: Pieces) -> None:
+    """Raises InvalidRequest where `strength` leaves not one step to do: the blocks would return nothing to decode."""
+    declared = pieces.inputs()
+    if "strength" not in declared or "num_inference_steps" not in declared:
+        return
+    strength = _number("strength", bound.get("strength", declared["strength"].default))
+    steps = _number("num_inference_steps", bound.get("num_inference_steps", declared["num_inference_steps"].default))
+    if strength * steps < 1:
+        raise InvalidRequest(f"strength: {strength:g} of {steps:g} steps leaves none to do; raise either")
+
+
 def _number(field: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{field}: must be a number, not {value!r}")

@@ -60,7 +60,7 @@ def check(path: Path, options: Options, *, quick: bool) -> dict[str, Any]:
         (work / "cases.json").write_text(json.dumps(_cases(folder.defaults)))
         whole = _trial(subject, work, STAGES, options)
         split = {stage: _trial(subject, work, [stage], options) for stage in STAGES}
-    cases = {name: _compare(name, whole, split) for name in whole["cases"]}
+    cases = {name: compare(name, whole, split) for name in whole["cases"]}
     served = [case for case in cases.values() if "refused" not in case]
     return {
         "model": str(path),
@@ -152,7 +152,7 @@ def _json_of(command: Sequence[str], what: str) -> dict[str, Any]:
     return report
 
 
-def _compare(name: str, whole: Mapping[str, Any], split: Mapping[Stage, Mapping[str, Any]]) -> dict[str, Any]:
+def compare(name: str, whole: Mapping[str, Any], split: Mapping[Stage, Mapping[str, Any]]) -> dict[str, Any]:
     """One case's boundaries, cut against uncut."""
     uncut = whole["cases"][name]
     if "refused" in uncut:

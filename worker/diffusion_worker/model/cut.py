@@ -7,7 +7,7 @@ would put the UNet into the encoder).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,13 +83,15 @@ class Pieces:
 class Cut:
     """A modular pipeline's blocks, before any is loaded."""
 
-    def __init__(self, pipeline_class: type, blocks: Any) -> None:
+    def __init__(self, pipeline_class: type, blocks: Any, components: Collection[str]) -> None:
+        """`components` are those that the model folder's index names."""
         self.pipeline_class = pipeline_class
         self.family: Family = family_of(pipeline_class.__name__)
         self._blocks = blocks
         self._trigger_names = frozenset(_trigger_names(blocks))
         self._pieces: dict[tuple[tuple[str, object], ...], Pieces] = {}
-        self.workflows = self._served_workflows()
+        self.workflows = self._served_workflows(components)
+        """Triggers of each workflow that is served, by its name."""
 
     @property
     def name(self) -> str:
@@ -135,7 +137,7 @@ class Cut:
             raise UnsupportedModel(f"{self.name}: no block of it runs as {', '.join(empty)}")
         return Pieces({s: SequentialPipelineBlocks.from_blocks_dict(blocks) for s, blocks in by_stage.items()})
 
-    def _served_workflows(self) -> dict[str, dict[str, object]]:
+    def _served_workflows(self, components: Collection[str]) -> dict[str, dict[str, object]]:
         always = dict.fromkeys(PRESENT_INPUTS, True)
         declared = self._blocks._workflow_map
         if declared is None:
@@ -148,7 +150,19 @@ class Cut:
                 served[name] = always | first
         if not served:
             raise UnsupportedModel(f"{self.name}: none of its workflows is served: {', '.join(declared)}")
-        return served
+        # A folder may leave optional components out of all workflows (SD3's third text encoder); what one workflow
+        # alone is missing, such as an image encoder, it can't do without.
+        absent = {name: self._absent(triggers, components) for name, triggers in served.items()}
+        return {name: served[name] for name in served if not any(less < absent[name] for less in absent.values())}
+
+    def _absent(self, triggers: Triggers, components: Collection[str]) -> frozenset[str]:
+        pieces = self.pieces(triggers)
+        specs = [spec for stage in STAGES for spec in pieces.components(stage).values()]
+        return frozenset(
+            spec.name
+            for spec in specs
+            if spec.default_creation_method == "from_pretrained" and spec.name not in components
+        )
 
 
 def find_cut(folder: ModelFolder) -> Cut | None:
@@ -174,7 +188,7 @@ def find_cut(folder: ModelFolder) -> Cut | None:
     blocks = base.blocks
     if DENOISE_BLOCK not in blocks.sub_blocks:
         return None
-    return Cut(type(base), blocks)
+    return Cut(type(base), blocks, folder.components)
 
 
 def _trigger_names(blocks: Any) -> Iterable[str]:

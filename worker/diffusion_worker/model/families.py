@@ -103,8 +103,8 @@ class Family:
     """Components that a stage declares but of which it reads only config and dtype."""
     guider: Mapping[str, Scalar] = field(default_factory=dict)
     """Arguments for the guider besides the scale, when a request gives a scale."""
-    needs_guidance: bool = False
-    """Whether the blocks fail with guidance switched off."""
+    encodes_negative: bool = False
+    """Whether a negative prompt must be encoded, guidance or not: the blocks crash without."""
     packing: int = 1
     """How many latent pixels, along one side, the transformer takes as one token without saying so in its config."""
     fps: int = 16
@@ -119,8 +119,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "Flux2KleinModularPipeline": Family(packing=2),
         "Flux2KleinBaseModularPipeline": Family(packing=2),
         "HeliosModularPipeline": Family(fps=24),
-        "HunyuanVideo15ModularPipeline": Family(needs_guidance=True, fps=24),
-        "LTXModularPipeline": Family(fps=24),
+        "HunyuanVideo15ModularPipeline": Family(encodes_negative=True, fps=24),
+        "LTXModularPipeline": Family(encodes_negative=True, fps=24),
         "LTX2ModularPipeline": Family(
             defaults={"num_frames": 121},
             shell_instead={Stage.DENOISE: frozenset({"vae", "audio_vae"})},
@@ -129,6 +129,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         # Classifier-free guidance happens only if a negative prompt was encoded, which may be empty.
         "StableDiffusion3ModularPipeline": Family(defaults={"negative_prompt": ""}),
         "StableDiffusionXLModularPipeline": Family(shell_instead={Stage.DENOISE: frozenset({"vae"})}),
+        "WanModularPipeline": Family(encodes_negative=True),
+        "Wan22ModularPipeline": Family(encodes_negative=True),
+        "WanImage2VideoModularPipeline": Family(encodes_negative=True),
+        "Wan22Image2VideoModularPipeline": Family(encodes_negative=True),
         # The default guider is disabled, and its formula is not the one that the model was published with.
         "ZImageModularPipeline": Family(guider={"use_original_formulation": True}, packing=2),
     }

@@ -37,6 +37,8 @@ from diffusion_worker.model.types import (
 )
 
 MAX_CACHED_PIPES = 64
+ANY_GUIDANCE = 2.0
+"""A scale with which a guider is on; encoders ask for no more."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,7 @@ class ModularModel:
         plainly = self._cut.image_inputs and not parameters.images
         name = f"{self._cut.name}, without an input image," if plainly else self._cut.name
         bound, scale = arguments.bind(fields, defaults, pieces, name=name, guided=guided)
-        if self._cut.family.needs_guidance and scale is not None and scale <= 1:
-            raise InvalidRequest(f"guidance_scale: {self._cut.name} needs guidance, a scale above 1; not {scale}")
+        arguments.check_strength(bound, pieces)
         bound |= parameters.images
         request: Values = {
             "pipeline": self._cut.name,
@@ -187,7 +188,7 @@ class ModularModel:
         """Runs the stage's blocks and returns their PipelineState."""
         triggers = _triggers(request)
         pipe = self._pipe(stage, triggers)
-        self._set_guidance(pipe, request["guidance_scale"])
+        self._set_guidance(pipe, stage, request["guidance_scale"])
         for name, component in pipe.pipeline.components.items():
             if isinstance(component, SchedulerMixin):
                 # A scheduler keeps the state of one denoising, such as the history of a multistep method.
@@ -269,16 +270,19 @@ class ModularModel:
             setattr(pipeline, name, component)
         return pipeline
 
-    def _set_guidance(self, pipe: Pipe, scale: object) -> None:
+    def _set_guidance(self, pipe: Pipe, stage: Stage, scale: object) -> None:
+        """Gives the stage guiders of this request's own: a guider counts steps, and its scale is the request's."""
+        family = self._cut.family
         for name, guider in pipe.guiders.items():
-            if scale is None:
-                setattr(pipe.pipeline, name, guider.new())
-                continue
-            assert isinstance(scale, float)
-            extra = dict(self._cut.family.guider)
-            # The published formula has no effect at 0, the common one at 1.
-            neutral = 0.0 if extra.get("use_original_formulation") else 1.0
-            setattr(pipe.pipeline, name, guider.new(guidance_scale=scale, enabled=scale > neutral, **extra))
+            if stage is Stage.ENCODE and family.encodes_negative:
+                changes: dict[str, Any] = {"guidance_scale": ANY_GUIDANCE, "enabled": True}
+            elif isinstance(scale, float):
+                # The published formula has no effect at 0, the common one at 1.
+                neutral = 0.0 if family.guider.get("use_original_formulation") else 1.0
+                changes = {"guidance_scale": scale, "enabled": scale > neutral, **family.guider}
+            else:
+                changes = {}
+            setattr(pipe.pipeline, name, guider.new(**changes))
 
     # What follows decides what is loaded.
 
