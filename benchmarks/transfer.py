@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
+import structlog
 import xxhash
 from diffusion_worker.transport import Descriptor, Slot, Transport, open_transport
 from diffusion_worker.transport.pool import allocate
@@ -46,6 +47,7 @@ async def open_backend(backend: str, size: int, offset: int) -> Transport:
 
 async def serve(backend: str, size: int) -> None:
     """Another process: publishes `size` bytes whenever a line comes in."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     transport = await open_backend(backend, size, 32)
     for line in iter(sys.stdin.readline, ""):
         slot = transport.pool.lease(int(line), "benchmark")

@@ -10,7 +10,9 @@ import itertools
 import json
 import os
 import socket
+import subprocess
 import sys
+import threading
 import time
 from typing import Final, NamedTuple
 
@@ -21,6 +23,7 @@ from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.errors import EngineInitFailed, PeerDead
 from diffusion_worker.transport.seal import SEAL_BYTES
 
+PROGRAM: Final = "from diffusion_worker.engine.program import main; main()"
 # Beyond `patience`: importing the library, and touching a large pool's page table.
 START_SECONDS: Final = 30.0
 # One failed pull can write hundreds of lines.
@@ -48,70 +51,55 @@ class Reply(NamedTuple):
 class EngineProcess:
     """Use `start`. All methods are called on the event loop."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        control: socket.socket,
-        session: str,
-        lines: asyncio.Task[None],
-    ) -> None:
-        self.session = session
-        self._process = process
-        self._lines = lines
-        self._control = control
+    def __init__(self, pool_file: int, size: int, settings: EngineSettings, patience: float) -> None:
+        self.session = ""
+        self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(control.fileno(), self._on_reply)
+        self._exited: asyncio.Future[int] = self._loop.create_future()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        arguments = settings._asdict() | {
+            "pool": pool_file,
+            "size": size,
+            "control": theirs.fileno(),
+            "parent": os.getpid(),
+            "patience": patience,
+        }
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", PROGRAM, json.dumps(arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(pool_file, theirs.fileno()),
+                env=environment(settings),
+            )
+        threading.Thread(target=self._follow, name="engine-output", daemon=True).start()
 
     @staticmethod
     async def start(pool_file: int, size: int, settings: EngineSettings, patience: float) -> "EngineProcess":
         """Raises EngineInitFailed after at most `patience` + 30 seconds."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            arguments = settings._asdict() | {
-                "pool": pool_file,
-                "size": size,
-                "control": theirs.fileno(),
-                "parent": os.getpid(),
-                "patience": patience,
-            }
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-c",
-                "from diffusion_worker.engine.program import main; main()",
-                json.dumps(arguments),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=(pool_file, theirs.fileno()),
-                env=environment(settings),
-            )
-        lines = asyncio.create_task(_forward_lines(process))
+        engine = EngineProcess(pool_file, size, settings, patience)
         try:
             async with asyncio.timeout(patience + START_SECONDS):
-                hello = await asyncio.get_running_loop().sock_recv(ours, DATAGRAM)
+                hello = await engine._loop.sock_recv(engine._control, DATAGRAM)
             answer = json.loads(hello) if hello else {"error": "the engine's process ended: see engine_output above"}
             if "error" in answer:
                 raise EngineInitFailed(answer["error"])
-        except BaseException as error:
-            ours.close()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            await lines
-            if isinstance(error, TimeoutError):
-                raise EngineInitFailed(
-                    f"the engine's process did not start in {patience + START_SECONDS:g} s"
-                ) from error
+        except TimeoutError as error:
+            await engine.kill()
+            raise EngineInitFailed(f"the engine's process did not start in {patience + START_SECONDS:g} s") from error
+        except BaseException:
+            await engine.kill()
             raise
-        return EngineProcess(process, ours, answer["session"], lines)
+        engine.session = answer["session"]
+        engine._loop.add_reader(engine._control.fileno(), engine._on_reply)
+        return engine
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None and self._control.fileno() >= 0
+        return not self._exited.done() and self._control.fileno() >= 0
 
     def read(self, descriptor: Descriptor, offset: int) -> "asyncio.Future[Reply]":
         """Read what the descriptor names to `offset` of the pool. The future raises PeerDead if the process ends."""
@@ -129,14 +117,13 @@ class EngineProcess:
 
     async def kill(self) -> None:
         """Returns when the process is no more."""
+        self._process.kill()
         self._hang_up()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+        await self.wait()
 
     async def wait(self) -> int:
         """The exit status, once there is one."""
-        return await self._process.wait()
+        return await asyncio.shield(self._exited)
 
     def _on_reply(self) -> None:
         while True:
@@ -163,30 +150,25 @@ class EngineProcess:
             if not future.done():
                 future.set_exception(PeerDead("the engine's process ended"))
 
-
-async def _forward_lines(process: asyncio.subprocess.Process) -> None:
-    """The library writes to stderr as it likes: pass on some of it, as log entries."""
-    assert process.stderr is not None
-    since, count, dropped = time.monotonic(), 0, 0
-    while True:
-        try:
-            line = await process.stderr.readline()
-        except ValueError:  # longer than the reader's bound
-            continue
-        if not line:
-            return
-        text = line.decode(errors="replace").strip()
-        if not text or any(chatter in text for chatter in _CHATTER):
-            continue
-        if time.monotonic() - since > LINES_SECONDS:
-            if dropped:
-                log.warning("engine_output_dropped", lines=dropped, engine_pid=process.pid)
-            since, count, dropped = time.monotonic(), 0, 0
-        count += 1
-        if count > LINES:
-            dropped += 1
-        else:
-            log.warning("engine_output", line=text[:500], engine_pid=process.pid)
+    def _follow(self) -> None:
+        """In a thread: pass on some of what the library writes to stderr, then reap the process."""
+        assert self._process.stderr is not None
+        since, count = time.monotonic(), 0
+        with self._process.stderr:
+            for line in self._process.stderr:
+                text = line.decode(errors="replace").strip()
+                if not text or any(chatter in text for chatter in _CHATTER):
+                    continue
+                if time.monotonic() - since > LINES_SECONDS:
+                    if count > LINES:
+                        log.warning("engine_output_dropped", lines=count - LINES, engine_pid=self._process.pid)
+                    since, count = time.monotonic(), 0
+                count += 1
+                if count <= LINES:
+                    log.warning("engine_output", line=text[:500], engine_pid=self._process.pid)
+        status = self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            self._loop.call_soon_threadsafe(self._exited.set_result, status)
 
 
 def environment(settings: EngineSettings) -> dict[str, str]:

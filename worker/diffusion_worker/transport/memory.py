@@ -1,5 +1,6 @@
 """Pools of one process, for tests: a pull is a copy. Behaves like a one-sided read; closing it is dying."""
 
+import asyncio
 import secrets
 import weakref
 
@@ -23,6 +24,7 @@ class MemoryTransport(PullingTransport):
         _POOLS[session] = self.pool
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
+        await asyncio.sleep(0)  # other back ends let the event loop run too
         source = _POOLS.get(descriptor.session)
         if source is None:
             raise PeerDead(f"no pool at {descriptor.session}")

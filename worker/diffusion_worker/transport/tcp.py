@@ -157,16 +157,14 @@ class _Call:
         except (BlockingIOError, TimeoutError) as error:
             self._hang_up()
             raise TimeoutError from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             self._hang_up()
-            raise PeerDead(f"{self.descriptor.session}: {error.strerror or error}") from error
+            raise PeerDead(f"{self.descriptor.session}: {error}") from error
 
     def _connect(self) -> socket.socket:
-        address = urlsplit(self.descriptor.session)
-        if not address.hostname or not address.port:
-            raise OutOfRange(f"{self.descriptor.session} is not a host and a port")
+        host, port = _endpoint(self.descriptor.session)
         family, kind, protocol, _, target = socket.getaddrinfo(
-            address.hostname, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICSERV
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICSERV
         )[0]
         connection = socket.socket(family, kind, protocol)
         with self._lock:
@@ -242,3 +240,13 @@ class _Call:
 
 class _HungUp(Exception):
     """Before any byte of an answer came."""
+
+
+def _endpoint(session: str) -> tuple[str, int]:
+    try:
+        address = urlsplit(session)
+        if address.hostname and address.port:
+            return address.hostname, address.port
+    except ValueError as error:
+        raise OutOfRange(f"{session!r} is not a host and a port: {error}") from error
+    raise OutOfRange(f"{session!r} is not a host and a port")

@@ -1,0 +1,172 @@
+"""Producers for the tests to pull from, behind one interface: processes, or for the memory back end objects."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from contract.transport.producer import Producer
+from diffusion_worker.transport import Descriptor, Transport, open_transport
+
+TALKING = ("tcp", "mooncake")
+"""Back ends whose producer takes part in a pull; the others read its memory, whether it runs or is frozen."""
+
+StartPeer = Callable[[], Awaitable[Any]]
+
+PROGRAM = Path(__file__).with_name("producer.py")
+POOL = 96 << 20
+PORTS_EACH = 24
+START_SECONDS = 60.0
+
+# Below the ephemeral ports; another start for each test run, so that TIME-WAIT of the last one does not matter.
+_blocks = itertools.cycle(range(20000, 32000, PORTS_EACH))
+for _ in range(os.getpid() % 500):
+    next(_blocks)
+
+
+def settings(backend: str, pool_size: int = POOL) -> dict[str, Any]:
+    """For `open_transport`, with a port range of its own."""
+    port_min = next(_blocks)
+    return {
+        "backend": backend,
+        "protocol": "tcp",
+        "fallback": "Allow",
+        "host": "127.0.0.1",
+        "pool_size": pool_size,
+        "port_min": port_min,
+        "port_max": port_min + PORTS_EACH - 1,
+    }
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for a condition, with a deadline."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+class Peer(Protocol):
+    def publish(self, seed: int, nbytes: int) -> Descriptor: ...
+    def publish_file(self, path: Path) -> Descriptor: ...
+    def flip(self, slot: int) -> None: ...
+    def release(self, slot: int) -> None: ...
+    def reincarnate(self, incarnation: str) -> None: ...
+    async def kill(self) -> None: ...
+
+
+class ProcessPeer:
+    """A producer in a process (and whatever processes it starts) of its own."""
+
+    def __init__(self, settings: dict[str, Any], cache: Path) -> None:
+        self.settings = settings
+        self._cache = cache
+        # Where bytecode is not written, each start would compile the libraries anew.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            env=environment | {"PYTHONPYCACHEPREFIX": str(cache), "PYTHONPATH": str(PROGRAM.parents[2])},
+        )
+        self.incarnation: str = self._answer()["incarnation"]
+
+    def restarted(self) -> "ProcessPeer":
+        """Another process with the same ports."""
+        return ProcessPeer(self.settings, self._cache)
+
+    def publish(self, seed: int, nbytes: int) -> Descriptor:
+        return Descriptor(**self._ask(do="publish", seed=seed, nbytes=nbytes))
+
+    def publish_file(self, path: Path) -> Descriptor:
+        return Descriptor(**self._ask(do="publish_file", path=str(path)))
+
+    def flip(self, slot: int) -> None:
+        self._ask(do="flip", slot=slot)
+
+    def release(self, slot: int) -> None:
+        self._ask(do="release", slot=slot)
+
+    def reincarnate(self, incarnation: str) -> None:
+        self._ask(do="reincarnate", incarnation=incarnation)
+
+    def freeze(self) -> None:
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+            os.killpg(self._process.pid, signal.SIGCONT)
+
+    def kill_now(self) -> None:
+        """The worker's process alone: what it started must follow by itself."""
+        self._process.kill()
+        self._process.communicate()
+
+    async def kill(self) -> None:
+        await asyncio.to_thread(self.kill_now)
+
+    def _ask(self, **command: object) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the producer ended with status {self._process.wait()}"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+class LocalPeer(Producer):
+    """A producer in this process; closing it is its death."""
+
+    @staticmethod
+    async def start(settings: dict[str, Any]) -> "LocalPeer":
+        return LocalPeer(await open_transport(incarnation=os.urandom(16).hex(), **settings))
+
+    def publish_file(self, path: Path) -> Descriptor:
+        return self.publish_bytes(path.read_bytes())
+
+    async def kill(self) -> None:
+        await self.transport.close()
+
+
+class Recorder:
+    """A TransferObserver that remembers."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.done: list[tuple[int, float]] = []
+        self.kinds: list[str] = []
+
+    def started(self) -> None:
+        self.begun += 1
+
+    def finished(self, nbytes: int, seconds: float) -> None:
+        self.done.append((nbytes, seconds))
+
+    def failed(self, kind: str) -> None:
+        self.kinds.append(kind)
+
+
+async def pulled(consumer: Transport, descriptor: Descriptor, timeout: float = 20.0) -> bytes:
+    """The payload, by way of a slot that is given back."""
+    slot = consumer.pool.lease(descriptor.payload_bytes, "test")
+    try:
+        await consumer.pull(descriptor, slot, timeout=timeout)
+        return bytes(slot.payload)
+    finally:
+        consumer.pool.release(slot)
