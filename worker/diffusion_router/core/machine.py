@@ -314,9 +314,10 @@ class Core:
         """A router that was stopped itself has heard nobody meanwhile, and fences nobody for that."""
         due = self.wakeup()
         late = now - max(self.now, now if due is None else due)
-        if late > self.policy.lease / 3:
+        beat = self.policy.lease / 3
+        if late > beat:
             for peer in self.peers.values():
-                peer.lease_until += late
+                peer.lease_until = max(peer.lease_until + late, now + beat)
 
     def _pass_time(self) -> None:
         while self._leases and self._leases[0][0] <= self.now:

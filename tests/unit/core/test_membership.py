@@ -1,0 +1,193 @@
+"""Peers come, go, come back, and are refused."""
+
+from __future__ import annotations
+
+import pytest
+from diffusion_router.core import Execute, JobStatus, PeerLost, RefusalReason, Refuse, Stage
+from unit.core.workers import Phase
+from unit.core.world import World
+
+ENCODE, DENOISE, DECODE = Stage
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def refusals(world: World) -> list[tuple[RefusalReason, str]]:
+    return [(action.reason, action.message) for action in world.said(Refuse)]
+
+
+def test_a_fenced_incarnation_is_refused_and_comes_back_as_a_new_one(world: World) -> None:
+    worker = world.spawn()
+    old = worker.incarnation
+    worker.frozen = True
+    world.advance(world.policy.lease + 0.1)
+    worker.frozen = False
+    worker.attach()
+    world.deliver_all()
+    ((reason, message),) = refusals(world)
+    assert reason is RefusalReason.FENCED
+    assert "come back as a new one" in message
+    worker.attach()
+    world.deliver_all()
+    assert list(world.core.peers) == [worker.incarnation] != [old]
+
+
+def test_nothing_that_a_fenced_incarnation_still_says_is_heard(world: World) -> None:
+    encoder = world.spawn(ENCODE)
+    job = world.submit()
+    world.work_until(encoder, Phase.RUNNING)
+    late = encoder.stream
+    assert late is not None
+    world.work(encoder)
+    encoder.frozen = True
+    world.advance(world.policy.lease + 0.1)
+    for event in late.up:
+        assert world.tell(event) == []
+    assert world.core.jobs[job].stage is ENCODE
+
+
+def test_a_new_incarnation_under_the_same_pod_name_replaces_the_old_one_at_once(world: World) -> None:
+    old = world.spawn(ENCODE)
+    job = world.submit()
+    world.work_until(old, Phase.RUNNING)
+    old.alive, old.stream = False, None  # and nobody has noticed
+    new = world.respawn(old)
+    assert [action.incarnation for action in world.said(PeerLost)] == [old.incarnation]
+    assert [held.execute.job_id for held in new.tasks.values()] == [job]
+
+
+def test_a_silent_peer_is_suspect_and_gets_no_tasks_until_its_lease_ends(world: World) -> None:
+    worker = world.spawn(ENCODE)
+    world.cut(worker)
+    world.submit()
+    assert world.core.peers[worker.incarnation].state.value == "suspect"
+    world.advance(world.policy.lease - 0.1)
+    assert not list(world.said(PeerLost))
+    world.advance(0.2)
+    assert [action.reason for action in world.said(PeerLost)] == ["lease expired"]
+    assert not list(world.said(Execute))
+
+
+def test_another_transport_mode_in_the_same_generation_is_refused_with_words(world: World) -> None:
+    world.spawn(ENCODE, pod="enc-0", mode="mooncake-rdma")
+    refused = world.spawn(DENOISE, pod="den-0", mode="mooncake-tcp")
+    ((reason, message),) = refusals(world)
+    assert reason is RefusalReason.INCOMPATIBLE
+    assert "den-0 moves tensors by mooncake-tcp, but enc-0" in message
+    assert "transport.protocol" in refused.refused
+    world.spawn(DENOISE, pod="den-1", mode="mooncake-tcp", generation="g2")
+    assert len(world.core.peers) == 2, "another generation may"
+
+
+def test_other_model_files_in_the_same_generation_are_refused_with_words(world: World) -> None:
+    world.spawn(ENCODE, pod="enc-0", model="aaaa")
+    world.spawn(DENOISE, pod="den-0", model="bbbb")
+    ((_, message),) = refusals(world)
+    assert "den-0 has model files bbbb, but enc-0" in message
+    assert "model.revision" in message
+
+
+def test_a_pool_in_which_its_roles_could_never_take_their_turn_is_refused_with_words(world: World) -> None:
+    world.spawn(ENCODE, slots=1)
+    world.spawn(DENOISE, pod="den-0", slots=1)
+    world.spawn(ENCODE, DECODE, pod="both-0", slots=1)
+    assert [reason for reason, _ in refusals(world)] == [RefusalReason.INCOMPATIBLE] * 2
+    assert "den-0 has a pool of 1 slots" in refusals(world)[0][1]
+    assert "transport.poolSize" in refusals(world)[0][1]
+
+
+def test_a_worker_without_capacity_is_refused_with_words(world: World) -> None:
+    world.spawn(ENCODE, capacity=0)
+    ((_, message),) = refusals(world)
+    assert "capacity 0" in message
+
+
+def test_a_draining_peer_finishes_what_it_runs_and_gets_nothing_more(world: World) -> None:
+    leaving, _ = world.spawn(), world.spawn(DECODE)
+    first = world.submit()
+    world.work_until(leaving, Phase.RUNNING)
+    second = world.submit()
+    world.deliver_all()
+    leaving.drain()
+    world.deliver_all()
+    staying = world.spawn()
+    world.run()
+    world.check_at_rest()
+    assert not leaving.alive
+    assert leaving.computed == {(first, ENCODE): 1}
+    assert staying.computed[second, ENCODE] == 1
+    assert [action.reason for action in world.said(PeerLost)] == ["drained"]
+
+
+def test_tensors_do_not_cross_generations_and_a_rolling_update_strands_no_job(world: World) -> None:
+    """Every worker is replaced in turn by one of the next generation, in every order of roles, under load."""
+    for stage in (ENCODE, DENOISE, DENOISE, DECODE):
+        world.spawn(stage)
+    for _ in range(12):
+        world.submit()
+    for old in [*world.workers][::-1]:
+        for _ in range(3):
+            world.run_round()
+            world.advance(0.2)
+        old.drain()
+        for _ in range(8):
+            world.run_round()
+        world.kill(old)
+        world.respawn(old).generation = "g2"
+        new = world.workers[-1]
+        world.cut(new)
+        new.incarnation = world.name("i")
+        new.attach()
+        world.deliver_all()
+        world.submit()
+    world.run()
+    world.check_at_rest()
+    assert {job.status for job in world.store.values()} == {JobStatus.COMPLETED}
+
+
+def test_a_job_whose_generation_has_no_later_role_any_more_starts_over_in_the_next(world: World) -> None:
+    encoder = world.spawn(ENCODE)
+    job = world.submit()
+    while not encoder.outputs:
+        world.work(encoder)
+        world.deliver_all()
+    world.spawn(generation="g2")
+    world.run()
+    world.check_at_rest()
+    assert world.store[job].status is JobStatus.COMPLETED
+    assert world.computed[job, ENCODE] == 2
+
+
+def test_no_job_is_encoded_by_a_generation_that_cannot_finish_it(world: World) -> None:
+    """Else it would be encoded, stranded and encoded again as fast as the old encoder can."""
+    old = world.spawn(ENCODE)
+    world.spawn(DENOISE, generation="g2")
+    world.spawn(DECODE, generation="g2")
+    job = world.submit()
+    for _ in range(20):
+        world.run_round()
+        world.advance(0.1)
+    assert not old.given
+    world.spawn(ENCODE, generation="g2")
+    world.run()
+    world.check_at_rest()
+    assert world.store[job].status is JobStatus.COMPLETED
+
+
+def test_a_job_is_encoded_ahead_where_nobody_has_the_later_roles_yet(world: World) -> None:
+    encoder = world.spawn(ENCODE)
+    world.submit()
+    world.deliver_all()
+    assert encoder.tasks
+
+
+def test_the_number_of_fenced_incarnations_that_are_remembered_is_bounded(world: World) -> None:
+    for _ in range(world.policy.max_fenced + 10):
+        worker = world.spawn(ENCODE)
+        worker.alive, worker.stream = False, None
+        world.workers.clear()
+        world.now += world.policy.lease / 4
+    assert len(world.core.fenced) <= world.policy.max_fenced

@@ -1,0 +1,109 @@
+"""The core at the size of a large cluster, and over a long life."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from diffusion_router.core import (
+    Core,
+    Event,
+    Execute,
+    InputReceived,
+    JobEnded,
+    JobRecorded,
+    JobSubmitted,
+    PeerHeartbeat,
+    PeerRegistered,
+    Policy,
+    Progressed,
+    Stage,
+    StageDone,
+    StageResult,
+    Tick,
+)
+
+
+class Fleet:
+    """Peers that do at once whatever they are told, one task after the other."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.core = Core(policy, epoch="e", now=0.0)
+        self.now = 0.0
+        self.todo: deque[Execute] = deque()
+        self.ended = 0
+        self.events = 0
+
+    def tell(self, event: Event) -> None:
+        self.now += 1e-4
+        self.events += 1
+        for action in self.core.handle(event, self.now):
+            if isinstance(action, Execute):
+                self.todo.append(action)
+            elif isinstance(action, JobEnded):
+                self.ended += 1
+                self.tell(JobRecorded(action.job_id))
+
+    def step(self) -> None:
+        task = self.todo.popleft()
+        if task.input is not None:
+            self.tell(InputReceived(task.incarnation, task.task_id))
+        self.tell(Progressed(task.incarnation, task.task_id, 0, 1))
+        self.tell(
+            StageDone(task.incarnation, StageResult(task.task_id, task.job_id, task.stage, task.task_id, "r", 1.0))
+        )
+
+
+@pytest.mark.parametrize("colocated", [False, True])
+def test_a_thousand_peers_and_five_thousand_jobs_run_to_the_end(colocated: bool) -> None:
+    fleet = Fleet(Policy(lease=1e6))
+    for number in range(1000):
+        stages = frozenset(Stage) if colocated else frozenset({(Stage.ENCODE, Stage.DENOISE, Stage.DECODE)[number % 3]})
+        fleet.tell(PeerRegistered(f"p{number}", stages, pod_name=f"p{number}"))
+    for number in range(5000):
+        fleet.tell(JobSubmitted(f"j{number}", 1e9, "shape"))
+    while fleet.todo:
+        fleet.step()
+        if fleet.events % 7 == 0:
+            fleet.tell(PeerHeartbeat(f"p{fleet.events % 1000}"))
+    assert fleet.ended == 5000
+    assert not fleet.core.jobs
+    assert all(not peer.tasks and not peer.outputs for peer in fleet.core.peers.values())
+
+
+def test_a_long_life_leaves_nothing_behind() -> None:
+    """Every map and queue of the core is as large after 3,000 jobs as after 300."""
+    fleet = Fleet(Policy(lease=1e6))
+    for number in range(3):
+        fleet.tell(PeerRegistered(f"p{number}", frozenset(Stage), pod_name=f"p{number}"))
+    sizes = []
+    for life in range(10):
+        for number in range(300):
+            fleet.tell(JobSubmitted(f"j{life}.{number}", 1e9, f"shape {number % 3}"))
+            while fleet.todo:
+                fleet.step()
+        fleet.tell(Tick())
+        sizes.append(_size(fleet.core))
+    assert sizes[-1] <= max(sizes[4:7]), sizes
+
+
+def _size(core: Core) -> int:
+    """Entries in all containers that hang on the core."""
+    seen: set[int] = set()
+    todo: list[object] = [core]
+    entries = 0
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, str | int | float | frozenset | type | None):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, dict):
+            todo += thing.values()
+            entries += len(thing)
+        elif isinstance(thing, list | set | deque | tuple):
+            todo += thing
+            entries += len(thing)
+        elif type(thing).__module__.startswith("diffusion_router"):
+            names = [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
+            todo += [getattr(thing, name) for name in {*names, *getattr(thing, "__dict__", {})} if hasattr(thing, name)]
+    return entries
