@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from diffusion_worker.app import serve
+from diffusion_worker.health import Ports
+from diffusion_worker.settings import Role, Settings
+
+from .scripted_model import ScriptedModel
+from .scripted_router import ScriptedRouter, Stream
+
+DEADLINE = 10.0
+
+
+@dataclass
+class Worker:
+    """A whole worker in this process, with a scripted model."""
+
+    settings: Settings
+    model: ScriptedModel
+    router: ScriptedRouter
+    stop: asyncio.Event
+    ports: Ports
+    task: asyncio.Task[None]
+
+    async def stream(self, after: Stream | None = None) -> Stream:
+        return await self.router.attached(self.settings.pod_name, after=after)
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient() as client:
+            return await client.get(f"http://127.0.0.1:{self.ports.http}{path}", timeout=DEADLINE)
+
+    async def ended(self) -> None:
+        await asyncio.wait_for(asyncio.shield(self.task), DEADLINE)
+
+
+Start = Callable[..., Awaitable[Worker]]
+
+
+@pytest.fixture
+async def router() -> AsyncIterator[ScriptedRouter]:
+    router = ScriptedRouter()
+    await router.start()
+    yield router
+    await router.stop()
+
+
+@pytest.fixture
+async def start(router: ScriptedRouter) -> AsyncIterator[Start]:
+    """Starts workers: `await start("encoder", "denoiser", pool_size=…)`."""
+    workers: list[Worker] = []
+
+    async def start(*roles: str, **given: object) -> Worker:
+        values = {
+            "roles": [Role(role) for role in roles or ("encoder", "denoiser", "decoder")],
+            "pod_name": f"{'-'.join(roles) or 'whole'}-{len(workers)}",
+            "router": f"127.0.0.1:{router.port}",
+            "backend": "memory",
+            "pool_size": 1 << 20,
+            "generation": "g1",
+            "drain_seconds": 2.0,
+            **given,
+        }
+        settings = Settings.model_validate(values)
+        model = ScriptedModel(settings.stages)
+        stop, ports = asyncio.Event(), asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(serve(settings, model=model, stop=stop, ready=ports.set_result))
+        await asyncio.wait({task, ports}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+        worker = Worker(settings, model, router, stop, ports.result(), task)
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.model.let_go(1000)
+        worker.task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await worker.task

@@ -1,0 +1,73 @@
+"""A model without weights, whose every step a test can hold back."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from diffusion_worker.model import InvalidRequest, Media, OnStep, Parameters, Stage, Values
+from PIL import Image
+
+ALL = frozenset(Stage)
+DEADLINE = 10.0
+
+
+class ScriptedModel:
+    """Passes an array on, adding one at each step. `hold` makes each step wait for a `let_go`."""
+
+    output = "image"
+    way = "scripted"
+
+    def __init__(self, stages: frozenset[Stage] = ALL) -> None:
+        self.stages = stages
+        self.nbytes = 1024
+        self.media_bytes = 0
+        self.hold = False
+        self.before_stage: Callable[[Stage], None] = lambda stage: None
+        self.calls: list[tuple[Stage, str]] = []
+        self.images: dict[str, Image.Image] = {}
+        self._permits = threading.Semaphore(0)
+
+    def let_go(self, steps: int = 1) -> None:
+        self._permits.release(steps)
+
+    def encode(self, parameters: Parameters) -> Values:
+        self._begin(Stage.ENCODE, parameters.prompt)
+        if parameters.width == 13:
+            raise InvalidRequest("width: 13 is not a multiple of 8")
+        self.images = dict(parameters.images)
+        noise = np.full(self.nbytes, parameters.seed % 256, np.uint8)
+        return {"prompt": parameters.prompt, "noise": noise, "steps": parameters.num_inference_steps or 1}
+
+    def denoise(self, values: Values, on_step: OnStep) -> Values:
+        self._begin(Stage.DENOISE, str(values["prompt"]))
+        latents, steps = np.asarray(values["noise"]).copy(), int(str(values["steps"]))
+        for step in range(1, steps + 1):
+            if self.hold:
+                assert self._permits.acquire(timeout=DEADLINE), "the test never let the model go on"
+            latents += 1
+            on_step(step, steps)
+        return {"prompt": values["prompt"], "latents": latents}
+
+    def decode(self, values: Values) -> list[Media]:
+        self._begin(Stage.DECODE, str(values["prompt"]))
+        if self.media_bytes:
+            return [Media(bytes(self.media_bytes), "video/mp4", 8, 8, 9)]
+        latents = np.asarray(values["latents"])
+        file = io.BytesIO()
+        Image.fromarray(latents[:64].reshape(8, 8)).save(file, "PNG")
+        return [Media(file.getvalue(), "image/png", 8, 8, 1)]
+
+    def _begin(self, stage: Stage, prompt: str) -> None:
+        self.calls.append((stage, prompt))
+        self.before_stage(stage)
+
+
+def busy(seconds: float) -> None:
+    """Computes like a model: without ever giving the event loop's thread anything to wait for."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(1000))

@@ -1,0 +1,5 @@
+"""`python -m diffusion_worker`."""
+
+from diffusion_worker.app import main
+
+main()

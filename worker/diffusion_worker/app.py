@@ -1,0 +1,244 @@
+"""The worker process: settings, model, pool, stream to the router, probes, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from typing import Final
+
+import grpc
+import structlog
+
+from diffusion_worker.artifacts import Artifacts
+from diffusion_worker.compute import ComputeThread
+from diffusion_worker.health import Health, Ports, serve_health
+from diffusion_worker.loading import Loaded, adopt, load
+from diffusion_worker.logs import configure
+from diffusion_worker.metrics import Metrics
+from diffusion_worker.model.types import StageModel, UnsupportedModel
+from diffusion_worker.peer import Peer
+from diffusion_worker.runner import Runner
+from diffusion_worker.session import CHANNEL_OPTIONS, Incompatible, Session
+from diffusion_worker.settings import Settings, read_settings
+from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
+
+EXIT_FORCED: Final = 1
+EXIT_SETTINGS: Final = 2
+EXIT_MODEL: Final = 3
+EXIT_INCOMPATIBLE: Final = 4
+EXIT_TRANSPORT: Final = 5
+
+CLOSE_SECONDS: Final = 5.0
+BOUNDARY_SECONDS: Final = 5.0
+WATCH_SECONDS: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class TransportFailed(Exception):
+    """The pool can't be served any more."""
+
+
+async def serve(
+    settings: Settings,
+    *,
+    model: StageModel | None = None,
+    stop: asyncio.Event | None = None,
+    ready: Callable[[Ports], None] | None = None,
+) -> None:
+    """Run a worker until `stop` is set and it has drained. `model`: one that is loaded already.
+
+    `ready` is called with the ports of the probes once these are served, before the model is loaded.
+    Raises UnsupportedModel, Incompatible (the router can't use this worker), EngineInitFailed, TransportFailed, OSError
+    (a port that is taken).
+    """
+    stop = stop or asyncio.Event()
+    async with AsyncExitStack() as stack:
+        worker = _Worker(settings, stack)
+        ports = await stack.enter_async_context(
+            serve_health(
+                worker.health,
+                worker.metrics,
+                host=settings.health_host,
+                http_port=settings.health_port,
+                grpc_port=settings.grpc_health_port,
+            )
+        )
+        await worker.health.publish()
+        log.info("worker_starting", pod=settings.pod_name, roles=list(settings.roles), http_port=ports.http)
+        if ready is not None:
+            ready(ports)
+        stopping = asyncio.create_task(stop.wait())
+        stack.callback(stopping.cancel)
+        working = asyncio.create_task(worker.work(model, stop))
+        try:
+            await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done() and not worker.registers:
+                # Nothing was ever taken on: there is nothing to drain.
+                return
+            await working
+        finally:
+            working.cancel()
+            await asyncio.wait({working})
+
+
+class _Worker:
+    """What the probes look at, and the order in which it comes up."""
+
+    def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._stack = stack
+        self.metrics = Metrics(settings.label, settings.stages)
+        self.health = Health(self._not_alive, self._not_ready)
+        self.compute = ComputeThread(asyncio.get_running_loop())
+        stack.callback(self.compute.stop)
+        self._state = "loading the model"
+        self._announcing: set[asyncio.Task[None]] = set()
+        self.registers = False
+
+    def _not_alive(self) -> str:
+        return "" if self.compute.alive else "the compute thread ended"
+
+    def _not_ready(self) -> str:
+        return self._state
+
+    def _become(self, state: str) -> None:
+        """Why the worker is not ready; empty: it is."""
+        self._state = state
+        announcing = asyncio.get_running_loop().create_task(self.health.publish())
+        self._announcing.add(announcing)
+        announcing.add_done_callback(self._announcing.discard)
+
+    async def work(self, model: StageModel | None, stop: asyncio.Event) -> None:
+        settings = self._settings
+        begun = time.monotonic()
+        loaded = await self.compute.run(partial(adopt, model, settings) if model else partial(load, settings))
+        seconds = time.monotonic() - begun
+        self.metrics.set_model_load(seconds)
+        log.info("model_loaded", id=settings.model_id, seconds=round(seconds, 2))
+        self._become("opening the transport")
+        incarnation = secrets.token_hex(16)
+        transport = await open_transport(
+            backend=settings.backend,
+            protocol=settings.protocol,
+            fallback=settings.fallback,
+            host=settings.host,
+            pool_size=settings.pool_size,
+            port_min=settings.port_min,
+            port_max=settings.port_max,
+            incarnation=incarnation,
+        )
+        self._stack.push_async_callback(_close, transport)
+        self.metrics.watch(transport.pool)
+        log.info("transport_open", mode=transport.mode, session=transport.pool.session, bytes=transport.pool.size)
+        self._become("not registered with the router")
+        await self._serve(loaded, transport, stop)
+
+    async def _serve(self, loaded: Loaded, transport: Transport, stop: asyncio.Event) -> None:
+        settings = self._settings
+        channel = grpc.aio.insecure_channel(settings.router, options=CHANNEL_OPTIONS)
+        self._stack.push_async_callback(channel.close, None)
+        session = Session(channel, self._registered)
+        runner = Runner(
+            model=loaded.model,
+            transport=transport,
+            artifacts=Artifacts(channel),
+            compute=self.compute,
+            metrics=self.metrics,
+            send=session.send,
+            generation=settings.generation,
+            max_input_bytes=settings.max_input_bytes,
+            max_input_pixels=settings.max_input_pixels,
+        )
+        peer = Peer(settings, loaded, transport, runner, leave=stop.set)
+        self.registers = True
+        attached = asyncio.create_task(session.run(peer))
+        tasks = {attached, asyncio.create_task(stop.wait()), asyncio.create_task(_watch(transport))}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+            self._become("draining")
+            await _drain(runner, session, peer, settings.drain_seconds)
+            await attached
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def _registered(self, registered: bool) -> None:
+        self.metrics.set_connected(registered)
+        if self._state != "draining":
+            self._become("" if registered else "not registered with the router")
+
+
+async def _drain(runner: Runner, session: Session, peer: Peer, seconds: float) -> None:
+    """Finish what runs, hand back the rest, keep outputs until they are released; all of it within `seconds`."""
+    log.info("draining", seconds=seconds)
+    runner.drain()
+    session.beat(peer)
+    if not await runner.empty(outputs=True, timeout=seconds):
+        runner.hand_back()
+        if not await runner.empty(outputs=False, timeout=BOUNDARY_SECONDS):
+            log.warning("drained_while_computing")
+    await session.close()
+    log.info("drained")
+
+
+async def _watch(transport: Transport) -> None:
+    while transport.failure is None:  # noqa: ASYNC110  # a back end may learn of it on any thread
+        await asyncio.sleep(WATCH_SECONDS)
+    raise TransportFailed(transport.failure)
+
+
+async def _close(transport: Transport) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await transport.close()
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            log.warning("stopped_without_draining")
+            sys.stdout.flush()
+            os._exit(EXIT_FORCED)
+        stop.set()
+
+    # As process 1 of a container, Python ignores SIGTERM unless it has a handler.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await serve(settings, stop=stop)
+
+
+def main() -> None:
+    settings = read_settings()
+    configure(settings.log_format)
+    status = 0
+    try:
+        asyncio.run(_run(settings))
+    except (UnsupportedModel, Incompatible, EngineInitFailed, TransportFailed, OSError) as error:
+        log.error("worker_failed", error=str(error))
+        status = _STATUSES.get(type(error), EXIT_FORCED)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Native libraries may still have threads, and a stage that was given up may still compute: neither is waited for.
+    os._exit(status)
+
+
+_STATUSES: Final[dict[type[Exception], int]] = {
+    UnsupportedModel: EXIT_MODEL,
+    Incompatible: EXIT_INCOMPATIBLE,
+    EngineInitFailed: EXIT_TRANSPORT,
+    TransportFailed: EXIT_TRANSPORT,
+}

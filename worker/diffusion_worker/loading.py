@@ -1,0 +1,72 @@
+"""A model, loaded or handed in, with what the router is told of it. Runs on the compute thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+from typing import Final
+
+from diffusionpipeline.v1 import peer_pb2
+
+from diffusion_worker.model import identify, load_model, resolve_model
+from diffusion_worker.model.types import StageModel
+from diffusion_worker.settings import Settings
+
+_MOONCAKE_WHEELS: Final = ("mooncake-transfer-engine", "mooncake-transfer-engine-non-cuda")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: StageModel
+    identity: peer_pb2.ModelIdentity
+
+
+def load(settings: Settings) -> Loaded:
+    """Fetch the model if need be, and load this worker's share of it. Raises UnsupportedModel."""
+    _set_threads(settings.threads)
+    path = resolve_model(
+        settings.model_source, settings.model_id, settings.model_revision, allow_pickle=settings.allow_pickle
+    )
+    identity = identify(path)
+    model = load_model(
+        path=path,
+        stages=settings.stages,
+        dtype=settings.model_dtype,
+        device=settings.device,
+        allow_pickle=settings.allow_pickle,
+    )
+    return Loaded(model, _identity(settings, identity.digest, identity.output))
+
+
+def adopt(model: StageModel, settings: Settings) -> Loaded:
+    """A model that is there already."""
+    _set_threads(settings.threads)
+    return Loaded(model, _identity(settings, "", model.output))
+
+
+def versions() -> dict[str, str]:
+    """Of what two workers must agree on to understand each other's tensors."""
+    found = {"python": python_version()}
+    for name in ("torch", "diffusers", "transformers", "diffusion-operator"):
+        found[name] = _version(name)
+    found["mooncake"] = next(filter(None, map(_version, _MOONCAKE_WHEELS)), "")
+    return {name: value for name, value in found.items() if value}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+def _identity(settings: Settings, digest: str, output: str) -> peer_pb2.ModelIdentity:
+    return peer_pb2.ModelIdentity(id=settings.model_id, revision=settings.model_revision, digest=digest, output=output)
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)

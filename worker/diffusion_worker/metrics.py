@@ -1,0 +1,104 @@
+"""What Prometheus scrapes. One registry a worker, so that several may live in one process.
+
+Labels are bounded: `role` is the role of a task's stage (of the whole worker for what belongs to no task), `kind` a
+TransportError's kind, `outcome` done or a failure kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from platform import python_version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from diffusion_worker.model.types import Stage
+from diffusion_worker.transport import Pool
+
+# From the bundled model's millisecond stages to two minutes of video.
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
+
+ROLE_OF = {Stage.ENCODE: "encoder", Stage.DENOISE: "denoiser", Stage.DECODE: "decoder"}
+
+
+class StageMetrics:
+    """The series of one stage, looked up once: tasks may be a millisecond long."""
+
+    def __init__(self, metrics: Metrics, stage: Stage) -> None:
+        role = ROLE_OF[stage]
+        self.stage_duration = metrics.stage_duration.labels(role)
+        self.steps = metrics.steps.labels(role)
+        self.step_duration = metrics.step_duration.labels(role)
+        self.transfer_bytes = metrics.transfer_bytes.labels(role)
+        self.transfer_duration = metrics.transfer_duration.labels(role)
+        self.inflight = metrics.inflight.labels(role)
+        self.done = metrics.tasks.labels(role, "done")
+        self._failures = metrics.transfer_failures
+        self._tasks = metrics.tasks
+        self._role = role
+
+    def failed(self, outcome: str) -> None:
+        self._tasks.labels(self._role, outcome).inc()
+
+    def transfer_failed(self, kind: str) -> None:
+        self._failures.labels(self._role, kind).inc()
+
+
+class Metrics:
+    """All series of one worker whose roles, in one word, are `label`."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, label: str, stages: Iterable[Stage]) -> None:
+        self.registry = CollectorRegistry()
+        self._label = label
+        name, registry = "diffusion_worker_", self.registry
+        self.stage_duration = Histogram(
+            f"{name}stage_duration_seconds", "Compute time of a stage", ["role"], registry=registry, buckets=_SECONDS
+        )
+        self.steps = Counter(f"{name}steps_total", "Denoising steps", ["role"], registry=registry)
+        self.step_duration = Histogram(
+            f"{name}step_duration_seconds", "Time of a denoising step", ["role"], registry=registry, buckets=_SECONDS
+        )
+        self.transfer_bytes = Counter(
+            f"{name}transfer_bytes_total", "Payload bytes pulled from other pools", ["role"], registry=registry
+        )
+        self.transfer_duration = Histogram(
+            f"{name}transfer_duration_seconds", "Time of a pull", ["role"], registry=registry, buckets=_SECONDS
+        )
+        self.transfer_failures = Counter(
+            f"{name}transfer_failures_total", "Pulls that failed", ["role", "kind"], registry=registry
+        )
+        self.tasks = Counter(f"{name}tasks_total", "Tasks that ended", ["role", "outcome"], registry=registry)
+        self.inflight = Gauge(f"{name}tasks_inflight", "Tasks that have not ended", ["role"], registry=registry)
+        self.model_load = Gauge(f"{name}model_load_seconds", "Time to load the model", ["role"], registry=registry)
+        self.connected = Gauge(
+            f"{name}router_connected", "1 while registered with the router", ["role"], registry=registry
+        )
+        build = Info(f"{name}build", "Versions", registry=registry)
+        build.info({"version": version("diffusion-operator"), "python": python_version()})
+        self.stages = {stage: StageMetrics(self, stage) for stage in stages}
+        self.connected.labels(label).set(0)
+
+    def watch(self, pool: Pool) -> None:
+        """Report the pool, read at each scrape."""
+        name, registry = "diffusion_worker_", self.registry
+        Gauge(f"{name}pool_bytes", "Size of the pool", ["role"], registry=registry).labels(self._label).set(pool.size)
+        for suffix, text, read in (
+            ("pool_used_bytes", "Bytes of the pool that are leased", lambda: float(pool.bytes_used)),
+            ("slots_used", "Slots that are leased or in quarantine", lambda: float(pool.slots_used)),
+            ("slots_quarantined", "Slots in which late bytes may still land", lambda: float(pool.quarantined)),
+        ):
+            Gauge(f"{name}{suffix}", text, ["role"], registry=registry).labels(self._label).set_function(read)
+        transport = Gauge(f"{name}transport_info", "How tensors move", ["role", "mode"], registry=registry)
+        transport.labels(self._label, pool.mode).set(1)
+
+    def set_connected(self, connected: bool) -> None:
+        self.connected.labels(self._label).set(connected)
+
+    def set_model_load(self, seconds: float) -> None:
+        self.model_load.labels(self._label).set(seconds)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
