@@ -1,6 +1,7 @@
 """`dpipe up`: a pipeline in the foreground, with a live table, until Ctrl-C."""
 
 import contextlib
+import json
 import signal
 import threading
 import time
@@ -168,7 +169,20 @@ class _LogFollower:
                     # Half a line: the rest is still to come.
                     file.seek(-len(line), 1)
                     break
-                console.print(Text(f"{name} | ", style="cyan") + Text(line.decode(errors="replace").rstrip()))
+                console.print(
+                    Text(f"{name} | ", style="cyan") + Text(_readable(line.decode(errors="replace").rstrip()))
+                )
+
+
+def _readable(line: str) -> str:
+    """A JSON log line as a person reads it; any other line as it is."""
+    try:
+        entry = json.loads(line)
+        when, level, event = entry.pop("timestamp"), entry.pop("level"), entry.pop("event")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return line
+    rest = " ".join(f"{name}={value}" for name, value in entry.items())
+    return f"{when[11:23]} {level:<7} {event} {rest}".rstrip()
 
 
 def _stop(local: LocalPipeline, console: Console, stop: Stop) -> None:
