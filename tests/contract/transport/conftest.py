@@ -15,7 +15,8 @@ BACKENDS = ("memory", "shm", "tcp", "mooncake")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("backends")
-        metafunc.parametrize("backend", only.args if only else BACKENDS)
+        if not any(mark.args[0] == "backend" for mark in metafunc.definition.iter_markers("parametrize")):
+            metafunc.parametrize("backend", only.args if only else BACKENDS)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -82,6 +82,10 @@ class ProcessPeer:
         )
         self.incarnation: str = self._answer()["incarnation"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def restarted(self) -> "ProcessPeer":
         """Another process with the same ports."""
         return ProcessPeer(self.settings, self._cache)

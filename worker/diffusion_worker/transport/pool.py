@@ -139,6 +139,7 @@ class Pool:
                 nbytes=nbytes,
             )
             self._used += capacity
+            _erase(row.slot)  # an earlier payload's bytes must not pass for a seal
             return row.slot
 
     def publish(self, slot: Slot, nbytes: int) -> Descriptor:
