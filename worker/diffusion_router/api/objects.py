@@ -8,7 +8,7 @@ from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from pydantic import BaseModel
 
 from diffusion_router.api.errors import job_error
-from diffusion_router.api.validation import VIDEO_FORMAT
+from diffusion_router.api.validation import VIDEO_FORMAT, scalar_value
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 StageName = Literal["encode", "denoise", "decode"]
@@ -122,7 +122,7 @@ class ParametersObject(BaseModel):
     num_frames: int | None
     fps: int | None
     output_format: str
-    model_args: dict[str, bool | int | float | str]
+    model_args: dict[str, bool | int | float | str | None]
 
 
 class JobObject(BaseModel):
@@ -224,7 +224,7 @@ def job_object(job: generation_pb2.Job, base_url: str, retain_seconds: float) ->
             size=f"{given.width}x{given.height}" if given.width else "auto",
             seed=given.seed,
             output_format=given.output_format,
-            model_args={name: getattr(item, item.WhichOneof("value") or "") for name, item in given.extra.items()},
+            model_args={name: scalar_value(scalar) for name, scalar in given.extra.items()},
             **{name: present.get(name) for name in _OPTIONAL},
         ),
         stages=[_stage_object(report) for report in job.stages if report.stage in _STAGES],

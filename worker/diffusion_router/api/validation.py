@@ -188,9 +188,7 @@ class RequestReader:
         if message.inputs:
             raise InvalidField("inputs", "Field 'inputs' can't be set: files are sent to POST /v1/jobs")
         if message.extra:
-            arguments = {
-                name: getattr(scalar, scalar.WhichOneof("value") or "") for name, scalar in message.extra.items()
-            }
+            arguments = {name: scalar_value(scalar) for name, scalar in message.extra.items()}
             values |= {name: arguments.pop(name) for name in _PASSED_ON if name in arguments}
             values["model_args"] = arguments
         return self.read(JOB, values)
@@ -283,3 +281,9 @@ def _set_scalar(scalar: stage_pb2.Scalar, value: object) -> None:
             scalar.double_value = value
         case str():
             scalar.string_value = value
+
+
+def scalar_value(scalar: stage_pb2.Scalar) -> int | float | str | bool | None:
+    """None: nothing is set."""
+    kind = scalar.WhichOneof("value")
+    return None if kind is None else getattr(scalar, kind)
