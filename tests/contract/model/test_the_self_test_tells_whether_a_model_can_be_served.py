@@ -10,6 +10,9 @@ from contextlib import redirect_stdout
 import pytest
 from diffusion_worker.model import Stage, check
 
+# Five processes, each of which imports or forks torch, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def report() -> dict:

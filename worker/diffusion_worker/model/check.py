@@ -53,13 +53,9 @@ def check(path: Path, options: Options, *, quick: bool) -> dict[str, Any]:
     small = quick or (options.device == "cpu" and needed > MEMORY_SHARE * free)
     with tempfile.TemporaryDirectory(prefix="diffusion-check-") as directory:
         work = Path(directory)
-        subject = path
-        if small:
-            subject = work / "model"
-            _shrink(path, subject, options)
         (work / "cases.json").write_text(json.dumps(_cases(folder.defaults)))
-        whole = _trial(subject, work, STAGES, options)
-        split = {stage: _trial(subject, work, [stage], options) for stage in STAGES}
+        trials = _run_trials(path, work, options, small=small)
+    whole, split = trials["whole"], {stage: trials[stage] for stage in STAGES}
     cases = {name: compare(name, whole, split) for name in whole["cases"]}
     served = [case for case in cases.values() if "refused" not in case]
     return {
@@ -124,31 +120,23 @@ def _cases(defaults: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
-def _trial(path: Path, work: Path, stages: Sequence[Stage], options: Options) -> dict[str, Any]:
-    """The report of a process that holds `stages`."""
+def _run_trials(path: Path, work: Path, options: Options, *, small: bool) -> dict[str, Any]:
+    """The reports of the whole model and of each role. Raises CheckFailed, UnsupportedModel."""
     command = [sys.executable, "-m", "diffusion_worker.model.trial", str(path), str(work)]
-    command += ["--stages", ",".join(stages), "--dtype", options.dtype, "--device", options.device]
-    command += ["--threads", str(options.threads), *(["--allow-pickle"] if options.allow_pickle else [])]
-    return _json_of(command, f"the process of {', '.join(stages)}")
-
-
-def _shrink(source: Path, target: Path, options: Options) -> None:
-    code = (
-        "import sys, torch; from pathlib import Path; from diffusion_worker.model.shrink import shrink; "
-        "shrink(Path(sys.argv[1]), Path(sys.argv[2]), dtype=getattr(torch, sys.argv[3])); print('{}')"
-    )
-    _json_of([sys.executable, "-c", code, str(source), str(target), options.dtype], "the small copy")
-
-
-def _json_of(command: Sequence[str], what: str) -> dict[str, Any]:
-    """The JSON object on the last line of a command's output. Raises CheckFailed, UnsupportedModel."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    command += ["--dtype", options.dtype, "--device", options.device, "--threads", str(options.threads)]
+    command += ["--allow-pickle"] if options.allow_pickle else []
+    command += ["--small"] if small else []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise CheckFailed(f"not done after {TIMEOUT_SECONDS} seconds; try --quick") from error
     lines = done.stdout.strip().splitlines()
     if done.returncode not in (0, 2) or not lines:
-        raise CheckFailed(f"{what} ended with code {done.returncode}: {done.stderr.strip()[-2000:]}")
+        raise CheckFailed(f"the trial ended with code {done.returncode}: {done.stderr.strip()[-2000:]}")
     report: dict[str, Any] = json.loads(lines[-1])
     if "error" in report:
-        raise (UnsupportedModel if report["unsupported"] else CheckFailed)(report["error"])
+        detail = f"\n{done.stderr.strip()[-2000:]}" if done.stderr.strip() and not report["unsupported"] else ""
+        raise (UnsupportedModel if report["unsupported"] else CheckFailed)(report["error"] + detail)
     return report
 
 

@@ -1,17 +1,19 @@
-"""One process of the self-test: runs some stages of a model on the payloads that an earlier process left.
+"""The heavy half of the self-test: runs a model whole and role by role, each in a process of its own.
 
-`check.py` starts it, once with all stages and once for each; it is of no use by hand. What it reads and writes lies in
-one folder: `cases.json`, and for each case the payload of every stage and a report.
+`check.py` starts it; it is of no use by hand. Libraries are imported once and each run is a fork, so that a check
+costs one start of torch and not four. Runs meet in a folder alone: `cases.json`, and for each case the payload of
+every stage.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ from diffusion_worker.model import (
     Values,
     load_model,
 )
-from diffusion_worker.model.loading import open_folder
+from diffusion_worker.model.loading import open_folder, torch_dtype
+from diffusion_worker.model.shrink import shrink
 from diffusion_worker.model.types import STAGES
 
 MAX_REFUSALS = 8
@@ -53,55 +56,91 @@ class StageResult:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the stages, prints one JSON object; returns 0, or 2 if the model can't be loaded or served."""
+    """Runs all trials, prints one JSON object; returns 0, or 2 if the model can't be loaded."""
     parser = argparse.ArgumentParser(prog="python -m diffusion_worker.model.trial")
     parser.add_argument("path", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--stages", required=True)
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--allow-pickle", action="store_true")
+    parser.add_argument("--small", action="store_true")
     options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    stages = [stage for stage in STAGES if stage in options.stages.split(",")]
-    started = time.monotonic()
     try:
-        model = load_model(
-            path=options.path,
-            stages=frozenset(stages),
-            dtype=options.dtype,
-            device=options.device,
-            allow_pickle=options.allow_pickle,
-        )
-        loaded = time.monotonic() - started
-        cases = json.loads((options.work / "cases.json").read_text())
-        results = {name: _run_case(model, stages, options.work, name, case) for name, case in cases.items()}
+        folder = open_folder(options.path, allow_pickle=options.allow_pickle)
+        for name in folder.components:
+            folder.component_class(name)
+        if options.small:
+            _forked(_shrink, options, "small copy")
+            options.path = options.work / "model"
+        trials = {"whole": _forked(_trial, options, "whole", *STAGES)}
+        trials |= {stage.value: _forked(_trial, options, stage.value, stage) for stage in STAGES}
     except ModelError as error:
         _print({"error": str(error), "unsupported": isinstance(error, UnsupportedModel)})
         return 2
-    folder = open_folder(options.path, allow_pickle=options.allow_pickle)
-    _print(
-        {
-            "way": model.way,
-            "output": model.output,
-            "pipeline": folder.pipeline_class,
-            "components": [
-                {"name": name, "class": folder.components[name][1], "bytes": folder.weight_bytes(name)}
-                for name in sorted(model.loaded)
-            ],
-            "load_seconds": loaded,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "cases": results,
-        }
-    )
+    _print(trials)
     return 0
+
+
+def _forked(target: Callable[..., dict[str, Any]], options: argparse.Namespace, name: str, *stages: Stage) -> Any:
+    """What `target` returns, run in a fork of this process. Raises the ModelError that it raised."""
+    report = options.work / f"{name}.json"
+
+    def body() -> None:
+        torch.set_num_threads(options.threads)
+        try:
+            made = target(options, *stages)
+        except ModelError as error:
+            made = {"error": str(error), "unsupported": isinstance(error, UnsupportedModel)}
+        report.write_text(json.dumps(made))
+
+    process = multiprocessing.get_context("fork").Process(target=body)
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise ModelError(f"the process of the {name} model ended with code {process.exitcode}")
+    made = json.loads(report.read_text())
+    if "error" in made:
+        raise (UnsupportedModel if made["unsupported"] else ModelError)(made["error"])
+    return made
+
+
+def _shrink(options: argparse.Namespace) -> dict[str, Any]:
+    shrink(options.path, options.work / "model", dtype=torch_dtype(options.dtype))
+    return {}
+
+
+def _trial(options: argparse.Namespace, *stages: Stage) -> dict[str, Any]:
+    """Loads the model for `stages` and runs these stages of every case."""
+    started = time.monotonic()
+    model = load_model(
+        path=options.path,
+        stages=frozenset(stages),
+        dtype=options.dtype,
+        device=options.device,
+        allow_pickle=options.allow_pickle,
+    )
+    load_seconds = time.monotonic() - started
+    cases = json.loads((options.work / "cases.json").read_text())
+    results = {name: _run_case(model, stages, options.work, name, case) for name, case in cases.items()}
+    folder = open_folder(options.path, allow_pickle=options.allow_pickle)
+    return {
+        "way": model.way,
+        "output": model.output,
+        "pipeline": folder.pipeline_class,
+        "components": [{"name": name, "class": folder.components[name][1]} for name in sorted(model.loaded)],
+        "load_seconds": load_seconds,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "cases": results,
+    }
 
 
 def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, case: dict[str, Any]) -> dict[str, Any]:
     """The case's results by stage; or why the model does not serve it."""
     results: list[StageResult] = []
     request = case
+    if stages[0] is not Stage.ENCODE and not (work / f"{name}.{_before(stages[0])}").exists():
+        return {"refused": "nothing came from the stage before"}
     for stage in stages:
         started = time.monotonic()
         made: Values | list[Media]
