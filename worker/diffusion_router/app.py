@@ -81,7 +81,7 @@ async def serve(
         stack.push_async_callback(service.stop)
 
         server = grpc.aio.server(options=_GRPC_OPTIONS)
-        healthy = health.aio.HealthServicer()
+        healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # which the stubs lack
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(sessions, server)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(Registry(dispatcher, sessions), server)
