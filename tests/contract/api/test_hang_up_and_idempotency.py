@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 from contract.api.artist import Artist, picture, until
-from contract.router.conftest import DEADLINE, Router
+from contract.router.conftest import DEADLINE, Router, Start
 from openai import AsyncOpenAI
 
 GENERATIONS = "/v1/images/generations"
@@ -121,3 +121,22 @@ async def test_a_job_that_failed_is_not_asked_for_again_by_openais_client(router
         with pytest.raises(openai.InternalServerError):
             await client.images.generate(prompt="a red seven")
     assert len({task.job_id for task in artist.executed}) == 1
+
+
+async def test_a_router_that_stops_cancels_no_job_of_a_waiting_client(start_router: Start) -> None:
+    router = await start_router(lease_seconds=300.0)
+    artist = Artist(router.target)
+    await artist.attach()
+    artist.work()
+    artist.allowed.clear()
+    async with httpx.AsyncClient(base_url=router.url, timeout=20) as client:
+        asking = asyncio.create_task(client.post(GENERATIONS, json=BODY))
+        await asyncio.wait_for(artist.denoising.wait(), DEADLINE)
+        await router.shut_down()
+        await asyncio.wait({asking}, timeout=DEADLINE)
+        assert asking.done()
+        asking.exception()  # what the client sees of it is its own affair
+    await artist.cut()
+    again = await start_router(lease_seconds=300.0)
+    async with httpx.AsyncClient(base_url=again.url, timeout=20) as client:
+        assert await statuses(client) == ["queued"]

@@ -8,7 +8,7 @@ it never comes, their deadline ends them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from diffusionpipeline.v1 import generation_pb2
 from starlette.requests import Request
@@ -24,10 +24,18 @@ class ClientGone(Exception):
     """Nobody is left to answer."""
 
 
+class Restarting(ApiError):
+    """The router stops while the jobs are under way; it takes them up again when it is back."""
+
+    def __init__(self) -> None:
+        text = "The router is restarting; the job goes on"
+        super().__init__(503, text, code="restarting", headers={"Retry-After": "2"})
+
+
 async def wait_for_all(api: Api, request: Request, submitted: Submitted) -> list[generation_pb2.Job]:
     """The completed jobs in their order. Raises ClientGone, or ApiError for the first that did not complete.
 
-    Whatever ends this early cancels the jobs that are left.
+    When one fails, or the client is gone and left no key, the jobs that are left are cancelled.
     """
     ids = [job.id for job in submitted.jobs]
     timeout = (submitted.request.timeout or api.limits.max_seconds) + _GRACE_SECONDS
@@ -40,6 +48,8 @@ async def wait_for_all(api: Api, request: Request, submitted: Submitted) -> list
         if not submitted.keyed:
             cancel_all(api, ids)
         raise ClientGone
+    except Restarting:
+        raise
     except ApiError:
         cancel_all(api, ids)
         raise
@@ -64,22 +74,31 @@ async def _cancel(api: Api, job_id: str) -> None:
 
 async def _completed(api: Api, ids: Sequence[str], timeout: float) -> list[generation_pb2.Job]:
     ended: dict[str, generation_pb2.Job] = {}
-    for next_ended in asyncio.as_completed([api.service.wait(job_id, timeout) for job_id in ids]):
-        try:
-            job = await next_ended
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Not this request but its job's end was called off: the router stops, and takes it up again.
-            text = "The router is restarting; the request goes on"
-            raise ApiError(503, text, code="restarting", headers={"Retry-After": "2"}) from None
-        if job is None:
-            raise not_found("Job", ", ".join(ids))
-        if job.status != generation_pb2.JOB_STATUS_COMPLETED:
-            raise job_error(job)
-        ended[job.id] = job
+    waits = [asyncio.create_task(api.service.wait(job_id, timeout)) for job_id in ids]
+    try:
+        for next_ended in asyncio.as_completed(waits):
+            job = await _job_or_restart(next_ended)
+            if job is None:
+                raise not_found("Job", ", ".join(ids))
+            if job.status != generation_pb2.JOB_STATUS_COMPLETED:
+                raise job_error(job)
+            ended[job.id] = job
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
     return [ended[job_id] for job_id in ids]
+
+
+async def _job_or_restart(end: Awaitable[generation_pb2.Job | None]) -> generation_pb2.Job | None:
+    try:
+        return await end
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Not this request was called off, but its job's end.
+        raise Restarting from None
 
 
 async def _hang_up(request: Request) -> None:
