@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from diffusion_router.core import FailureKind, Stage
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -199,7 +200,12 @@ class Histories(RuleBasedStateMachine):
 
 
 _LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-_SIZE = settings(max_examples=20_000, stateful_step_count=60) if _LONG else settings(max_examples=250, derandomize=True)
+pytestmark = [pytest.mark.timeout(0)] if _LONG else []
+_SIZE = (
+    settings(max_examples=20_000, stateful_step_count=60)
+    if _LONG
+    else settings(max_examples=200, stateful_step_count=40, derandomize=True)
+)
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(

@@ -41,6 +41,7 @@ from diffusion_router.core.outputs import Outputs
 from diffusion_router.core.scheduler import Scheduler
 from diffusion_router.core.state import Job, Output, Peer, Task
 
+_LATER_FIRST = sorted(Stage, reverse=True)
 # Entries beyond twice the number of jobs that a queue of times may have.
 _SWEEP = 1024
 
@@ -116,9 +117,6 @@ class Core:
     def emit(self, action: Action) -> None:
         self._actions.append(action)
 
-    def next_number(self) -> int:
-        return next(self._order)
-
     # ------------------------------------------------------------ jobs
 
     def _submitted(self, event: JobSubmitted) -> None:
@@ -126,7 +124,7 @@ class Core:
             return
         job = Job(
             id=event.job_id,
-            seq=self.next_number(),
+            seq=next(self._order),
             deadline=event.deadline,
             shape=event.shape,
             kills=event.kills,
@@ -196,6 +194,9 @@ class Core:
             self._push(self._delayed, job.not_before, job)
         else:
             self.scheduler.push(job)
+        holder = self.peers.get(job.input.incarnation) if job.input is not None else None
+        if holder is not None:
+            tasks.keep_reserve(self, holder)
 
     def start_over(self, job: Job) -> None:
         """Everything can be computed anew from the job itself."""
@@ -340,7 +341,7 @@ class Core:
                 self.scheduler.push(job)
 
     def _schedule(self) -> None:
-        for stage in sorted(Stage, reverse=True):
+        for stage in _LATER_FIRST:
             for job in self.scheduler.assign(stage, self.now, self._start):
                 self.start_over(job)
         for task in self.scheduler.revoke():

@@ -48,10 +48,13 @@ class Scheduler:
         self._jobs = jobs
         self._peers = peers
         self._lanes: dict[Stage, dict[LaneKey, Lane]] = {stage: {} for stage in Stage}
-        # By stage and generation: peers with a credit, with an idle place, with a task that waits behind others.
-        self._open: dict[tuple[Stage, str], dict[str, Peer]] = defaultdict(dict)
+        # By stage and generation: peers with a credit, by load, the longest unchanged first; peers with an idle place;
+        # peers with a task that waits behind others.
+        self._open: dict[tuple[Stage, str], dict[int, dict[str, Peer]]] = defaultdict(dict)
         self._idle: dict[tuple[Stage, str], dict[str, Peer]] = defaultdict(dict)
         self._overfull: dict[tuple[Stage, str], dict[str, Peer]] = defaultdict(dict)
+        # Under which load a peer is in `_open`.
+        self._loads: dict[str, int] = {}
         # Peers that take tasks, or may again, by stage and generation.
         self._staying: dict[Stage, dict[str, set[str]]] = {stage: {} for stage in Stage}
 
@@ -63,11 +66,17 @@ class Scheduler:
     def refresh(self, peer: Peer) -> None:
         """To be called after every change of what a peer owns, or of its state."""
         known = self._peers.get(peer.incarnation) is peer
-        open_, idle = known and peer.credits > 0, known and peer.idle
+        idle = known and peer.idle
         overfull = known and len(peer.tasks) > peer.capacity
+        load = len(peer.tasks) - peer.capacity if known and peer.credits else None
+        before = self._loads.pop(peer.incarnation, None)
+        if load is not None:
+            self._loads[peer.incarnation] = load
         for stage in peer.stages:
             key = (stage, peer.generation)
-            for index, member in ((self._open, open_), (self._idle, idle), (self._overfull, overfull)):
+            if load != before:
+                self._move(key, peer, before, load)
+            for index, member in ((self._idle, idle), (self._overfull, overfull)):
                 if member:
                     index[key][peer.incarnation] = peer
                 elif key in index:
@@ -82,11 +91,24 @@ class Scheduler:
                 if not staying:
                     del self._staying[stage][peer.generation]
 
+    def _move(self, key: tuple[Stage, str], peer: Peer, before: int | None, load: int | None) -> None:
+        by_load = self._open[key]
+        if before is not None:
+            del by_load[before][peer.incarnation]
+            if not by_load[before]:
+                del by_load[before]
+        if load is not None:
+            by_load.setdefault(load, {})[peer.incarnation] = peer
+        if not by_load:
+            del self._open[key]
+
     # ------------------------------------------------------------ what follows
 
     def assign(self, stage: Stage, now: float, start: Callable[[Job, Peer], None]) -> list[Job]:
         """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over)."""
         lanes = self._lanes[stage]
+        if not lanes:
+            return []
         heads = [(lane.heap[0][0], key) for key, lane in lanes.items() if lane.heap]
         heapq.heapify(heads)
         aside: list[Job] = []
@@ -163,13 +185,13 @@ class Scheduler:
             return holder if holder.credits and holder.has_room(stage, source) else None
         generations = [source.generation] if source is not None else self._complete_generations()
         shun = job.avoid if job.avoid and self._has_others(job, generations) else ()
-        fitting = (
-            peer
-            for generation in generations
-            for peer in self._open.get((stage, generation), {}).values()
-            if peer.incarnation not in shun and peer.has_room(stage, source)
-        )
-        return min(fitting, key=lambda peer: (len(peer.tasks) - peer.capacity, peer.last_used), default=None)
+        open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
+        for load in sorted({load for by_load in open_ for load in by_load}):
+            for by_load in open_:
+                for peer in by_load.get(load, {}).values():
+                    if peer.incarnation not in shun and peer.has_room(stage, source):
+                        return peer
+        return None
 
     def _has_others(self, job: Job, generations: Iterable[str]) -> bool:
         staying = self._staying[job.stage]

@@ -130,8 +130,6 @@ class Peer:
     draining: bool = False
     tasks: dict[str, Task] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
-    # Order of last use, so that equals take turns.
-    last_used: int = 0
     # Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did.
     room: int = field(init=False)
     full_at: float = 0.0

@@ -30,7 +30,6 @@ def start(core: Core, job: Job, peer: Peer) -> None:
     )
     if source is not None:
         core.outputs.read(task, source)
-    peer.last_used = core.next_number()
     core.own(peer, task)
     job.task = task
     job.status = JobStatus.IN_PROGRESS
@@ -79,42 +78,40 @@ def fail(core: Core, peer: Peer, task_id: str, kind: FailureKind, message: str) 
     if task is None:
         return
     core.outputs.stop_reading(task)
+    job = core.jobs.get(task.job_id)
+    mine = job is not None and job.task is task
+    if job is not None and mine:
+        job.task = None
     if kind is FailureKind.POOL_FULL:
         peer.room = max(slots_needed(peer.stages), min(peer.room, peer.slots_used))
         peer.full_at = core.now
-    job = core.jobs.get(task.job_id)
-    if job is None or job.task is not task:
+        keep_reserve(core, peer)
+    if job is None or not mine:
         return
-    job.task = None
     if kind in _PERMANENT:
         core.end(job, JobStatus.FAILED, kind, message)
     elif kind in (FailureKind.HANDED_BACK, FailureKind.CANCELLED):
         # Asked for, or the worker leaves; one that does neither must not be asked again and again.
         core.enqueue(job, 0.0 if task.revoked or not peer.takes_tasks else core.policy.backoff)
     elif kind is FailureKind.POOL_FULL:
-        _wait_for_room(core, job, peer)
+        job.pool_full += 1
+        core.enqueue(job, _backoff(core, job.pool_full))
     else:
         _retry(core, job, task, kind, message)
 
 
-def _wait_for_room(core: Core, job: Job, peer: Peer) -> None:
-    """Later, or elsewhere. The youngest encoded inputs that wait in this pool give way: they are the cheapest to make
-    again, and what would empty the pool may be this very job."""
-    job.pool_full += 1
-    while job.stage is not Stage.ENCODE and not peer.has_room(job.stage, job.input):
-        waiting = [
-            other
-            for output in peer.outputs.values()
-            if output.stage is Stage.ENCODE and not output.readers
-            if (other := core.jobs.get(output.job_id)) is not None and other.input is output
-        ]
-        if not waiting:
-            break
-        youngest = max(waiting, key=lambda other: other.seq)
-        core.start_over(youngest)
-        if youngest is job:
-            return
-    core.enqueue(job, _backoff(core, job.pool_full))
+def keep_reserve(core: Core, peer: Peer) -> None:
+    """Encoded inputs never fill a pool that a later stage on the same peer needs: the youngest that wait give way.
+
+    The scheduler sees to that too (`Peer.has_room`), but not in a pool that turned out to be smaller than announced.
+    """
+    if len(peer.stages) == 1 or peer.room == peer.slots:
+        return
+    encoded = [output for output in peer.outputs.values() if output.stage is Stage.ENCODE and output.wanted]
+    jobs = (core.jobs.get(output.job_id) for output in encoded)
+    waiting = sorted((job for job in jobs if job is not None and job.task is None), key=lambda job: job.seq)
+    for job in waiting[::-1][: max(0, len(encoded) - peer.room + 1)]:
+        core.start_over(job)
 
 
 def _trust_pool(core: Core, peer: Peer) -> None:
