@@ -30,6 +30,7 @@ from diffusion_worker.transport.seal import SEAL_BYTES
 MODE: Final = "shm"
 FOLDER: Final = Path("/dev/shm")
 THREADS: Final = 4
+HALVED: Final = 8 << 20
 PREFIX: Final = "diffusion-pool-"
 _SESSION: Final = re.compile(rf"shm://({PREFIX}[0-9a-f]{{16}})")
 
@@ -58,12 +59,14 @@ class ShmTransport(PullingTransport):
             Pool(memory, incarnation=incarnation, mode=MODE, session=f"{MODE}://{self._path.name}"), observer
         )
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
+        # Apart, so that a pull never waits for a thread that waits for it.
+        self._helpers = ThreadPoolExecutor(THREADS, thread_name_prefix="pull-half")
         self._segments: dict[str, _Segment] = {}
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
         loop = asyncio.get_running_loop()
         segment = self._segment(descriptor)
-        work = loop.run_in_executor(self._threads, _copy, segment, descriptor, slot, deadline)
+        work = loop.run_in_executor(self._threads, self._copy, segment, descriptor, slot, deadline)
         try:
             async with asyncio.timeout(deadline.left):
                 return await asyncio.shield(work)
@@ -78,6 +81,7 @@ class ShmTransport(PullingTransport):
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False)
+        self._helpers.shutdown(wait=False)
         self._segments.clear()
         self._path.unlink(missing_ok=True)
         os.close(self._file)
@@ -98,28 +102,38 @@ class ShmTransport(PullingTransport):
         self._segments[descriptor.incarnation] = segment
         return segment
 
+    def _copy(self, segment: _Segment, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
+        """In a thread. The copy is hashed, since the source may still change; hashing follows close behind copying.
+
+        One core can't fill the memory's bandwidth: the rear half of a large payload is copied by another thread.
+        """
+        start, length = descriptor.address, descriptor.length
+        if start + length > len(segment.memory):
+            raise OutOfRange(f"{length} bytes at {start} of a pool of {len(segment.memory)}")
+        source = np.frombuffer(segment.memory, np.uint8, count=length, offset=start)
+        region = slot.region[:length]
+        target, digest = np.frombuffer(region, np.uint8), xxhash.xxh3_64()
+        middle = length // 2 if length >= HALVED else length
+        rear = self._helpers.submit(np.copyto, target[middle:], source[middle:]) if middle < length else None
+        try:
+            np.copyto(target[:SEAL_BYTES], source[:SEAL_BYTES])
+            for begin in range(SEAL_BYTES, middle, PIECE):
+                end = min(middle, begin + PIECE)
+                np.copyto(target[begin:end], source[begin:end])
+                digest.update(region[begin:end])
+                if deadline.left == 0:
+                    raise TimeoutError
+        finally:
+            if rear is not None:
+                rear.result()  # nothing may land in the slot after this has returned
+        for begin in range(middle, length, PIECE):
+            digest.update(region[begin : min(length, begin + PIECE)])
+        return digest.intdigest()
+
     def _ended(self, work: "asyncio.Future[int]", slot: Slot) -> None:
         if not work.cancelled():
             work.exception()  # nobody waits for it any more
         self.pool.end_quarantine(slot)
-
-
-def _copy(segment: _Segment, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
-    """Piece by piece, each hashed while it is in cache: the copy is hashed, since the source may still change."""
-    start, length = descriptor.address, descriptor.length
-    if start + length > len(segment.memory):
-        raise OutOfRange(f"{length} bytes at {start} of a pool of {len(segment.memory)}")
-    source = np.frombuffer(segment.memory, np.uint8, count=length, offset=start)
-    region = slot.region[:length]
-    target, digest = np.frombuffer(region, np.uint8), xxhash.xxh3_64()
-    np.copyto(target[:SEAL_BYTES], source[:SEAL_BYTES])
-    for begin in range(SEAL_BYTES, length, PIECE):
-        end = min(length, begin + PIECE)
-        np.copyto(target[begin:end], source[begin:end])
-        digest.update(region[begin:end])
-        if deadline.left == 0:
-            raise TimeoutError
-    return digest.intdigest()
 
 
 def _create(size: int) -> tuple[Path, int, mmap.mmap]:

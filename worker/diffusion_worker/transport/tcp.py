@@ -224,7 +224,8 @@ class _Call:
                 hashed = got
             if got == length:
                 return digest.intdigest()
-            received = connection.recv_into(region[got : min(length, got + PIECE)])
+            piece = region[got : min(length, got + PIECE)]
+            received = connection.recv_into(piece, piece.nbytes, socket.MSG_WAITALL)
             if received == 0:
                 raise PeerDead(f"{self.descriptor.session} hung up after {got} of {length} bytes")
             if self._deadline.left == 0:
