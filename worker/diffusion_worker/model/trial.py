@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from diffusion_worker.model import (
     Values,
     load_model,
 )
-from diffusion_worker.model.loading import open_folder, torch_dtype
+from diffusion_worker.model.cut import find_cut
+from diffusion_worker.model.loading import ModelFolder, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shrink import shrink
 from diffusion_worker.model.types import STAGES
 
@@ -68,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         folder = open_folder(options.path, allow_pickle=options.allow_pickle)
-        for name in folder.components:
-            folder.component_class(name)
+        _import_all(folder)
         if options.small:
             _forked(_shrink, options, "small copy")
             options.path = options.work / "model"
@@ -80,6 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _print(trials)
     return 0
+
+
+def _import_all(folder: ModelFolder) -> None:
+    """Imports what every run needs, before the first fork. Touches no device and starts no threads."""
+    quieten()
+    for name in folder.components:
+        folder.component_class(name)
+    if find_cut(folder) is not None:
+        import_module("diffusion_worker.model.modular")
+    else:
+        import_module("diffusion_worker.model.replay")
 
 
 def _forked(target: Callable[..., dict[str, Any]], options: argparse.Namespace, name: str, *stages: Stage) -> Any:
