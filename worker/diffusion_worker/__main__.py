@@ -1,5 +1,10 @@
 """`python -m diffusion_worker`."""
 
-from diffusion_worker.app import main
+from diffusion_worker.settings import read_settings
 
-main()
+if __name__ == "__main__":
+    settings = read_settings()
+    # Only now: torch takes seconds to import, a wrong flag should not.
+    from diffusion_worker.app import main
+
+    main(settings)

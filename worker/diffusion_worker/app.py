@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 import grpc
 import structlog
@@ -26,11 +26,10 @@ from diffusion_worker.model.types import StageModel, UnsupportedModel
 from diffusion_worker.peer import Peer
 from diffusion_worker.runner import Runner
 from diffusion_worker.session import CHANNEL_OPTIONS, Incompatible, Session
-from diffusion_worker.settings import Settings, read_settings
+from diffusion_worker.settings import Settings
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
 
 EXIT_FORCED: Final = 1
-EXIT_SETTINGS: Final = 2
 EXIT_MODEL: Final = 3
 EXIT_INCOMPATIBLE: Final = 4
 EXIT_TRANSPORT: Final = 5
@@ -99,7 +98,7 @@ class _Worker:
         self.health = Health(self._not_alive, self._not_ready)
         self.compute = ComputeThread(asyncio.get_running_loop())
         stack.callback(self.compute.stop)
-        self._state = "loading the model"
+        self._state = "opening the transport"
         self._announcing: set[asyncio.Task[None]] = set()
         self.registers = False
 
@@ -118,12 +117,7 @@ class _Worker:
 
     async def work(self, model: StageModel | None, stop: asyncio.Event) -> None:
         settings = self._settings
-        begun = time.monotonic()
-        loaded = await self.compute.run(partial(adopt, model, settings) if model else partial(load, settings))
-        seconds = time.monotonic() - begun
-        self.metrics.set_model_load(seconds)
-        log.info("model_loaded", id=settings.model_id, seconds=round(seconds, 2))
-        self._become("opening the transport")
+        # First, because what it may lack (devices, ports, memory) is known in seconds, a model may load for minutes.
         incarnation = secrets.token_hex(16)
         transport = await open_transport(
             backend=settings.backend,
@@ -138,6 +132,12 @@ class _Worker:
         self._stack.push_async_callback(_close, transport)
         self.metrics.watch(transport.pool)
         log.info("transport_open", mode=transport.mode, session=transport.pool.session, bytes=transport.pool.size)
+        self._become("loading the model")
+        begun = time.monotonic()
+        loaded = await self.compute.run(partial(adopt, model, settings) if model else partial(load, settings))
+        seconds = time.monotonic() - begun
+        self.metrics.set_model_load(seconds)
+        log.info("model_loaded", id=settings.model_id, seconds=round(seconds, 2))
         self._become("not registered with the router")
         await self._serve(loaded, transport, stop)
 
@@ -221,8 +221,8 @@ async def _run(settings: Settings) -> None:
     await serve(settings, stop=stop)
 
 
-def main() -> None:
-    settings = read_settings()
+def main(settings: Settings) -> NoReturn:
+    """Run a worker until it is told to stop; ends the process."""
     configure(settings.log_format)
     status = 0
     try:

@@ -127,6 +127,9 @@ class Session:
             try:
                 await self._attach(worker)
             except Fenced as error:
+                if self._closing:
+                    # A router that heard Drained knows this incarnation no more.
+                    return
                 log.warning("fenced", reason=str(error))
                 await worker.abandon()
             except StreamLost as error:

@@ -29,7 +29,9 @@ class Worker:
     task: asyncio.Task[None]
 
     async def stream(self, after: Stream | None = None) -> Stream:
-        return await self.router.attached(self.settings.pod_name, after=after)
+        stream = await self.router.attached(self.settings.pod_name, after=after)
+        stream.metrics_url = f"http://127.0.0.1:{self.ports.http}/metrics"
+        return stream
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient() as client:

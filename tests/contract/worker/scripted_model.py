@@ -24,8 +24,10 @@ class ScriptedModel:
     def __init__(self, stages: frozenset[Stage] = ALL) -> None:
         self.stages = stages
         self.nbytes = 1024
+        self.nbytes_of: dict[str, int] = {}
         self.media_bytes = 0
         self.hold = False
+        self.step_seconds = 0.0
         self.before_stage: Callable[[Stage], None] = lambda stage: None
         self.calls: list[tuple[Stage, str]] = []
         self.images: dict[str, Image.Image] = {}
@@ -39,7 +41,8 @@ class ScriptedModel:
         if parameters.width == 13:
             raise InvalidRequest("width: 13 is not a multiple of 8")
         self.images = dict(parameters.images)
-        noise = np.full(self.nbytes, parameters.seed % 256, np.uint8)
+        nbytes = self.nbytes_of.get(parameters.prompt, self.nbytes)
+        noise = np.full(nbytes, parameters.seed % 256, np.uint8)
         return {"prompt": parameters.prompt, "noise": noise, "steps": parameters.num_inference_steps or 1}
 
     def denoise(self, values: Values, on_step: OnStep) -> Values:
@@ -48,6 +51,7 @@ class ScriptedModel:
         for step in range(1, steps + 1):
             if self.hold:
                 assert self._permits.acquire(timeout=DEADLINE), "the test never let the model go on"
+            time.sleep(self.step_seconds)
             latents += 1
             on_step(step, steps)
         return {"prompt": values["prompt"], "latents": latents}

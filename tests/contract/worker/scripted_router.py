@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import grpc
+import httpx
 from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
 
 DEADLINE = 10.0
@@ -20,6 +22,7 @@ class Stream:
     register: peer_pb2.Register
     _context: grpc.aio.ServicerContext[peer_pb2.PeerReport, peer_pb2.RouterCommand]
     reports: list[peer_pb2.PeerReport] = field(default_factory=list)
+    metrics_url: str = ""
     ended: bool = False
     hang_up: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -106,22 +109,21 @@ class Stream:
         await self.until(lambda: bool(self.said("input_received", task_id)), f"input of {task_id}")
 
     async def slots_used(self, count: int) -> None:
-        """Until a heartbeat that was sent from now on says that this many slots are in use."""
-        seen = len(self.reports)
-        await self.until(
-            lambda: any(
-                report.heartbeat.slots_used == count
-                for report in self.reports[seen:]
-                if report.WhichOneof("report") == "heartbeat"
-            ),
-            f"heartbeat with {count} slots",
-        )
+        """Until the worker's own metrics say that this many slots are in use."""
+        wanted = re.compile(rf"^diffusion_worker_slots_used{{.*}} {count}\.0$", re.MULTILINE)
+        async with httpx.AsyncClient() as client:
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    while not wanted.search((await client.get(self.metrics_url)).text):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+            except TimeoutError:
+                raise AssertionError(f"never {count} slots in use within {DEADLINE} s") from None
 
 
 class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, generation_pb2_grpc.ArtifactServiceServicer):
     """Welcomes every worker, unless `refusals` has something to say first."""
 
-    def __init__(self, *, lease: float = 0.6) -> None:
+    def __init__(self, *, lease: float = 10.0) -> None:
         self.lease = lease
         self.refusals: list[peer_pb2.Refused] = []
         self.streams: list[Stream] = []

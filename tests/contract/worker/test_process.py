@@ -1,0 +1,116 @@
+"""The worker as a process: `python -m diffusion_worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter
+
+DEADLINE = 240.0
+
+Process = asyncio.subprocess.Process
+Spawn = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def spawn(router: ScriptedRouter, tmp_path: Path) -> AsyncIterator[Spawn]:
+    """Starts worker processes with these flags."""
+    processes: list[Process] = []
+
+    async def spawn(*flags: str) -> Process:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DIFFUSION_WORKER_")}
+        environment |= {
+            "DIFFUSION_WORKER_ROUTER": f"127.0.0.1:{router.port}",
+            "DIFFUSION_WORKER_BACKEND": "tcp",
+            "DIFFUSION_WORKER_POOL_SIZE": str(1 << 24),
+            "DIFFUSION_WORKER_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "diffusion_worker",
+            *flags,
+            env=environment,
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        processes.append(process)
+        return process
+
+    yield spawn
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def outcome(process: Process) -> tuple[int, str]:
+    """Exit status, and what was said on either stream."""
+    out, err = await asyncio.wait_for(process.communicate(), DEADLINE)
+    assert process.returncode is not None
+    return process.returncode, (out + err).decode()
+
+
+async def test_the_bundled_model_makes_a_picture_and_sigterm_ends_the_worker_cleanly(
+    router: ScriptedRouter, spawn: Spawn
+) -> None:
+    process = await spawn("--role", "encoder,denoiser", "--role", "decoder", "--drain-seconds", "20")
+    async with asyncio.timeout(DEADLINE):
+        while not router.streams:  # loading a model takes longer than a stream's own deadline
+            assert process.returncode is None, await outcome(process)
+            await asyncio.sleep(0.05)
+    stream = await router.attached()
+    assert len(stream.register.roles) == 3
+    assert stream.register.model.digest
+    await stream.execute(ENCODE, "e")
+    await stream.execute(DENOISE, "n", source=(await stream.done("e")).output)
+    await stream.execute(DECODE, "d", source=(await stream.done("n")).output)
+    (artifact,) = (await stream.done("d")).artifacts
+    assert router.files[artifact.key].startswith(b"\x89PNG")
+    process.send_signal(signal.SIGTERM)
+    for task in ("e", "n", "d"):
+        await stream.release(task)
+    status, said = await outcome(process)
+    assert status == 0, said
+    assert stream.said("drained")
+
+
+async def test_sigterm_while_the_model_loads_ends_the_worker_cleanly(spawn: Spawn) -> None:
+    process = await spawn("--role", "encoder")
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), DEADLINE)
+    assert b"worker_starting" in line
+    process.send_signal(signal.SIGTERM)
+    status, said = await outcome(process)
+    assert status == 0, said
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (["--role", "painter"], 2, "--role (DIFFUSION_WORKER_ROLES): Input should be 'encoder', 'denoiser' or"),
+        (["--role", "encoder", "--pool-size", "lots"], 2, "--pool-size (DIFFUSION_WORKER_POOL_SIZE): Input should be"),
+        (["--role", "encoder", "--router", "nowhere"], 2, "--router (DIFFUSION_WORKER_ROUTER): 'nowhere' is not host:"),
+        ([], 2, "--role (DIFFUSION_WORKER_ROLES): Field required"),
+        (["--role", "encoder", "--model-source", "Path", "--model-id", "/nowhere"], 3, "there is no folder /nowhere"),
+        (["--role", "encoder", "--fallback", "Deny", "--protocol", "rdma"], 5, "backend tcp has no RDMA"),
+    ],
+    ids=["role", "number", "address", "nothing", "model", "transport"],
+)
+async def test_what_is_set_wrong_is_said_in_one_line_without_a_traceback(
+    spawn: Spawn, flags: list[str], status: int, words: str
+) -> None:
+    found, said = await outcome(await spawn(*flags))
+    assert found == status, said
+    assert words in said
+    assert "Traceback" not in said
