@@ -80,6 +80,12 @@ def state_name(peer: registry_pb2.Peer) -> str:
     return registry_pb2.PeerState.Name(peer.state).removeprefix("PEER_STATE_").lower()
 
 
+def address_text(peer: registry_pb2.Peer) -> str:
+    """host:port out of `mooncake-tcp://host:port/region`; any other session as it is."""
+    _, scheme, rest = peer.pool.session.partition("://")
+    return rest.partition("/")[0] if scheme else peer.pool.session
+
+
 def pool_text(peer: registry_pb2.Peer) -> str:
     return f"{peer.bytes_used / 2**20:.1f} of {peer.pool.size / 2**20:.0f} MiB"
 
@@ -97,7 +103,7 @@ def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
             state_name(peer),
             peer.incarnation[:8],
             peer.pool.mode,
-            peer.pool.session,
+            address_text(peer),
             f"{peer.tasks} of {peer.capacity}",
             str(peer.credits),
             f"{peer.slots_used} of {peer.pool.slots}",

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dpipe.local import LocalPipeline
 from dpipe.process import LocalPod, PodState
-from dpipe.registry import Overview, Registry, RegistryError, pool_text
+from dpipe.registry import Overview, Registry, RegistryError, address_text, pool_text
 from dpipe.running import Running, announced
 
 _REFRESH_SECONDS: Final = 0.5
@@ -71,7 +71,7 @@ def _watch(local: LocalPipeline, registry: Registry, console: Console, stop: Sto
         while not stop.asked.wait(_REFRESH_SECONDS):
             overview = _overview(registry)
             if live is not None:
-                live.update(_picture(local, overview))
+                live.update(_picture(local, overview), refresh=True)
             else:
                 lines.update()
             if logs is not None:
@@ -103,7 +103,7 @@ def _picture(local: LocalPipeline, overview: Overview | None) -> Group:
             pod.role,
             Text(state := _state(local, pod, overview, pod.name in peers), style=_STYLES.get(state, "yellow")),
             peer.pool.mode if peer else "",
-            peer.pool.session if peer else local.http_url if pod is local.router else "",
+            address_text(peer) if peer else local.http_url if pod is local.router else "",
             f"{peer.tasks} of {peer.capacity}" if peer else "",
             pool_text(peer) if peer else "",
             str(pod.restarts),
