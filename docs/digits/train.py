@@ -8,8 +8,8 @@ AutoencoderKL, flow-matching scheduler; 2.9 million parameters). The bundled wei
         --latents 24000 --learning-rate 9e-4 --threads 2
 
 Runs are bounded by wall clock, so a second run makes a model like it, not the same bytes. The data come with
-scikit-learn; nothing is downloaded. `--vae-minutes 0.03 --transformer-minutes 0.03 --latents 200` shows in seconds that
-everything runs.
+scikit-learn; nothing is downloaded. With `--vae-minutes 0.03 --transformer-minutes 0.03 --latents 200` it shows in a
+minute that everything runs.
 """
 
 import argparse
