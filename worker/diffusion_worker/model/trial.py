@@ -40,6 +40,7 @@ from diffusion_worker.model.loading import ModelFolder, open_folder, quieten, to
 from diffusion_worker.model.shrink import shrink
 from diffusion_worker.model.types import STAGES
 
+FORMAT = {"image": "png", "video": "mp4"}
 MAX_REFUSALS = 8
 """Fields that a case may lose because the model does not take them."""
 
@@ -183,7 +184,7 @@ def _encode(model: RoleModel, case: dict[str, Any]) -> tuple[Values, dict[str, A
 
     Raises InvalidRequest if it is refused for another reason: an input image is wanted, or not taken.
     """
-    request = dict(case)
+    request = {**case, "output_format": FORMAT[model.output]}
     for _ in range(MAX_REFUSALS):
         images = {name: _picture(width, height) for name, (width, height) in request.get("images", {}).items()}
         fields = {name: value for name, value in request.items() if name != "images"}
