@@ -51,14 +51,20 @@ class RoleProcess:
         self._process.start()
         child.close()
 
+    def wait_until_ready(self, timeout: float) -> None:
+        """Waits until the process has imported what it needs."""
+        self.result(timeout)
+
     def start(self, method: str, *args: Any, **kwargs: Any) -> Self:
         """Begins a call of a method of `_Server`; one at a time."""
         self._connection.send((method, args, kwargs))
         return self
 
-    def result(self, timeout: float = 200) -> Any:
+    def result(self, timeout: float = 240) -> Any:
         """What the call returned. Raises RoleError for what it raised, TimeoutError after `timeout` seconds."""
         if not self._connection.poll(timeout):
+            # A late answer would be taken for the next call's.
+            self.close()
             raise TimeoutError(f"no answer from process {self._process.pid} in {timeout} s")
         outcome, value = self._connection.recv()
         if outcome == "raised":
@@ -82,6 +88,7 @@ def _serve(connection: Connection, stages: tuple[str, ...]) -> None:
 
     torch.set_num_threads(1)
     server = _Server(stages)
+    connection.send(("returned", None))
     while True:
         try:
             method, args, kwargs = connection.recv()
@@ -97,8 +104,9 @@ class _Server:
     """The child's end. Everything it returns is plain data."""
 
     def __init__(self, stages: tuple[str, ...]) -> None:
-        from diffusion_worker.model import media
+        from diffusion_worker.model import media, modular, replay
 
+        self._shell_makers = [(module, module.make_shell) for module in (modular, replay)]
         self._stages = stages
         self._models: dict[tuple[str, str, bool], Any] = {}
         self._made: list[Any] = []
@@ -181,13 +189,12 @@ class _Server:
         return float(np.abs(np.asarray(made) - np.asarray(_plain(case))).max())
 
     def _model(self, case: Case) -> Any:
-        from diffusion_worker.model import Stage, load_model, modular, replay
+        from diffusion_worker.model import Stage, load_model
 
         key = (FAMILIES[case.family].checkpoint.name, case.dtype, case.without_shells)
         if key not in self._models:
-            makers = [(module, module.make_shell) for module in (modular, replay)]
             try:
-                for module, _ in makers if case.without_shells else ():
+                for module, _ in self._shell_makers if case.without_shells else ():
                     module.make_shell = lambda *_args, **_kwargs: None
                 self._models[key] = load_model(
                     path=ensure(FAMILIES[case.family].checkpoint),
@@ -196,7 +203,7 @@ class _Server:
                     device="cpu",
                 )
             finally:
-                for module, maker in makers:
+                for module, maker in self._shell_makers:
                     module.make_shell = maker
         return self._models[key]
 

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from zoo.processes import DECODER, DENOISER, ENCODER, WHOLE, Case, RoleProcess
 
+START_SECONDS = 600
+"""Some ten seconds of imports a process, and much longer on a machine that is busy."""
+
 
 @dataclass
 class Pipeline:
@@ -42,6 +45,8 @@ class Pipeline:
 def pipeline() -> Iterator[Pipeline]:
     processes = [RoleProcess(stages) for stages in (ENCODER, DENOISER, DECODER, WHOLE)]
     try:
+        for process in processes:
+            process.wait_until_ready(START_SECONDS)
         yield Pipeline(*processes)
     finally:
         for process in processes:

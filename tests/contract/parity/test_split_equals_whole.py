@@ -16,6 +16,9 @@ REPLAYED = [name for name, family in FAMILIES.items() if family.way == "replay"]
 VIDEOS = [name for name, family in FAMILIES.items() if family.output == "video"]
 WITH_PICTURE = [name for name, family in FAMILIES.items() if family.images]
 
+# The first test also waits for the processes.
+pytestmark = pytest.mark.timeout(900)
+
 each_family = pytest.mark.parametrize("family", FAMILIES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 

@@ -26,6 +26,7 @@ from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS, output_
 from diffusion_worker.model.loading import ModelFolder, load_component, open_folder, quieten, torch_dtype
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.shells import is_shell, make_shell
+from diffusion_worker.model.soundness import check_cut
 from diffusion_worker.model.types import (
     InvalidRequest,
     Media,
@@ -49,7 +50,7 @@ DEFAULT_FPS = 16
 class ReplayModel:
     """A model, or the roles of it in `stages`, cut by replaying its pipeline. Implements StageModel.
 
-    Raises UnsupportedModel when the folder can't be loaded, or has nothing that encodes, denoises or decodes.
+    Raises UnsupportedModel when the folder can't be loaded, has nothing that denoises or decodes, or can't be cut.
     """
 
     way = "replay"
@@ -64,6 +65,9 @@ class ReplayModel:
         self.output = output_of(self._folder.pipeline_class)
         self._classes = _classes(self._folder)
         roles = _roles(self._folder)
+        decoders = [name for name in roles if callable(getattr(self._folder.component_class(name), "decode", None))]
+        for pipeline_class in self._classes.values():
+            check_cut(pipeline_class, decoders)
         self.owned = {stage: frozenset(name for name, role in roles.items() if role is stage) for stage in Stage}
         """Components with weights, by the stage that loads them: of all stages, not only of this object's."""
         if any(_image_inputs(one) for one in self._classes.values()):
@@ -154,9 +158,10 @@ class ReplayModel:
         call = unpack(request["call"], self._device) | {"generator": generator, "output_type": "np"}
         taken = inspect.signature(type(pipeline).__call__).parameters
         call = {name: value for name, value in call.items() if name in taken}
+        devices = [self._device] if self._device.type == "cuda" else []
         try:
             # What a pipeline draws without a generator comes from the global one; a retry must draw the same.
-            with torch.random.fork_rng(), warnings.catch_warnings():
+            with torch.random.fork_rng(devices), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 torch.manual_seed(int(str(request["seed"])))
                 yield capture.Run(pipeline, self._parts, call, generator, self._device)
@@ -211,7 +216,7 @@ def _classes(folder: ModelFolder) -> dict[str, Any]:
             f"{folder.path}: diffusers {diffusers.__version__} has no pipeline {folder.pipeline_class!r}, and no code "
             f"of the model's own is run"
         )
-    if not any(name in inspect.signature(own.__call__).parameters for name in ("generator", "output_type")):
+    if "generator" not in inspect.signature(own.__call__).parameters:
         raise UnsupportedModel(f"{folder.path}: {own.__name__} takes no generator, so its results can't be repeated")
     table = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
     sibling = None if _image_inputs(own) else auto_pipeline._get_task_class(table, own.__name__, False)

@@ -1,0 +1,89 @@
+"""A pipeline that can't be cut is refused when it is loaded, and the message says what stands in the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import diffusers
+import pytest
+from diffusion_worker.model import InvalidRequest, ModelError, Parameters, Stage, UnsupportedModel
+from diffusion_worker.model.replay import ReplayModel
+from diffusion_worker.model.soundness import check_cut
+from PIL import Image
+from zoo import FAMILIES, ensure
+
+
+def load(path: Path, *stages: Stage) -> ReplayModel:
+    return ReplayModel(path=path, stages=frozenset(stages), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ReplayModel:
+    return load(ensure(FAMILIES["sd15"].checkpoint), Stage.ENCODE)
+
+
+@pytest.mark.parametrize("name", ["HunyuanVideoFramepackPipeline", "HeliosPipeline", "WanAnimatePipeline"])
+def test_decoding_inside_of_the_loop_is_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match=r"vae\.decode inside of its denoising loop"):
+        check_cut(getattr(diffusers, name), ["vae"])
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "CogVideoXPipeline", "SanaPipeline", "MochiPipeline"])
+def test_decoding_once_after_the_loop_is_accepted(name: str) -> None:
+    check_cut(getattr(diffusers, name), ["vae"])
+
+
+def test_several_decoders_are_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="audio_vae and vae"):
+        load(ensure(FAMILIES["ltx2"].checkpoint), Stage.DECODE)
+
+
+def test_a_pipeline_class_that_diffusers_does_not_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "MyOwnPipeline"}))
+    with pytest.raises(UnsupportedModel, match="has no pipeline 'MyOwnPipeline'"):
+        load(tmp_path, Stage.ENCODE)
+
+
+def test_a_pipeline_with_nothing_that_decodes_is_refused(tmp_path: Path) -> None:
+    whole = ensure(FAMILIES["sd15"].checkpoint)
+    index = json.loads((whole / "model_index.json").read_text())
+    index["vae"] = [None, None]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    for name in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        (tmp_path / name).symlink_to(whole / name)
+    with pytest.raises(UnsupportedModel, match=r"no component that can decode; it has .*unet"):
+        load(tmp_path, Stage.ENCODE)
+
+
+def test_a_stage_whose_weights_are_not_loaded_is_refused(encoder: ReplayModel) -> None:
+    with pytest.raises(ModelError, match="loaded for encode alone"):
+        encoder.denoise({}, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_frames", 9), ("strength", 0.5), ("extra", {"max_area": 64}), ("extra", {"output_type": "pt"})],
+)
+def test_a_field_that_the_pipeline_does_not_take_is_named(encoder: ReplayModel, field: str, value: object) -> None:
+    name = next(iter(value)) if isinstance(value, dict) else field
+    with pytest.raises(InvalidRequest, match=f"^{name}: "):
+        encoder.encode(Parameters(prompt="a bird", seed=1, **{field: value}))  # type: ignore[arg-type]
+
+
+def test_an_input_picture_of_another_name_is_named(encoder: ReplayModel) -> None:
+    picture = Image.new("RGB", (32, 32))
+    with pytest.raises(InvalidRequest, match=r"^last_image: "):
+        encoder.encode(Parameters(prompt="a bird", seed=1, images={"last_image": picture}))
+
+
+def test_a_picture_that_a_pipeline_needs_is_missed_by_name() -> None:
+    model = load(ensure(FAMILIES["svd"].checkpoint), Stage.ENCODE)
+    with pytest.raises(InvalidRequest, match=r"^image: "):
+        model.encode(Parameters(prompt="", seed=1, output_format="mp4"))
+
+
+def test_values_of_another_pipeline_are_refused() -> None:
+    model = load(ensure(FAMILIES["sd15"].checkpoint), Stage.DENOISE)
+    with pytest.raises(ModelError, match="made by SanaPipeline"):
+        model.denoise({"pipeline": "SanaPipeline", "diffusers": diffusers.__version__}, lambda *_: None)
