@@ -54,6 +54,27 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
         await asyncio.sleep(0.005)
 
 
+def processes_of(group: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            # After the command in parentheses: state, parent, group.
+            state, _, its_group, *_ = (folder / "stat").read_text().rpartition(") ")[2].split()
+            if int(its_group) == group and state not in "ZX":
+                found.append(int(folder.name))
+    return found
+
+
+def thread_states(pid: int) -> list[str]:
+    """One letter a thread, as in ps."""
+    states = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(stat.read_text().rpartition(") ")[2][0])
+    return states
+
+
 class Peer(Protocol):
     def publish(self, seed: int, nbytes: int) -> Descriptor: ...
     def publish_file(self, path: Path) -> Descriptor: ...
@@ -106,7 +127,11 @@ class ProcessPeer:
         self._ask(do="reincarnate", incarnation=incarnation)
 
     def freeze(self) -> None:
+        """Returns when every thread has stopped: until then some still answer."""
         os.killpg(self._process.pid, signal.SIGSTOP)
+        until = time.monotonic() + 10
+        while not all(state in "tTZX" for pid in processes_of(self._process.pid) for state in thread_states(pid)):
+            assert time.monotonic() < until, "did not stop in time"
 
     def thaw(self) -> None:
         with contextlib.suppress(ProcessLookupError):  # killed meanwhile

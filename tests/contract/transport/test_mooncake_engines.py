@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from contract.transport.peers import ProcessPeer, StartPeer, eventually, pulled, settings
+from contract.transport.peers import ProcessPeer, StartPeer, eventually, processes_of, pulled, settings
 from contract.transport.producer import content
 from diffusion_worker.engine.session import Session
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
@@ -143,9 +143,3 @@ async def test_what_the_library_writes_to_stderr_stays_out_of_ours(
     peer: ProcessPeer = await start_peer()
     await pulled(consumer, peer.publish(1, 1000))
     assert "InitGoogleLogging" not in capfd.readouterr().err
-
-
-def processes_of(group: int) -> list[int]:
-    """Living processes of a process group."""
-    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-g", str(group)], capture_output=True, text=True, timeout=10)
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if not line.split()[1].startswith("Z")]

@@ -105,6 +105,7 @@ class EngineProcess:
         """Read what the descriptor names to `offset` of the pool. The future raises PeerDead if the process ends."""
         number = next(self._ids)
         future: asyncio.Future[Reply] = self._loop.create_future()
+        future.add_done_callback(lambda done: done.exception())  # whoever asked may have given up
         request = REQUEST.pack(number, offset, descriptor.address, descriptor.length, SEAL_BYTES)
         request += descriptor.session.encode()
         try:

@@ -169,11 +169,13 @@ class _Call:
         connection = socket.socket(family, kind, protocol)
         with self._lock:
             self.connection = connection
-            if self._aborted:
-                raise PeerDead(f"pull from {self.descriptor.session} was given up")
         # Our own deadline shuts the socket down; this holds should the event loop be held up.
         set_timeout(connection, socket.SO_SNDTIMEO, self._deadline.left)
         connection.connect(target)
+        with self._lock:
+            # From here on `abort` finds a connected socket to shut down; before, that has no effect.
+            if self._aborted:
+                raise PeerDead(f"pull from {self.descriptor.session} was given up")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
