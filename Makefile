@@ -24,7 +24,7 @@ $(UV):
 $(VENV)/.installed: pyproject.toml | $(UV)
 	@bash .ci/system-packages --check
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --editable '.[worker,mooncake-cpu,dev]'
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[worker,mooncake-cpu,dev]'
 	@touch $@
 
 .PHONY: setup

@@ -15,13 +15,20 @@ from diffusion_worker.model.types import Scalar, Stage
 MODULAR_CLASS: Mapping[str, str] = MappingProxyType(
     {
         "ErnieImagePipeline": "ErnieImageModularPipeline",
+        "FluxKontextPipeline": "FluxKontextModularPipeline",
+        "FluxPipeline": "FluxModularPipeline",
         "HunyuanVideo15ImageToVideoPipeline": "HunyuanVideo15ModularPipeline",
         "HunyuanVideo15Pipeline": "HunyuanVideo15ModularPipeline",
         "LTX2ImageToVideoPipeline": "LTX2ModularPipeline",
         "LTX2Pipeline": "LTX2ModularPipeline",
+        "QwenImagePipeline": "QwenImageModularPipeline",
+        "StableDiffusion3Pipeline": "StableDiffusion3ModularPipeline",
+        "StableDiffusionXLPipeline": "StableDiffusionXLModularPipeline",
+        "ZImagePipeline": "ZImageModularPipeline",
     }
 )
-"""Modular class by the class in `model_index.json`, where diffusers does not find it by itself."""
+"""Modular class by the class in `model_index.json`: where diffusers does not find it by itself, and for common ones,
+because diffusers imports every pipeline that it has to find it, which doubles a worker's start."""
 
 REPLAY_INSTEAD: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
