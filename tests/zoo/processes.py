@@ -6,6 +6,7 @@ What one role hands to the next is what a slot would hold: the payload codec's b
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import traceback
@@ -271,17 +272,12 @@ def _plain(case: Case) -> Any:
     pipeline = getattr(diffusers, family.checkpoint.pipeline).from_pretrained(path, dtype=getattr(torch, case.dtype))
     if family.images and case.family.endswith("image-to-image"):
         pipeline = auto_pipeline.AutoPipelineForImage2Image.from_pipe(pipeline)
-    arguments = {**family.request, **family.request.get("extra", {})}
-    seed = arguments.pop("seed")
-    arguments.pop("extra", None)
-    if family.images:
-        arguments = {name: value for name, value in arguments.items() if name not in ("width", "height")} | {
-            name: _picture(size, case.picture) for name, size in family.images.items()
-        }
-    if not arguments["prompt"]:
-        del arguments["prompt"]
-    renamed = {"video_length": arguments.pop("num_frames")} if family.checkpoint.pipeline == "LattePipeline" else {}
-    generator = torch.Generator("cpu").manual_seed(seed)
+    taken = inspect.signature(pipeline.__call__).parameters
+    given = {**family.request, **family.request.get("extra", {})}
+    given |= {name: _picture(size, case.picture) for name, size in family.images.items()}
+    given["video_length"] = given.get("num_frames")
+    arguments = {name: value for name, value in given.items() if name in taken}
+    generator = torch.Generator("cpu").manual_seed(given["seed"])
     with torch.no_grad():
-        made = pipeline(**arguments, **renamed, generator=generator, output_type="np")
+        made = pipeline(**arguments, generator=generator, output_type="np")
     return made.frames if hasattr(made, "frames") else made.images
