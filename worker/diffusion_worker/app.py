@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 
 import grpc
 import structlog
+import uvloop
 
 from diffusion_worker.artifacts import Artifacts
 from diffusion_worker.compute import ComputeThread
@@ -226,7 +227,7 @@ def main(settings: Settings) -> NoReturn:
     configure(settings.log_format)
     status = 0
     try:
-        asyncio.run(_run(settings))
+        uvloop.run(_run(settings))
     except (UnsupportedModel, Incompatible, EngineInitFailed, TransportFailed, OSError) as error:
         log.error("worker_failed", error=str(error))
         status = _STATUSES.get(type(error), EXIT_FORCED)

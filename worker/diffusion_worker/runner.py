@@ -147,10 +147,10 @@ class Runner:
     def unsettled(self) -> Iterator[peer_pb2.PeerReport]:
         """What the router may have missed while it was away, beyond what a registration says."""
         for task in self._tasks.values():
-            if task.received:
-                yield reports.input_received(task)
             if task.started:
                 yield reports.progress(task)
+            elif task.state is State.WAITING and task.stage is not Stage.ENCODE:
+                yield reports.input_received(task)
         for _, report in self._failures.unsent():
             yield report
 
@@ -237,13 +237,13 @@ class Runner:
     # ------------------------------------------------------------ computing
 
     def _ready(self, task: Task) -> None:
-        if task.execute.HasField("input"):
-            task.received = True
-            self._send(reports.input_received(task))
         task.state = State.WAITING
         task.ready_at = time.monotonic()
         heapq.heappush(self._waiting, task)
         self._start_next()
+        # A task that starts at once says so instead: every message costs as much as all else that is done for a task.
+        if task.state is State.WAITING and task.stage is not Stage.ENCODE:
+            self._send(reports.input_received(task))
 
     def _start_next(self) -> None:
         while self._running is None and self._waiting:

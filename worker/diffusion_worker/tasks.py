@@ -65,7 +65,6 @@ class Task:
     source: Output | None = None
     """The output of this worker that is the input."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    received: bool = False
     ready_at: float = 0.0
     stop: tuple[int, str] | None = None
     """Failure kind and message: ends at the next boundary."""

@@ -276,7 +276,7 @@ async def test_a_worker_that_comes_back_says_what_it_holds(start: Start) -> None
     held = {task.task_id: task.started for task in again.register.tasks}
     assert held == {"n": True, "waiting": False}
     assert [output.task_id for output in again.register.outputs] == ["input of n"]
-    await again.received("n")
+    await again.step("n", 0)
     worker.model.let_go(4)
     await again.done("n")
     await again.done("waiting")

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+from diffusion_worker.model import Stage
+from diffusion_worker.settings import Role, read_settings
+
+ENCODER = ["--role", "encoder"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--role", "decoder", "--role", "encoder"], ["--role", "encoder,decoder"], ["--roles", "decoder,encoder,encoder"]],
+)
+def test_roles_are_given_once_or_more_in_any_order(flags: list[str]) -> None:
+    settings = read_settings(flags)
+    assert settings.roles == [Role.ENCODER, Role.DECODER]
+    assert settings.stages == {Stage.ENCODE, Stage.DECODE}
+    assert settings.label == "encoder+decoder"
+
+
+@pytest.mark.parametrize("value", ["encoder,decoder", '["encoder", "decoder"]'])
+def test_roles_may_come_from_the_environment_as_a_comma_list_or_json(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("DIFFUSION_WORKER_ROLES", value)
+    assert read_settings([]).roles == [Role.ENCODER, Role.DECODER]
+    assert read_settings(["--role", "denoiser"]).roles == [Role.DENOISER]
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFUSION_WORKER_MODEL_ID", "")
+    assert read_settings(ENCODER).model_id == "digits"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--role", ","], "--role (DIFFUSION_WORKER_ROLES): name at least one"),
+        ([*ENCODER, "--router", "router"], "--router (DIFFUSION_WORKER_ROUTER): 'router' is not host:port"),
+        ([*ENCODER, "--router", "router:http"], "is not host:port"),
+        ([*ENCODER, "--port-min", "100", "--port-max", "99"], "--port-min 100 is above --port-max 99"),
+        ([*ENCODER, "--backend", "pigeon"], "--backend (DIFFUSION_WORKER_BACKEND): Input should be 'mooncake'"),
+        ([*ENCODER, "--drain-seconds", "-1"], "--drain-seconds (DIFFUSION_WORKER_DRAIN_SECONDS)"),
+    ],
+)
+def test_a_wrong_value_ends_with_status_2_and_names_the_flag(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read_settings(flags)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("10.0.0.7", "0.0.0.0"),
+        ("fd00::7", "::"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_probes_of_a_local_worker_stay_on_the_machine(host: str, bound: str) -> None:
+    assert read_settings([*ENCODER, "--host", host]).health_host == bound
