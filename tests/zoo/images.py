@@ -10,6 +10,7 @@ from diffusers import (
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2Transformer2DModel,
@@ -70,13 +71,9 @@ def _unet(seed: int, **config: Any) -> Any:
 def sd15() -> Components:
     return {
         "unet": _unet(11, layers_per_block=1, cross_attention_dim=32, attention_head_dim=4),
-        "scheduler": DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
+        # Draws noise at every step, so that a generator which is not where it should be shows.
+        "scheduler": EulerAncestralDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
         ),
         "vae": kl(12, (8, 8, 8), 4),
         "text_encoder": texts.clip_text(13),
