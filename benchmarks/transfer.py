@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 import xxhash
-from diffusion_worker.transport import Descriptor, Slot, Transport, open_transport
-from diffusion_worker.transport.pool import allocate
 from rich.console import Console
 from rich.table import Table
+
+from diffusion_worker.transport import Descriptor, Slot, Transport, open_transport
+from diffusion_worker.transport.pool import allocate
 
 BACKENDS = ("mooncake", "tcp", "shm")
 GOALS = {"mooncake": 1.5, "tcp": 1.1, "shm": 0.3}

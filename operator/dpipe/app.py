@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from diffusion_operator.api import Pipeline
     from rich.console import Console
 
+    from diffusion_operator.api import Pipeline
     from dpipe.running import Running
 
 _PIPE_WIDTH = 250
@@ -208,6 +208,7 @@ def check(
 def render(file: FileOption) -> None:
     """Print the Kubernetes objects of a resource."""
     import yaml
+
     from diffusion_operator.render import render as render_children
 
     typer.echo(yaml.safe_dump_all(render_children(_read(file)), sort_keys=False), nl=False)
@@ -236,7 +237,6 @@ def demo(
 
 def _read(file: Path) -> "Pipeline":
     from diffusion_operator.api import InvalidResourceError
-
     from dpipe.resource import read_pipeline
 
     try:

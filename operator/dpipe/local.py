@@ -15,7 +15,6 @@ from typing import IO, Final, Self
 
 from diffusion_operator.api import Pipeline, Role
 from diffusion_operator.render import names, render
-
 from dpipe.pods import local_processes
 from dpipe.ports import LOOPBACK
 from dpipe.process import LocalPod, PodState

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusion_operator.render import names
-
 from dpipe.ports import LOOPBACK, free_ports
 
 _REFERENCE: Final = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Final
 
 from diffusion_operator.render import names
-
 from dpipe.pods import LocalProcess
 from dpipe.ports import LOOPBACK
 

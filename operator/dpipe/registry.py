@@ -6,8 +6,9 @@ from types import TracebackType
 from typing import Final, Self
 
 import grpc
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
 from rich.table import Table
+
+from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
 
 CALL_SECONDS: Final = 2.0
 _LIST_LIMIT: Final = 1000

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
+
 from diffusion_operator.api import KIND, FieldError, InvalidResourceError, Pipeline, load_pipeline
 
 BUNDLED: Path = Path(__file__).with_name("digits.yaml")

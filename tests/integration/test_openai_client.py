@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 from PIL import Image
+
 from pipelines import at_rest, draw, metric, peers, resource, running, until
 
 SIZE = (64, 64)

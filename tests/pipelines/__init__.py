@@ -13,11 +13,12 @@ from typing import Any
 
 import httpx
 import yaml
+from grpc import insecure_channel
+from prometheus_client.parser import text_string_to_metric_families
+
 from diffusion_operator.api import load_pipeline
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc
 from dpipe.local import LocalPipeline
-from grpc import insecure_channel
-from prometheus_client.parser import text_string_to_metric_families
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STARTUP_SECONDS = 120.0

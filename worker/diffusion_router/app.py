@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import grpc
 import structlog
 import uvicorn
-from diffusionpipeline.v1 import peer_pb2_grpc, registry_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from diffusion_router import core
@@ -28,6 +27,7 @@ from diffusion_router.service import JobService
 from diffusion_router.sessions import Sessions
 from diffusion_router.settings import Settings, read_settings
 from diffusion_router.store import ArtifactStore, JobStore, StoreError
+from diffusionpipeline.v1 import peer_pb2_grpc, registry_pb2_grpc
 
 _GRACE_SECONDS = 5.0
 # Results travel in chunks of at most 1 MiB; everything else is far smaller.

@@ -5,10 +5,9 @@ Descriptors, artifacts and timings stay protobuf messages: the core carries them
 
 from __future__ import annotations
 
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
-
 from diffusion_router import core
 from diffusion_router.core.state import StageRecord
+from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
 
 STATUS = {
     core.JobStatus.QUEUED: generation_pb2.JOB_STATUS_QUEUED,

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
 
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client import Counter as PrometheusCounter
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -20,6 +19,7 @@ from prometheus_client.registry import Collector
 from diffusion_router import core
 from diffusion_router.dispatch import Dispatcher
 from diffusion_router.sessions import Sessions
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
 # From a cached millisecond stage to a long video.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)

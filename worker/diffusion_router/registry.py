@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncIterator
 
 import grpc
-from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
 
 from diffusion_router import core
 from diffusion_router.dispatch import Dispatcher
 from diffusion_router.sessions import Sessions
+from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
 
 _STATES = {
     core.PeerState.READY: registry_pb2.PEER_STATE_READY,

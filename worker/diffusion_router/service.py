@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
 
 from diffusion_router import core, messages
 from diffusion_router.dispatch import Dispatcher
@@ -31,6 +30,7 @@ from diffusion_router.store import (
     JobStore,
     StoreUnavailable,
 )
+from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
 
 # Seeds are drawn below this, so that every client's JSON parser holds them exactly.
 _MAX_SEED = 2**32

@@ -15,10 +15,10 @@ from typing import Protocol
 
 import grpc
 import structlog
-from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc, stage_pb2
 
 from diffusion_router import core, messages
 from diffusion_router.dispatch import Dispatcher
+from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc, stage_pb2
 
 _MAX_COMMANDS = 4096
 _REGISTER_TIMEOUT = 10.0

@@ -14,11 +14,11 @@ from typing import Final, TypeVar
 
 import grpc
 import structlog
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
 from PIL import Image, ImageOps
 
 from diffusion_worker.model.types import InvalidRequest, Media
 from diffusion_worker.tasks import DeadlinePassed, StoreRefused
+from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
 
 CHUNK_BYTES: Final = 1 << 20
 IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP")

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-from diffusionpipeline.v1 import stage_pb2
-
 from diffusion_worker.artifacts import Artifacts
 from diffusion_worker.metrics import StageMetrics
 from diffusion_worker.tasks import DeadlinePassed, Task
 from diffusion_worker.transport import PoolFull, Slot, Transport, TransportError, from_wire
+from diffusionpipeline.v1 import stage_pb2
 
 # A pull's own deadline: first contact with a peer, and the slowest network worth waiting for.
 PULL_SECONDS: Final = 10.0

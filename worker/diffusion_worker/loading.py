@@ -7,11 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Final
 
-from diffusionpipeline.v1 import peer_pb2
-
 from diffusion_worker.model import identify, load_model, resolve_model
 from diffusion_worker.model.types import StageModel
 from diffusion_worker.settings import Settings
+from diffusionpipeline.v1 import peer_pb2
 
 _MOONCAKE_WHEELS: Final = ("mooncake-transfer-engine", "mooncake-transfer-engine-non-cuda")
 

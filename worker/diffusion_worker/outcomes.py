@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from diffusionpipeline.v1 import peer_pb2, stage_pb2
-
 from diffusion_worker.transport import Slot
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
 
 MAX_FAILURES: Final = 256
 

@@ -6,12 +6,12 @@ import secrets
 from collections.abc import Callable, Iterator
 
 import structlog
-from diffusionpipeline.v1 import peer_pb2, stage_pb2
 
 from diffusion_worker.loading import Loaded, versions
 from diffusion_worker.runner import Runner
 from diffusion_worker.settings import Role, Settings
 from diffusion_worker.transport import Transport
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
 
 CAPACITY = 1
 """Tasks that compute at once: there is one compute thread."""

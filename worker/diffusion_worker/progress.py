@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from diffusionpipeline.v1 import peer_pb2
-
 from diffusion_worker import reports
 from diffusion_worker.compute import ComputeThread
 from diffusion_worker.metrics import Metrics
 from diffusion_worker.model.types import StepCancelled
 from diffusion_worker.tasks import Task
+from diffusionpipeline.v1 import peer_pb2
 
 INTERVAL_SECONDS: Final = 0.05
 

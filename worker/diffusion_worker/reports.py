@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from diffusionpipeline.v1 import peer_pb2
-
 from diffusion_worker.tasks import STAGE_NUMBERS, Task
+from diffusionpipeline.v1 import peer_pb2
 
 
 def input_received(task: Task) -> peer_pb2.PeerReport:

@@ -15,7 +15,6 @@ from itertools import count
 from typing import Final
 
 import structlog
-from diffusionpipeline.v1 import peer_pb2, stage_pb2
 
 from diffusion_worker import reports
 from diffusion_worker.artifacts import Artifacts
@@ -29,6 +28,7 @@ from diffusion_worker.progress import StepReports
 from diffusion_worker.stages import Files, NoRoom, Published, Result, publish, run_stage
 from diffusion_worker.tasks import STAGES, DeadlinePassed, State, StoreRefused, Task, classify, outcome
 from diffusion_worker.transport import Slot, StaleDescriptor, Transport, TransportError, to_wire
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
 
 CANCEL_SECONDS: Final = 10.0
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import grpc
 import structlog
+
 from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc
 
 MAX_REPORTS: Final = 1024

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from diffusionpipeline.v1 import peer_pb2, stage_pb2
-
 from diffusion_worker.model.types import InvalidRequest, Parameters, Stage
 from diffusion_worker.outcomes import Output
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
 
 if TYPE_CHECKING:
     import asyncio

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from io import BytesIO
 
+from PIL import Image
+
 from contract.router.scripted_worker import DEADLINE, ScriptedWorker
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from PIL import Image
 
 STEPS = 4
 VIDEO = b"\x00\x00\x00\x18ftypmp42 not really a film"

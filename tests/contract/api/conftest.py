@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from openai import AsyncOpenAI
+
 from contract.api.artist import Artist
 from contract.router.conftest import Router, Start, start_router
-from openai import AsyncOpenAI
 
 __all__ = ["start_router"]
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Iterator
 
 import grpc
 import pytest
+
 from contract.api.artist import Artist, picture
 from contract.router.conftest import DEADLINE, Router, Start
 from contract.router.scripted_worker import ScriptedWorker

@@ -7,9 +7,10 @@ import asyncio
 import httpx
 import openai
 import pytest
+from openai import AsyncOpenAI
+
 from contract.api.artist import Artist, picture, until
 from contract.router.conftest import DEADLINE, Router, Start
-from openai import AsyncOpenAI
 
 GENERATIONS = "/v1/images/generations"
 BODY = {"prompt": "a red seven", "seed": 3}

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+
 from contract.api.artist import STEPS, Artist, picture, until
 from contract.router.conftest import DEADLINE, Router
 from diffusionpipeline.v1 import stage_pb2

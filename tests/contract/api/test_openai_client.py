@@ -8,10 +8,11 @@ from io import BytesIO
 import httpx
 import openai
 import pytest
-from contract.api.artist import VIDEO, Artist, picture
-from contract.router.conftest import Router
 from openai import AsyncOpenAI
 from PIL import Image
+
+from contract.api.artist import VIDEO, Artist, picture
+from contract.router.conftest import Router
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 

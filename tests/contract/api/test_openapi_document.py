@@ -7,14 +7,15 @@ import asyncio
 import httpx
 import pytest
 import schemathesis
-from contract.api.artist import Artist
-from contract.router.conftest import Router
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
+
+from contract.api.artist import Artist
+from contract.router.conftest import Router
 
 # A stream that ends with its job, and a file: neither is an answer that a schema describes.
 SKIPPED = {"watch_job"}

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from structlog.testing import LogCapture
+
 from contract.api.artist import Artist, picture, until
 from contract.router.conftest import DEADLINE, Start
-from structlog.testing import LogCapture
 
 GENERATIONS = "/v1/images/generations"
 EDITS = "/v1/images/edits"

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from diffusion_router.store import JobStore
 
 # One more database: its name here, and how an empty one comes to be.

@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text, update
+
 from diffusion_router.store import JobStore, StoreError
 from diffusion_router.store.schema import schema_version
-from sqlalchemy import create_engine, text, update
 
 
 async def test_a_newer_schema(url: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from diffusion_router.store import ArtifactNotFound, ArtifactStore, ArtifactTooLarge, InvalidKey, StoreError
 
 STORAGES: dict[str, Callable[[Path], str]] = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sqlalchemy import event
+
 from contract.jobstore.records import ended, record
 from diffusion_router.store import DuplicateKey, JobStore, StoreUnavailable
 from diffusion_router.store.jobs import MAX_LISTED
 from diffusionpipeline.v1 import generation_pb2
-from sqlalchemy import event
 
 
 def ids(records: list) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from diffusion_worker import payload
 from diffusion_worker.model import Media, OnStep, Parameters, Stage, StageModel, Values, load_model, resolve_model
 

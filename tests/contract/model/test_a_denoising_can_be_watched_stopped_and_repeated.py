@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from diffusion_worker.model import ModelError, Parameters, StepCancelled
 
 SEVEN = Parameters(prompt="a red seven", seed=7, num_inference_steps=5)

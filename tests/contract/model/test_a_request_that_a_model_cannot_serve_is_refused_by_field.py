@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from diffusion_worker.model import InvalidRequest, ModelError, Parameters
 from PIL import Image
+
+from diffusion_worker.model import InvalidRequest, ModelError, Parameters
 
 PICTURE = Image.new("RGB", (64, 64), "red")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from diffusion_worker.model import Parameters, Stage, UnsupportedModel, identify, load_model, resolve_model
 from diffusion_worker.model.modular import ModularModel
 from diffusion_worker.model.shells import is_shell

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from diffusion_worker.model import InvalidRequest, Parameters, Stage, identify, load_model
 from PIL import Image
+
+from diffusion_worker.model import InvalidRequest, Parameters, Stage, identify, load_model
 from zoo import FAMILIES, ensure
 
 PICTURE = Image.new("RGB", (32, 32), "red")

@@ -6,8 +6,9 @@ import io
 
 import pytest
 import torch
-from diffusion_worker.model import Parameters
 from PIL import Image
+
+from diffusion_worker.model import Parameters
 
 SEVEN = Parameters(prompt="a red 7 on a black background", seed=7)
 SIX = Parameters(prompt="a handwritten six", seed=2**63, num_inference_steps=4, width=96, height=64)

@@ -8,6 +8,7 @@ import json
 from contextlib import redirect_stdout
 
 import pytest
+
 from diffusion_worker.model import Stage, check
 
 # Five processes, each of which imports or forks torch, on a machine that may be busy.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
 from zoo.processes import DECODER, DENOISER, ENCODER, WHOLE, Case, RoleProcess
 
 START_SECONDS = 600

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import diffusers
 import pytest
+from PIL import Image
+
 from diffusion_worker.model import InvalidRequest, ModelError, Parameters, Stage, UnsupportedModel
 from diffusion_worker.model.replay import ReplayModel
 from diffusion_worker.model.soundness import check_cut
-from PIL import Image
 from zoo import FAMILIES, ensure
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import av
 import pytest
 from PIL import Image
+
 from zoo import FAMILIES
 from zoo.processes import Case, RoleError
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from diffusion_router.app import Ports, serve
 from diffusion_router.settings import Settings
 from diffusionpipeline.v1 import generation_pb2_grpc, registry_pb2_grpc

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 
 import grpc
+
 from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
 
 ROLES = {"encoder": 1, "denoiser": 2, "decoder": 3}

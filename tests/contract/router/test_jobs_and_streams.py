@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from diffusionpipeline.v1 import generation_pb2, peer_pb2, registry_pb2, stage_pb2
 
 from .conftest import Router

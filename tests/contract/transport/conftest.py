@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from contract.transport.peers import LocalPeer, Peer, ProcessPeer, Recorder, StartPeer, eventually, settings
 from diffusion_worker.transport import Transport, open_transport
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+
 from diffusion_worker.transport import Descriptor, Slot, Transport, open_transport
 
 

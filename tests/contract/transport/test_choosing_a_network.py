@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from contract.transport.peers import settings
 from diffusion_worker.transport import EngineInitFailed, open_transport
 from diffusion_worker.transport.devices import describe, devices

@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 import pytest
+
 from contract.transport.peers import TALKING, Peer, Recorder, StartPeer, eventually, pulled
 from contract.transport.producer import content
 from diffusion_worker.transport import (

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from contract.transport.peers import ProcessPeer, StartPeer, eventually, processes_of, pulled, settings
 from contract.transport.producer import content
 from diffusion_worker.engine.session import Session

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from contract.transport.peers import Peer, Recorder, pulled
 from contract.transport.producer import content
 from diffusion_worker import payload

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from contract.transport.peers import StartPeer, pulled, settings
 from contract.transport.producer import content
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport

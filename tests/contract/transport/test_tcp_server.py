@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
+
 from contract.transport.peers import eventually, pulled, settings
 from contract.transport.producer import Producer, content
 from diffusion_worker.transport import EngineInitFailed, ModeMismatch, Transport, open_transport

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+
 from diffusion_worker.app import serve
 from diffusion_worker.health import Ports
 from diffusion_worker.settings import Role, Settings

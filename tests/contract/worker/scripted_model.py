@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from diffusion_worker.model import InvalidRequest, Media, OnStep, Parameters, Stage, Values
 from PIL import Image
+
+from diffusion_worker.model import InvalidRequest, Media, OnStep, Parameters, Stage, Values
 
 ALL = frozenset(Stage)
 DEADLINE = 10.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import grpc
 import httpx
+
 from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
 
 DEADLINE = 10.0

@@ -7,9 +7,10 @@ import io
 
 import grpc
 import pytest
+from PIL import Image
+
 from diffusion_worker.model import Stage
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from PIL import Image
 
 from .conftest import Start, Worker
 from .scripted_model import busy

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import grpc
-from diffusionpipeline.v1 import peer_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
+
+from diffusionpipeline.v1 import peer_pb2
 
 from .conftest import Start, Worker
 from .scripted_router import DENOISE, ENCODE, ScriptedRouter

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
+from PIL import Image
+
 from diffusion_worker.model import Stage
 from diffusionpipeline.v1 import stage_pb2
-from PIL import Image
 
 from .conftest import Start
 from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter, Stream

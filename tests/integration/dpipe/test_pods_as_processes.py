@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from dpipe.pods import LocalProcess
 from dpipe.process import LocalPod, PodState
 

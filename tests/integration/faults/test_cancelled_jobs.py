@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+
 from pipelines import at_rest, draw, metric, resource, running, until
 
 STEPS = 200

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import httpx
+
 from pipelines import STARTUP_SECONDS, Load, at_rest, draw, metric, peers, ready, resource, running, until
 
 JOBS = 12

@@ -7,13 +7,14 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.limits import Limits
 from diffusion_router.api.validation import EDIT, GENERATION, JOB, VIDEO, Kind, RequestReader
 from diffusionpipeline.v1 import stage_pb2
-from hypothesis import given
-from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
 LIMITS = Limits(
     max_pixels=1_000_000,

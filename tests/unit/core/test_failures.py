@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from diffusion_router.core import CancelTask, Execute, FailureKind, JobEnded, JobStatus, Policy, ReleaseSlot, Stage
 from unit.core.workers import Phase, Worker
 from unit.core.world import World

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from diffusion_router.core import FailureKind, Stage
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from diffusion_router.core import FailureKind, Stage
 from unit.core.workers import Worker
 from unit.core.world import FAR, World
 

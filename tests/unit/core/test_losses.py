@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from diffusion_router.core import Execute, FailureKind, JobStatus, PeerLost, ReleaseSlot, Stage, Tick
 from unit.core.workers import Phase, Where, Worker
 from unit.core.world import World

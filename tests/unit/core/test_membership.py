@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from diffusion_router.core import Execute, JobStatus, PeerLost, RefusalReason, Refuse, Stage
 from unit.core.workers import Phase
 from unit.core.world import World

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+
 from diffusion_router.core import CancelTask, Execute, FailureKind, JobStatus, Stage
 from unit.core.workers import Phase, Worker
 from unit.core.world import World

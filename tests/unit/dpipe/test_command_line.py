@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dpipe.app import app
 from typer.testing import CliRunner
+
+from dpipe.app import app
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples/digits.yaml"

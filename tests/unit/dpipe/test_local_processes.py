@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import render
 from dpipe.pods import LocalProcess, NotLocalError, local_processes

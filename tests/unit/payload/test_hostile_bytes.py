@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion_worker.payload import Limits, PayloadError, measure, read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from diffusion_worker.payload import Limits, PayloadError, measure, read, write
 
 PREFIX = struct.Struct("<6sHQQ")
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusion_worker.payload import Limits, PayloadError, measure, read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from diffusion_worker.payload import Limits, PayloadError, measure, read, write
 
 TORCH_DTYPES = [
     *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64),

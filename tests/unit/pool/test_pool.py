@@ -4,13 +4,14 @@ import threading
 from typing import Any
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
 from diffusion_worker.transport import Descriptor, OutOfRange, Pool, PoolFull, Slot, SlotLost, TooLarge
 from diffusion_worker.transport.extents import Extents
 from diffusion_worker.transport.pool import PAGE, allocate
 from diffusion_worker.transport.seal import SEAL_BYTES, Seal, fingerprint
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 PAGES = 32
 SLOTS = 8

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from diffusion_operator.api import Pipeline, load_pipeline
 from diffusion_operator.render import Images, names, render
 

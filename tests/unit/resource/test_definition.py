@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from diffusion_operator.api import Role, crd, load_pipeline
 
 ROOT = Path(__file__).parents[3]

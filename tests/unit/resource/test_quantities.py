@@ -1,4 +1,5 @@
 import pytest
+
 from diffusion_operator.api.quantity import parse_quantity
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from diffusion_operator.api import InvalidResourceError, Role, crd, load_pipeline, with_defaults
 
 MINIMAL = "model: {source: Bundled}"

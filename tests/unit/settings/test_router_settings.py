@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from diffusion_router.settings import Settings, read_settings
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+
 from diffusion_worker.model import InvalidRequest, ModelError
 from diffusion_worker.outcomes import MAX_FAILURES, Failures, Outputs
 from diffusion_worker.payload import PayloadError

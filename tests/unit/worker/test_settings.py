@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from diffusion_worker.model import Stage
 from diffusion_worker.settings import Role, read_settings
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from starlette.responses import JSONResponse
 
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.service import IdempotencyConflict, JobNotEnded, QueueFull
 from diffusion_router.store import ArtifactNotFound, ArtifactTooLarge, InvalidKey, StoreUnavailable
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
 
 class ApiError(Exception):

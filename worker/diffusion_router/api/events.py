@@ -10,10 +10,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from diffusionpipeline.v1 import generation_pb2
 from pydantic import BaseModel
 
 from diffusion_router.api.objects import has_ended, job_object
+from diffusionpipeline.v1 import generation_pb2
 
 # Proxies drop a connection on which nothing is heard for some tens of seconds.
 _KEEP_ALIVE_SECONDS = 15.0

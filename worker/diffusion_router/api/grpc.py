@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc
 
 from diffusion_router.api.errors import ApiError, not_found, translate
 from diffusion_router.api.fields import InvalidField
@@ -17,6 +16,7 @@ from diffusion_router.api.submission import set_output
 from diffusion_router.api.validation import JOB, RequestReader
 from diffusion_router.service import JobService
 from diffusion_router.store import ArtifactTooLarge
+from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc
 
 # Of an answer that waits for no model.
 _UNARY_SECONDS = 60.0

@@ -6,7 +6,6 @@ import base64
 import json
 import time
 
-from diffusionpipeline.v1 import generation_pb2
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +15,7 @@ from diffusion_router.api.objects import ImagesResponse, file_url
 from diffusion_router.api.submission import Api
 from diffusion_router.api.validation import EDIT, GENERATION, Kind
 from diffusion_router.api.waiting import ClientGone, wait_for_all
+from diffusionpipeline.v1 import generation_pb2
 
 # What servers answer a client that has hung up. Nobody reads it but logs.
 _CLIENT_CLOSED_REQUEST = 499

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from diffusionpipeline.v1 import generation_pb2
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -17,6 +16,7 @@ from diffusion_router.api.objects import STATUS, JobDeleted, JobList, JobObject,
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
 from diffusion_router.api.validation import JOB
+from diffusionpipeline.v1 import generation_pb2
 
 # A step may take long; the client need not wait for the end of it.
 _CANCEL_SECONDS = 10.0

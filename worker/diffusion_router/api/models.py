@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from diffusionpipeline.v1 import peer_pb2
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -13,6 +12,7 @@ from diffusion_router.api.errors import not_found
 from diffusion_router.api.objects import ModelList, ModelObject
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
+from diffusionpipeline.v1 import peer_pb2
 
 
 def model_routes(api: Api) -> APIRouter:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from pydantic import BaseModel
 
 from diffusion_router.api.errors import job_error
 from diffusion_router.api.validation import VIDEO_FORMAT, scalar_value
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 StageName = Literal["encode", "denoise", "decode"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
 from starlette.requests import Request
 
 from diffusion_router.api.body import read_body
@@ -19,6 +18,7 @@ from diffusion_router.api.validation import VIDEO_FORMAT, Kind, RequestReader
 from diffusion_router.api.validation import Request as GenerationRequest
 from diffusion_router.service import JobService
 from diffusion_router.store import StoreError
+from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
 
 _MAX_KEY_CHARS = 255
 

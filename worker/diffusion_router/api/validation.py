@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from diffusionpipeline.v1 import stage_pb2
-
 from diffusion_router.api.fields import (
     Arguments,
     Choice,
@@ -21,6 +19,7 @@ from diffusion_router.api.fields import (
     parse_scalar,
 )
 from diffusion_router.api.limits import Limits
+from diffusionpipeline.v1 import stage_pb2
 
 # A generator's seed, and what fits into every client's 64-bit integer.
 MAX_SEED = 2**63 - 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from diffusionpipeline.v1 import generation_pb2
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from diffusion_router.api.objects import VideoDeleted, VideoList, VideoObject, h
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
 from diffusion_router.api.validation import VIDEO
+from diffusionpipeline.v1 import generation_pb2
 
 _SEARCHED = 1000
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 
-from diffusionpipeline.v1 import generation_pb2
 from starlette.requests import Request
 
 from diffusion_router.api.errors import ApiError, job_error, not_found
 from diffusion_router.api.submission import Api, Submitted
+from diffusionpipeline.v1 import generation_pb2
 
 # The core ends a job at its deadline; this is for its answer to arrive.
 _GRACE_SECONDS = 15.0

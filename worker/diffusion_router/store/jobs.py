@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from sqlalchemy import Connection, Engine, RowMapping, bindparam, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,6 +18,7 @@ from diffusion_router.store.errors import DuplicateKey, StoreError, StoreUnavail
 from diffusion_router.store.records import ENDED, UNFINISHED, JobRecord
 from diffusion_router.store.schema import describe, jobs, open_engine
 from diffusion_router.store.writer import Row, Statement, Writer
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
 TIMEOUT_SECONDS = 30.0
 MAX_LISTED = 1000

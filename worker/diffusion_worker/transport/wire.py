@@ -1,8 +1,7 @@
 """Descriptor <-> protobuf, in one place."""
 
-from diffusionpipeline.v1 import stage_pb2
-
 from diffusion_worker.transport.descriptor import Descriptor
+from diffusionpipeline.v1 import stage_pb2
 
 
 def to_wire(descriptor: Descriptor, generation: str | None = None) -> stage_pb2.Descriptor:
