@@ -36,7 +36,7 @@ demo: setup  ## Start the bundled model cut in three roles, draw a grid of digit
 
 .PHONY: test
 test: setup check  ## All checks and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=25 tests/unit tests/contract tests/integration
 
 .PHONY: check
 check: setup  ## Format, lint, types, import rules, protobuf

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running, until
 
 KILLS = int(os.environ.get("KILLS", "30"))
 LEASE = 3
 
 
+@pytest.mark.timeout(60 + 45 * KILLS)
 async def test_i6_sigkill_of_any_role_at_any_moment_loses_and_changes_no_accepted_job(
     tmp_path: Path, report: Callable[[str], None]
 ) -> None:
