@@ -308,8 +308,9 @@ async def test_a_fenced_worker_drops_all_and_comes_back_as_another(router: Scrip
     await stream.execute(ENCODE, "waiting")
     router.refusals.append(peer_pb2.Refused(reason=peer_pb2.REFUSAL_REASON_FENCED, message="silent too long"))
     stream.hang_up.set()
-    while router.refusals:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while 'outcome="cancelled"' not in (await worker.get("/metrics")).text:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert len(router.streams) == 1  # compute has not stopped yet, so there is no new incarnation
     worker.model.let_go()
     again = await worker.stream(after=stream)
