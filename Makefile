@@ -46,6 +46,8 @@ check: setup  ## Format, lint, types, import rules, protobuf
 	$(BIN)/lint-imports --no-cache
 	cd proto && ../$(BIN)/buf lint
 	@bash proto/generate.sh $(BIN) --check
+	@forbidden=$$(ls {operator,worker,proto,tests}/__init__.py tests/{unit,contract,integration}/__init__.py 2>/dev/null); \
+	  [ -z "$$forbidden" ] || { echo "must not exist (operator/__init__.py shadows the standard library): $$forbidden"; exit 1; }
 
 .PHONY: format
 format: setup  ## Format and mend what ruff can
