@@ -38,6 +38,12 @@ class Worker:
         async with httpx.AsyncClient() as client:
             return await client.get(f"http://127.0.0.1:{self.ports.http}{path}", timeout=DEADLINE)
 
+    async def until_metrics(self, text: str) -> None:
+        """Until a scrape contains `text`."""
+        async with asyncio.timeout(DEADLINE):
+            while text not in (await self.get("/metrics")).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
     async def ended(self) -> None:
         await asyncio.wait_for(asyncio.shield(self.task), DEADLINE)
 

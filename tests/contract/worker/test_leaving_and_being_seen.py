@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from diffusion_worker.app import TransportFailed
+from diffusion_worker.transport.memory import MemoryTransport
 from diffusionpipeline.v1 import peer_pb2
 
 from .conftest import Start, Worker
@@ -137,3 +140,13 @@ async def test_a_worker_registers_with_all_that_others_must_agree_on(start: Star
     assert (register.pool.mode, register.pool.size) == ("memory", 1 << 20)
     assert {"python", "torch", "diffusers", "transformers", "diffusion-operator"} <= set(register.versions)
     assert not register.draining
+
+
+async def test_a_worker_whose_pool_can_no_longer_be_served_ends_and_says_why(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await start()
+    await worker.stream()
+    monkeypatch.setattr(MemoryTransport, "failure", "the engine died")
+    with pytest.raises(TransportFailed, match="the engine died"):
+        await worker.ended()
