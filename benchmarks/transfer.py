@@ -70,8 +70,10 @@ def serve_raw(size: int) -> None:
         connection.recv(1)
 
 
-def spawn(*arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, __file__, *arguments]
+def spawn(name: str, largest: int, pin: bool) -> "subprocess.Popen[str]":
+    command = [sys.executable, __file__, "--serve", name, "--largest", str(largest)]
+    if pin:
+        command.append("--pin")
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -131,13 +133,13 @@ def row(size: int, times: dict[str, list[float]], digest: float) -> list[str]:
     return [*cells, milliseconds(digest), f"{size / raw / 1e9:.2f}", str(len(times[RAW]))]
 
 
-async def bench(backends: list[str], sizes: list[int], seconds: float) -> None:
+async def bench(backends: list[str], sizes: list[int], seconds: float, pin: bool) -> None:
     largest = max(sizes)
     table = Table(
         "size", RAW, *backends, "digest", "raw GB/s", "rounds", title="p50 / p99 in ms, ratio of p50 to raw TCP"
     )
-    servers = {name: spawn("--serve", name, "--largest", str(largest)) for name in backends}
-    raw = spawn("--serve", RAW, "--largest", str(largest))
+    servers = {name: spawn(name, largest, pin) for name in backends}
+    raw = spawn(RAW, largest, pin)
     assert raw.stdout is not None
     connection = socket.create_connection(("127.0.0.1", int(raw.stdout.readline())))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -172,15 +174,19 @@ def main() -> None:
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="default: all")
     parser.add_argument("--size", action="append", type=int, help="bytes; default: 4 KiB to 64 MiB")
     parser.add_argument("--seconds", type=float, default=4.0, help="per size")
+    parser.add_argument("--pin", action="store_true", help="consumer on core 0, producers on core 1")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--largest", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.pin:
+        os.sched_setaffinity(0, {1 if arguments.serve else 0})
     if arguments.serve == RAW:
         serve_raw(arguments.largest)
     elif arguments.serve:
         asyncio.run(serve(arguments.serve, arguments.largest))
     else:
-        asyncio.run(bench(arguments.backend or list(BACKENDS), arguments.size or list(SIZES), arguments.seconds))
+        backends, sizes = arguments.backend or list(BACKENDS), arguments.size or list(SIZES)
+        asyncio.run(bench(backends, sizes, arguments.seconds, arguments.pin))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from diffusion_worker.transport.tcp_server import (
     PullServer,
     Status,
     listen,
+    on_the_wire,
     set_timeout,
 )
 
@@ -196,7 +197,7 @@ class _Call:
                 )
             )
             answer = bytearray(ANSWER.size)
-            got, *_ = connection.recvmsg_into([answer, self._slot.region[: descriptor.length]])
+            got, *_ = connection.recvmsg_into([answer, self._slot.region[: on_the_wire(descriptor.length)]])
         except (BrokenPipeError, ConnectionResetError) as error:
             raise _HungUp from error
         if got == 0:
@@ -219,14 +220,14 @@ class _Call:
     def _receive(self, connection: socket.socket, got: int) -> int:
         """The rest, hashed piece by piece as it comes."""
         length, region, digest = self.descriptor.length, self._slot.region, xxhash.xxh3_64()
-        hashed = SEAL_BYTES
+        total, hashed = on_the_wire(length), SEAL_BYTES
         while True:
-            if got > hashed:
-                digest.update(region[hashed:got])
-                hashed = got
-            if got == length:
+            if (upto := min(got, length)) > hashed:
+                digest.update(region[hashed:upto])
+                hashed = upto
+            if got == total:
                 return digest.intdigest()
-            piece = region[got : min(length, got + PIECE)]
+            piece = region[got : min(total, got + PIECE)]
             received = connection.recv_into(piece, piece.nbytes, socket.MSG_WAITALL)
             if received == 0:
                 raise PeerDead(f"{self.descriptor.session} hung up after {got} of {length} bytes")
