@@ -202,6 +202,9 @@ class _Call:
             raise _HungUp from error
         if got == 0:
             raise _HungUp
+        if not MAGIC.startswith(answer[: min(got, len(MAGIC))]):
+            self._hang_up()
+            raise ModeMismatch(f"{descriptor.session} does not speak this protocol")
         if got < ANSWER.size:
             rest = memoryview(answer)[got:]
             if connection.recv_into(rest, rest.nbytes, socket.MSG_WAITALL) < rest.nbytes:
