@@ -161,18 +161,28 @@ class JobService:
             )
             for index, request in enumerate(requests)
         ]
-        self._admitting += len(records)
         try:
-            await self._jobs.add(records)
+            # A client that goes away now must leave no job that is written down and never run.
+            await asyncio.shield(self._spawn(self._accept(records, seconds)))
         except DuplicateKey:
             return self._same_request(await self._jobs.by_idempotency_key(idempotency_key or ""), digest)
+        return [self._recorded_view(record) for record in records]
+
+    async def _accept(self, records: Sequence[JobRecord], seconds: float) -> None:
+        monotonic = time.monotonic()
+        self._admitting += len(records)
+        # Known before they are written down: a request with the same key may find them in the store at once.
+        self._live.update({record.id: _Live(record, monotonic) for record in records})
+        try:
+            await self._jobs.add(records)
+        except BaseException:
+            for record in records:
+                del self._live[record.id]
+            raise
         finally:
             self._admitting -= len(records)
-        monotonic = time.monotonic()
         for record in records:
-            self._live[record.id] = _Live(record, monotonic)
             self._dispatcher.dispatch(core.JobSubmitted(record.id, monotonic + seconds, _shape(record.parameters)))
-        return [self._view(self._live[record.id]) for record in records]
 
     async def find(self, job_id: str) -> generation_pb2.Job | None:
         live = self._live.get(job_id)
@@ -260,9 +270,7 @@ class JobService:
                 self._spawn(self._record_kills(action.job_id, action.kills))
             case core.JobEnded():
                 if (live := self._live.get(action.job_id)) is not None:
-                    view = self._view(live)
-                    view.completed_at = time.time()
-                    self._spawn(self._record_end(live, view))
+                    self._spawn(self._record_end(live, self._final_view(live, action)))
 
     async def _record_end(self, live: _Live, job: generation_pb2.Job) -> None:
         while True:
@@ -312,18 +320,28 @@ class JobService:
     def _view(self, live: _Live) -> generation_pb2.Job:
         record = live.record
         view = generation_pb2.Job(id=record.id, parameters=record.parameters, created_at=record.created_at)
+        view.status = generation_pb2.JOB_STATUS_QUEUED
         job = self._dispatcher.core.jobs.get(record.id)
-        if job is None:  # its end was recorded this very moment
-            return live.ended.result() if live.ended.done() else view
-        view.status = messages.STATUS[job.status]
-        view.stage = stage_pb2.Stage.ValueType(job.stage)
-        view.step, view.steps = job.step, job.steps
-        view.stages.extend(messages.stage_report(record) for record in job.records)
-        if isinstance(job.result, tuple):
-            view.artifacts.extend(job.result)
-        if job.kind:
-            view.failure.kind = stage_pb2.FailureKind.ValueType(job.kind)
-            view.failure.message = job.message
+        if live.ended.done():
+            return live.ended.result()
+        if job is not None:
+            # An end that is not written down yet is nobody's to know.
+            status = core.JobStatus.IN_PROGRESS if job.status.ended else job.status
+            view.status = messages.STATUS[status]
+            view.stage = stage_pb2.Stage.ValueType(job.stage)
+            view.step, view.steps = job.step, job.steps
+            view.stages.extend(messages.stage_report(record) for record in job.records)
+        return view
+
+    def _final_view(self, live: _Live, end: core.JobEnded) -> generation_pb2.Job:
+        view = self._view(live)
+        view.status = messages.STATUS[end.status]
+        view.completed_at = time.time()
+        if isinstance(end.result, tuple):
+            view.artifacts.extend(end.result)
+        if end.kind:
+            view.failure.kind = stage_pb2.FailureKind.ValueType(end.kind)
+            view.failure.message = end.message
         return view
 
     async def _sweep(self) -> None:
@@ -341,10 +359,11 @@ class JobService:
                 await self.artifacts.delete(file.key)
             await self._jobs.delete(record.id)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _with_seed(request: stage_pb2.GenerationParameters) -> stage_pb2.GenerationParameters:

@@ -7,6 +7,7 @@ import asyncio
 import httpx
 import pytest
 import schemathesis
+import schemathesis.specs.openapi.schemas  # in the main thread: deep imports in another one fail on Python 3.11
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,

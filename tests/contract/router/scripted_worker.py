@@ -25,6 +25,7 @@ class ScriptedWorker:
         self.executed: list[peer_pb2.Execute] = []
         self.released: list[str] = []
         self.registered: peer_pb2.Registered | None = None
+        self.refused: peer_pb2.Refused | None = None
         self.target = target
         self._roles = [stage_pb2.Role.ValueType(ROLES[role]) for role in roles]
         self._mode = mode
@@ -54,7 +55,7 @@ class ScriptedWorker:
         if command.HasField("registered"):
             self.registered = command.registered
         else:
-            await self._commands.put(command)
+            self.refused = command.refused
         return self
 
     async def report(self, **report: object) -> None:

@@ -134,7 +134,8 @@ async def test_a_silent_peer_is_fenced_at_the_end_of_its_lease_and_its_late_resu
     frozen.tasks.clear()
     frozen.held[stuck.task_id] = frozen.result(stuck)
     await frozen.attach()
-    refused = (await frozen.command()).refused
+    refused = frozen.refused
+    assert refused is not None
     assert refused.reason == peer_pb2.REFUSAL_REASON_FENCED
     assert encoder.incarnation in {peer.incarnation for peer in (await peers(router)).values()}
 
@@ -239,7 +240,8 @@ async def test_a_first_report_that_is_no_register_is_refused_in_words(router: Ro
 async def test_a_peer_of_the_same_generation_with_another_transport_is_refused(router: Router) -> None:
     await attach_all(router.target, "encoder")
     worker = await ScriptedWorker(router.target, "denoiser", mode="tcp").attach()
-    refused = (await worker.command()).refused
+    refused = worker.refused
+    assert refused is not None
     assert refused.reason == peer_pb2.REFUSAL_REASON_INCOMPATIBLE
     assert "tcp" in refused.message and "memory" in refused.message
 
