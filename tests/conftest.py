@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that what fails is what was changed; HYPOTHESIS_PROFILE names another profile.
+settings.register_profile("stable", derandomize=True)
+if "HYPOTHESIS_PROFILE" not in os.environ:
+    settings.load_profile("stable")
 
 _REPORTS = pytest.StashKey[list[str]]()
 

@@ -37,7 +37,7 @@ def round_trip(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal in type and to the bit; NaN equals NaN."""
+    """Equal in type and to the bit; of a single float's NaN, unlike a tensor's, neither sign nor payload is carried."""
     if type(left) is not type(right):
         return False
     match left:
@@ -54,9 +54,9 @@ def same(left: Any, right: Any) -> bool:
         case dict():
             return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
         case float():
-            return math.copysign(1, left) == math.copysign(1, right) and (
-                left == right or (left != left and right != right)
-            )
+            if math.isnan(left) or math.isnan(right):
+                return math.isnan(left) and math.isnan(right)
+            return left == right and math.copysign(1, left) == math.copysign(1, right)
     return bool(left == right)
 
 
