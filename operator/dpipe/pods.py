@@ -1,8 +1,10 @@
 """Rendered objects -> the processes that stand for their pods on this machine.
 
 Each pod's container `main` becomes a process with the container's command and environment. What the cluster would
-resolve is resolved here: downward API fields, `$(NAME)` references, names of pods, volumes, and ports, which on one
-address must differ from process to process. Nothing is added that a container would not have.
+resolve is resolved here: ConfigMaps, downward API fields, `$(NAME)` references, names of pods, volumes, and ports,
+which on one address must differ from process to process. Nothing is added that a container would not have. Where a pod
+would be placed and what it may use have no meaning here; this machine's own model cache and hub token stand for the
+pod's.
 """
 
 import re
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from diffusion_operator.render import names
+from diffusion_operator.render import names, storage
 from dpipe.ports import LOOPBACK, free_ports
 
 _REFERENCE: Final = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
@@ -45,6 +47,8 @@ class _Pod:
     host: str
     """The name that the cluster's DNS would have for it."""
     container: Mapping[str, Any]
+    shared: Mapping[str, str]
+    """Variables from ConfigMaps."""
     ports: Mapping[str, int]
 
 
@@ -53,7 +57,10 @@ def local_processes(children: Sequence[Mapping[str, Any]], *, data_dir: Path, ht
 
     `http_port` is the router's, 0 for a free one. Raises NotLocalError, NoFreePortError.
     """
-    pods = [pod for child in children if child["kind"] == "StatefulSet" for pod in _pods(child)]
+    config_maps = {child["metadata"]["name"]: child["data"] for child in children if child["kind"] == "ConfigMap"}
+    pods = [pod for child in children if child["kind"] == "StatefulSet" for pod in _pods(child, config_maps)]
+    if not pods:
+        raise NotLocalError("spec.suspend is true, so that the pipeline has no pods: set it to false to run it")
     slices = _transport_slices(pods)
     avoid = {http_port, *(port for first, last in slices.values() for port in range(first, last + 1))}
     free = iter(free_ports(sum(len(pod.ports) for pod in pods), avoid=avoid))
@@ -79,10 +86,12 @@ def local_processes(children: Sequence[Mapping[str, Any]], *, data_dir: Path, ht
     ]
 
 
-def _pods(stateful_set: Mapping[str, Any]) -> Iterator[_Pod]:
+def _pods(stateful_set: Mapping[str, Any], config_maps: Mapping[str, Mapping[str, str]]) -> Iterator[_Pod]:
     metadata, spec = stateful_set["metadata"], stateful_set["spec"]
     template = spec["template"]
+    _check(metadata["name"], template["spec"])
     container = next(item for item in template["spec"]["containers"] if item["name"] == names.MAIN)
+    shared = _shared(metadata["name"], container, config_maps)
     for index in range(spec["replicas"]):
         name = f"{metadata['name']}-{index}"
         yield _Pod(
@@ -90,8 +99,35 @@ def _pods(stateful_set: Mapping[str, Any]) -> Iterator[_Pod]:
             role=template["metadata"]["labels"][names.ROLE_LABEL],
             host=f"{name}.{spec['serviceName']}.{metadata['namespace']}.svc",
             container=container,
+            shared=shared,
             ports={port["name"]: port["containerPort"] for port in container["ports"]},
         )
+
+
+def _check(name: str, pod: Mapping[str, Any]) -> None:
+    for volume in pod["volumes"]:
+        if volume["name"] == names.MODEL_VOLUME:
+            kind = next(key for key in volume if key != "name")
+            raise NotLocalError(
+                f"{name}: the model lies in a volume ({kind}) that only a cluster has: for this machine, set "
+                "spec.model.source to Path and spec.model.id to a folder"
+            )
+    if pod.get("initContainers"):
+        raise NotLocalError(
+            f"{name}: only the container {names.MAIN} runs here, and init containers may prepare what it needs: leave "
+            "podTemplate.spec.initContainers out for this machine"
+        )
+
+
+def _shared(name: str, container: Mapping[str, Any], config_maps: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", ()):
+        match source:
+            case {"configMapRef": {"name": config_map}} if config_map in config_maps:
+                found |= {source.get("prefix", "") + key: value for key, value in config_maps[config_map].items()}
+            case _:
+                raise NotLocalError(f"{name}: takes its environment from {source}, which only a cluster has")
+    return found
 
 
 def _transport_slices(pods: Sequence[_Pod]) -> dict[str, tuple[int, int]]:
@@ -129,9 +165,11 @@ def _environment(
     fixed = {names.PORT_VARIABLES[name]: str(port) for name, port in ports.items()}
     if transport is not None:
         fixed |= {names.PORT_MIN_VARIABLE: str(transport[0]), names.PORT_MAX_VARIABLE: str(transport[1])}
-    environment: dict[str, str] = {}
+    environment = dict(pod.shared)
     for item in pod.container["env"]:
         name = item["name"]
+        if name == names.HUB_TOKEN_VARIABLE and "valueFrom" in item:
+            continue
         value = fixed[name] if name in fixed else _expanded(_value(item, pod), environment)
         if value in _WILDCARDS:
             value = LOOPBACK
@@ -169,13 +207,13 @@ def _expanded(value: str, known: Mapping[str, str]) -> str:
 
 
 def _outside_the_container(value: str, container: Mapping[str, Any], folder: Path) -> str | None:
-    """Paths in the data volume move to `folder`. A path in the model cache is left to this machine's own: None."""
+    """Paths in the data volume move to `folder`. Where the hub keeps its files is left to this machine's own: None."""
     for mount in container["volumeMounts"]:
         path = mount["mountPath"]
         if value != path and not value.startswith(path + "/"):
             continue
         if mount["name"] == names.DATA_VOLUME:
             return str(folder / names.DATA_VOLUME) + value.removeprefix(path)
-        if mount["name"] == names.MODELS_VOLUME:
+        if mount["name"] == names.CACHE_VOLUME or value == storage.HUB_SCRATCH_PATH:
             return None
     return value

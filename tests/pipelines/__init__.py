@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import yaml
 from grpc import insecure_channel
-from prometheus_client.parser import text_string_to_metric_families
 
 from diffusion_operator.api import load_pipeline
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc
 from dpipe.local import LocalPipeline
+from exposition import total
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STARTUP_SECONDS = 120.0
@@ -61,26 +61,28 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def peers(local: LocalPipeline) -> dict[str, registry_pb2.Peer]:
-    with insecure_channel(local.grpc_address) as channel:
+    return {peer.pod_name: peer for peer in registered(local.grpc_address)}
+
+
+def registered(router: str) -> list[registry_pb2.Peer]:
+    """The peers of the router whose gRPC interface is at this host:port. Raises RpcError."""
+    with insecure_channel(router) as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
-        answer = stub.ListPeers(registry_pb2.ListPeersRequest(), timeout=5)
-    return {peer.pod_name: peer for peer in answer.peers}
+        return list(stub.ListPeers(registry_pb2.ListPeersRequest(), timeout=5).peers)
 
 
 def at_rest(local: LocalPipeline) -> bool:
+    return idle(peers(local).values())
+
+
+def idle(peers: Iterable[registry_pb2.Peer]) -> bool:
     """No peer owns a task, keeps an output or has a slot in use."""
-    return all(peer.tasks == peer.outputs == peer.slots_used == 0 for peer in peers(local).values())
+    return all(peer.tasks == peer.outputs == peer.slots_used == 0 for peer in peers)
 
 
-def metric(url: str, name: str, **labels: str) -> float:
+def metric(url: str, name: str, /, **labels: str) -> float:
     """The sum over all series of this name that have these labels."""
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-    return sum(
-        sample.value
-        for family in families
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
+    return total(httpx.get(f"{url}/metrics").raise_for_status().text, name, **labels)
 
 
 @dataclass(frozen=True)

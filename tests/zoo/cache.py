@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import os
-import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
+import cache
 from zoo.family import Checkpoint
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors")
@@ -24,24 +21,12 @@ def folder() -> Path:
         digest.update(source.read_bytes())
     for library in _LIBRARIES:
         digest.update(f"{library}={importlib.metadata.version(library)}\n".encode())
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return root / "diffusion-operator" / "zoo" / digest.hexdigest()[:16]
+    return cache.root() / "zoo" / digest.hexdigest()[:16]
 
 
 def ensure(checkpoint: Checkpoint) -> Path:
     """The folder of `checkpoint`, made if it is not there yet. Half-made folders are never seen under its name."""
-    root = folder()
-    done = root / checkpoint.name
-    if done.exists():
-        return done
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f"{checkpoint.name}.lock", timeout=_LOCK_SECONDS):
-        if not done.exists():
-            draft = root / f".{checkpoint.name}"
-            shutil.rmtree(draft, ignore_errors=True)
-            _make(checkpoint, draft)
-            draft.rename(done)
-    return done
+    return cache.made_once(folder() / checkpoint.name, lambda draft: _make(checkpoint, draft), seconds=_LOCK_SECONDS)
 
 
 def _make(checkpoint: Checkpoint, path: Path) -> None:

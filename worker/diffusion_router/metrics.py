@@ -24,6 +24,16 @@ from diffusionpipeline.v1 import generation_pb2, stage_pb2
 # From a cached millisecond stage to a long video.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _ROLES = {core.Stage.ENCODE: "encoder", core.Stage.DENOISE: "denoiser", core.Stage.DECODE: "decoder"}
+# How the core ends jobs that it does not complete.
+_FAILURES = (
+    *(core.FailureKind.INVALID_REQUEST, core.FailureKind.MODEL_ERROR, core.FailureKind.TOO_LARGE),
+    *(core.FailureKind.RETRIES_EXHAUSTED, core.FailureKind.POISON, core.FailureKind.DEADLINE),
+)
+_ENDS = (
+    ("completed", ""),
+    ("cancelled", "cancelled"),
+    *(("failed", kind.name.lower()) for kind in _FAILURES),
+)
 
 
 class Metrics:
@@ -79,6 +89,19 @@ class Metrics:
         )
         build = Gauge("diffusion_router_build_info", "Always 1", ["version"], registry=self.registry)
         build.labels(version("diffusion-operator")).set(1)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Prometheus sees no increase in a series that begins with its first event."""
+        for status, kind in _ENDS:
+            self.requests.labels(status, kind)
+            self.request_seconds.labels(status)
+        for stage, role in _ROLES.items():
+            self.queue_seconds.labels(role)
+            self.stage_seconds.labels(role)
+            if stage is not core.Stage.ENCODE:
+                self.transfer_seconds.labels(role)
+                self.transfer_bytes.labels(role)
 
     def watch(self, dispatcher: Dispatcher, sessions: Sessions) -> None:
         """Adds what is read off the core when scraped, and the events that only the core sees."""

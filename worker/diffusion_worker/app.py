@@ -129,6 +129,7 @@ class _Worker:
             port_min=settings.port_min,
             port_max=settings.port_max,
             incarnation=incarnation,
+            rdma_devices=settings.rdma_devices,
         )
         self._stack.push_async_callback(_close, transport)
         self.metrics.watch(transport.pool)

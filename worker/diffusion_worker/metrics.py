@@ -14,10 +14,31 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from diffusion_worker.model.types import Stage
-from diffusion_worker.transport import Pool
+from diffusion_worker.tasks import outcome
+from diffusion_worker.transport import (
+    DigestMismatch,
+    EngineInitFailed,
+    ModeMismatch,
+    OutOfRange,
+    PeerDead,
+    Pool,
+    SlotLost,
+    StaleDescriptor,
+    TransferTimeout,
+)
+from diffusionpipeline.v1 import stage_pb2
 
 # From the bundled model's millisecond stages to two minutes of video.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
+
+# How a task may end on a worker besides well. The router's own words are for jobs.
+_ROUTERS = (stage_pb2.FAILURE_KIND_UNSPECIFIED, stage_pb2.FAILURE_KIND_RETRIES_EXHAUSTED, stage_pb2.FAILURE_KIND_POISON)
+_OUTCOMES = [outcome(kind) for kind in stage_pb2.FailureKind.values() if kind not in _ROUTERS]
+_PULL_ERRORS = (
+    *(PeerDead, TransferTimeout, DigestMismatch, StaleDescriptor),
+    *(OutOfRange, ModeMismatch, EngineInitFailed, SlotLost),
+)
+_PULL_FAILURES = (*(error.kind for error in _PULL_ERRORS), "cancelled")
 
 ROLE_OF = {Stage.ENCODE: "encoder", Stage.DENOISE: "denoiser", Stage.DECODE: "decoder"}
 
@@ -37,9 +58,15 @@ class StageMetrics:
         self._failures = metrics.transfer_failures
         self._tasks = metrics.tasks
         self._role = role
+        # Prometheus sees no increase in a series that begins with its first event.
+        for failed in _OUTCOMES:
+            metrics.tasks.labels(role, failed)
+        if stage is not Stage.ENCODE:
+            for kind in _PULL_FAILURES:
+                metrics.transfer_failures.labels(role, kind)
 
-    def failed(self, outcome: str) -> None:
-        self._tasks.labels(self._role, outcome).inc()
+    def failed(self, kind: int) -> None:
+        self._tasks.labels(self._role, outcome(kind)).inc()
 
     def transfer_failed(self, kind: str) -> None:
         self._failures.labels(self._role, kind).inc()

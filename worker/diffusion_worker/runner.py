@@ -353,7 +353,7 @@ class Runner:
         if self._tasks.get(task.id) is not task:
             return
         self._drop_input(task)
-        self._metrics.stages[task.stage].failed(outcome(kind))
+        self._metrics.stages[task.stage].failed(kind)
         self._forget(task)
         report = reports.failed(task.id, kind, message)
         self._failures.add(task.held(), report)

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     backend: Literal["mooncake", "tcp", "shm", "memory"] = Field("mooncake", description="How tensors move")
     protocol: Literal["auto", "rdma", "tcp"] = Field("auto", description="Network that Mooncake uses")
     fallback: Literal["Allow", "Deny"] = Field("Allow", description="Whether TCP will do where RDMA is asked for")
+    rdma_devices: Annotated[list[str], NoDecode] = Field(
+        [], description="RDMA devices that may be used, separated by commas. Empty: all that can be"
+    )
     pool_size: int = Field(256 << 20, ge=1 << 16, description="Bytes of the memory pool")
     port_min: int = Field(15000, ge=1, le=65535, description="First port of the transport")
     port_max: int = Field(17000, ge=1, le=65535, description="Last port of the transport")
@@ -82,7 +85,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(30.0, ge=0, description="After SIGTERM: time to finish, and to be pulled from")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
-    @field_validator("roles", mode="before")
+    @field_validator("roles", "rdma_devices", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Accepts a comma list, a JSON list, and lists of either."""

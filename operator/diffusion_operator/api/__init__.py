@@ -2,38 +2,43 @@
 
 resource = with_defaults(yaml.safe_load(text))     # raises InvalidResourceError
 pipeline = load_pipeline(yaml.safe_load(text))     # the same, typed
+pipeline = from_live(resource)                     # as the API server has it
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion_operator.api import crd, pipeline, rules, schema
-from diffusion_operator.api.crd import API_VERSION, GROUP, KIND, VERSION
+from diffusion_operator.api import crd, reading, rules, schema
+from diffusion_operator.api.crd import API_VERSION, GROUP, KIND, PLURAL, SCALER_KIND, SCALER_PLURAL, VERSION
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
-from diffusion_operator.api.pipeline import (
-    MODEL_ROLES,
-    Model,
-    Pipeline,
-    Role,
-    RoleSpec,
-    RouterSettings,
-    Transport,
-)
+from diffusion_operator.api.model import Cache, Model, SecretKey
+from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
+from diffusion_operator.api.role import MODEL_ROLES, Role, RoleSpec
+from diffusion_operator.api.transport import Rdma, Transport
 
 __all__ = [
     "API_VERSION",
     "GROUP",
     "KIND",
     "MODEL_ROLES",
+    "PLURAL",
+    "SCALER_KIND",
+    "SCALER_PLURAL",
     "VERSION",
+    "Cache",
     "FieldError",
+    "Image",
     "InvalidResourceError",
     "Model",
     "Pipeline",
+    "Rdma",
     "Role",
     "RoleSpec",
     "RouterSettings",
+    "SecretKey",
+    "Storage",
     "Transport",
+    "from_live",
     "load_pipeline",
     "with_defaults",
 ]
@@ -48,7 +53,7 @@ def with_defaults(resource: object) -> dict[str, Any]:
         raise InvalidResourceError([FieldError((), f"a {KIND} is an object with apiVersion, kind, metadata and spec")])
     _check_kind(resource)
     definition = crd.schema()
-    given = {key: value for key, value in schema.without_nulls(resource).items() if key != "status"}
+    given = {key: value for key, value in schema.without_nulls(resource, definition).items() if key != "status"}
     # The API server knows metadata by a schema of its own; what the rules need of it is its name.
     metadata = given.get("metadata")
     if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str):
@@ -68,7 +73,24 @@ def with_defaults(resource: object) -> dict[str, Any]:
 
 def load_pipeline(resource: object) -> Pipeline:
     """The typed values of a resource as a user writes it. Raises InvalidResourceError."""
-    return pipeline.from_defaulted(with_defaults(resource))
+    return reading.from_defaulted(with_defaults(resource))
+
+
+def from_live(resource: Mapping[str, Any]) -> Pipeline:
+    """The typed values of a resource that the API server gave.
+
+    It has checked the resource by the definition that it knows, which may be older or newer than this package's: what
+    is missing gets its default, what is unknown is passed over. Raises InvalidResourceError for what can't be rendered.
+    """
+    try:
+        spec = schema.with_defaults(resource["spec"], crd.schema()["properties"]["spec"])
+        return reading.from_defaulted({"metadata": resource["metadata"], "spec": spec})
+    except InvalidResourceError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InvalidResourceError(
+            [FieldError(("spec",), f"can't be read ({error!r}): install this operator's CRDs, kubectl apply -f crds/")]
+        ) from error
 
 
 def _check_kind(resource: Mapping[str, Any]) -> None:

@@ -1,81 +1,68 @@
-"""A valid resource as typed, immutable values: what `render` and `dpipe` read."""
+"""A valid resource as typed, immutable values: what `render`, `status` and `dpipe` read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final
 
-from diffusion_operator.api.quantity import parse_quantity
-
-
-class Role(StrEnum):
-    ENCODER = "encoder"
-    DENOISER = "denoiser"
-    DECODER = "decoder"
-    ROUTER = "router"
-
-
-MODEL_ROLES: Final = (Role.ENCODER, Role.DENOISER, Role.DECODER)
-BUNDLED_MODEL: Final = "digits"
+from diffusion_operator.api.model import Model
+from diffusion_operator.api.role import MODEL_ROLES, Role, RoleSpec
+from diffusion_operator.api.transport import Transport
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    source: str
-    """Bundled, Path or Hub."""
-    id: str
-    revision: str
-    """Empty: the repository's default branch."""
-    dtype: str
-    allow_pickle: bool
+class Image:
+    """What a resource says of a container image. Empty: as the operator was installed with."""
+
+    repository: str
+    tag: str
+    digest: str
+    pull_policy: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoleSpec:
-    role: Role
-    replicas: int
-    """Pods; of a colocated role, those of the denoiser."""
-    colocated: bool
-    """Runs in the denoiser's process."""
-    device: str
-    threads: int | None
-    """None: the libraries decide."""
-    env: tuple[tuple[str, str], ...]
-    args: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transport:
-    backend: str
-    """mooncake, tcp or shm."""
-    protocol: str
-    """auto, rdma or tcp."""
-    fallback: str
-    """Allow or Deny."""
-    pool_size: int
-    """Bytes."""
-    port_min: int
-    port_max: int
-    """Inclusive."""
+class Storage:
+    type: str
+    """EmptyDir or PersistentVolumeClaim."""
+    size: str
+    """A quantity. Empty: no limit."""
+    storage_class: str
+    """Empty: the cluster's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RouterSettings:
+    image: Image
     http_port: int
     grpc_port: int
     lease_seconds: int
     request_timeout_seconds: int
     max_queued_requests: int
+    storage: Storage
+    service_type: str
+    service_annotations: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
     name: str
     namespace: str
+    suspended: bool
+    restart: str
+    """Its change restarts all pods."""
+    image: Image
+    """Of the workers."""
+    pull_secrets: tuple[str, ...]
+    service_account: str
+    """Empty: one of the pipeline's own."""
     model: Model
     roles: Mapping[Role, RoleSpec]
     transport: Transport
+    shared_memory: str
+    """A quantity. Empty: the container runtime's own /dev/shm."""
     router: RouterSettings
+    pod_monitor: bool
+    scrape_annotations: bool
+    isolated: bool
+    """By network policies."""
 
     def workers(self) -> tuple[tuple[RoleSpec, tuple[Role, ...]], ...]:
         """The kinds of worker: each role that has pods of its own, with every role that its process runs."""
@@ -86,53 +73,13 @@ class Pipeline:
             if not self.roles[role].colocated
         )
 
+    def count(self, role: Role, counts: Mapping[Role, int]) -> int:
+        """Pods that a role should have; `counts` are what the scalers of external roles say."""
+        if self.suspended:
+            return 0
+        spec = self.roles[Role.DENOISER if self.roles[role].colocated else role]
+        return counts.get(spec.role, spec.replicas) if spec.external else spec.replicas
+
 
 def _in_order(roles: tuple[Role, ...]) -> tuple[Role, ...]:
     return tuple(role for role in MODEL_ROLES if role in roles)
-
-
-def from_defaulted(resource: Mapping[str, Any]) -> Pipeline:
-    """Reads a resource that has its defaults and is valid."""
-    metadata, spec = resource["metadata"], resource["spec"]
-    model, transport, router = spec["model"], spec["transport"], spec["router"]
-    denoisers = spec["roles"][Role.DENOISER]["replicas"]
-    return Pipeline(
-        name=metadata["name"],
-        namespace=metadata.get("namespace", "default"),
-        model=Model(
-            source=model["source"],
-            id=model.get("id", BUNDLED_MODEL),
-            revision=model.get("revision", ""),
-            dtype=model["dtype"],
-            allow_pickle=model["allowPickle"],
-        ),
-        roles={role: _role(role, spec["roles"][role], denoisers) for role in Role},
-        transport=Transport(
-            backend=transport["backend"],
-            protocol=transport["protocol"],
-            fallback=transport["fallback"],
-            pool_size=parse_quantity(transport["poolSize"]),
-            port_min=transport["rpcPortRange"]["min"],
-            port_max=transport["rpcPortRange"]["max"],
-        ),
-        router=RouterSettings(
-            http_port=router["httpPort"],
-            grpc_port=router["grpcPort"],
-            lease_seconds=router["leaseSeconds"],
-            request_timeout_seconds=router["requestTimeoutSeconds"],
-            max_queued_requests=router["maxQueuedRequests"],
-        ),
-    )
-
-
-def _role(role: Role, spec: Mapping[str, Any], denoisers: int) -> RoleSpec:
-    colocated = "colocateWith" in spec
-    return RoleSpec(
-        role=role,
-        replicas=denoisers if colocated else spec.get("replicas", 1),
-        colocated=colocated,
-        device=spec.get("device", "cpu"),
-        threads=spec.get("threads"),
-        env=tuple((item["name"], item["value"]) for item in spec.get("env", ())),
-        args=tuple(spec.get("args", ())),
-    )

@@ -1,7 +1,9 @@
-"""The CEL rules of a structural schema (`x-kubernetes-validations`), evaluated as the API server does.
+"""The CEL rules of a structural schema (`x-kubernetes-validations`), evaluated as the API server does for a new object.
+
+Rules that compare with the resource's former self (`oldSelf`) say nothing about a new one and are passed over.
 
 `common-expression-language` has CEL's core; of Kubernetes' own libraries the rules use `quantity`, which is given to it
-here as an integer of the same order, with `compareTo`.
+here as a number of the same order, with `compareTo`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,15 +12,15 @@ from typing import Any
 
 import cel
 
+from diffusion_operator.api import quantity
 from diffusion_operator.api.errors import FieldError, Path
-from diffusion_operator.api.quantity import parse_quantity
 from diffusion_operator.api.schema import Schema
 
 
 def rule_errors(value: Any, schema: Schema, path: Path = ()) -> Iterator[FieldError]:
     """Rules that `value` breaks, outermost first. `value` has its defaults and fits the schema's types."""
     for rule in schema.get("x-kubernetes-validations", ()):
-        if not _holds(rule["rule"], value):
+        if "oldSelf" not in rule["rule"] and not _holds(rule["rule"], value):
             yield FieldError(path, rule["message"])
     if isinstance(value, Mapping):
         properties: Mapping[str, Schema] = schema.get("properties", {})
@@ -33,7 +35,10 @@ def rule_errors(value: Any, schema: Schema, path: Path = ()) -> Iterator[FieldEr
 def _holds(rule: str, value: Any) -> bool:
     context = cel.Context(
         variables={"self": value},
-        functions={"quantity": parse_quantity, "compareTo": lambda a, b: (a > b) - (a < b)},
+        functions={
+            "quantity": lambda text: float(quantity.exact(text)),
+            "compareTo": lambda a, b: (a > b) - (a < b),
+        },
     )
     result = _compiled(rule).execute(context)
     if not isinstance(result, bool):

@@ -17,6 +17,8 @@ from diffusion_operator.api.errors import FieldError, Path
 
 Schema = Mapping[str, Any]
 
+_OPEN: Final = "x-kubernetes-preserve-unknown-fields"
+
 _TYPE_NAMES: Final = {
     dict: "an object",
     list: "a list",
@@ -36,12 +38,17 @@ _SCHEMA_TYPES: Final = {
 }
 
 
-def without_nulls(value: Any) -> Any:
-    """A copy without the keys whose value is null: no field of ours is nullable, so null means left out."""
+def without_nulls(value: Any, schema: Schema) -> Any:
+    """A copy without the keys whose value is null: no field of ours is nullable, so null means left out.
+
+    Where the schema takes unknown fields, null stays: there it is the owner of the field who knows what it means.
+    """
+    if schema.get(_OPEN):
+        return deepcopy(value)
     if isinstance(value, Mapping):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+        return {key: without_nulls(item, _field(schema, key) or {}) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [without_nulls(item) for item in value]
+        return [without_nulls(item, schema.get("items", {})) for item in value]
     return value
 
 
@@ -49,7 +56,7 @@ def with_defaults(value: Any, schema: Schema) -> Any:
     """A copy in which every field that was left out has its default. Values of a wrong type stay as they are."""
     if isinstance(value, Mapping):
         properties: Mapping[str, Schema] = schema.get("properties", {})
-        filled = {key: with_defaults(item, properties.get(key, {})) for key, item in value.items()}
+        filled = {key: with_defaults(item, _field(schema, key) or {}) for key, item in value.items()}
         for key, field in properties.items():
             if key not in filled and "default" in field:
                 filled[key] = with_defaults(deepcopy(field["default"]), field)
@@ -62,18 +69,25 @@ def with_defaults(value: Any, schema: Schema) -> Any:
 def unknown_fields(value: Any, schema: Schema, path: Path = ()) -> Iterator[FieldError]:
     """Fields that the schema does not have."""
     if isinstance(value, Mapping):
-        properties: Mapping[str, Schema] = schema.get("properties", {})
-        others = schema.get("additionalProperties")
         for key, item in value.items():
-            if key in properties:
-                yield from unknown_fields(item, properties[key], (*path, key))
-            elif isinstance(others, Mapping):
-                yield from unknown_fields(item, others, (*path, key))
-            else:
-                yield FieldError((*path, str(key)), f"unknown field{_suggestion(str(key), list(properties))}")
+            field = _field(schema, key)
+            if field is not None:
+                yield from unknown_fields(item, field, (*path, str(key)))
+            elif not schema.get(_OPEN):
+                known = list(schema.get("properties", {}))
+                yield FieldError((*path, str(key)), f"unknown field{_suggestion(str(key), known)}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from unknown_fields(item, schema.get("items", {}), (*path, index))
+
+
+def _field(schema: Schema, key: Any) -> Schema | None:
+    """The schema of an object's field, whether it has a name of its own or is an entry of a map."""
+    properties: Mapping[str, Schema] = schema.get("properties", {})
+    if key in properties:
+        return properties[key]
+    others = schema.get("additionalProperties")
+    return others if isinstance(others, Mapping) else None
 
 
 def _suggestion(key: str, known: list[str]) -> str:
@@ -115,7 +129,7 @@ def _message(error: ValidationError) -> str:
             return "must not be empty"
         case "maxLength":
             return f"must have at most {wanted} characters, not {len(given)}"
-        case "maxItems":
+        case "maxItems" | "maxProperties":
             return f"must have at most {wanted} items, not {len(given)}"
         case "pattern":
             return f"must match {wanted}, which {given!r} does not"
@@ -127,6 +141,10 @@ def _duplicate_keys(value: Any, schema: Schema, path: Path) -> Iterator[FieldErr
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _duplicate_keys(item, schema.get("properties", {}).get(key, {}), (*path, key))
+    elif isinstance(value, list) and schema.get("x-kubernetes-list-type") == "set":
+        for index, item in enumerate(value):
+            if item in value[:index]:
+                yield FieldError((*path, index), f"{item} is given twice: keep one of the two")
     elif isinstance(value, list):
         names = schema.get("x-kubernetes-list-map-keys", [])
         seen: dict[tuple[Any, ...], int] = {}

@@ -3,40 +3,75 @@
 The operator applies what this returns; `dpipe up` runs the same pods' `main` containers as processes.
 """
 
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Mapping
 from typing import Any
 
 from diffusion_operator.api import Pipeline, Role
-from diffusion_operator.render import names
-from diffusion_operator.render.generation import generation
+from diffusion_operator.render import names, storage
+from diffusion_operator.render.account import service_account
+from diffusion_operator.render.disruption import disruption_budget
+from diffusion_operator.render.generation import config_map, generation
+from diffusion_operator.render.images import PACKAGED, Images
+from diffusion_operator.render.monitoring import pod_monitor
+from diffusion_operator.render.network import network_policies
 from diffusion_operator.render.podtemplate import router_template, worker_template
+from diffusion_operator.render.scaler import scaler, seed
 from diffusion_operator.render.service import api_service, headless_service
 from diffusion_operator.render.statefulset import stateful_set
 
-__all__ = ["Images", "render"]
+__all__ = ["Images", "render", "seed"]
 
 
-@dataclass(frozen=True)
-class Images:
-    """Container images. The operator is configured with them; local processes have no use for one."""
+def render(
+    pipeline: Pipeline, images: Images = PACKAGED, counts: Mapping[Role, int] | None = None
+) -> list[dict[str, Any]]:
+    """All children, in the order in which they are to be applied: what pods need before the pods, and the router first.
 
-    worker: str = f"diffusion-operator/worker:{version('diffusion-operator')}"
-    router: str = f"diffusion-operator/router:{version('diffusion-operator')}"
+    `counts` are the pods that the scalers of external roles say; a role that is not there has those of the resource.
+    """
+    said = counts or {}
+    revision = generation(pipeline, images.worker)
+    children = [] if pipeline.service_account else [service_account(pipeline)]
+    children += [config_map(pipeline, revision), *_services(pipeline)]
+    if pipeline.isolated:
+        children += network_policies(pipeline)
+    children.append(
+        stateful_set(
+            pipeline,
+            pipeline.roles[Role.ROUTER],
+            replicas=pipeline.count(Role.ROUTER, said),
+            template=router_template(pipeline, images.router),
+            claims=storage.router_claims(pipeline),
+        )
+    )
+    workers = pipeline.workers()
+    children += [
+        stateful_set(
+            pipeline,
+            spec,
+            replicas=pipeline.count(spec.role, said),
+            template=worker_template(pipeline, spec, roles, revision, images.worker),
+            claims=storage.worker_claims(pipeline, spec),
+        )
+        for spec, roles in workers
+    ]
+    # A budget for a single pod would keep its node from ever being drained.
+    children += [
+        disruption_budget(pipeline, spec)
+        for spec, _ in workers
+        if spec.disruption.enabled and pipeline.count(spec.role, said) > 1
+    ]
+    children += [scaler(pipeline, spec) for spec, _ in workers if spec.external]
+    if pipeline.pod_monitor:
+        children.append(pod_monitor(pipeline))
+    return children
 
 
-def render(pipeline: Pipeline, images: Images = Images()) -> list[dict[str, Any]]:
-    """All children: router first, so that whoever starts them in order has it before the workers that look for it."""
+def _services(pipeline: Pipeline) -> list[dict[str, Any]]:
     router_ports = {names.HTTP: pipeline.router.http_port, names.GRPC: pipeline.router.grpc_port}
     worker_ports = {names.HEALTH: names.WORKER_HEALTH_PORT, names.GRPC_HEALTH: names.WORKER_GRPC_HEALTH_PORT}
-    children = [
+    return [
         headless_service(pipeline, Role.ROUTER, router_ports),
         api_service(pipeline, router_ports),
-        stateful_set(pipeline, pipeline.roles[Role.ROUTER], router_template(pipeline, images.router)),
+        *(headless_service(pipeline, spec.role, worker_ports) for spec, _ in pipeline.workers()),
     ]
-    revision = generation(pipeline, images.worker)
-    for spec, roles in pipeline.workers():
-        template = worker_template(pipeline, spec, roles, revision, images.worker)
-        children.append(headless_service(pipeline, spec.role, worker_ports))
-        children.append(stateful_set(pipeline, spec, template))
-    return children

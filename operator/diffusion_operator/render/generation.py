@@ -5,21 +5,70 @@ different templates (devices, threads, arguments), yet must work together, and a
 part it from the others. So there is one generation a pipeline: the hash over the parts of the worker pods' templates
 that decide what a tensor means and how it travels: image, model, revision, dtype and transport. All worker roles of
 one revision of the resource carry the same value, in a label and in DIFFUSION_WORKER_GENERATION.
+
+The variables among these parts make the generation's ConfigMap, which is immutable, as its name is made of their hash.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
+from typing import Any
 
-from diffusion_operator.api import Pipeline
+from diffusion_operator.api import Pipeline, RoleSpec
+from diffusion_operator.render import names, rdma, storage
+from diffusion_operator.render.images import reference
+
+VARIABLE = "DIFFUSION_WORKER_GENERATION"
+
+
+def variables(pipeline: Pipeline) -> dict[str, str]:
+    """Of the environment of all workers."""
+    model, transport = pipeline.model, pipeline.transport
+    source, identity = storage.model_source(pipeline)
+    return {
+        "DIFFUSION_WORKER_MODEL_SOURCE": source,
+        "DIFFUSION_WORKER_MODEL_ID": identity,
+        "DIFFUSION_WORKER_MODEL_REVISION": model.revision,
+        "DIFFUSION_WORKER_MODEL_DTYPE": model.dtype,
+        "DIFFUSION_WORKER_ALLOW_PICKLE": str(model.allow_pickle).lower(),
+        "DIFFUSION_WORKER_BACKEND": transport.backend,
+        "DIFFUSION_WORKER_PROTOCOL": transport.protocol,
+        "DIFFUSION_WORKER_FALLBACK": transport.fallback,
+    }
 
 
 def generation(pipeline: Pipeline, image: str) -> str:
-    """Ten hexadecimal digits."""
-    model, transport = pipeline.model, pipeline.transport
+    """Ten hexadecimal digits. `image` is the one that the operator was installed with."""
+    model, shared = pipeline.model, variables(pipeline)
     parts = {
-        "image": image,
-        "model": [model.source, model.id, model.revision, model.dtype, model.allow_pickle],
-        "transport": [transport.backend, transport.protocol, transport.fallback],
+        "image": reference(pipeline.image, image),
+        "model": [model.source, model.id, model.claim, model.sub_path],
+        "variables": shared,
+        "devices": rdma.given(pipeline),
+        # What a user puts in their place.
+        "roles": {spec.role: own for spec, _ in pipeline.workers() if (own := list(_own(spec, shared)))},
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def config_map(pipeline: Pipeline, generation: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": names.metadata(pipeline, names.config_map(pipeline, generation))
+        | {"labels": names.labels(pipeline, generation=generation)},
+        "immutable": True,
+        "data": {VARIABLE: generation, **variables(pipeline)},
+    }
+
+
+def _own(spec: RoleSpec, shared: dict[str, str]) -> Iterator[Any]:
+    """A role's own image, and its own values of the shared variables."""
+    containers = (spec.pod_template.get("spec") or {}).get("containers") or ()
+    main: dict[str, Any] = next((item for item in containers if item["name"] == names.MAIN), {})
+    if "image" in main:
+        yield main["image"]
+    for item in (*spec.env, *(main.get("env") or ())):
+        if item["name"] in shared:
+            yield item

@@ -3,9 +3,9 @@
 Selectors use only pipeline and role: a StatefulSet's selector can never change, so nothing that changes may be in it.
 """
 
-from typing import Final
+from typing import Any, Final
 
-from diffusion_operator.api import GROUP, Pipeline, Role
+from diffusion_operator.api import GROUP, MODEL_ROLES, Pipeline, Role
 
 MAIN: Final = "main"
 """The container that runs our process. Others in a pod are sidecars."""
@@ -13,6 +13,12 @@ MAIN: Final = "main"
 PIPELINE_LABEL: Final = f"{GROUP}/pipeline"
 ROLE_LABEL: Final = f"{GROUP}/role"
 GENERATION_LABEL: Final = f"{GROUP}/generation"
+RESTART_ANNOTATION: Final = f"{GROUP}/restart"
+
+NAME_LABEL: Final = "app.kubernetes.io/name"
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+OPERATOR: Final = "diffusion-operator"
+"""Value of the label managed-by of every child, and of the label name of the operator's own pods."""
 
 # Named ports of the container main.
 HTTP: Final = "http"
@@ -33,21 +39,31 @@ PORT_VARIABLES: Final = {
 
 PORT_MIN_VARIABLE: Final = "DIFFUSION_WORKER_PORT_MIN"
 PORT_MAX_VARIABLE: Final = "DIFFUSION_WORKER_PORT_MAX"
+HUB_TOKEN_VARIABLE: Final = "HF_TOKEN"
 
 DATA_VOLUME: Final = "data"
-MODELS_VOLUME: Final = "models"
+CACHE_VOLUME: Final = "models"
+MODEL_VOLUME: Final = "model"
 SCRATCH_VOLUME: Final = "tmp"
 SHARED_MEMORY_VOLUME: Final = "shared-memory"
 
 
 def child(pipeline: Pipeline, role: Role) -> str:
-    """Name of a role's StatefulSet and of its headless Service."""
+    """Name of a role's StatefulSet, of its headless Service, its scaler and its disruption budget."""
     return f"{pipeline.name}-{role}"
 
 
 def api_service(pipeline: Pipeline) -> str:
     """Name of the Service that clients use."""
     return f"{pipeline.name}-router-api"
+
+
+def service_account(pipeline: Pipeline) -> str:
+    return pipeline.service_account or f"{pipeline.name}-pipeline"
+
+
+def config_map(pipeline: Pipeline, generation: str) -> str:
+    return f"{pipeline.name}-{generation}"
 
 
 def router_address(pipeline: Pipeline) -> str:
@@ -60,13 +76,30 @@ def selector(pipeline: Pipeline, role: Role) -> dict[str, str]:
     return {PIPELINE_LABEL: pipeline.name, ROLE_LABEL: role.value}
 
 
-def labels(pipeline: Pipeline, role: Role, generation: str | None = None) -> dict[str, str]:
-    found = {
-        "app.kubernetes.io/name": "diffusion-pipeline",
-        "app.kubernetes.io/instance": pipeline.name,
-        "app.kubernetes.io/component": role.value,
-        "app.kubernetes.io/part-of": "diffusion-operator",
-        "app.kubernetes.io/managed-by": "diffusion-operator",
-        **selector(pipeline, role),
+def workers(pipeline: Pipeline) -> dict[str, Any]:
+    """A label selector for all worker pods."""
+    return {
+        "matchLabels": {PIPELINE_LABEL: pipeline.name},
+        "matchExpressions": [{"key": ROLE_LABEL, "operator": "In", "values": [role.value for role in MODEL_ROLES]}],
     }
-    return found if generation is None else {**found, GENERATION_LABEL: generation}
+
+
+def labels(pipeline: Pipeline, role: Role | None = None, generation: str | None = None) -> dict[str, str]:
+    """Of a child, or a pod, of one role or of the whole pipeline."""
+    found = {
+        NAME_LABEL: "diffusion-pipeline",
+        "app.kubernetes.io/instance": pipeline.name,
+        "app.kubernetes.io/part-of": OPERATOR,
+        MANAGED_BY_LABEL: OPERATOR,
+        PIPELINE_LABEL: pipeline.name,
+    }
+    if role is not None:
+        found |= {"app.kubernetes.io/component": role.value, ROLE_LABEL: role.value}
+    if generation is not None:
+        found[GENERATION_LABEL] = generation
+    return found
+
+
+def metadata(pipeline: Pipeline, name: str, role: Role | None = None) -> dict[str, Any]:
+    """Of a child."""
+    return {"name": name, "namespace": pipeline.namespace, "labels": labels(pipeline, role)}

@@ -1,164 +1,131 @@
 """Pod templates of workers and router.
 
-They pass PodSecurity `restricted` but for one case: backend shm, whose pods share the node's /dev/shm by a hostPath.
+They pass PodSecurity `restricted` but for two cases: backend shm, whose pods share the node's /dev/shm by a hostPath,
+and RDMA, whose workers lock memory or are on the node's network.
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any, Final
 
-from diffusion_operator.api import MODEL_ROLES, Pipeline, Role, RoleSpec
-from diffusion_operator.render import names
+from diffusion_operator.api import Image, Pipeline, Role, RoleSpec
+from diffusion_operator.render import names, rdma, storage
+from diffusion_operator.render.environment import router_environment, worker_environment
+from diffusion_operator.render.images import reference
+from diffusion_operator.render.merge import merged_template
+from diffusion_operator.render.placement import placement, worker_placement
 
 Object = dict[str, Any]
-Variable = dict[str, Any]
 
-DRAIN_SECONDS: Final = 120
+# Between the end of draining and the kill: the worker's own clean-up.
+GRACE_SECONDS: Final = 10
 ROUTER_GRACE_SECONDS: Final = 30
-# Loading a large model from a cold disk takes many minutes; until it is loaded the pod is alive but not ready.
-STARTUP_FAILURES: Final = 180
-
-MODELS_PATH: Final = "/models"
-DATA_PATH: Final = "/var/lib/diffusion-router"
+# A pod is ready no sooner than its first startup probe that succeeds.
+_STARTUP_PERIOD: Final = 2
 
 
 def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], generation: str, image: str) -> Object:
     """The template of the pods of `spec.role`, whose one process runs `roles`."""
     ports = {names.HEALTH: names.WORKER_HEALTH_PORT, names.GRPC_HEALTH: names.WORKER_GRPC_HEALTH_PORT}
-    volumes = [_empty(names.SCRATCH_VOLUME), _empty(names.MODELS_VOLUME)]
-    mounts = [_mount(names.SCRATCH_VOLUME, "/tmp"), _mount(names.MODELS_VOLUME, MODELS_PATH)]
-    if pipeline.transport.backend == "shm":
-        volumes.append({"name": names.SHARED_MEMORY_VOLUME, "hostPath": {"path": "/dev/shm", "type": "Directory"}})
-        mounts.append(_mount(names.SHARED_MEMORY_VOLUME, "/dev/shm"))
-    main = _container(
-        image=image,
-        module="diffusion_worker",
-        args=["--role", ",".join(roles), *spec.args],
-        env=_merged(_worker_env(pipeline, spec, ports, generation), spec.env),
-        ports=ports,
-        probed=names.HEALTH,
-        mounts=mounts,
-    )
-    pod = _pod(main, volumes, grace=DRAIN_SECONDS + 10)
-    if pipeline.transport.backend == "shm":
-        pod["affinity"] = _one_node(pipeline)
-    return {"metadata": {"labels": names.labels(pipeline, spec.role, generation)}, "spec": pod}
+    volumes, mounts = storage.worker_volumes(pipeline)
+    gpus = {spec.gpu_resource: str(spec.gpus)} if spec.gpus else {}
+    main = {
+        **_container(spec, pipeline.image, image, "diffusion_worker", ["--role", ",".join(roles)]),
+        "envFrom": [{"configMapRef": {"name": names.config_map(pipeline, generation)}}],
+        "env": worker_environment(pipeline, spec, ports),
+        "volumeMounts": mounts,
+        **_reached(spec, ports, probed=names.HEALTH, ready="/readyz"),
+        **_resources(spec, {**rdma.resources(pipeline), **gpus}),
+    }
+    if rdma.locks_memory(pipeline):
+        main["securityContext"] |= rdma.security_context()
+    pod = {
+        **_pod(pipeline, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
+        **worker_placement(pipeline, spec),
+    }
+    annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.annotations(pipeline)
+    return _template(spec, names.labels(pipeline, spec.role, generation), annotations, pod)
 
 
 def router_template(pipeline: Pipeline, image: str) -> Object:
-    """Jobs and artifacts are kept in a volume that lives as long as the pod: past a crash of the process."""
     spec = pipeline.roles[Role.ROUTER]
     ports = {names.HTTP: pipeline.router.http_port, names.GRPC: pipeline.router.grpc_port}
-    main = _container(
-        image=image,
-        module="diffusion_router",
-        args=spec.args,
-        env=_merged(_router_env(pipeline, ports), spec.env),
-        ports=ports,
-        probed=names.HTTP,
-        mounts=[_mount(names.SCRATCH_VOLUME, "/tmp"), _mount(names.DATA_VOLUME, DATA_PATH)],
-    )
-    volumes = [_empty(names.SCRATCH_VOLUME), _empty(names.DATA_VOLUME)]
-    return {
-        "metadata": {"labels": names.labels(pipeline, Role.ROUTER)},
-        "spec": _pod(main, volumes, grace=ROUTER_GRACE_SECONDS),
+    volumes, mounts = storage.router_volumes(pipeline)
+    main = {
+        **_container(spec, pipeline.router.image, image, "diffusion_router", []),
+        "env": router_environment(pipeline, ports),
+        "volumeMounts": mounts,
+        # Not /readyz, which waits for workers: jobs are taken, told of and kept while a role has none.
+        **_reached(spec, ports, probed=names.HTTP, ready="/healthz"),
+        **_resources(spec, {}),
     }
+    pod = {**_pod(pipeline, main, volumes, grace=ROUTER_GRACE_SECONDS), **placement(pipeline, spec)}
+    annotations = _annotations(pipeline, pipeline.router.http_port)
+    return _template(spec, names.labels(pipeline, Role.ROUTER), annotations, pod)
 
 
-def _worker_env(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, int], generation: str) -> list[Variable]:
-    model, transport = pipeline.model, pipeline.transport
-    env = [
-        _field("POD_NAME", "metadata.name"),
-        _field("POD_IP", "status.podIP"),
-        _value("DIFFUSION_WORKER_PIPELINE", pipeline.name),
-        _value("DIFFUSION_WORKER_POD_NAME", "$(POD_NAME)"),
-        _value("DIFFUSION_WORKER_HOST", "$(POD_IP)"),
-        _value("DIFFUSION_WORKER_ROUTER", names.router_address(pipeline)),
-        _value("DIFFUSION_WORKER_GENERATION", generation),
-        _value("DIFFUSION_WORKER_MODEL_SOURCE", model.source),
-        _value("DIFFUSION_WORKER_MODEL_ID", model.id),
-        _value("DIFFUSION_WORKER_MODEL_REVISION", model.revision),
-        _value("DIFFUSION_WORKER_MODEL_DTYPE", model.dtype),
-        _value("DIFFUSION_WORKER_ALLOW_PICKLE", str(model.allow_pickle).lower()),
-        _value("DIFFUSION_WORKER_DEVICE", spec.device),
-        _value("DIFFUSION_WORKER_BACKEND", transport.backend),
-        _value("DIFFUSION_WORKER_PROTOCOL", transport.protocol),
-        _value("DIFFUSION_WORKER_FALLBACK", transport.fallback),
-        _value("DIFFUSION_WORKER_POOL_SIZE", str(transport.pool_size)),
-        _value(names.PORT_MIN_VARIABLE, str(transport.port_min)),
-        _value(names.PORT_MAX_VARIABLE, str(transport.port_max)),
-        *_port_values(ports),
-        _value("DIFFUSION_WORKER_DRAIN_SECONDS", str(DRAIN_SECONDS)),
-        _value("HF_HOME", MODELS_PATH),
-    ]
-    if spec.threads is not None:
-        # The libraries read theirs when they are loaded, before the worker could tell them.
-        env += [
-            _value(name, str(spec.threads))
-            for name in ("DIFFUSION_WORKER_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        ]
-    return env
+def _template(spec: RoleSpec, labels: Mapping[str, str], annotations: Mapping[str, str], pod: Object) -> Object:
+    metadata: Object = {"labels": labels}
+    if annotations:
+        metadata["annotations"] = annotations
+    template = {"metadata": metadata, "spec": pod}
+    return merged_template(template, spec.pod_template) if spec.pod_template else template
 
 
-def _router_env(pipeline: Pipeline, ports: Mapping[str, int]) -> list[Variable]:
-    router = pipeline.router
-    return [
-        _field("POD_NAME", "metadata.name"),
-        _field("POD_IP", "status.podIP"),
-        _value("DIFFUSION_ROUTER_PIPELINE", pipeline.name),
-        _value("DIFFUSION_ROUTER_HOST", "0.0.0.0"),
-        *_port_values(ports),
-        _value("DIFFUSION_ROUTER_DATA_DIR", DATA_PATH),
-        _value("DIFFUSION_ROUTER_MODEL_ID", pipeline.model.id),
-        _value("DIFFUSION_ROUTER_LEASE_SECONDS", str(router.lease_seconds)),
-        _value("DIFFUSION_ROUTER_REQUEST_TIMEOUT_SECONDS", str(router.request_timeout_seconds)),
-        _value("DIFFUSION_ROUTER_MAX_QUEUED_REQUESTS", str(router.max_queued_requests)),
-    ]
+def _annotations(pipeline: Pipeline, port: int) -> dict[str, str]:
+    found = {}
+    if pipeline.restart:
+        found[names.RESTART_ANNOTATION] = pipeline.restart
+    if pipeline.scrape_annotations:
+        found |= {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(port),
+            "prometheus.io/path": "/metrics",
+        }
+    return found
 
 
-def _port_values(ports: Mapping[str, int]) -> list[Variable]:
-    return [_value(names.PORT_VARIABLES[name], str(port)) for name, port in ports.items()]
-
-
-def _merged(ours: Sequence[Variable], users: Sequence[tuple[str, str]]) -> list[Variable]:
-    """The user's variables win, and come last so that they may refer to ours."""
-    given = {name for name, _ in users}
-    return [item for item in ours if item["name"] not in given] + [_value(name, value) for name, value in users]
-
-
-def _container(
-    *,
-    image: str,
-    module: str,
-    args: Sequence[str],
-    env: Sequence[Variable],
-    ports: Mapping[str, int],
-    probed: str,
-    mounts: Sequence[Object],
-) -> Object:
-    container: Object = {
-        "name": names.MAIN,
-        "image": image,
-        "command": ["python", "-m", module],
-        "args": list(args),
-        "env": list(env),
-        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
-        "startupProbe": _probe("/healthz", probed, period=10, failures=STARTUP_FAILURES),
-        "livenessProbe": _probe("/healthz", probed, period=10, failures=6),
-        "readinessProbe": _probe("/readyz", probed, period=5, failures=2),
+def _container(spec: RoleSpec, image: Image, default: str, module: str, args: Sequence[str]) -> Object:
+    container: Object = {"name": names.MAIN, "image": reference(image, default)}
+    if image.pull_policy:
+        container["imagePullPolicy"] = image.pull_policy
+    container["command"] = ["python", "-m", module]
+    if args or spec.args:
+        container["args"] = [*args, *spec.args]
+    return container | {
+        # The last thing that a process said is why it ended.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "volumeMounts": list(mounts),
     }
-    if not args:
-        del container["args"]
-    return container
 
 
-def _pod(main: Object, volumes: Sequence[Object], *, grace: int) -> Object:
+def _reached(spec: RoleSpec, ports: Mapping[str, int], *, probed: str, ready: str) -> Object:
+    """Ports and probes. Loading a model takes minutes; until it is loaded a worker is alive but not ready."""
+    failures = ceil(spec.startup_seconds / _STARTUP_PERIOD)
     return {
+        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
+        "startupProbe": _probe("/healthz", probed, period=_STARTUP_PERIOD, failures=failures),
+        "livenessProbe": _probe("/healthz", probed, period=10, failures=6),
+        "readinessProbe": _probe(ready, probed, period=5, failures=2),
+    }
+
+
+def _resources(spec: RoleSpec, extended: Mapping[str, str]) -> Object:
+    """Extended resources are requested and limited alike, unless the user names one: then it is the user's alone."""
+    requests, limits = spec.resources.get("requests", {}), spec.resources.get("limits", {})
+    ours = {name: count for name, count in extended.items() if name not in requests and name not in limits}
+    found = {"requests": {**requests, **ours}, "limits": {**limits, **ours}}
+    given = {kind: {name: str(size) for name, size in sizes.items()} for kind, sizes in found.items() if sizes}
+    return {"resources": given} if given else {}
+
+
+def _pod(pipeline: Pipeline, main: Object, volumes: Sequence[Object], *, grace: int) -> Object:
+    pod: Object = {
+        "serviceAccountName": names.service_account(pipeline),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace,
@@ -167,23 +134,16 @@ def _pod(main: Object, volumes: Sequence[Object], *, grace: int) -> Object:
             "runAsUser": 65532,
             "runAsGroup": 65532,
             "fsGroup": 65532,
+            # Else each start would walk through all files of a claim.
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [main],
         "volumes": list(volumes),
     }
-
-
-def _one_node(pipeline: Pipeline) -> Object:
-    """Shared memory ends at the node, so every worker must be where the others are."""
-    workers = {
-        "matchLabels": {names.PIPELINE_LABEL: pipeline.name},
-        "matchExpressions": [
-            {"key": names.ROLE_LABEL, "operator": "In", "values": [role.value for role in MODEL_ROLES]}
-        ],
-    }
-    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": workers}
-    return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    if pipeline.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in pipeline.pull_secrets]
+    return pod
 
 
 def _probe(path: str, port: str, *, period: int, failures: int) -> Object:
@@ -193,19 +153,3 @@ def _probe(path: str, port: str, *, period: int, failures: int) -> Object:
         "timeoutSeconds": 3,
         "failureThreshold": failures,
     }
-
-
-def _value(name: str, value: str) -> Variable:
-    return {"name": name, "value": value}
-
-
-def _field(name: str, path: str) -> Variable:
-    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
-
-def _empty(name: str) -> Object:
-    return {"name": name, "emptyDir": {}}
-
-
-def _mount(name: str, path: str) -> Object:
-    return {"name": name, "mountPath": path}

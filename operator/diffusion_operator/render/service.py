@@ -16,7 +16,9 @@ def headless_service(pipeline: Pipeline, role: Role, ports: Mapping[str, int]) -
 
 def api_service(pipeline: Pipeline, ports: Mapping[str, int]) -> dict[str, Any]:
     service = _service(pipeline, Role.ROUTER, names.api_service(pipeline), ports)
-    service["spec"] |= {"type": "ClusterIP"}
+    service["spec"] |= {"type": pipeline.router.service_type}
+    if pipeline.router.service_annotations:
+        service["metadata"]["annotations"] = dict(pipeline.router.service_annotations)
     return service
 
 
@@ -24,7 +26,7 @@ def _service(pipeline: Pipeline, role: Role, name: str, ports: Mapping[str, int]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name, "namespace": pipeline.namespace, "labels": names.labels(pipeline, role)},
+        "metadata": names.metadata(pipeline, name, role),
         "spec": {
             "selector": names.selector(pipeline, role),
             "ports": [

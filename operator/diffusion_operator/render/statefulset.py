@@ -1,27 +1,42 @@
 """StatefulSets: one for each role that has pods of its own."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from diffusion_operator.api import Pipeline, RoleSpec
 from diffusion_operator.render import names
 
 
-def stateful_set(pipeline: Pipeline, spec: RoleSpec, template: dict[str, Any]) -> dict[str, Any]:
+def stateful_set(
+    pipeline: Pipeline, spec: RoleSpec, *, replicas: int, template: dict[str, Any], claims: Mapping[str, Any]
+) -> dict[str, Any]:
     name = names.child(pipeline, spec.role)
+    found = {
+        "replicas": replicas,
+        "serviceName": name,
+        # Workers do not depend on one another's order, and a start one by one would multiply the time to load.
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": _update_strategy(spec),
+        "selector": {"matchLabels": names.selector(pipeline, spec.role)},
+        "template": template,
+        **claims,
+    }
+    if spec.min_ready_seconds:
+        found["minReadySeconds"] = spec.min_ready_seconds
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
-        "metadata": {
-            "name": name,
-            "namespace": pipeline.namespace,
-            "labels": names.labels(pipeline, spec.role),
-        },
-        "spec": {
-            "replicas": spec.replicas,
-            "serviceName": name,
-            # Workers do not depend on one another's order, and a start one by one would multiply the time to load.
-            "podManagementPolicy": "Parallel",
-            "selector": {"matchLabels": names.selector(pipeline, spec.role)},
-            "template": template,
-        },
+        "metadata": names.metadata(pipeline, name, spec.role),
+        "spec": found,
     }
+
+
+def _update_strategy(spec: RoleSpec) -> dict[str, Any]:
+    update = spec.update
+    if update.type == "OnDelete":
+        return {"type": "OnDelete"}
+    rolling: dict[str, Any] = {"partition": update.partition}
+    if update.max_unavailable != 1:
+        # API servers without the feature drop the field, and one that is always asked for would always be missing.
+        rolling["maxUnavailable"] = update.max_unavailable
+    return {"type": "RollingUpdate", "rollingUpdate": rolling}

@@ -7,17 +7,25 @@ from typing import Any
 
 import pytest
 
-from contract.transport.peers import LocalPeer, Peer, ProcessPeer, Recorder, StartPeer, eventually, settings
+from contract.transport.peers import (
+    BACKENDS,
+    LocalPeer,
+    Peer,
+    ProcessPeer,
+    Recorder,
+    StartPeer,
+    eventually,
+    here,
+    settings,
+)
 from diffusion_worker.transport import Transport, open_transport
-
-BACKENDS = ("memory", "shm", "tcp", "mooncake")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("backends")
-        if not any(mark.args[0] == "backend" for mark in metafunc.definition.iter_markers("parametrize")):
-            metafunc.parametrize("backend", only.args if only else BACKENDS)
+        if not any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")):
+            metafunc.parametrize("backend", here(only.args if only else BACKENDS))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,15 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
 from contract.transport.producer import Producer
 from diffusion_worker.transport import Descriptor, Transport, open_transport
+from diffusion_worker.transport.devices import describe, devices
 
-TALKING = ("tcp", "mooncake")
+MOONCAKE = ("mooncake-tcp", "mooncake-rdma")
+BACKENDS = ("memory", "shm", "tcp", *MOONCAKE)
+TALKING = ("tcp", "mooncake-tcp")
 """Back ends whose producer takes part in a pull; the others read its memory, whether it runs or is frozen."""
+MEETING = (*TALKING, "mooncake-rdma")
+"""Back ends whose producer takes part in the first pull from it."""
 
 StartPeer = Callable[[], Awaitable[Any]]
 
@@ -26,19 +33,32 @@ POOL = 96 << 20
 PORTS_EACH = 24
 START_SECONDS = 60.0
 
+# An emulated machine is slower: what tests wait for, and what they allow, is this many times as long there.
+SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
+
 # Below the ephemeral ports; another start for each test run, so that TIME-WAIT of the last one does not matter.
 _blocks = itertools.cycle(range(20000, 32000, PORTS_EACH))
 for _ in range(os.getpid() % 500):
     next(_blocks)
 
 
+def here(backends: Iterable[str]) -> list[str]:
+    """Those of the back ends that this machine has: RDMA takes a usable device. REQUIRE_RDMA=1: it must be there."""
+    found = devices()
+    usable = any(device.usable for device in found)
+    if os.environ.get("REQUIRE_RDMA") == "1" and not usable:
+        raise pytest.UsageError(f"REQUIRE_RDMA=1, but {describe(found)}")
+    return [backend for backend in backends if usable or backend != "mooncake-rdma"]
+
+
 def settings(backend: str, pool_size: int = POOL) -> dict[str, Any]:
     """For `open_transport`, with a port range of its own."""
     port_min = next(_blocks)
+    name, _, network = backend.partition("-")
     return {
-        "backend": backend,
-        "protocol": "tcp",
-        "fallback": "Allow",
+        "backend": name,
+        "protocol": network or "tcp",
+        "fallback": "Deny" if network == "rdma" else "Allow",
         "host": "127.0.0.1",
         "pool_size": pool_size,
         "port_min": port_min,
@@ -48,7 +68,7 @@ def settings(backend: str, pool_size: int = POOL) -> dict[str, Any]:
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for a condition, with a deadline."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * SLOWNESS
     while not condition():
         assert time.monotonic() < until, "did not come true in time"
         await asyncio.sleep(0.005)
@@ -195,7 +215,7 @@ async def pulled(consumer: Transport, descriptor: Descriptor, timeout: float = 2
     """The payload, by way of a slot that is given back."""
     slot = consumer.pool.lease(descriptor.payload_bytes, "test")
     try:
-        await consumer.pull(descriptor, slot, timeout=timeout)
+        await consumer.pull(descriptor, slot, timeout=timeout * SLOWNESS)
         return bytes(slot.payload)
     finally:
         consumer.pool.release(slot)

@@ -7,7 +7,9 @@ import pytest
 from contract.transport.peers import settings
 from diffusion_worker.transport import EngineInitFailed, open_transport
 from diffusion_worker.transport.devices import describe, devices
+from diffusion_worker.transport.engine_process import EngineSettings, environment
 from diffusion_worker.transport.open import choose_network
+from diffusion_worker.transport.ports import Ports
 
 
 def openable(path: Path) -> bool:
@@ -47,6 +49,44 @@ def test_of_all_devices_that_the_node_shows_only_the_usable_ones_are_named(tmp_p
     assert "mlx5_4: has no uverbs device" in message
     assert "mlx5_5: no port is ACTIVE (no ports)" in message
     assert choose_network("auto", "Deny", root=tmp_path, openable=openable) == ("rdma", "mlx5_1,mlx5_3")
+
+
+def test_of_the_usable_devices_only_those_that_the_pipeline_allows_are_named(tmp_path: Path) -> None:
+    for index in range(3):
+        add_device(tmp_path, f"mlx5_{index}", verbs=index, given=index != 2)
+    allowed = ["mlx5_1", "mlx5_2", "mlx5_9"]
+    message = describe(devices(tmp_path, openable, allowed))
+    assert "mlx5_0: is not among spec.transport.rdma.devices" in message
+    assert "mlx5_1: usable" in message
+    assert "mlx5_2: /dev/infiniband/uverbs2 can't be opened" in message
+    assert "mlx5_9: is among spec.transport.rdma.devices, but this machine does not show it" in message
+    assert choose_network("auto", "Deny", allowed=allowed, root=tmp_path, openable=openable) == ("rdma", "mlx5_1")
+    with pytest.raises(EngineInitFailed, match="mlx5_9"):
+        choose_network("auto", "Deny", allowed=["mlx5_9"], root=tmp_path, openable=openable)
+
+
+def test_a_port_that_was_down_is_told_also_when_it_is_up_again(tmp_path: Path) -> None:
+    add_device(tmp_path, "mlx5_0", ports=("4: ACTIVE", "1: DOWN"))
+    add_device(tmp_path, "mlx5_1", verbs=1, ports=("1: DOWN",))
+    first, second = (tmp_path / "sys/class/infiniband/mlx5_0/ports" / number for number in "12")
+    (first / "counters").mkdir()
+    (first / "counters/link_downed").write_text("3\n")
+    ports = Ports(["mlx5_0"], tmp_path)
+    (second / "state").write_text("4: ACTIVE\n")
+    assert ports.fault() is None
+    (first / "counters/link_downed").write_text("4\n")
+    assert ports.fault() == "port 1 of mlx5_0 was down for a moment"
+    (first / "state").write_text("1: DOWN\n")
+    assert ports.fault() == "port 1 of mlx5_0 is DOWN"
+    (first / "state").unlink()
+    assert ports.fault() == "port 1 of mlx5_0 is gone"
+    assert Ports([], tmp_path).fault() is None
+
+
+def test_the_gid_index_of_the_pod_reaches_its_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MC_GID_INDEX", "3")
+    given = environment(EngineSettings("127.0.0.1", "rdma", "mlx5_0", 15000, 15063))
+    assert (given["MC_GID_INDEX"], given["MC_FORCE_HCA"]) == ("3", "1")
 
 
 def test_a_machine_without_infiniband_has_no_devices(tmp_path: Path) -> None:

@@ -7,7 +7,18 @@ import time
 
 import pytest
 
-from contract.transport.peers import TALKING, Peer, Recorder, StartPeer, eventually, pulled
+from contract.transport.peers import (
+    MEETING,
+    MOONCAKE,
+    SLOWNESS,
+    TALKING,
+    Peer,
+    Recorder,
+    StartPeer,
+    eventually,
+    here,
+    pulled,
+)
 from contract.transport.producer import content
 from diffusion_worker.transport import (
     OutOfRange,
@@ -19,6 +30,8 @@ from diffusion_worker.transport import (
 )
 
 LARGE = 40 << 20
+WARM = [pytest.param(backend, True, id=f"{backend}-warm") for backend in here(TALKING)]
+FIRST_CONTACT = [pytest.param(backend, False, id=f"{backend}-first contact") for backend in here(MEETING)]
 
 
 async def test_a_killed_peer_is_dead_and_the_others_are_not(
@@ -102,8 +115,7 @@ async def test_a_slot_is_not_leased_again_while_a_cancelled_pull_may_write_to_it
     healthy.release(descriptor.slot)
 
 
-@pytest.mark.backends(*TALKING)
-@pytest.mark.parametrize("warm", [True, False], ids=["warm", "first contact"])
+@pytest.mark.parametrize(("backend", "warm"), [*WARM, *FIRST_CONTACT])
 async def test_a_frozen_peer_costs_its_own_pulls_their_deadline_and_others_nothing(
     start_peer: StartPeer, healthy: Peer, consumer: Transport, warm: bool
 ) -> None:
@@ -119,10 +131,10 @@ async def test_a_frozen_peer_costs_its_own_pulls_their_deadline_and_others_nothi
     while not waiting.done():
         since = time.monotonic()
         assert await pulled(consumer, other) == content(9, 100_000)
-        assert time.monotonic() - since < 1.0
+        assert time.monotonic() - since < 1.0 * SLOWNESS
     with pytest.raises(TransferTimeout):
         await waiting
-    assert 1.5 <= time.monotonic() - begun < 2.5
+    assert 1.5 <= (time.monotonic() - begun) / SLOWNESS < 2.5
 
     # What the frozen peer still sends, or lets through, must not land in a slot that somebody else has by now.
     await eventually(lambda: consumer.pool.slots_used == 0)
@@ -137,16 +149,20 @@ async def test_a_frozen_peer_costs_its_own_pulls_their_deadline_and_others_nothi
     healthy.release(other.slot)
 
 
-@pytest.mark.backends("shm")
-async def test_a_frozen_peers_memory_can_still_be_read(start_peer: StartPeer, consumer: Transport) -> None:
-    """Like a one-sided read: liveness is the heartbeat's, not the transport's."""
+@pytest.mark.backends("shm", "mooncake-rdma")
+async def test_a_frozen_peers_memory_can_still_be_read(
+    backend: str, start_peer: StartPeer, consumer: Transport
+) -> None:
+    """By a one-sided read, or as by one: liveness is the heartbeat's, not the transport's."""
     frozen = await start_peer()
-    descriptor = frozen.publish(11, 100_000)
+    first, descriptor = frozen.publish(7, 1000), frozen.publish(11, 100_000)
+    if backend in MEETING:
+        await pulled(consumer, first)
     frozen.freeze()
     assert await pulled(consumer, descriptor, timeout=2) == content(11, 100_000)
 
 
-@pytest.mark.backends("shm", "tcp", "mooncake")
+@pytest.mark.backends("shm", "tcp", *MOONCAKE)
 async def test_a_restarted_peer_is_another_one(start_peer: StartPeer, consumer: Transport) -> None:
     first = await start_peer()
     old = first.publish(12, 50_000)
@@ -189,11 +205,12 @@ async def test_a_peer_can_be_forgotten_and_met_again(healthy: Peer, consumer: Tr
     healthy.release(descriptor.slot)
 
 
-@pytest.mark.backends(*TALKING)
-async def test_forgetting_a_peer_ends_the_pulls_from_it(start_peer: StartPeer, consumer: Transport) -> None:
+@pytest.mark.parametrize(("backend", "warm"), [*WARM, *FIRST_CONTACT])
+async def test_forgetting_a_peer_ends_the_pulls_from_it(start_peer: StartPeer, consumer: Transport, warm: bool) -> None:
     frozen = await start_peer()
     descriptor = frozen.publish(17, 100_000)
-    await pulled(consumer, descriptor)
+    if warm:
+        await pulled(consumer, descriptor)
     frozen.freeze()
     pulling = [asyncio.create_task(pulled(consumer, descriptor, timeout=30)) for _ in range(3)]
     await eventually(lambda: consumer.pool.slots_used == 3)
@@ -225,5 +242,5 @@ async def test_the_event_loop_runs_on_while_peers_are_pulled_from_and_forgotten(
         await eventually(lambda: consumer.pool.slots_used == 0)
     stop = True
     await ticking
-    assert longest < 0.5
+    assert longest < 0.5 * SLOWNESS
     healthy.release(descriptor.slot)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contract.transport.peers import ProcessPeer, StartPeer, eventually, processes_of, pulled, settings
+from contract.transport.peers import MOONCAKE, ProcessPeer, StartPeer, eventually, processes_of, pulled, settings
 from contract.transport.producer import content
 from diffusion_worker.engine.session import Session
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
@@ -19,7 +19,7 @@ from diffusion_worker.transport.engine_process import EngineProcess, EngineSetti
 from diffusion_worker.transport.pool import allocate
 
 SIZE = 1 << 20
-pytestmark = pytest.mark.backends("mooncake")
+pytestmark = pytest.mark.backends(*MOONCAKE)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def start_engine() -> AsyncIterator[Any]:
     allocate(SIZE, file)
 
     async def start(patience: float = 0.5, **changes: Any) -> EngineProcess:
-        ports = settings("mooncake")
+        ports = settings("mooncake-tcp")
         chosen = EngineSettings("127.0.0.1", "tcp", "", ports["port_min"], ports["port_max"])._replace(**changes)
         engine = await EngineProcess.start(file, SIZE, chosen, patience)
         started.append(engine)
@@ -121,7 +121,7 @@ async def test_a_worker_that_is_killed_takes_its_engines_with_it(start_peer: Sta
 
 
 async def test_a_worker_whose_pool_is_no_longer_served_says_so() -> None:
-    transport: Any = await open_transport(**settings("mooncake", SIZE), incarnation="a")
+    transport: Any = await open_transport(**settings("mooncake-tcp", SIZE), incarnation="a")
     transport._server._process.kill()
     await eventually(lambda: transport.failure is not None)
     assert "ended with status -9" in transport.failure

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from contract.transport.peers import Peer, Recorder, pulled
+from contract.transport.peers import MOONCAKE, Peer, Recorder, pulled
 from contract.transport.producer import content
 from diffusion_worker import payload
 from diffusion_worker.transport import (
@@ -183,9 +183,10 @@ async def test_a_payload_longer_than_the_slot_is_refused_before_anything_is_read
 
 async def test_another_mode_is_refused(healthy: Peer, consumer: Transport, recorder: Recorder) -> None:
     descriptor = healthy.publish(12, 100)
+    other = next(mode for mode in MOONCAKE if mode != descriptor.mode)
     for wrong in (
-        dataclasses.replace(descriptor, mode="mooncake-rdma"),
-        dataclasses.replace(descriptor, session="mooncake-rdma://127.0.0.1:20000/1000+1000"),
+        dataclasses.replace(descriptor, mode=other),
+        dataclasses.replace(descriptor, session=f"{other}://127.0.0.1:20000/1000+1000"),
         dataclasses.replace(descriptor, session="127.0.0.1:20000"),
     ):
         with pytest.raises(ModeMismatch, match=r"spec\.transport"):

@@ -293,7 +293,7 @@ async def test_what_ends_while_the_router_is_away_is_reported_when_it_is_back(
     await router.stop()
     worker.model.let_go(4)
     await worker.until_metrics('tasks_total{outcome="done",role="denoiser"} 1.0')
-    await worker.until_metrics('outcome="invalid_request"')
+    await worker.until_metrics('outcome="invalid_request",role="encoder"} 1.0')
     await router.start()
     again = await worker.stream(after=stream)
     assert {output.task_id for output in again.register.outputs} == {"input of n", "n"}
@@ -308,7 +308,7 @@ async def test_a_fenced_worker_drops_all_and_comes_back_as_another(router: Scrip
     await stream.execute(ENCODE, "waiting")
     router.refusals.append(peer_pb2.Refused(reason=peer_pb2.REFUSAL_REASON_FENCED, message="silent too long"))
     stream.hang_up.set()
-    await worker.until_metrics('outcome="cancelled"')
+    await worker.until_metrics('tasks_total{outcome="cancelled",role="encoder"} 1.0')
     assert len(router.streams) == 1  # compute has not stopped yet, so there is no new incarnation
     worker.model.let_go()
     again = await worker.stream(after=stream)

@@ -19,7 +19,10 @@ DATA = Path("/data")
 def processes(http_port: int = 0, **sections: Any) -> dict[str, LocalProcess]:
     resource = yaml.safe_load((ROOT / "examples/digits.yaml").read_text())
     for section, values in sections.items():
-        resource["spec"].setdefault(section, {}).update(values)
+        if isinstance(values, dict):
+            resource["spec"].setdefault(section, {}).update(values)
+        else:
+            resource["spec"][section] = values
     found = local_processes(render(load_pipeline(resource)), data_dir=DATA, http_port=http_port)
     return {process.pod: process for process in found}
 
@@ -97,10 +100,78 @@ def test_references_are_expanded_as_the_kubelet_does() -> None:
 
 def test_a_variable_that_only_a_cluster_can_fill_is_refused_by_name() -> None:
     children = render(load_pipeline(yaml.safe_load((ROOT / "examples/digits.yaml").read_text())))
-    container = children[2]["spec"]["template"]["spec"]["containers"][0]
+    stateful_set = next(child for child in children if child["kind"] == "StatefulSet")
+    container = stateful_set["spec"]["template"]["spec"]["containers"][0]
     container["env"].append({"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}})
     with pytest.raises(NotLocalError, match="variable TOKEN takes its value from"):
         local_processes(children, data_dir=DATA)
+
+
+def test_what_all_workers_share_comes_from_the_generations_config_map() -> None:
+    found = processes()
+    assert found["digits-encoder-0"].environment["DIFFUSION_WORKER_MODEL_DTYPE"] == "float32"
+    generations = {
+        process.environment["DIFFUSION_WORKER_GENERATION"] for process in found.values() if process.role != "router"
+    }
+    assert len(generations) == 1
+    assert "DIFFUSION_WORKER_MODEL_DTYPE" not in found["digits-router-0"].environment
+
+
+def test_a_variable_of_the_container_wins_over_a_shared_one_and_may_refer_to_it() -> None:
+    env = [{"name": "DIFFUSION_WORKER_MODEL_DTYPE", "value": "$(DIFFUSION_WORKER_MODEL_DTYPE)!"}]
+    found = processes(roles={"decoder": {"env": env}})
+    assert found["digits-decoder-0"].environment["DIFFUSION_WORKER_MODEL_DTYPE"] == "float32!"
+
+
+def test_the_hubs_token_is_this_machines_own() -> None:
+    model = {"source": "Hub", "id": "a/b", "tokenSecretRef": {"name": "hub"}, "cache": {"type": "PerPod"}}
+    environment = processes(model=model)["digits-encoder-0"].environment
+    assert not {"HF_TOKEN", "HF_HOME"} & environment.keys()
+
+
+def test_devices_nodes_and_policies_mean_nothing_here() -> None:
+    found = processes(
+        transport={"protocol": "auto", "rdma": {"resourceName": "rdma/hca", "networks": ["roce"]}},
+        networkPolicy={"mode": "Isolate"},
+        monitoring={"podMonitor": True},
+        roles={"denoiser": {"gpus": 1, "replicas": 2, "nodeSelector": {"a": "b"}, "scaling": {"mode": "External"}}},
+    )
+    assert len(found) == 5
+    assert found["digits-denoiser-0"].environment["DIFFUSION_WORKER_DEVICE"] == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"suspend": True}, "spec.suspend is true"),
+        (
+            {"model": {"source": "PersistentVolumeClaim", "id": "m", "claimName": "c"}},
+            r"digits-encoder: the model lies in a volume \(persistentVolumeClaim\).*set spec.model.source to Path",
+        ),
+        ({"model": {"source": "Image", "id": "r/m:1"}}, r"the model lies in a volume \(image\)"),
+        (
+            {"roles": {"decoder": {"podTemplate": {"spec": {"initContainers": [{"name": "fetch"}]}}}}},
+            "digits-decoder: only the container main runs here",
+        ),
+        (
+            {
+                "roles": {
+                    "decoder": {
+                        "podTemplate": {
+                            "spec": {
+                                "containers": [{"name": "main", "envFrom": [{"configMapRef": {"name": "elsewhere"}}]}]
+                            }
+                        }
+                    }
+                }
+            },
+            "takes its environment from .*elsewhere.*only a cluster has",
+        ),
+    ],
+)
+def test_what_only_a_cluster_can_give_is_refused_with_the_remedy(sections: dict[str, Any], words: str) -> None:
+    with pytest.raises(NotLocalError, match=words):
+        processes(**sections)
 
 
 def test_free_ports_are_free_distinct_and_none_to_avoid() -> None:

@@ -10,60 +10,96 @@ from typing import Any
 import pytest
 import yaml
 
-from diffusion_operator.api import Pipeline, load_pipeline
-from diffusion_operator.render import Images, names, render
+from diffusion_operator.api import Pipeline, Role, load_pipeline
+from diffusion_operator.render import Images, names, render, seed
+from unit.render.children import (
+    IMAGES,
+    Child,
+    environment,
+    example,
+    main_container,
+    of_kind,
+    pipeline,
+    pod_spec,
+    shared_environment,
+    stateful_sets,
+    workers,
+)
 
-ROOT = Path(__file__).parents[3]
-GOLDEN = Path(__file__).parent / "golden"
-IMAGES = Images(worker="example/worker:1", router="example/router:1")
+FOLDER = Path(__file__).parent
+EXAMPLES = ["digits", "digits-colocated", "digits-shm", "digits-external-scaling", "flux-rdma"]
+FEATURES = sorted(file.stem for file in (FOLDER / "features").glob("*.yaml"))
 
 
-def example(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
+def feature(name: str) -> Child:
+    loaded: Child = yaml.safe_load((FOLDER / "features" / f"{name}.yaml").read_text())
     return loaded
 
 
-def pipeline(**roles_and_more: Any) -> Pipeline:
-    resource = example("digits")
-    for key, value in roles_and_more.items():
-        resource["spec"].setdefault(key, {}).update(value)
-    return load_pipeline(resource)
-
-
-def stateful_sets(children: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By role."""
-    return {
-        child["metadata"]["labels"][names.ROLE_LABEL]: child for child in children if child["kind"] == "StatefulSet"
-    }
-
-
-def main_container(stateful_set: dict[str, Any]) -> dict[str, Any]:
-    containers = stateful_set["spec"]["template"]["spec"]["containers"]
-    return next(container for container in containers if container["name"] == "main")
-
-
-def environment(stateful_set: dict[str, Any]) -> dict[str, str]:
-    return {item["name"]: item.get("value", "") for item in main_container(stateful_set)["env"]}
-
-
-@pytest.mark.parametrize("name", ["digits", "digits-colocated", "digits-shm"])
+@pytest.mark.parametrize("name", [*EXAMPLES, *FEATURES])
 def test_the_children_are_those_of_the_golden_file(name: str) -> None:
-    rendered = render(load_pipeline(example(name)), IMAGES)
-    file = GOLDEN / f"{name}.yaml"
+    rendered = render(load_pipeline(example(name) if name in EXAMPLES else feature(name)), IMAGES)
+    file = FOLDER / "golden" / f"{name}.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
         file.write_text(yaml.safe_dump_all(rendered, sort_keys=False))
     assert rendered == list(yaml.safe_load_all(file.read_text()))
 
 
+def test_every_golden_file_is_of_a_pipeline_here() -> None:
+    assert {file.stem for file in (FOLDER / "golden").iterdir()} == {*EXAMPLES, *FEATURES}
+
+
+def everything() -> Pipeline:
+    resource = example("digits")
+    resource["spec"] |= {"networkPolicy": {"mode": "Isolate"}, "monitoring": {"podMonitor": True}}
+    resource["spec"]["roles"]["denoiser"] |= {"replicas": 2, "scaling": {"mode": "External"}}
+    return load_pipeline(resource)
+
+
+def test_what_pods_need_comes_before_the_pods_and_the_router_first() -> None:
+    kinds = [child["kind"] for child in render(everything())]
+    assert list(dict.fromkeys(kinds)) == [
+        "ServiceAccount",
+        "ConfigMap",
+        "Service",
+        "NetworkPolicy",
+        "StatefulSet",
+        "PodDisruptionBudget",
+        "DiffusionPipelineRoleScaler",
+        "PodMonitor",
+    ]
+    assert next(iter(stateful_sets(render(everything())))) == "router"
+
+
+def test_every_child_is_named_after_its_pipeline_and_carries_its_labels() -> None:
+    children = render(everything())
+    for child in children:
+        metadata = child["metadata"]
+        assert metadata["name"].startswith("digits")
+        assert metadata["namespace"] == "default"
+        assert metadata["labels"][names.PIPELINE_LABEL] == "digits"
+        assert metadata["labels"][names.MANAGED_BY_LABEL] == "diffusion-operator"
+    assert len({(child["kind"], child["metadata"]["name"]) for child in children}) == len(children)
+
+
 def test_a_role_is_a_stateful_set_with_a_headless_service_of_the_same_name() -> None:
     children = render(pipeline())
-    services = {child["metadata"]["name"]: child["spec"] for child in children if child["kind"] == "Service"}
+    services = {name: child["spec"] for name, child in of_kind(children, "Service").items()}
     for stateful_set in stateful_sets(children).values():
         name = stateful_set["metadata"]["name"]
         assert stateful_set["spec"]["serviceName"] == name
+        assert stateful_set["spec"]["podManagementPolicy"] == "Parallel"
         assert services[name]["clusterIP"] == "None"
         assert services[name]["publishNotReadyAddresses"] is True
     assert services["digits-router-api"]["type"] == "ClusterIP"
+
+
+def test_the_service_for_clients_is_of_the_type_and_has_the_annotations_that_are_asked_for() -> None:
+    service = {"type": "LoadBalancer", "annotations": {"lb": "internal"}}
+    found = of_kind(render(pipeline(router={"service": service})), "Service")
+    assert found["digits-router-api"]["spec"]["type"] == "LoadBalancer"
+    assert found["digits-router-api"]["metadata"]["annotations"] == {"lb": "internal"}
+    assert "annotations" not in found["digits-router"]["metadata"]
 
 
 def test_selectors_hold_nothing_that_may_change() -> None:
@@ -101,18 +137,23 @@ def test_threads_left_out_leave_the_choice_to_the_libraries() -> None:
 
 
 def test_the_users_variables_win_and_may_refer_to_ours() -> None:
-    env = [{"name": "DIFFUSION_WORKER_DRAIN_SECONDS", "value": "5"}, {"name": "ME", "value": "$(POD_NAME)"}]
+    env = [
+        {"name": "DIFFUSION_WORKER_DRAIN_SECONDS", "value": "5"},
+        {"name": "ME", "value": "$(POD_NAME)"},
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    ]
     decoder = stateful_sets(render(pipeline(roles={"decoder": {"env": env}})))["decoder"]
     variables = main_container(decoder)["env"]
-    assert variables[-2:] == env
+    assert variables[-3:] == env
     assert len({variable["name"] for variable in variables}) == len(variables)
 
 
 def test_the_transport_and_router_settings_reach_the_processes() -> None:
     transport = {"backend": "tcp", "poolSize": "1Gi", "rpcPortRange": {"min": 16000, "max": 16100}}
-    sets = stateful_sets(render(pipeline(transport=transport, router={"leaseSeconds": 9, "grpcPort": 9000})))
+    children = render(pipeline(transport=transport, router={"leaseSeconds": 9, "grpcPort": 9000}))
+    sets = stateful_sets(children)
     worker, router = environment(sets["encoder"]), environment(sets["router"])
-    assert worker["DIFFUSION_WORKER_BACKEND"] == "tcp"
+    assert shared_environment(children)["DIFFUSION_WORKER_BACKEND"] == "tcp"
     assert worker["DIFFUSION_WORKER_POOL_SIZE"] == str(2**30)
     assert (worker["DIFFUSION_WORKER_PORT_MIN"], worker["DIFFUSION_WORKER_PORT_MAX"]) == ("16000", "16100")
     assert worker["DIFFUSION_WORKER_ROUTER"] == "digits-router-0.digits-router.default.svc:9000"
@@ -126,53 +167,166 @@ def test_each_named_port_is_the_one_that_its_variable_names() -> None:
             assert variables[names.PORT_VARIABLES[port["name"]]] == str(port["containerPort"])
 
 
-def generations(given: Pipeline, images: Images = IMAGES) -> set[str]:
-    sets = stateful_sets(render(given, images))
-    workers = [stateful_set for role, stateful_set in sets.items() if role != "router"]
-    labels = {worker["spec"]["template"]["metadata"]["labels"][names.GENERATION_LABEL] for worker in workers}
-    assert labels == {environment(worker)["DIFFUSION_WORKER_GENERATION"] for worker in workers}
-    return labels
+def test_a_worker_has_its_time_to_drain_and_to_start() -> None:
+    decoder = {"drainTimeoutSeconds": 300, "startupTimeoutSeconds": 95}
+    sets = stateful_sets(render(pipeline(roles={"decoder": decoder})))
+    assert environment(sets["decoder"])["DIFFUSION_WORKER_DRAIN_SECONDS"] == "300"
+    assert pod_spec(sets["decoder"])["terminationGracePeriodSeconds"] == 310
+    probe = main_container(sets["decoder"])["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 96
+    probe = main_container(sets["encoder"])["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 1800
 
 
-def test_all_workers_of_a_pipeline_are_of_one_generation() -> None:
-    assert len(generations(pipeline(roles={"denoiser": {"threads": 4}, "encoder": {"args": ["--x"]}}))) == 1
+def test_the_update_strategy_asks_for_max_unavailable_only_where_it_is_not_one() -> None:
+    def strategy(**update: Any) -> Any:
+        found = stateful_sets(render(pipeline(roles={"denoiser": {"updateStrategy": update}})))
+        return found["denoiser"]["spec"]["updateStrategy"]
+
+    assert strategy() == strategy(maxUnavailable=1) == {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}
+    assert strategy(maxUnavailable="50%", partition=2)["rollingUpdate"] == {"partition": 2, "maxUnavailable": "50%"}
+    assert strategy(type="OnDelete") == {"type": "OnDelete"}
 
 
-def test_what_changes_the_meaning_of_a_tensor_changes_the_generation() -> None:
-    seen = [
-        generations(pipeline()),
-        generations(pipeline(model={"dtype": "bfloat16"})),
-        generations(pipeline(model={"source": "Hub", "id": "a/b"})),
-        generations(pipeline(model={"source": "Hub", "id": "a/b", "revision": "2"})),
-        generations(pipeline(transport={"backend": "tcp"})),
-        generations(pipeline(), Images(worker="example/worker:2")),
-    ]
-    assert len(set().union(*seen)) == len(seen)
+def test_gpus_are_requested_and_limited_and_choose_the_device() -> None:
+    denoiser = {"gpus": 2, "resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "8Gi"}}}
+    found = stateful_sets(render(pipeline(roles={"denoiser": denoiser})))
+    assert main_container(found["denoiser"])["resources"] == {
+        "requests": {"cpu": "500m", "nvidia.com/gpu": "2"},
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": "2"},
+    }
+    assert environment(found["denoiser"])["DIFFUSION_WORKER_DEVICE"] == "cuda"
+    assert "resources" not in main_container(found["decoder"])
 
 
-def test_scaling_and_tuning_leave_the_generation_as_it_is() -> None:
-    tuned = pipeline(roles={"denoiser": {"replicas": 5, "threads": 8}}, router={"leaseSeconds": 30})
-    assert generations(tuned) == generations(pipeline())
+def test_scheduling_fields_reach_the_pods_as_they_are() -> None:
+    fields = {
+        "priorityClassName": "high",
+        "schedulerName": "mine",
+        "runtimeClassName": "nvidia",
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    }
+    for role in Role:
+        spec = pod_spec(stateful_sets(render(pipeline(roles={role: fields})))[role])
+        assert {name: spec[name] for name in fields} == fields
 
 
-def test_pods_pass_pod_security_restricted_unless_they_share_memory() -> None:
-    for stateful_set in stateful_sets(render(pipeline())).values():
-        pod, container = stateful_set["spec"]["template"]["spec"], main_container(stateful_set)
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert all(volume.keys() == {"name", "emptyDir"} for volume in pod["volumes"])
+def test_topology_spread_counts_the_pods_of_its_role() -> None:
+    constraint = {"topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
+    found = stateful_sets(render(pipeline(roles={"denoiser": {"topologySpreadConstraints": [constraint]}})))["denoiser"]
+    selector = {"matchLabels": found["spec"]["selector"]["matchLabels"]}
+    assert pod_spec(found)["topologySpreadConstraints"] == [{"maxSkew": 1, **constraint, "labelSelector": selector}]
 
 
-def test_workers_that_share_memory_are_placed_on_one_node() -> None:
-    for role, stateful_set in stateful_sets(render(load_pipeline(example("digits-shm")))).items():
-        pod = stateful_set["spec"]["template"]["spec"]
-        assert ("affinity" in pod) == (role != "router")
-        assert any(volume.get("hostPath", {}).get("path") == "/dev/shm" for volume in pod["volumes"]) == (
-            role != "router"
-        )
+def test_a_suspended_pipeline_keeps_everything_but_its_pods() -> None:
+    running, suspended = render(pipeline()), render(pipeline(suspend=True))
+    for stateful_set in stateful_sets(suspended).values():
+        assert stateful_set["spec"].pop("replicas") == 0
+    for stateful_set in stateful_sets(running).values():
+        assert stateful_set["spec"].pop("replicas") == 1
+    assert suspended == running
+
+
+def test_a_restart_changes_an_annotation_of_all_pods() -> None:
+    resource = example("digits")
+    resource["spec"]["restart"] = {"id": "monday"}
+    for stateful_set in stateful_sets(render(load_pipeline(resource))).values():
+        annotations = stateful_set["spec"]["template"]["metadata"]["annotations"]
+        assert annotations[names.RESTART_ANNOTATION] == "monday"
+
+
+def test_pods_use_an_account_without_token_of_their_own_or_the_one_that_is_named() -> None:
+    children = render(pipeline())
+    (account,) = of_kind(children, "ServiceAccount").values()
+    assert account["automountServiceAccountToken"] is False
+    named = render(pipeline(serviceAccountName="mine"))
+    assert of_kind(named, "ServiceAccount") == {}
+    for found, name in ((children, account["metadata"]["name"]), (named, "mine")):
+        for stateful_set in stateful_sets(found).values():
+            assert pod_spec(stateful_set)["serviceAccountName"] == name
+            assert pod_spec(stateful_set)["automountServiceAccountToken"] is False
+
+
+def test_pull_secrets_and_pull_policy_reach_the_pods() -> None:
+    given = pipeline(imagePullSecrets=[{"name": "registry"}], image={"pullPolicy": "Always"})
+    for role, stateful_set in stateful_sets(render(given)).items():
+        assert pod_spec(stateful_set)["imagePullSecrets"] == [{"name": "registry"}]
+        assert main_container(stateful_set).get("imagePullPolicy") == (None if role == "router" else "Always")
+
+
+@pytest.mark.parametrize(
+    ("given", "default", "image"),
+    [
+        ({}, "example/worker:1", "example/worker:1"),
+        ({"tag": "2"}, "registry:5000/worker:1", "registry:5000/worker:2"),
+        ({"tag": "2"}, "registry:5000/worker", "registry:5000/worker:2"),
+        ({"repository": "mine"}, "example/worker:1", "mine:1"),
+        ({"repository": "mine", "tag": "2"}, "example/worker@sha256:" + "1" * 64, "mine:2"),
+        ({"digest": "sha256:" + "0" * 64, "tag": "2"}, "example/worker:1", "example/worker@sha256:" + "0" * 64),
+        ({"repository": "mine"}, "example/worker", "mine"),
+    ],
+)
+def test_what_a_resource_says_of_an_image_wins_over_the_operators(given: Child, default: str, image: str) -> None:
+    children = render(pipeline(image=given, router={"image": given}), Images(worker=default, router=default))
+    assert {main_container(stateful_set)["image"] for stateful_set in stateful_sets(children).values()} == {image}
+
+
+def test_pods_say_where_their_metrics_are_unless_told_not_to() -> None:
+    for role, stateful_set in stateful_sets(render(pipeline())).items():
+        annotations = stateful_set["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == ("8000" if role == "router" else "8080")
+    for stateful_set in stateful_sets(render(pipeline(monitoring={"scrapeAnnotations": False}))).values():
+        assert "annotations" not in stateful_set["spec"]["template"]["metadata"]
+
+
+def test_a_pod_monitor_is_made_if_asked_for_and_names_ports_that_pods_have() -> None:
+    assert of_kind(render(pipeline()), "PodMonitor") == {}
+    children = render(pipeline(monitoring={"podMonitor": True}))
+    (monitor,) = of_kind(children, "PodMonitor").values()
+    named = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    for stateful_set in stateful_sets(children).values():
+        assert len(named & {port["name"] for port in main_container(stateful_set)["ports"]}) == 1
+
+
+def test_a_role_has_a_disruption_budget_while_it_has_more_than_one_pod() -> None:
+    roles = {"encoder": {"replicas": 2}, "denoiser": {"replicas": 3, "disruptionBudget": {"maxUnavailable": "50%"}}}
+    children = render(pipeline(roles=roles | {"decoder": {"replicas": 4, "disruptionBudget": {"enabled": False}}}))
+    budgets = {name: child["spec"] for name, child in of_kind(children, "PodDisruptionBudget").items()}
+    assert {name: budget["maxUnavailable"] for name, budget in budgets.items()} == {
+        "digits-encoder": 1,
+        "digits-denoiser": "50%",
+    }
+    for name, budget in budgets.items():
+        assert budget["selector"] == of_kind(children, "StatefulSet")[name]["spec"]["selector"]
+
+
+def test_the_scaler_of_an_external_role_says_how_many_pods_it_has() -> None:
+    given = pipeline(roles={"denoiser": {"replicas": 2, "scaling": {"mode": "External"}}})
+    children = render(given, counts={Role.DENOISER: 5, Role.ENCODER: 7})
+    assert {role: child["spec"]["replicas"] for role, child in stateful_sets(children).items()} == {
+        "router": 1,
+        "encoder": 1,
+        "denoiser": 5,
+        "decoder": 1,
+    }
+    assert stateful_sets(render(given))["denoiser"]["spec"]["replicas"] == 2
+    assert of_kind(children, "PodDisruptionBudget").keys() == {"digits-denoiser"}
+    assert of_kind(render(given, counts={Role.DENOISER: 1}), "PodDisruptionBudget") == {}
+
+
+def test_a_scaler_is_applied_without_replicas_and_seeded_with_one_at_least() -> None:
+    given = pipeline(roles={"denoiser": {"scaling": {"mode": "External"}}})
+    (scaler,) = of_kind(render(given), "DiffusionPipelineRoleScaler").values()
+    assert scaler["metadata"]["name"] == "digits-denoiser"
+    assert scaler["spec"] == {"pipelineRef": {"name": "digits"}, "role": "denoiser"}
+    assert seed(scaler, 4)["spec"] == {**scaler["spec"], "replicas": 4}
+    assert seed(scaler, 0)["spec"]["replicas"] == 1
 
 
 def test_rendering_is_pure() -> None:
-    assert render(pipeline(), IMAGES) == render(pipeline(), IMAGES)
+    given = everything()
+    first = render(given, IMAGES)
+    workers(first)[0]["spec"]["template"]["spec"]["containers"][0]["env"].clear()
+    assert render(given, IMAGES) == render(everything(), IMAGES)

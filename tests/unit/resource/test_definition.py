@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cel
 import pytest
 import yaml
 
 from diffusion_operator.api import Role, crd, load_pipeline
+from diffusion_operator.api.rules import rule_errors
+from diffusion_operator.api.schema import with_defaults as with_field_defaults
 
 ROOT = Path(__file__).parents[3]
-DEFINITION: dict[str, Any] = yaml.safe_load(crd.definition_text())
+DEFINITION: dict[str, Any] = crd.definition()
+PLURALS = (crd.PLURAL, crd.SCALER_PLURAL)
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
@@ -30,42 +34,81 @@ def test_the_wheel_carries_the_file_that_kubectl_applies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert included["crds"] == "diffusion_operator/crds"
-    assert crd.definition_text() == (ROOT / "crds" / crd.FILE).read_text()
+    for plural in PLURALS:
+        assert crd.definition_text(plural) == (ROOT / "crds" / f"{plural}.yaml").read_text()
+    assert sorted(f"{plural}.yaml" for plural in PLURALS) == sorted(file.name for file in (ROOT / "crds").iterdir())
 
 
-def test_it_is_small_enough_for_a_plain_kubectl_apply() -> None:
-    assert len(json.dumps(DEFINITION, separators=(",", ":"))) < 128 * 1024
+@pytest.mark.parametrize("plural", PLURALS)
+def test_it_is_small_enough_for_a_plain_kubectl_apply(plural: str) -> None:
+    assert len(json.dumps(crd.definition(plural), separators=(",", ":"))) < 128 * 1024
 
 
-def test_every_field_is_described() -> None:
-    silent = [path for path, field in fields(crd.schema()) if path != ".metadata" and not field.get("description")]
+@pytest.mark.parametrize("plural", PLURALS)
+def test_every_field_is_described(plural: str) -> None:
+    silent = [
+        path for path, field in fields(crd.schema(plural)) if path != ".metadata" and not field.get("description")
+    ]
     assert silent == []
 
 
-def test_every_field_has_a_type_as_a_structural_schema_must() -> None:
+@pytest.mark.parametrize("plural", PLURALS)
+def test_every_field_has_a_type_as_a_structural_schema_must(plural: str) -> None:
     untyped = [
         path
-        for path, field in fields(crd.schema())
+        for path, field in fields(crd.schema(plural))
         if "type" not in field and not field.get("x-kubernetes-int-or-string")
     ]
     assert untyped == []
 
 
-def test_lists_and_texts_are_bounded_so_that_the_rules_cost_is_bounded() -> None:
+@pytest.mark.parametrize("plural", PLURALS)
+def test_lists_maps_and_texts_are_bounded_so_that_the_rules_cost_is_bounded(plural: str) -> None:
     unbounded = [
         path
-        for path, field in fields(crd.schema()["properties"]["spec"])
+        for path, field in fields(crd.schema(plural)["properties"]["spec"])
         if (field.get("type") == "array" and "maxItems" not in field)
+        or ("additionalProperties" in field and "maxProperties" not in field)
         or (field.get("type") == "string" and not {"maxLength", "enum"} & field.keys())
+        or (field.get("x-kubernetes-int-or-string") and "maxLength" not in field)
     ]
     assert unbounded == []
 
 
 def test_parents_of_defaults_have_a_default_themselves() -> None:
+    optional = {".transport.rdma", ".model.tokenSecretRef"}
     for path, field in fields(crd.schema()["properties"]["spec"]):
         inner = any("default" in child for child in field.get("properties", {}).values())
-        required = path in {".model"} or path.endswith("[]")
+        required = path == ".model" or path in optional or path.endswith("[]")
         assert not inner or required or "default" in field, path
+
+
+def test_the_default_of_an_object_passes_its_rules_as_it_stands() -> None:
+    """The API server evaluates them before it fills in the defaults within, and refuses the definition if one fails."""
+    for path, field in fields(crd.schema()):
+        default = field.get("default")
+        if isinstance(default, dict):
+            assert list(rule_errors(default, field)) == [], path
+            transitions = [
+                rule["rule"] for rule in field.get("x-kubernetes-validations", ()) if "oldSelf" in rule["rule"]
+            ]
+            for rule in transitions:
+                context = cel.Context(variables={"self": default, "oldSelf": default})
+                assert cel.compile(rule).execute(context) is True, path
+
+
+def test_the_default_of_an_object_says_what_its_fields_defaults_say() -> None:
+    for path, field in fields(crd.schema()):
+        default = field.get("default")
+        if isinstance(default, dict):
+            filled = with_field_defaults({}, field)
+            assert with_field_defaults(default, field) == filled, path
+
+
+def test_a_role_scaler_has_replicas_from_the_start_so_that_its_scale_can_be_read() -> None:
+    scale = crd.definition(crd.SCALER_PLURAL)["spec"]["versions"][0]["subresources"]["scale"]
+    assert scale["specReplicasPath"] == ".spec.replicas"
+    assert crd.schema(crd.SCALER_PLURAL)["properties"]["spec"]["properties"]["replicas"]["default"] == 1
 
 
 def test_scaling_addresses_the_denoiser() -> None:

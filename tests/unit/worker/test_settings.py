@@ -28,6 +28,12 @@ def test_roles_may_come_from_the_environment_as_a_comma_list_or_json(
     assert read_settings(["--role", "denoiser"]).roles == [Role.DENOISER]
 
 
+def test_rdma_devices_are_a_comma_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings(ENCODER).rdma_devices == []
+    monkeypatch.setenv("DIFFUSION_WORKER_RDMA_DEVICES", "mlx5_0,mlx5_1")
+    assert read_settings(ENCODER).rdma_devices == ["mlx5_0", "mlx5_1"]
+
+
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFUSION_WORKER_MODEL_ID", "")
     assert read_settings(ENCODER).model_id == "digits"

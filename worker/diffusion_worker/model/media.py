@@ -31,6 +31,9 @@ IMAGE_FORMATS = {
 }
 VIDEO_CRF = 17
 """Constant rate factor of H.264: 17 can't be told from the frames by eye."""
+# On pictures of up to 64 pixels x264's look-ahead searches beyond what it filled in, with some processors'
+# instructions: the same frames then give another file now and then. Without the macroblock tree nothing depends on it.
+_SMALL_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,10 @@ def encode_video(frames: Frames, fps: int, audio: Audio | None = None) -> Media:
         with av.open(
             str(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
         ) as container:
-            stream = container.add_stream("libx264", rate=fps, options={"crf": str(VIDEO_CRF), "preset": "medium"})
+            options = {"crf": str(VIDEO_CRF), "preset": "medium"}
+            if min(width, height) < _SMALL_SIDE:
+                options["x264-params"] = "mbtree=0"
+            stream = container.add_stream("libx264", rate=fps, options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
             stream.codec_context.thread_count = 1
             stream.codec_context.time_base = Fraction(1, fps)

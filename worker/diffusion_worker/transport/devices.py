@@ -5,9 +5,11 @@ name-space it. Mooncake's own discovery picks from all of them, so the usable on
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+from diffusion_worker.transport.ports import ACTIVE, attribute, ports_of, state_of
 
 Openable = Callable[[Path], bool]
 
@@ -33,12 +35,14 @@ def opens(path: Path) -> bool:
     return True
 
 
-def devices(root: Path = Path("/"), openable: Openable = opens) -> list[Device]:
-    """All HCAs below `root` (a file system's root), sorted by name."""
+def devices(root: Path = Path("/"), openable: Openable = opens, allowed: Collection[str] = frozenset()) -> list[Device]:
+    """All HCAs below `root` (a file system's root), sorted by name. `allowed`: only these may be used; empty: all."""
     infiniband = root / "sys/class/infiniband"
-    if not infiniband.is_dir():
-        return []
-    return [Device(entry.name, _obstacle(root, entry.name, openable)) for entry in sorted(infiniband.iterdir())]
+    shown = {entry.name for entry in infiniband.iterdir()} if infiniband.is_dir() else set()
+    return [
+        Device(name, _refusal(name, shown, allowed) or _obstacle(root, name, openable))
+        for name in sorted(shown | set(allowed))
+    ]
 
 
 def describe(found: list[Device]) -> str:
@@ -48,27 +52,26 @@ def describe(found: list[Device]) -> str:
     return "; ".join(f"{device.name}: {device.obstacle or 'usable'}" for device in found)
 
 
+def _refusal(name: str, shown: Collection[str], allowed: Collection[str]) -> str | None:
+    if allowed and name not in allowed:
+        return "is not among spec.transport.rdma.devices"
+    if name not in shown:
+        return "is among spec.transport.rdma.devices, but this machine does not show it"
+    return None
+
+
 def _obstacle(root: Path, name: str, openable: Openable) -> str | None:
     verbs = sorted(
-        entry.name for entry in (root / "sys/class/infiniband_verbs").glob("uverbs*") if _read(entry / "ibdev") == name
+        entry.name
+        for entry in (root / "sys/class/infiniband_verbs").glob("uverbs*")
+        if attribute(entry / "ibdev") == name
     )
     if not verbs:
         return "has no uverbs device"
     if not openable(root / "dev/infiniband" / verbs[0]):
         return f"/dev/infiniband/{verbs[0]} can't be opened (was the device given to this container?)"
-    # "4: ACTIVE"
-    states = {
-        port.name: _read(port / "state").partition(": ")[2]
-        for port in sorted((root / "sys/class/infiniband" / name / "ports").glob("*"))
-    }
-    if "ACTIVE" not in states.values():
+    states = {port.name: state_of(port) for port in ports_of(root, name)}
+    if ACTIVE not in states.values():
         seen = ", ".join(f"port {port} {state or 'unknown'}" for port, state in states.items())
         return f"no port is ACTIVE ({seen or 'no ports'})"
     return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

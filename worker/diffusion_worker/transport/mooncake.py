@@ -22,6 +22,7 @@ from diffusion_worker.transport.engine_process import EngineProcess, EngineSetti
 from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead, TransportError
 from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot, allocate
+from diffusion_worker.transport.ports import Ports
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 
 # Ports of a killed process are in TIME-WAIT for a minute.
@@ -29,6 +30,7 @@ PATIENCE: Final = 70.0
 PULL_PATIENCE: Final = 5.0
 CLOSE_SECONDS: Final = 5.0
 SPARE_SECONDS: Final = 1.0
+PORT_SECONDS: Final = 1.0
 # Processes kept for peers; the least recently used goes first.
 LINKS: Final = 16
 
@@ -65,6 +67,7 @@ class MooncakeTransport(PullingTransport):
         pool_file: int,
         server: EngineProcess,
         settings: EngineSettings,
+        ports: Ports,
         observer: TransferObserver | None,
     ) -> None:
         super().__init__(pool, observer)
@@ -74,7 +77,9 @@ class MooncakeTransport(PullingTransport):
         self._links: dict[str, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare: asyncio.Task[EngineProcess] | None = self._start_engine()
-        self._watcher = asyncio.create_task(self._watch())
+        self._watchers = [asyncio.create_task(self._watch_server())]
+        if settings.devices:
+            self._watchers.append(asyncio.create_task(self._watch_ports(ports)))
 
     @staticmethod
     async def open(
@@ -87,6 +92,7 @@ class MooncakeTransport(PullingTransport):
     ) -> "MooncakeTransport":
         """Raises EngineInitFailed after at most `patience` seconds and the time that a process takes to start."""
         pool_file = os.memfd_create("diffusion-pool")
+        ports = Ports(settings.devices.split(",") if settings.devices else ())
         try:
             memory = allocate(pool_size, pool_file)
             server = await EngineProcess.start(pool_file, len(memory), settings, patience)
@@ -100,7 +106,7 @@ class MooncakeTransport(PullingTransport):
             session=server.session,
             address=Session.parse(server.session).address,
         )
-        return MooncakeTransport(pool, pool_file, server, settings, observer)
+        return MooncakeTransport(pool, pool_file, server, settings, ports, observer)
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
         try:
@@ -142,7 +148,8 @@ class MooncakeTransport(PullingTransport):
             self._spawn(self._end(link))
 
     async def close(self) -> None:
-        self._watcher.cancel()
+        for watcher in self._watchers:
+            watcher.cancel()
         for incarnation in list(self._links):
             self.drop_peer(incarnation)
         if self._spare is not None:
@@ -227,10 +234,16 @@ class MooncakeTransport(PullingTransport):
         start = EngineProcess.start(self._pool_file, self.pool.size, self._settings, PULL_PATIENCE)
         return asyncio.create_task(start)
 
-    async def _watch(self) -> None:
+    async def _watch_server(self) -> None:
         status = await self._server.wait()
         self.failure = f"the engine process that serves this worker's pool ended with status {status}"
         log.error("pool_server_ended", status=status)
+
+    async def _watch_ports(self, ports: Ports) -> None:
+        while (fault := await asyncio.to_thread(ports.fault)) is None:  # noqa: ASYNC110  # the kernel tells nobody
+            await asyncio.sleep(PORT_SECONDS)
+        self.failure = f"{fault}, and Mooncake's engines do not get over that: the pool can't be pulled from any more"
+        log.error("rdma_port_failed", fault=fault)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,5 +1,6 @@
 """From settings to a transport: which back end, and RDMA or TCP."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,14 @@ log = structlog.get_logger()
 
 
 def choose_network(
-    protocol: str, fallback: str, *, root: Path = Path("/"), openable: Openable = opens
+    protocol: str,
+    fallback: str,
+    *,
+    allowed: Collection[str] = frozenset(),
+    root: Path = Path("/"),
+    openable: Openable = opens,
 ) -> tuple[str, str]:
-    """For Mooncake: ("rdma", names of devices) or ("tcp", "").
+    """For Mooncake: ("rdma", names of devices) or ("tcp", ""). `allowed` are the devices to choose from; empty: all.
 
     With fallback Deny only protocol tcp, which asks for TCP in so many words, gets TCP. Raises EngineInitFailed.
     """
@@ -35,7 +41,7 @@ def choose_network(
         )
     if protocol == "tcp":
         return "tcp", ""
-    found = devices(root, openable)
+    found = devices(root, openable, allowed)
     if usable := [device.name for device in found if device.usable]:
         return "rdma", ",".join(usable)
     if fallback == "Deny":
@@ -67,6 +73,7 @@ async def open_transport(
     port_min: int,
     port_max: int,
     incarnation: str,
+    rdma_devices: Collection[str] = frozenset(),
     observer: TransferObserver | None = None,
     patience: float = PATIENCE,
 ) -> Transport:
@@ -75,11 +82,12 @@ async def open_transport(
     `backend` is mooncake, tcp, shm or memory (in this process, for tests); `protocol` is auto, rdma or tcp and
     `fallback` Allow or Deny; `host` is the address that peers reach this worker by; ports are taken from
     `port_min` to `port_max`, both included (Mooncake: two, and two more for each peer that is pulled from, and as many
-    again may be in TIME-WAIT). `patience` in seconds is for ports that are not free yet.
+    again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any.
+    `patience` in seconds is for ports that are not free yet.
     Raises EngineInitFailed, which names what is missing.
     """
     if backend == "mooncake":
-        network, names = choose_network(protocol, fallback)
+        network, names = choose_network(protocol, fallback, allowed=rdma_devices)
         settings = EngineSettings(host, network, names, port_min, port_max)
         log.info("transport_opening", backend=backend, network=network, devices=names)
         return await MooncakeTransport.open(

@@ -1,0 +1,6 @@
+"""`python -m diffusion_operator`."""
+
+from diffusion_operator.app import main
+from diffusion_operator.settings import read_settings
+
+main(read_settings())

@@ -1,0 +1,42 @@
+"""What a resource says of its model."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretKey:
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    type: str
+    """EmptyDir, PersistentVolumeClaim or PerPod."""
+    claim: str
+    """Of type PersistentVolumeClaim."""
+    size: str
+    """A quantity. Empty: no limit."""
+    storage_class: str
+    """Empty: the cluster's default."""
+    path: str
+    read_only: bool
+    download: bool
+    """False: only what is there already is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    source: str
+    """Bundled, Path, Hub, PersistentVolumeClaim or Image."""
+    id: str
+    revision: str
+    """Empty: the repository's default branch."""
+    claim: str
+    """Of source PersistentVolumeClaim."""
+    sub_path: str
+    """Folder in the claim or image. Empty: its root."""
+    dtype: str
+    allow_pickle: bool
+    token: SecretKey | None
+    cache: Cache

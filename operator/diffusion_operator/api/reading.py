@@ -1,0 +1,168 @@
+"""A resource with its defaults -> typed values.
+
+Defaults that the definition states are filled in before. A role's own are here: the definition cannot state them, since
+a colocated role must be seen to have none of them set.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diffusion_operator.api.model import Cache, Model, SecretKey
+from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
+from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
+from diffusion_operator.api.quantity import parse_quantity
+from diffusion_operator.api.role import CacheRetention, DisruptionBudget, Object, Role, RoleSpec, UpdateStrategy
+from diffusion_operator.api.transport import Rdma, Transport
+
+BUNDLED_MODEL: Final = "digits"
+CLAIM_SIZE: Final = "50Gi"
+ROUTER_CLAIM_SIZE: Final = "10Gi"
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+DRAIN_SECONDS: Final = 120
+STARTUP_SECONDS: Final = 1800
+
+_SCHEDULING: Final = ("priorityClassName", "schedulerName", "runtimeClassName", "nodeSelector", "tolerations")
+
+
+def from_defaulted(resource: Object) -> Pipeline:
+    """Raises InvalidResourceError for what the definition cannot check: the inside of pod templates."""
+    metadata, spec = resource["metadata"], resource["spec"]
+    denoisers = spec["roles"][Role.DENOISER]["replicas"]
+    shared_memory = spec["sharedMemorySize"]
+    return Pipeline(
+        name=metadata["name"],
+        namespace=metadata.get("namespace", "default"),
+        suspended=spec["suspend"],
+        restart=spec.get("restart", {}).get("id", ""),
+        image=_image(spec.get("image", {})),
+        pull_secrets=tuple(secret["name"] for secret in spec.get("imagePullSecrets", ())),
+        service_account=spec.get("serviceAccountName", ""),
+        model=_model(spec["model"]),
+        roles={role: _role(role, spec["roles"].get(role, {}), denoisers) for role in Role},
+        transport=_transport(spec["transport"]),
+        shared_memory=str(shared_memory) if parse_quantity(shared_memory) else "",
+        router=_router(spec["router"]),
+        pod_monitor=spec["monitoring"]["podMonitor"],
+        scrape_annotations=spec["monitoring"]["scrapeAnnotations"],
+        isolated=spec["networkPolicy"]["mode"] == "Isolate",
+    )
+
+
+def _image(spec: Object) -> Image:
+    return Image(
+        repository=spec.get("repository", ""),
+        tag=spec.get("tag", ""),
+        digest=spec.get("digest", ""),
+        pull_policy=spec.get("pullPolicy", ""),
+    )
+
+
+def _model(spec: Object) -> Model:
+    token, cache = spec.get("tokenSecretRef"), spec["cache"]
+    return Model(
+        source=spec["source"],
+        id=spec.get("id", BUNDLED_MODEL),
+        revision=spec.get("revision", ""),
+        claim=spec.get("claimName", ""),
+        sub_path=spec.get("subPath", ""),
+        dtype=spec["dtype"],
+        allow_pickle=spec["allowPickle"],
+        token=SecretKey(name=token["name"], key=token["key"]) if token else None,
+        cache=Cache(
+            type=cache["type"],
+            claim=cache.get("claimName", ""),
+            size=str(cache.get("size", CLAIM_SIZE if cache["type"] == "PerPod" else "")),
+            storage_class=cache.get("storageClassName", ""),
+            path=cache["mountPath"],
+            read_only=cache["readOnly"],
+            download=cache["downloadPolicy"] == "IfNotPresent",
+        ),
+    )
+
+
+def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
+    colocated = "colocateWith" in spec
+    gpus = spec.get("gpus", 0)
+    update, disruption = spec.get("updateStrategy", {}), spec.get("disruptionBudget", {})
+    retention = spec.get("cacheRetention", {})
+    path = ("spec", "roles", str(role))
+    return RoleSpec(
+        role=role,
+        replicas=denoisers if colocated else spec.get("replicas", 1),
+        colocated=colocated,
+        external=spec.get("scaling", {}).get("mode") == "External",
+        gpus=gpus,
+        gpu_resource=spec.get("gpuResourceName", GPU_RESOURCE),
+        device=spec.get("device", "cuda" if gpus else "cpu"),
+        threads=spec.get("threads"),
+        resources=spec.get("resources", {}),
+        env=tuple(_variable(item) for item in spec.get("env", ())),
+        args=tuple(spec.get("args", ())),
+        pod_template=check_pod_template(spec.get("podTemplate", {}), (*path, "podTemplate")),
+        update=UpdateStrategy(
+            type=update.get("type", "RollingUpdate"),
+            partition=update.get("partition", 0),
+            max_unavailable=update.get("maxUnavailable", 1),
+        ),
+        min_ready_seconds=spec.get("minReadySeconds", 0),
+        drain_seconds=spec.get("drainTimeoutSeconds", DRAIN_SECONDS),
+        startup_seconds=spec.get("startupTimeoutSeconds", STARTUP_SECONDS),
+        disruption=DisruptionBudget(
+            enabled=disruption.get("enabled", True), max_unavailable=disruption.get("maxUnavailable", 1)
+        ),
+        scheduling={name: spec[name] for name in _SCHEDULING if spec.get(name)},
+        affinity=check_affinity(spec.get("affinity", {}), (*path, "affinity")),
+        spread=tuple(spec.get("topologySpreadConstraints", ())),
+        cache_retention=CacheRetention(
+            when_scaled=retention.get("whenScaled", "Retain"), when_deleted=retention.get("whenDeleted", "Delete")
+        ),
+    )
+
+
+def _variable(spec: Object) -> Object:
+    """As Kubernetes keeps it: without a value that is empty."""
+    return {key: value for key, value in spec.items() if value != ""}
+
+
+def _transport(spec: Object) -> Transport:
+    rdma = spec.get("rdma")
+    return Transport(
+        backend=spec["backend"],
+        protocol=spec["protocol"],
+        fallback=spec["fallback"],
+        rdma=None if rdma is None else _rdma(rdma),
+        pool_size=parse_quantity(spec["poolSize"]),
+        port_min=spec["rpcPortRange"]["min"],
+        port_max=spec["rpcPortRange"]["max"],
+    )
+
+
+def _rdma(spec: Object) -> Rdma:
+    return Rdma(
+        resource=spec.get("resourceName", ""),
+        count=spec["count"],
+        devices=tuple(spec.get("devices", ())),
+        gid_index=spec.get("gidIndex"),
+        ipc_lock=spec["ipcLock"],
+        networks=tuple(spec.get("networks", ())),
+        host_network=spec["hostNetwork"],
+    )
+
+
+def _router(spec: Object) -> RouterSettings:
+    storage: Mapping[str, Any] = spec["storage"]
+    return RouterSettings(
+        image=_image(spec.get("image", {})),
+        http_port=spec["httpPort"],
+        grpc_port=spec["grpcPort"],
+        lease_seconds=spec["leaseSeconds"],
+        request_timeout_seconds=spec["requestTimeoutSeconds"],
+        max_queued_requests=spec["maxQueuedRequests"],
+        storage=Storage(
+            type=storage["type"],
+            size=str(storage.get("size", ROUTER_CLAIM_SIZE if storage["type"] == "PersistentVolumeClaim" else "")),
+            storage_class=storage.get("storageClassName", ""),
+        ),
+        service_type=spec["service"]["type"],
+        service_annotations=spec["service"].get("annotations", {}),
+    )

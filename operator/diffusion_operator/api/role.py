@@ -1,0 +1,74 @@
+"""What a resource says of one role."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+Object = Mapping[str, Any]
+"""A piece of a Kubernetes object. Never changed."""
+
+
+class Role(StrEnum):
+    ENCODER = "encoder"
+    DENOISER = "denoiser"
+    DECODER = "decoder"
+    ROUTER = "router"
+
+
+MODEL_ROLES: Final = (Role.ENCODER, Role.DENOISER, Role.DECODER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateStrategy:
+    type: str
+    """RollingUpdate or OnDelete."""
+    partition: int
+    max_unavailable: int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisruptionBudget:
+    enabled: bool
+    max_unavailable: int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheRetention:
+    when_scaled: str
+    """Retain or Delete."""
+    when_deleted: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleSpec:
+    """Of a colocated role, only `role`, `replicas` and `colocated` have a meaning."""
+
+    role: Role
+    replicas: int
+    """Pods; of a colocated role, those of the denoiser. Of an external role, what its scaler starts with."""
+    colocated: bool
+    """Runs in the denoiser's process."""
+    external: bool
+    """Its scaler says how many pods it has."""
+    gpus: int
+    gpu_resource: str
+    device: str
+    """cpu or cuda."""
+    threads: int | None
+    """None: the libraries decide."""
+    resources: Object
+    env: tuple[Object, ...]
+    args: tuple[str, ...]
+    pod_template: Object
+    update: UpdateStrategy
+    min_ready_seconds: int
+    drain_seconds: int
+    startup_seconds: int
+    disruption: DisruptionBudget
+    scheduling: Object
+    """Fields of the pod's spec, as Kubernetes has them: priorityClassName, nodeSelector, tolerations …"""
+    affinity: Object
+    spread: tuple[Object, ...]
+    """topologySpreadConstraints, without the selector."""
+    cache_retention: CacheRetention

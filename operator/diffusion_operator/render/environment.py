@@ -1,0 +1,80 @@
+"""The environment of the container main: what a process is told of its pod, its role and its peers.
+
+Variables that all workers of a pipeline share are in the generation's ConfigMap; here are the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffusion_operator.api import Pipeline, Role, RoleSpec
+from diffusion_operator.render import names, rdma, storage
+
+Variable = dict[str, Any]
+
+
+def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, int]) -> list[Variable]:
+    model, transport = pipeline.model, pipeline.transport
+    env = [
+        *_pod(),
+        _value("DIFFUSION_WORKER_PIPELINE", pipeline.name),
+        _value("DIFFUSION_WORKER_POD_NAME", "$(POD_NAME)"),
+        _value("DIFFUSION_WORKER_HOST", "$(POD_IP)"),
+        _value("DIFFUSION_WORKER_ROUTER", names.router_address(pipeline)),
+        _value("DIFFUSION_WORKER_DEVICE", spec.device),
+        _value("DIFFUSION_WORKER_POOL_SIZE", str(transport.pool_size)),
+        _value(names.PORT_MIN_VARIABLE, str(transport.port_min)),
+        _value(names.PORT_MAX_VARIABLE, str(transport.port_max)),
+        *_ports(ports),
+        _value("DIFFUSION_WORKER_DRAIN_SECONDS", str(spec.drain_seconds)),
+        _value("HF_HOME", storage.hub_home(pipeline)),
+        *(_value(name, value) for name, value in rdma.environment(pipeline).items()),
+    ]
+    if not model.cache.download:
+        env.append(_value("HF_HUB_OFFLINE", "1"))
+    if model.token is not None:
+        token = {"name": model.token.name, "key": model.token.key}
+        env.append({"name": names.HUB_TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": token}})
+    if spec.threads is not None:
+        # The libraries read theirs when they are loaded, before the worker could tell them.
+        env += [
+            _value(name, str(spec.threads))
+            for name in ("DIFFUSION_WORKER_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        ]
+    return merged(env, spec.env)
+
+
+def router_environment(pipeline: Pipeline, ports: Mapping[str, int]) -> list[Variable]:
+    router = pipeline.router
+    env = [
+        *_pod(),
+        _value("DIFFUSION_ROUTER_PIPELINE", pipeline.name),
+        _value("DIFFUSION_ROUTER_HOST", "0.0.0.0"),
+        *_ports(ports),
+        _value("DIFFUSION_ROUTER_DATA_DIR", storage.DATA_PATH),
+        _value("DIFFUSION_ROUTER_MODEL_ID", pipeline.model.id),
+        _value("DIFFUSION_ROUTER_LEASE_SECONDS", str(router.lease_seconds)),
+        _value("DIFFUSION_ROUTER_REQUEST_TIMEOUT_SECONDS", str(router.request_timeout_seconds)),
+        _value("DIFFUSION_ROUTER_MAX_QUEUED_REQUESTS", str(router.max_queued_requests)),
+    ]
+    return merged(env, pipeline.roles[Role.ROUTER].env)
+
+
+def merged(ours: Sequence[Mapping[str, Any]], users: Sequence[Mapping[str, Any]]) -> list[Variable]:
+    """The user's variables win, and come last so that they may refer to ours."""
+    given = {item["name"] for item in users}
+    return [dict(item) for item in ours if item["name"] not in given] + [dict(item) for item in users]
+
+
+def _pod() -> list[Variable]:
+    return [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+        for name, path in (("POD_NAME", "metadata.name"), ("POD_IP", "status.podIP"))
+    ]
+
+
+def _ports(ports: Mapping[str, int]) -> list[Variable]:
+    return [_value(names.PORT_VARIABLES[name], str(port)) for name, port in ports.items()]
+
+
+def _value(name: str, value: str) -> Variable:
+    return {"name": name, "value": value}

@@ -1,0 +1,66 @@
+"""RDMA in worker pods: the device plugin's resource, locked memory, networks, and what the worker is told of devices.
+
+Only what the resource says is rendered: what a cluster calls its devices is free text that nobody can guess, so without
+`transport.rdma` there are none, and protocol auto finds TCP.
+"""
+
+from typing import Any, Final
+
+from diffusion_operator.api import Pipeline
+
+NETWORKS_ANNOTATION: Final = "k8s.v1.cni.cncf.io/networks"
+
+
+def given(pipeline: Pipeline) -> bool:
+    """Whether worker pods can be expected to see RDMA devices."""
+    rdma = pipeline.transport.rdma
+    return rdma is not None and rdma.given
+
+
+def resources(pipeline: Pipeline) -> dict[str, str]:
+    """Extended resources of each worker."""
+    rdma = pipeline.transport.rdma
+    return {rdma.resource: str(rdma.count)} if rdma and rdma.resource else {}
+
+
+def environment(pipeline: Pipeline) -> dict[str, str]:
+    rdma = pipeline.transport.rdma
+    found = {}
+    if rdma and rdma.devices:
+        found["DIFFUSION_WORKER_RDMA_DEVICES"] = ",".join(rdma.devices)
+    if rdma and rdma.gid_index is not None:
+        # Mooncake's own variable: a worker hands its environment on to its engines.
+        found["MC_GID_INDEX"] = str(rdma.gid_index)
+    return found
+
+
+def annotations(pipeline: Pipeline) -> dict[str, str]:
+    rdma = pipeline.transport.rdma
+    return {NETWORKS_ANNOTATION: ",".join(rdma.networks)} if rdma and rdma.networks else {}
+
+
+def locks_memory(pipeline: Pipeline) -> bool:
+    """Whether workers get the capability to register more memory than the runtime's limit on locked memory."""
+    rdma = pipeline.transport.rdma
+    if rdma is None or rdma.ipc_lock == "Never":
+        return False
+    return rdma.ipc_lock == "Always" or rdma.given
+
+
+def security_context() -> dict[str, Any]:
+    """For the container of a worker that locks memory.
+
+    It runs as root: container runtimes give an added capability to no other user, since they set no ambient ones and
+    the kernel drops it when the container's program is executed. It has no capability but this one.
+    """
+    return {
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "runAsNonRoot": False,
+        "capabilities": {"add": ["IPC_LOCK"], "drop": ["ALL"]},
+    }
+
+
+def on_host_network(pipeline: Pipeline) -> bool:
+    rdma = pipeline.transport.rdma
+    return rdma is not None and rdma.host_network

@@ -1,0 +1,125 @@
+"""Volumes: the model and its cache, the router's data, shared memory, scratch.
+
+The volume of a claim template is not among the pod template's volumes: the StatefulSet adds it to each pod.
+"""
+
+from typing import Any, Final
+
+from diffusion_operator.api import Pipeline, RoleSpec
+from diffusion_operator.render import names
+
+Object = dict[str, Any]
+
+SCRATCH_PATH: Final = "/tmp"
+MODEL_PATH: Final = "/model"
+HUB_SCRATCH_PATH: Final = f"{SCRATCH_PATH}/huggingface"
+DATA_PATH: Final = "/var/lib/diffusion-router"
+SHARED_MEMORY_PATH: Final = "/dev/shm"
+
+
+def model_source(pipeline: Pipeline) -> tuple[str, str]:
+    """Where the worker finds the model: its source and id, as the worker's settings have them."""
+    model = pipeline.model
+    if model.source in ("PersistentVolumeClaim", "Image"):
+        return "Path", f"{MODEL_PATH}/{model.sub_path}" if model.sub_path else MODEL_PATH
+    return model.source, model.id
+
+
+def hub_home(pipeline: Pipeline) -> str:
+    """Where the hub's library keeps its files."""
+    return pipeline.model.cache.path if _has_cache(pipeline) else HUB_SCRATCH_PATH
+
+
+def worker_volumes(pipeline: Pipeline) -> tuple[list[Object], list[Object]]:
+    """Volumes of worker pods, and their mounts in the container main."""
+    volumes, mounts = [_empty(names.SCRATCH_VOLUME)], [_mount(names.SCRATCH_VOLUME, SCRATCH_PATH)]
+    model, cache = pipeline.model, pipeline.model.cache
+    if model.source == "PersistentVolumeClaim":
+        volumes.append(_claim(names.MODEL_VOLUME, model.claim, read_only=True))
+        mounts.append(_mount(names.MODEL_VOLUME, MODEL_PATH, read_only=True))
+    elif model.source == "Image":
+        volumes.append({"name": names.MODEL_VOLUME, "image": {"reference": model.id}})
+        mounts.append(_mount(names.MODEL_VOLUME, MODEL_PATH, read_only=True))
+    if _has_cache(pipeline):
+        if cache.type == "PersistentVolumeClaim":
+            volumes.append(_claim(names.CACHE_VOLUME, cache.claim, read_only=cache.read_only))
+        elif cache.type == "EmptyDir":
+            volumes.append(_empty(names.CACHE_VOLUME, cache.size))
+        mounts.append(_mount(names.CACHE_VOLUME, cache.path, read_only=cache.read_only))
+    if pipeline.transport.backend == "shm":
+        host_path = {"path": SHARED_MEMORY_PATH, "type": "Directory"}
+        volumes.append({"name": names.SHARED_MEMORY_VOLUME, "hostPath": host_path})
+        mounts.append(_mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH))
+    elif pipeline.shared_memory:
+        in_memory = {"medium": "Memory", "sizeLimit": pipeline.shared_memory}
+        volumes.append({"name": names.SHARED_MEMORY_VOLUME, "emptyDir": in_memory})
+        mounts.append(_mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH))
+    return volumes, mounts
+
+
+def worker_claims(pipeline: Pipeline, spec: RoleSpec) -> Object:
+    """Fields of the StatefulSet's spec: the claims of each of its pods, and what becomes of them."""
+    cache, retention = pipeline.model.cache, spec.cache_retention
+    if cache.type != "PerPod":
+        return {}
+    return {
+        "volumeClaimTemplates": [_claim_template(names.CACHE_VOLUME, cache.size, cache.storage_class)],
+        "persistentVolumeClaimRetentionPolicy": {
+            "whenScaled": retention.when_scaled,
+            "whenDeleted": retention.when_deleted,
+        },
+    }
+
+
+def router_volumes(pipeline: Pipeline) -> tuple[list[Object], list[Object]]:
+    """Jobs and their files are kept in a volume that lives as long as the pod at least: past a crash of the process."""
+    volumes = [_empty(names.SCRATCH_VOLUME)]
+    if pipeline.router.storage.type == "EmptyDir":
+        volumes.append(_empty(names.DATA_VOLUME, pipeline.router.storage.size))
+    return volumes, [_mount(names.SCRATCH_VOLUME, SCRATCH_PATH), _mount(names.DATA_VOLUME, DATA_PATH)]
+
+
+def router_claims(pipeline: Pipeline) -> Object:
+    """Fields of the router's StatefulSet. Its claim is kept: it holds what clients made and paid for."""
+    storage = pipeline.router.storage
+    if storage.type == "EmptyDir":
+        return {}
+    return {
+        "volumeClaimTemplates": [_claim_template(names.DATA_VOLUME, storage.size, storage.storage_class)],
+        "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain", "whenDeleted": "Retain"},
+    }
+
+
+def _has_cache(pipeline: Pipeline) -> bool:
+    """An empty folder for a model that is not downloaded would only hide what the image has there."""
+    return pipeline.model.source == "Hub" or pipeline.model.cache.type != "EmptyDir"
+
+
+def _claim_template(name: str, size: str, storage_class: str) -> Object:
+    spec: Object = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": size}},
+        "volumeMode": "Filesystem",
+    }
+    if storage_class:
+        spec["storageClassName"] = storage_class
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+def _claim(name: str, claim: str, *, read_only: bool) -> Object:
+    source: Object = {"claimName": claim}
+    if read_only:
+        # Here, and not only at the mount: else the kubelet would give its files to the pod's group.
+        source["readOnly"] = True
+    return {"name": name, "persistentVolumeClaim": source}
+
+
+def _empty(name: str, size: str = "") -> Object:
+    return {"name": name, "emptyDir": {"sizeLimit": size} if size else {}}
+
+
+def _mount(name: str, path: str, *, read_only: bool = False) -> Object:
+    mount: Object = {"name": name, "mountPath": path}
+    if read_only:
+        mount["readOnly"] = True
+    return mount

@@ -1,0 +1,122 @@
+"""The operator's settings: each is a flag (`--http-port`) and an environment variable (`DIFFUSION_OPERATOR_HTTP_PORT`).
+
+A flag wins over the environment.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
+
+from diffusion_operator.render import Images
+
+_ENV_PREFIX: Final = "DIFFUSION_OPERATOR_"
+_OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_IMAGES: Final = Images()
+
+
+class Settings(BaseSettings):
+    """The operator: makes DiffusionPipelines so, and keeps them so."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_ENV_PREFIX,
+        cli_prog_name="python -m diffusion_operator",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        env_ignore_empty=True,
+        frozen=True,
+    )
+
+    kubeconfig: Path | None = Field(None, description="File to reach the API server by. Left out: the pod's own access")
+    watch_namespaces: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Namespaces to serve, separated by commas. Empty: all"
+    )
+    worker_image: str = Field(_IMAGES.worker, min_length=1, description="Image of worker pods, unless spec.image says")
+    router_image: str = Field(
+        _IMAGES.router, min_length=1, description="Image of router pods, unless spec.router.image says"
+    )
+    router_address: str = Field(
+        "{pipeline}-router-api.{namespace}.svc:{port}",
+        description="host:port of a pipeline's router (gRPC) as this process reaches it, to ask who is registered",
+    )
+    leader_elect: bool = Field(False, description="Work only while holding a Lease: for more than one replica")
+    lease_name: str = Field("diffusion-operator", min_length=1, description="Name of that Lease")
+    lease_namespace: str = Field("", description="Namespace of that Lease. Empty: the pod's own")
+    lease_seconds: float = Field(15.0, ge=3, description="A Lease not renewed for so long may be taken by another")
+    pod_name: str = Field(default_factory=socket.gethostname, min_length=1, description="This process among replicas")
+    concurrency: int = Field(8, ge=1, le=256, description="Pipelines reconciled at once")
+    resync_seconds: float = Field(600.0, ge=1, description="How often everything is listed and compared anew")
+    http_host: str = Field("0.0.0.0", description="Address of /healthz, /readyz and /metrics")
+    http_port: int = Field(8080, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0: a free one")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged")
+
+    @field_validator("watch_namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list):
+            return sorted({part.strip() for item in value for part in str(item).split(",") if part.strip()})
+        return value
+
+    @field_validator("router_address")
+    @classmethod
+    def _format(cls, value: str) -> str:
+        try:
+            value.format(pipeline="p", namespace="n", port=1)
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(
+                f"{value!r} may name only {{pipeline}}, {{namespace}} and {{port}} in braces, such as "
+                "{pipeline}-router-api.{namespace}.svc:{port}"
+            ) from None
+        return value
+
+    @property
+    def images(self) -> Images:
+        return Images(worker=self.worker_image, router=self.router_image)
+
+    @property
+    def scopes(self) -> tuple[str | None, ...]:
+        """Namespaces to list and watch; None is the whole cluster."""
+        return tuple(self.watch_namespaces) or (None,)
+
+    def own_namespace(self) -> str:
+        """Where the Lease lies. Raises ValueError if neither a flag nor the pod says."""
+        if self.lease_namespace:
+            return self.lease_namespace
+        if _OWN_NAMESPACE.is_file():
+            return _OWN_NAMESPACE.read_text().strip()
+        raise ValueError("--leader-elect outside a pod needs --lease-namespace: the namespace of the Lease")
+
+
+def read_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """From the command line (None: this process's) and the environment.
+
+    Ends the process with status 2 and a line for each wrong value, which names the flag.
+    """
+    source: CliSettingsSource[Settings] = CliSettingsSource(
+        Settings, cli_parse_args=list(sys.argv[1:] if arguments is None else arguments)
+    )
+    try:
+        return Settings(_cli_settings_source=source)
+    except ValidationError as error:
+        for problem in error.errors():
+            print(_explain(problem["loc"], problem["msg"]), file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    name = str(location[0]) if location else "settings"
+    return (
+        f"diffusion_operator: --{name.replace('_', '-')} ({_ENV_PREFIX}{name.upper()}): "
+        f"{message.removeprefix('Value error, ')}"
+    )

@@ -1,0 +1,31 @@
+"""Why pods are missing that a StatefulSet should have, out of the Warning Events of its controller.
+
+Nothing else tells it: a StatefulSet has no condition for it, and a pod that was refused does not exist.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diffusion_operator.status import reasons
+from diffusion_operator.status.observed import Refusal
+from diffusion_operator.status.wording import detail
+
+_FAILED: Final = ("FailedCreate", "FailedUpdate")
+# The pod's name differs from event to event, what was refused does not.
+_PREFIX: Final = re.compile(r"^\w+ (Pod|Claim) .*? failed error: ", re.DOTALL)
+_POD: Final = re.compile(r'^(pods|persistentvolumeclaims) "[^"]*" is forbidden: ')
+
+
+def refusal(event: Mapping[str, Any]) -> Refusal | None:
+    """None: the event tells of something else."""
+    if event.get("type") != "Warning" or event.get("reason") not in _FAILED:
+        return None
+    if event.get("involvedObject", {}).get("kind") != "StatefulSet":
+        return None
+    message = detail(_POD.sub("", _PREFIX.sub("", event.get("message") or "")))
+    if "violates PodSecurity" in message:
+        return Refusal(reason=reasons.NAMESPACE_POD_SECURITY, message=message)
+    if "exceeded quota" in message or "failed quota" in message:
+        return Refusal(reason=reasons.QUOTA_EXCEEDED, message=message)
+    return Refusal(reason=reasons.PODS_REFUSED, message=message or "the StatefulSet controller does not say why")

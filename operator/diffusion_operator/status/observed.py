@@ -1,0 +1,107 @@
+"""What the operator saw of one pipeline, as plain values: all that a status is made of, besides the resource itself.
+
+The live objects are large and many; what a status needs of them is small. So they are projected to these values when
+they arrive (see `pods`, `events` and `workloads`), and the functions that make a status need no cluster to be tested.
+
+Texts must be the same for as long as the state is: whatever moves by itself (times, counters, addresses) would have
+the status written again and again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from diffusion_operator.api import Role
+
+FaultReason = Literal["ApplyFailed", "ImmutableFieldChanged", "InvalidSpec", "Forbidden", "NameConflict"]
+RefusalReason = Literal["NamespacePodSecurity", "QuotaExceeded", "PodsRefused"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodProblem:
+    """What keeps one pod from being ready."""
+
+    pod: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Why the StatefulSet controller could not create pods."""
+
+    reason: RefusalReason
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """What kept the last reconcile from applying everything."""
+
+    reason: FaultReason
+    message: str
+    """Names the object, the field and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoleObserved:
+    """One role's StatefulSet and its pods."""
+
+    exists: bool
+    desired: int
+    replicas: int
+    ready: int
+    available: int
+    updated: int
+    current_revision: str
+    update_revision: str
+    observed: bool
+    """The StatefulSet controller has seen the current spec: its counts speak of it."""
+    problems: tuple[PodProblem, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    """Events outlive what they tell of, so these count only while pods are missing."""
+    held: int = 0
+    """Pods that the update strategy (a partition, or OnDelete) leaves at their revision."""
+    generation: str = ""
+    """That of the pods its template makes. Empty for the router, which belongs to none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerSeen:
+    """A peer as the router lists it."""
+
+    pod: str
+    roles: tuple[Role, ...]
+    generation: str
+    mode: str
+    """Of its pool: mooncake-rdma, mooncake-tcp, tcp, shm or memory. Empty: not told yet."""
+    state: str
+    """ready, suspect or draining."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeersObserved:
+    """The router's answer, or that there was none."""
+
+    reachable: bool
+    error: str = ""
+    """Why there was none, in words that do not change from call to call: the gRPC status, not its details."""
+    peers: tuple[PeerSeen, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """Everything that was seen of one pipeline at one time."""
+
+    generation: int
+    """The resource's metadata.generation."""
+    roles: Mapping[Role, RoleObserved]
+    """Roles that have a StatefulSet of their own. A colocated role is the denoiser's."""
+    fault: Fault | None = None
+    peers: PeersObserved | None = None
+    """None: the router was not asked yet."""
+    scaling_faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was left out on purpose, such as a PodMonitor in a cluster that has no such kind."""
+    rdma_resources: tuple[str, ...] | None = None
+    """RDMA resources that nodes offer. None: nodes could not be listed."""

@@ -1,0 +1,163 @@
+"""What the router's registry tells: who is registered, and how tensors travel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from diffusion_operator.api import Pipeline, Role
+from diffusion_operator.status import reasons
+from diffusion_operator.status.finding import Finding, false, true, unknown
+from diffusion_operator.status.observed import Observed, PeerSeen, RoleObserved
+from diffusion_operator.status.roles import observed_role, problem_text, problems_of, workers
+from diffusion_operator.status.wording import count, listed
+
+RDMA: Final = "rdma"
+TCP: Final = "tcp"
+SHM: Final = "shm"
+MIXED: Final = "mixed"
+UNKNOWN: Final = "unknown"
+
+_NETWORKS: Final = {"mooncake-rdma": RDMA, "mooncake-tcp": TCP, "tcp": TCP, "shm": SHM}
+_READY: Final = "ready"
+_SUSPECT: Final = "suspect"
+
+
+def generation_id(pipeline: Pipeline, observed: Observed) -> str:
+    """The generation that worker pods are made for; empty before there are any."""
+    return next((seen.generation for _, seen in workers(pipeline, observed) if seen.generation), "")
+
+
+def known_peers(observed: Observed) -> tuple[PeerSeen, ...] | None:
+    """None: the router did not answer, or was not asked."""
+    return observed.peers.peers if observed.peers is not None and observed.peers.reachable else None
+
+
+def no_answer(pipeline: Pipeline, observed: Observed) -> Finding | None:
+    """Why nothing is known of the peers."""
+    if pipeline.suspended:
+        return unknown(reasons.SUSPENDED, "spec.suspend is true: there are no peers")
+    if observed_role(pipeline, observed, Role.ROUTER).ready == 0:
+        return unknown(reasons.ROUTER_NOT_READY, "the router, which knows the peers, is not ready")
+    if observed.peers is None:
+        return unknown(reasons.ROUTER_NOT_ASKED, "the router has not been asked yet")
+    if not observed.peers.reachable:
+        return unknown(
+            reasons.ROUTER_UNREACHABLE,
+            f"the router is ready but does not answer the operator by gRPC: {observed.peers.error}; see whether a "
+            "NetworkPolicy lets the operator in",
+        )
+    return None
+
+
+def counted(pipeline: Pipeline, observed: Observed) -> tuple[int, int]:
+    """Peers of the generation that are ready, and worker pods that are ready: as many peers are expected."""
+    current = _of_generation(known_peers(observed) or (), generation_id(pipeline, observed))
+    expected = sum(_expected(seen) for _, seen in workers(pipeline, observed))
+    return sum(peer.state == _READY for peer in current), expected
+
+
+def peers_registered(pipeline: Pipeline, observed: Observed) -> Finding:
+    for role, seen in workers(pipeline, observed):
+        if refused := problems_of(seen, (reasons.INCOMPATIBLE,)):
+            return false(reasons.INCOMPATIBLE, f"{role}: {problem_text(pipeline, observed, refused)}")
+    nothing_known = no_answer(pipeline, observed)
+    if nothing_known is not None:
+        return nothing_known
+    generation = generation_id(pipeline, observed)
+    together = {spec.role: set(roles) for spec, roles in pipeline.workers()}
+    expected = 0
+    lacking = []
+    for role, seen in workers(pipeline, observed):
+        ready = _expected(seen)
+        expected += ready
+        peers = [peer for peer in known_peers(observed) or () if together[role] <= set(peer.roles)]
+        here = sum(peer.state == _READY for peer in _of_generation(peers, generation))
+        if here < ready:
+            lacking.append(_lacking(role, peers, generation, here, ready))
+    if lacking:
+        # Of a rollout's many small lacks the one is told that explains the others.
+        order = (reasons.GENERATION_MISMATCH, reasons.LEASE_EXPIRED, reasons.PEERS_MISSING)
+        return min(lacking, key=lambda found: order.index(found.reason))
+    if not expected:
+        return false(reasons.NO_READY_WORKERS, "no worker pod is ready")
+    return true(reasons.REGISTERED, "every ready worker pod is registered with the router")
+
+
+def transport_ready(pipeline: Pipeline, observed: Observed) -> Finding:
+    for role, seen in workers(pipeline, observed):
+        if failed := problems_of(seen, (reasons.TRANSPORT_FAILED,)):
+            message = problem_text(pipeline, observed, failed)
+            return false(_transport_reason(message), f"{role}: {message}")
+    nothing_known = no_answer(pipeline, observed)
+    if nothing_known is not None:
+        return nothing_known
+    generation = generation_id(pipeline, observed)
+    peers = known_peers(observed) or ()
+    # While a rollout changes the transport, old and new peers differ and rightly so: they never meet.
+    current = _of_generation(peers, generation) or list(peers)
+    used = {role: _networks(current, role) for role, _ in workers(pipeline, observed)}
+    networks = sorted(set().union(*used.values()))
+    if not networks:
+        return unknown(reasons.NO_PEERS, "no peer has said yet how tensors travel")
+    if len(networks) > 1:
+        each = "; ".join(f"{role} {listed(sorted(found))}" for role, found in used.items() if found)
+        return false(
+            reasons.MIXED_MODES,
+            f"peers use different transports and can't exchange tensors: {each}. Give all roles the same devices, or "
+            "set spec.transport.protocol to rdma or tcp",
+        )
+    if networks != [RDMA] and wants_rdma(pipeline):
+        return false(
+            reasons.FALLBACK_TO_TCP,
+            f"peers use {networks[0]}, not rdma as spec.transport asks for: see whether worker pods are given the RDMA "
+            "resource and can open its device",
+        )
+    return true(reasons.IN_USE, f"peers use {networks[0]}")
+
+
+def wants_rdma(pipeline: Pipeline) -> bool:
+    protocol, fallback = pipeline.transport.protocol, pipeline.transport.fallback
+    return protocol == "rdma" or (protocol == "auto" and fallback == "Deny")
+
+
+def transport_of(observed: Observed, role: Role) -> str:
+    found = sorted(_networks(known_peers(observed) or (), role))
+    return MIXED if len(found) > 1 else found[0] if found else UNKNOWN
+
+
+def _networks(peers: Sequence[PeerSeen], role: Role) -> set[str]:
+    return {_NETWORKS[peer.mode] for peer in peers if role in peer.roles and peer.mode in _NETWORKS}
+
+
+def _of_generation(peers: Sequence[PeerSeen], generation: str) -> list[PeerSeen]:
+    return [peer for peer in peers if not generation or peer.generation == generation]
+
+
+def _expected(seen: RoleObserved) -> int:
+    """Pods that leave are ready for a while still."""
+    return min(seen.ready, seen.desired)
+
+
+def _lacking(role: Role, peers: Sequence[PeerSeen], generation: str, here: int, ready: int) -> Finding:
+    message = f"{role}: {here} of {count(ready, 'ready pod')} registered"
+    others = {peer.generation for peer in peers if generation and peer.generation != generation}
+    if others:
+        return false(
+            reasons.GENERATION_MISMATCH,
+            f"{message} at generation {generation}, others at {listed(sorted(others))}: peers of different generations "
+            "do not work together until the rollout is through",
+        )
+    suspect = sum(peer.state == _SUSPECT for peer in peers)
+    if suspect:
+        return false(reasons.LEASE_EXPIRED, f"{message}; the router does not hear from {count(suspect, 'peer')}")
+    return false(reasons.PEERS_MISSING, message)
+
+
+def _transport_reason(message: str) -> str:
+    text = message.lower()
+    if "memlock" in text or "locked-memory" in text or "cannot allocate memory" in text:
+        return reasons.MEMLOCK_LIMIT
+    if "no usable rdma device" in text or "has no rdma" in text:
+        return reasons.NO_DEVICE
+    return reasons.TRANSPORT_FAILED

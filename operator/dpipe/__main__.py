@@ -1,0 +1,3 @@
+from dpipe.app import main
+
+main()

@@ -1,0 +1,129 @@
+"""What the cluster's fake pods would do: the operator's, which runs here as a process, and the routers'."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import httpx
+
+from cluster.fake_router import FakeRouter, peer
+from controlplane.client import JSON, Refused
+from controlplane.cluster import Cluster, ClusterError
+from controlplane.operators import Operator
+from controlplane.pods import is_ready
+from diffusionpipeline.v1 import registry_pb2
+
+_LOOK_SECONDS: Final = 0.1
+_SETTLE_SECONDS: Final = 1.0  # the operator waits for an answer for 2
+# Of which a process beside the cluster has its own.
+_OWN_FLAGS: Final = ("--http-port", "--log-format")
+_PIPELINES: Final = "/apis/diffusion-operator.dev/v1alpha1/diffusionpipelines"
+_PIPELINE: Final = "diffusion-operator.dev/pipeline"
+_WORKERS: Final = "diffusion-operator.dev/role in (encoder, denoiser, decoder)"
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A Deployment's pod."""
+
+    uid: str
+    generation: int
+    account: str
+    flags: tuple[str, ...]
+
+
+class DeployedOperator:
+    """Runs what the Deployment of a release says, as its ServiceAccount, from its beginning to its end."""
+
+    def __init__(self, cluster: Cluster, namespace: str, deployment: str, *flags: str, log: Path) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}"
+        self._flags = flags
+        self._log = log
+        self._stopping = threading.Event()
+        # It lasts as long as the operators that it starts, which end with it.
+        self._thread = threading.Thread(target=self._follow, name="deployed operator", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        runs: _Wanted | None = None
+        with contextlib.ExitStack() as stack:
+            while not self._stopping.wait(_LOOK_SECONDS):
+                with contextlib.suppress(Refused, ClusterError, httpx.TransportError):
+                    wanted = self._wanted()
+                    if wanted != runs:
+                        stack.close()
+                        runs = None
+                        if wanted is not None:
+                            stack.enter_context(self._started(wanted))
+                            runs = wanted
+
+    def _wanted(self) -> _Wanted | None:
+        if not self._cluster.api.exists(self._path):
+            return None
+        deployment = self._cluster.api.get(self._path)
+        if "deletionTimestamp" in deployment["metadata"]:
+            return None
+        pod = deployment["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        flags = tuple(flag for flag in container["args"] if not flag.startswith(_OWN_FLAGS))
+        metadata = deployment["metadata"]
+        return _Wanted(metadata["uid"], metadata["generation"], pod["serviceAccountName"], flags)
+
+    @contextlib.contextmanager
+    def _started(self, wanted: _Wanted) -> Iterator[None]:
+        kubeconfig = self._cluster.kubeconfig_of_account(self._namespace, wanted.account)
+        operator = Operator(kubeconfig, *wanted.flags, *self._flags, log=self._log)
+        with operator:
+            yield
+
+
+class EveryWorkerIsRegistered(FakeRouter):
+    """Of the pipeline that was made last, whichever is asked about.
+
+    Its peers are the worker pods that are ready, over RDMA where they were given devices.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self._api = cluster.api
+
+    def ListPeers(self, request: registry_pb2.ListPeersRequest, context: Any) -> registry_pb2.ListPeersResponse:  # noqa: N802
+        peers = [peer(pod, _mode(pod)) for pod in self._settled() if is_ready(pod)]
+        return registry_pb2.ListPeersResponse(revision=1, epoch="test", peers=peers)
+
+    def _settled(self) -> list[JSON]:
+        """The workers, all of which are ready unless it takes too long: real ones are not until registered."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            pods = self._workers()
+            if all(map(is_ready, pods)) or time.monotonic() > deadline:
+                return pods
+            time.sleep(_LOOK_SECONDS)
+
+    def _workers(self) -> list[JSON]:
+        made = self._api.items(_PIPELINES)
+        if not made:
+            return []
+        last = max(made, key=lambda pipeline: str(pipeline["metadata"]["creationTimestamp"]))["metadata"]
+        path, selector = f"/api/v1/namespaces/{last['namespace']}/pods", f"{_PIPELINE}={last['name']},{_WORKERS}"
+        return self._api.items(path, labelSelector=selector)
+
+
+def _mode(pod: Mapping[str, Any]) -> str:
+    limits = pod["spec"]["containers"][0].get("resources", {}).get("limits", {})
+    return "mooncake-rdma" if any(name.startswith("rdma/") for name in limits) else "mooncake-tcp"

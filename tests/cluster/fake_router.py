@@ -1,0 +1,55 @@
+"""The registry of a router whose peers the test names: pods of the test cluster have no processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, Self
+
+import grpc
+
+from controlplane.client import JSON
+from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
+
+_GENERATION = "diffusion-operator.dev/generation"
+_ROLE = "diffusion-operator.dev/role"
+
+
+class FakeRouter(registry_pb2_grpc.RegistryServiceServicer):
+    """Of every pipeline whose operator is told its `flag`."""
+
+    def __init__(self) -> None:
+        self._peers: list[registry_pb2.Peer] = []
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(self, self._server)
+        self.flag = f"--router-address=127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(None).wait()
+
+    def register(self, pods: Iterable[JSON], mode: str) -> None:
+        """Workers of these pods and no others, which exchange tensors by `mode`."""
+        self._peers = [peer(pod, mode) for pod in pods]
+
+    def ListPeers(self, request: registry_pb2.ListPeersRequest, context: Any) -> registry_pb2.ListPeersResponse:  # noqa: N802
+        return registry_pb2.ListPeersResponse(revision=1, epoch="test", peers=self._peers)
+
+    def WatchPeers(self, request: registry_pb2.WatchPeersRequest, context: Any) -> NoReturn:  # noqa: N802
+        raise NotImplementedError("the operator asks, and watches no router")
+
+
+def peer(pod: JSON, mode: str) -> registry_pb2.Peer:
+    """As which a pod's worker would be registered."""
+    metadata = pod["metadata"]
+    return registry_pb2.Peer(
+        incarnation=metadata["uid"],
+        pod_name=metadata["name"],
+        roles=[stage_pb2.Role.Value(f"ROLE_{metadata['labels'][_ROLE].upper()}")],
+        generation=metadata["labels"][_GENERATION],
+        pool=peer_pb2.Pool(mode=mode),
+        state=registry_pb2.PEER_STATE_READY,
+    )

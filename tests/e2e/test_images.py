@@ -1,0 +1,55 @@
+"""The images by themselves, each run as a restricted pod runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from images.building import TARGETS, version
+from images.running import opened
+
+MODULES = {"operator": "diffusion_operator", "router": "diffusion_router", "worker": "diffusion_worker", "cli": "dpipe"}
+
+# Imports all of the packages' modules, for what a program imports late is as easily left out.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+print("imported")
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_runs_without_rights_and_holds_no_more_than_it_needs(target: str) -> None:
+    with opened(target) as image:
+        assert image.config["User"] == "65532:65532"
+        assert image.config["StopSignal"] == "SIGTERM"
+        assert image.config["Labels"]["org.opencontainers.image.version"] == version()
+        with pytest.raises(subprocess.CalledProcessError, match="returned non-zero") as refused:
+            image.run("sh", "-c", "echo >/opt/app/x")
+        assert "Read-only file system" in refused.value.stderr
+        tools = image.run("sh", "-c", "for t in pip pip3 cc gcc g++ clang ld make; do command -v $t; done; true")
+        assert tools == ""
+        assert "usage" in image.run(*image.config["Entrypoint"], "--help").lower()
+        assert "imported" in image.run("python", "-c", IMPORT_ALL, MODULES[target], seconds=120)
+        torch = image.run("python", "-c", "from importlib.util import find_spec; print(find_spec('torch') is not None)")
+        assert torch.strip() == str(target == "worker")
+
+
+def test_a_workers_image_draws_the_bundled_digits_the_same_whole_and_cut() -> None:
+    with opened("worker") as image:
+        report = json.loads(image.run("python", "-m", "diffusion_worker.model.check", "digits", "--json", seconds=120))
+    assert report["identical"] is True
+
+
+def test_a_workers_image_transfers_over_tcp() -> None:
+    start = (
+        "from mooncake.engine import TransferEngine as E; print(E().initialize('127.0.0.1', 'P2PHANDSHAKE', 'tcp', ''))"
+    )
+    with opened("worker") as image:
+        assert image.run("python", "-c", start).split()[-1] == "0"

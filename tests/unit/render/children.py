@@ -1,0 +1,74 @@
+"""Pipelines for these tests, and ways to look at what becomes of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_operator.api import Pipeline, load_pipeline
+from diffusion_operator.render import Images, names
+
+ROOT = Path(__file__).parents[3]
+IMAGES = Images(worker="example/worker:1", router="example/router:1")
+
+Child = dict[str, Any]
+
+
+def example(name: str) -> Child:
+    loaded: Child = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
+    return loaded
+
+
+def pipeline(**sections: Any) -> Pipeline:
+    """The digits example with values of its spec's sections set, or replaced where they are no objects."""
+    resource = example("digits")
+    for key, value in sections.items():
+        if isinstance(value, dict):
+            resource["spec"].setdefault(key, {}).update(value)
+        else:
+            resource["spec"][key] = value
+    return load_pipeline(resource)
+
+
+def rdma_pipeline(rdma: Child, **sections: Any) -> Pipeline:
+    return pipeline(transport={"protocol": "auto", "rdma": rdma}, **sections)
+
+
+def of_kind(children: Sequence[Child], kind: str) -> dict[str, Child]:
+    """By name."""
+    return {child["metadata"]["name"]: child for child in children if child["kind"] == kind}
+
+
+def stateful_sets(children: Sequence[Child]) -> dict[str, Child]:
+    """By role."""
+    return {
+        child["metadata"]["labels"][names.ROLE_LABEL]: child for child in children if child["kind"] == "StatefulSet"
+    }
+
+
+def workers(children: Sequence[Child]) -> list[Child]:
+    return [found for role, found in stateful_sets(children).items() if role != "router"]
+
+
+def pod_spec(stateful_set: Child) -> Child:
+    found: Child = stateful_set["spec"]["template"]["spec"]
+    return found
+
+
+def main_container(stateful_set: Child) -> Child:
+    return next(container for container in pod_spec(stateful_set)["containers"] if container["name"] == "main")
+
+
+def environment(stateful_set: Child) -> dict[str, Any]:
+    """What the container main sets itself."""
+    return {item["name"]: item.get("value", item.get("valueFrom")) for item in main_container(stateful_set)["env"]}
+
+
+def shared_environment(children: Sequence[Child]) -> dict[str, str]:
+    """What all workers take from the generation's ConfigMap."""
+    (config_map,) = of_kind(children, "ConfigMap").values()
+    for worker in workers(children):
+        assert main_container(worker)["envFrom"] == [{"configMapRef": {"name": config_map["metadata"]["name"]}}]
+    data: dict[str, str] = config_map["data"]
+    return data

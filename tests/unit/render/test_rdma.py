@@ -1,0 +1,134 @@
+"""RDMA by contract: pods get what the resource says, and nothing where it says nothing."""
+
+from typing import Any
+
+import pytest
+
+from diffusion_operator.render import render
+from unit.render.children import (
+    Child,
+    environment,
+    main_container,
+    of_kind,
+    pipeline,
+    pod_spec,
+    rdma_pipeline,
+    stateful_sets,
+    workers,
+)
+
+HCA = {"resourceName": "rdma/hca"}
+
+
+def lock(stateful_set: Child) -> bool:
+    return "IPC_LOCK" in main_container(stateful_set)["securityContext"]["capabilities"].get("add", [])
+
+
+@pytest.mark.parametrize("protocol", ["auto", "tcp"])
+def test_without_a_word_of_rdma_pods_are_those_of_tcp(protocol: str) -> None:
+    for worker in workers(render(pipeline(transport={"protocol": protocol}))):
+        assert "resources" not in main_container(worker)
+        assert "hostNetwork" not in pod_spec(worker)
+        assert not lock(worker)
+
+
+def test_each_worker_and_no_router_requests_the_devices() -> None:
+    for role, found in stateful_sets(render(rdma_pipeline({**HCA, "count": 2}))).items():
+        devices = {"rdma/hca": "2"}
+        wanted = None if role == "router" else {"requests": devices, "limits": devices}
+        assert main_container(found).get("resources") == wanted
+
+
+def test_a_role_may_name_another_number_of_devices_and_gets_gpus_beside_them() -> None:
+    own = {"requests": {"rdma/hca": 4}, "limits": {"rdma/hca": 4}}
+    sets = stateful_sets(render(rdma_pipeline(HCA, roles={"denoiser": {"gpus": 1, "resources": own}})))
+    both = {"rdma/hca": "4", "nvidia.com/gpu": "1"}
+    assert main_container(sets["denoiser"])["resources"] == {"requests": both, "limits": both}
+    assert main_container(sets["encoder"])["resources"]["limits"] == {"rdma/hca": "1"}
+
+
+@pytest.mark.parametrize(
+    ("rdma", "locked"),
+    [
+        (HCA, True),
+        ({"hostNetwork": True}, True),
+        ({}, False),
+        ({"ipcLock": "Always"}, True),
+        ({**HCA, "ipcLock": "Never"}, False),
+    ],
+)
+def test_memory_may_be_locked_where_there_are_devices_unless_told_otherwise(rdma: Child, locked: bool) -> None:
+    for worker in workers(render(rdma_pipeline(rdma))):
+        assert lock(worker) is locked
+
+
+def test_a_worker_that_locks_memory_is_root_with_one_capability_and_its_pod_is_not() -> None:
+    for worker in workers(render(rdma_pipeline(HCA))):
+        context = main_container(worker)["securityContext"]
+        assert context["capabilities"] == {"add": ["IPC_LOCK"], "drop": ["ALL"]}
+        assert (context["runAsUser"], context["runAsNonRoot"]) == (0, False)
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert pod_spec(worker)["securityContext"]["runAsNonRoot"] is True
+
+
+def test_the_users_pod_template_decides_about_the_user() -> None:
+    template = {"spec": {"containers": [{"name": "main", "securityContext": {"runAsUser": 7, "runAsNonRoot": True}}]}}
+    sets = stateful_sets(render(rdma_pipeline(HCA, roles={"denoiser": {"podTemplate": template}})))
+    context = main_container(sets["denoiser"])["securityContext"]
+    assert (context["runAsUser"], context["runAsNonRoot"]) == (7, True)
+    assert context["capabilities"]["add"] == ["IPC_LOCK"]
+
+
+def test_devices_and_gid_index_reach_the_workers() -> None:
+    children = render(rdma_pipeline({**HCA, "devices": ["mlx5_0", "mlx5_1"], "gidIndex": 0}))
+    for worker in workers(children):
+        assert environment(worker)["DIFFUSION_WORKER_RDMA_DEVICES"] == "mlx5_0,mlx5_1"
+        assert environment(worker)["MC_GID_INDEX"] == "0"
+    for worker in workers(render(rdma_pipeline(HCA))):
+        assert not {"DIFFUSION_WORKER_RDMA_DEVICES", "MC_GID_INDEX"} & environment(worker).keys()
+
+
+def test_networks_are_an_annotation_for_multus() -> None:
+    for role, found in stateful_sets(render(rdma_pipeline({**HCA, "networks": ["a", "fabrics/b"]}))).items():
+        annotations = found["spec"]["template"]["metadata"]["annotations"]
+        assert annotations.get("k8s.v1.cni.cncf.io/networks") == (None if role == "router" else "a,fabrics/b")
+
+
+def test_workers_on_the_host_network_resolve_names_and_keep_apart() -> None:
+    children = render(rdma_pipeline({"hostNetwork": True}))
+    for worker in workers(children):
+        spec = pod_spec(worker)
+        assert (spec["hostNetwork"], spec["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+        (term,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term["topologyKey"] == "kubernetes.io/hostname"
+        for other in workers(children):
+            assert selects(term["labelSelector"], other["spec"]["template"]["metadata"]["labels"])
+    router = stateful_sets(children)["router"]
+    assert "hostNetwork" not in pod_spec(router)
+    assert not selects(term["labelSelector"], router["spec"]["template"]["metadata"]["labels"])
+
+
+def test_the_users_affinity_is_kept_beside_what_the_transport_needs() -> None:
+    own = {"topologyKey": "rack", "labelSelector": {"matchLabels": {"app": "noisy"}}}
+    affinity = {
+        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [own]},
+        "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []},
+    }
+    given = rdma_pipeline({"hostNetwork": True}, roles={"denoiser": {"affinity": affinity}})
+    found = pod_spec(stateful_sets(render(given))["denoiser"])["affinity"]
+    terms = found["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert (terms[0], len(terms)) == (own, 2)
+    assert found["nodeAffinity"] == affinity["nodeAffinity"]
+    assert render(given) == render(given)
+
+
+def test_the_pipeline_says_what_network_is_wanted_also_without_devices() -> None:
+    (config_map,) = of_kind(render(rdma_pipeline(HCA)), "ConfigMap").values()
+    assert config_map["data"]["DIFFUSION_WORKER_PROTOCOL"] == "auto"
+
+
+def selects(selector: Child, labels: dict[str, Any]) -> bool:
+    return selector["matchLabels"].items() <= labels.items() and all(
+        labels.get(expression["key"]) in expression["values"] for expression in selector["matchExpressions"]
+    )

@@ -1,0 +1,28 @@
+"""The reference in docs/ is what the definitions say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from diffusion_operator.api import PLURAL, SCALER_PLURAL, crd
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_the_reference_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, DOCS / "resource.py", "--check"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_the_reference_has_every_field_of_spec_and_its_links_lead_somewhere() -> None:
+    text = (DOCS / "resource.md").read_text()
+    for plural in (PLURAL, SCALER_PLURAL):
+        for field in crd.schema(plural)["properties"]["spec"]["properties"]:
+            assert f"| `{field}` |" in text
+    anchors = {re.sub(r"[^a-z0-9_-]", "", line.lower()) for line in text.splitlines() if line.startswith("### ")}
+    links = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert links
+    assert links <= anchors

@@ -1,0 +1,217 @@
+"""Cases of what the router's registry tells: RouterReady, PeersRegistered, TransportReady."""
+
+from diffusion_operator.api import Role
+from unit.status.seen import (
+    ALL_COLOCATED,
+    OLD,
+    RDMA,
+    RDMA_OR_NOTHING,
+    SUSPENDED,
+    UNREACHABLE,
+    answer,
+    at_zero,
+    case,
+    observed,
+    one_of_each,
+    peer,
+    problem,
+    role,
+    unready,
+)
+
+NO_DEVICE = problem(
+    "TransportFailed",
+    "no usable RDMA device, and spec.transport.fallback is Deny: mlx5_0: no port is ACTIVE (port 1 DOWN)",
+)
+MEMLOCK = problem("TransportFailed", "Mooncake can't register a pool: raise the locked-memory limit")
+
+ROUTER = [
+    case(observed(), "RouterReady", "True", "RegistryAnswers", "its registry answers", id="it answers"),
+    case(
+        observed(peers=UNREACHABLE),
+        "RouterReady",
+        "Unknown",
+        "RouterUnreachable",
+        "UNAVAILABLE",
+        id="it does not answer",
+    ),
+    case(observed(peers=None), "RouterReady", "Unknown", "RouterNotAsked", "not been asked", id="nobody asked it yet"),
+    case(
+        observed(router=unready(1, 0)),
+        "RouterReady",
+        "False",
+        "RouterNotReady",
+        "router 0 of 1 ready: 1 pod starting",
+        id="its pod is not ready",
+    ),
+    case(at_zero(), "RouterReady", "False", "Suspended", "the router has no pod", spec=SUSPENDED, id="suspended"),
+]
+
+PEERS = [
+    case(observed(), "PeersRegistered", "True", "Registered", "every ready worker pod is registered", id="all of them"),
+    case(
+        observed(peers=answer(one_of_each()[1:])),
+        "PeersRegistered",
+        "False",
+        "PeersMissing",
+        "encoder: 0 of 1 ready pod registered",
+        id="one is missing",
+    ),
+    case(
+        observed(peers=answer([*one_of_each()[1:], peer(Role.ENCODER, state="suspect")])),
+        "PeersRegistered",
+        "False",
+        "LeaseExpired",
+        "encoder: 0 of 1 ready pod registered; the router does not hear from 1 peer",
+        id="one is no longer heard of",
+    ),
+    case(
+        observed(
+            denoiser=role(2, updated=1, update_revision="r2"),
+            peers=answer([*one_of_each(), peer(Role.DENOISER, 1, generation=OLD)]),
+        ),
+        "PeersRegistered",
+        "False",
+        "GenerationMismatch",
+        "denoiser: 1 of 2 ready pods registered at generation aaaaaaaaaa, others at 0000000000",
+        id="a rollout is half done",
+    ),
+    case(
+        observed(denoiser=unready(1, 0, problem("Incompatible", "give both the same devices"))),
+        "PeersRegistered",
+        "False",
+        "Incompatible",
+        "denoiser: 1 pod Incompatible (digits-denoiser-0): give both the same devices",
+        id="the router turns a worker away",
+    ),
+    case(
+        observed(encoder=unready(1, 0), denoiser=unready(1, 0), decoder=unready(1, 0)),
+        "PeersRegistered",
+        "False",
+        "NoReadyWorkers",
+        "no worker pod is ready",
+        id="nobody could be",
+    ),
+    case(observed(peers=None), "PeersRegistered", "Unknown", "RouterNotAsked", "", id="nobody asked the router"),
+    case(
+        observed(peers=UNREACHABLE), "PeersRegistered", "Unknown", "RouterUnreachable", "NetworkPolicy", id="no answer"
+    ),
+    case(observed(router=unready(1, 0)), "PeersRegistered", "Unknown", "RouterNotReady", "", id="no router to ask"),
+    case(at_zero(), "PeersRegistered", "Unknown", "Suspended", "there are no peers", spec=SUSPENDED, id="suspended"),
+    case(
+        observed(peers=answer([peer(Role.DENOISER, roles=(Role.ENCODER, Role.DENOISER, Role.DECODER))])),
+        "PeersRegistered",
+        "True",
+        "Registered",
+        "",
+        spec=ALL_COLOCATED,
+        id="a monolith is one peer of all roles",
+    ),
+    case(
+        observed(
+            denoiser=role(1, replicas=2, ready=2),
+            peers=answer([*one_of_each(), peer(Role.DENOISER, 1, state="draining")]),
+        ),
+        "PeersRegistered",
+        "True",
+        "Registered",
+        "",
+        id="a pod that leaves is not missed",
+    ),
+]
+
+TRANSPORT = [
+    case(
+        observed(peers=answer(one_of_each(mode="mooncake-rdma"))),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use rdma",
+        spec=RDMA_OR_NOTHING,
+        id="rdma, as was asked for",
+    ),
+    case(observed(), "TransportReady", "True", "InUse", "peers use tcp", id="auto takes what there is"),
+    case(
+        observed(peers=answer(one_of_each(mode="shm"))),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use shm",
+        spec="transport: {backend: shm}",
+        id="shared memory",
+    ),
+    case(
+        observed(),
+        "TransportReady",
+        "False",
+        "FallbackToTCP",
+        "peers use tcp, not rdma as spec.transport asks for",
+        spec=RDMA,
+        id="rdma was asked for",
+    ),
+    case(
+        observed(),
+        "TransportReady",
+        "False",
+        "FallbackToTCP",
+        "peers use tcp, not rdma",
+        spec="transport: {fallback: Deny, rdma: {resourceName: rdma/hca}}",
+        id="auto that may not fall back means rdma",
+    ),
+    case(
+        observed(peers=answer([*one_of_each(), peer(Role.DENOISER, 1, mode="mooncake-rdma")])),
+        "TransportReady",
+        "False",
+        "MixedModes",
+        "encoder tcp; denoiser rdma and tcp; decoder tcp",
+        id="two of a role differ",
+    ),
+    case(
+        observed(peers=answer([*one_of_each(mode="mooncake-rdma"), peer(Role.DENOISER, 1, generation=OLD)])),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use rdma",
+        id="peers of an older generation are not met",
+    ),
+    case(
+        observed(denoiser=unready(1, 0, NO_DEVICE)),
+        "TransportReady",
+        "False",
+        "NoDevice",
+        "denoiser: 1 pod TransportFailed (digits-denoiser-0): no usable RDMA device",
+        spec=RDMA_OR_NOTHING,
+        id="no device can be opened",
+    ),
+    case(
+        observed(denoiser=unready(1, 0, MEMLOCK)),
+        "TransportReady",
+        "False",
+        "MemlockLimit",
+        "raise the locked-memory limit",
+        spec=RDMA,
+        id="memory may not be locked",
+    ),
+    case(
+        observed(denoiser=unready(1, 0, problem("TransportFailed", "no free port from 15000 to 15001"))),
+        "TransportReady",
+        "False",
+        "TransportFailed",
+        "no free port",
+        id="another failure of the transport",
+    ),
+    case(
+        observed(encoder=unready(1, 0), denoiser=unready(1, 0), decoder=unready(1, 0)),
+        "TransportReady",
+        "Unknown",
+        "NoPeers",
+        "no peer has said",
+        id="nobody to ask",
+    ),
+    case(observed(peers=None), "TransportReady", "Unknown", "RouterNotAsked", "", id="nobody asked the router"),
+    case(observed(peers=UNREACHABLE), "TransportReady", "Unknown", "RouterUnreachable", "", id="the router is silent"),
+    case(observed(router=unready(1, 0)), "TransportReady", "Unknown", "RouterNotReady", "", id="no router to ask"),
+    case(at_zero(), "TransportReady", "Unknown", "Suspended", "", spec=SUSPENDED, id="suspended"),
+]
+
+CASES = [*ROUTER, *PEERS, *TRANSPORT]
