@@ -41,9 +41,13 @@ demo: setup  ## Start the bundled model cut in three roles, draw a grid of digit
 test: setup go check  ## All checks and all tests
 	@log=$$(mktemp); $(PROGRAMS) >$$log 2>&1 & build=$$!; \
 	trap 'kill $$build 2>/dev/null; rm -f $$log' EXIT; \
-	$(PYTEST) tests/unit tests/contract tests/integration && \
+	$(PYTEST) tests/unit tests/contract tests/integration tests/gpu && \
 	{ wait $$build || { cat $$log; exit 1; }; } && \
 	$(PYTEST) tests/cluster
+
+.PHONY: test-gpu
+test-gpu: setup  ## Tests that need an NVIDIA GPU, part of `make test` where there is one
+	$(PYTEST) tests/gpu
 
 .PHONY: test-rdma
 test-rdma: setup  ## Tests of RDMA, over real verbs in emulated guests (their image: 2 minutes, once, as root)
@@ -77,7 +81,7 @@ check: setup  ## Format, lint, types, import rules, protobuf
 	$(BIN)/hadolint Dockerfile
 	cd proto && ../$(BIN)/buf lint
 	@bash proto/generate.sh $(BIN) --check
-	@forbidden=$$(ls {operator,worker,proto,tests}/__init__.py tests/{unit,contract,integration,cluster,e2e,rdma}/__init__.py 2>/dev/null); \
+	@forbidden=$$(ls {operator,worker,proto,tests}/__init__.py tests/{unit,contract,integration,gpu,cluster,e2e,rdma}/__init__.py 2>/dev/null); \
 	  [ -z "$$forbidden" ] || { echo "must not exist (operator/__init__.py shadows the standard library): $$forbidden"; exit 1; }
 
 .PHONY: format

@@ -105,6 +105,8 @@ class Cluster:
             f"--cluster-signing-key-file={ca.key}",
             "--leader-elect=false",
             "--secure-port=0",
+            # A pod that its quota counts but that was not made after all is counted for 5 minutes without.
+            "--resource-quota-sync-period=2s",
             *UNHURRIED,
             *self._controller_args,
         )

@@ -24,10 +24,12 @@ WHOLE = ENCODER + DENOISER + DECODER
 
 @dataclass(frozen=True)
 class Case:
-    """A family in one precision, with fields of the request changed, and how often each input picture is turned."""
+    """A family in one precision on one device, with fields of the request changed, and how often each input picture is
+    turned."""
 
     family: str
     dtype: str = "float32"
+    device: str = "cpu"
     changes: tuple[tuple[str, Any], ...] = ()
     picture: int = 0
     without_shells: bool = False
@@ -109,7 +111,7 @@ class _Server:
 
         self._shell_makers = [(module, module.make_shell) for module in (modular, replay)]
         self._stages = stages
-        self._models: dict[tuple[str, str, bool], Any] = {}
+        self._models: dict[tuple[str, str, str, bool], Any] = {}
         self._made: list[Any] = []
         original = media.frames_of
 
@@ -130,6 +132,14 @@ class _Server:
             "loaded": sorted(name for name in model.loaded if folder.is_module(name)),
             "weights": sorted(name for name in folder.components if folder.is_module(name)),
         }
+
+    def gpu_working_memory(self) -> int:
+        """Bytes on the GPU, beyond what is held now, that this process had at some moment since it was last asked."""
+        import torch
+
+        held = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return held
 
     def encode(self, case: Case) -> bytes:
         return _write(self._model(case).encode(_parameters(case)))
@@ -192,7 +202,7 @@ class _Server:
     def _model(self, case: Case) -> Any:
         from diffusion_worker.model import Stage, load_model
 
-        key = (FAMILIES[case.family].checkpoint.name, case.dtype, case.without_shells)
+        key = (FAMILIES[case.family].checkpoint.name, case.dtype, case.device, case.without_shells)
         if key not in self._models:
             try:
                 for module, _ in self._shell_makers if case.without_shells else ():
@@ -201,7 +211,7 @@ class _Server:
                     path=ensure(FAMILIES[case.family].checkpoint),
                     stages=frozenset(Stage(stage) for stage in self._stages),
                     dtype=case.dtype,
-                    device="cpu",
+                    device=case.device,
                 )
             finally:
                 for module, maker in self._shell_makers:
@@ -270,6 +280,7 @@ def _plain(case: Case) -> Any:
     family = FAMILIES[case.family]
     path = ensure(family.checkpoint)
     pipeline = getattr(diffusers, family.checkpoint.pipeline).from_pretrained(path, dtype=getattr(torch, case.dtype))
+    pipeline.to(case.device)
     if family.images and case.family.endswith("image-to-image"):
         pipeline = auto_pipeline.AutoPipelineForImage2Image.from_pipe(pipeline)
     taken = inspect.signature(pipeline.__call__).parameters
