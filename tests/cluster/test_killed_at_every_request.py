@@ -102,8 +102,10 @@ class Lane:
         self.pipelines.create(WITH_EVERYTHING)
         self.until(lambda: rule.was_hit or self.pipelines.settled(NAME), "a request is cut, or all is done", wanted)
         if not rule.was_hit:
-            # A request that it makes later, such as of its status, must not meet the rule beside what follows.
+            # A request that it makes only now, such as of its status, must not meet the rule beside what follows.
             self.proxy.reset()
+            if rule.hits:
+                rule.wait(SECONDS)
         was_hit = rule.was_hit
         if kill or not was_hit:
             self.pipelines.delete(NAME)
