@@ -250,7 +250,8 @@ def _immutable_fault(name: str, fields: Sequence[str]) -> Fault:
     return Fault(
         reason=reasons.IMMUTABLE_FIELD_CHANGED,
         message=f"StatefulSet {name}: {which} can't be changed and stays as it was; put the DiffusionPipeline's field "
-        f"back, or `kubectl delete statefulset {name} --cascade=orphan` to have it made anew around its pods",
+        f"back, or `kubectl delete statefulset {name} --cascade=orphan --wait=false` to have it made anew around its "
+        "pods",
     )
 
 
