@@ -19,7 +19,7 @@ from diffusion_operator.api import API_VERSION, GROUP, KIND
 from diffusion_operator.cluster import ApiError, Cluster
 from diffusion_operator.difference import differences
 from diffusion_operator.events import Recorder
-from diffusion_operator.kinds import POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
+from diffusion_operator.kinds import PIPELINE, POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
 from diffusion_operator.metrics import Metrics
 from diffusion_operator.queue import Key
 from diffusion_operator.render import names
@@ -39,6 +39,10 @@ log = structlog.get_logger()
 
 class NamespaceGone(Exception):
     """The namespace is being deleted, and the pipeline with it."""
+
+
+class PipelineGone(Exception):
+    """The pipeline was deleted, or made anew, since it was read."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Applier:
     async def apply(self, owner: Owner, children: Sequence[Object]) -> Applied:
         """Apply each child that is not as it should be; one that can't be does not keep the others from it.
 
-        Raises NamespaceGone, and ApiError or Unreachable if the API server can't do it now.
+        Raises NamespaceGone, PipelineGone, and ApiError or Unreachable if the API server can't do it now.
         """
         applied = Applied([], [], [], {})
         for child in children:
@@ -107,6 +111,27 @@ class Applier:
                     if error.transient:
                         raise
                     applied.faults.append(refusal(child.kind, child.name, error))
+
+    async def see_that_it_stays(self, owner: Owner) -> None:
+        """Ask the API server for the pipeline itself, where its children look as if it had been deleted.
+
+        Watches of different kinds tell in no order. A child that is made, or taken back, for an owner that is gone
+        would be collected, and its pods with it. Raises PipelineGone, ApiError, Unreachable.
+        """
+        try:
+            live = await self._cluster.get(PIPELINE, owner.key.namespace, owner.key.name)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        else:
+            if live["metadata"]["uid"] == owner.uid and "deletionTimestamp" not in live["metadata"]:
+                return
+            self._store.put(PIPELINE, live)
+            raise PipelineGone
+        known = self._store.pipeline(owner.key)
+        if known is not None and known.uid == owner.uid:
+            self._store.remove(PIPELINE, known.packed.unpack())
+        raise PipelineGone
 
     async def _apply(self, owner: Owner, child: Object, applied: Applied) -> None:
         kind, name = kind_of(child), child["metadata"]["name"]
@@ -163,6 +188,9 @@ class Applier:
         if rendered_so_before and not changed:
             applied.marks[known.id] = known.mark
             return
+        if not known.owner:
+            # Orphaned with its pipeline (`kubectl delete --cascade=orphan`), or by hand.
+            await self.see_that_it_stays(owner)
         answer = await self._cluster.apply(kind, marked)
         version_before = known.version
         self._wrote(kind, answer, applied)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from diffusion_operator.api import InvalidResourceError, Pipeline, Role, from_live
-from diffusion_operator.apply import Applied, Applier, NamespaceGone, Owner
+from diffusion_operator.apply import Applied, Applier, NamespaceGone, Owner, PipelineGone
 from diffusion_operator.cluster import ApiError, Cluster
 from diffusion_operator.events import Recorder
 from diffusion_operator.kinds import CONFIG_MAP, PIPELINE, SCALER, STATEFUL_SET, Object
@@ -55,10 +55,6 @@ class Unfinished(Exception):
     def __init__(self, why: str, again: float | None = None) -> None:
         super().__init__(why)
         self.again = again
-
-
-class PipelineGone(Exception):
-    """The pipeline was deleted, or made anew, since it was read."""
 
 
 @dataclass
@@ -165,7 +161,8 @@ class Reconciler:
             return
         children = [child for child in render(pipeline, self._images, counts) if child["kind"] != SCALER.kind]
         if memory.complete and self._lacks(owner, children):
-            await self._see_that_it_is_there(owner)
+            # The garbage collector may have taken it, after a deletion that no watch told of.
+            await self._applier.see_that_it_stays(owner)
         applied = await self._applier.apply(owner, children)
         await self._applier.prune(owner, children, self._needed_config_maps(pipeline, owner), applied)
         await self._scalers.prune(pipeline, owner, applied)
@@ -182,26 +179,6 @@ class Reconciler:
     def _lacks(self, owner: Owner, children: list[Object]) -> bool:
         known = self._store.children(owner.key)
         return any((child["kind"], child["metadata"]["name"]) not in known for child in children)
-
-    async def _see_that_it_is_there(self, owner: Owner) -> None:
-        """A child that vanished may have been taken by the garbage collector, after a deletion that no watch told of.
-
-        Made anew for an owner that is gone it would be taken again, and so on. Raises PipelineGone.
-        """
-        try:
-            live = await self._cluster.get(PIPELINE, owner.key.namespace, owner.key.name)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-        else:
-            if live["metadata"]["uid"] == owner.uid:
-                return
-            self._store.put(PIPELINE, live)
-            raise PipelineGone
-        known = self._store.pipeline(owner.key)
-        if known is not None and known.uid == owner.uid:
-            self._store.remove(PIPELINE, known.packed.unpack())
-        raise PipelineGone
 
     def _looks(self, owner: Owner, live: Stored, counts: Mapping[Role, int]) -> tuple[object, ...]:
         children = self._store.children(owner.key)

@@ -11,7 +11,7 @@ import pytest
 from controlplane.cluster import Cluster
 from controlplane.operators import Operator
 from controlplane.pipelines import Pipelines, differences, pipeline
-from controlplane.proxy import Expired, Proxy, matching
+from controlplane.proxy import Expired, Hang, Proxy, matching
 
 NO_ROUTER: Final = "--router-address=127.0.0.1:1"
 WATCHED: Final = (
@@ -112,3 +112,29 @@ def test_what_was_deleted_and_made_anew_in_the_gap_is_another(
     cluster.until(lambda: pipelines.settled("digits"), 60, "it has settled")
     assert pipelines.replicas("digits-denoiser") == 3
     assert not pipelines.api.exists(pipelines.path("NetworkPolicy", "digits-workers"))
+
+
+def test_orphaned_children_are_not_taken_back_for_a_pipeline_whose_deletion_no_watch_told_of(
+    cluster: Cluster, proxy: Proxy, pipelines: Pipelines, operators: Callable[..., Operator]
+) -> None:
+    operator = operators(NO_ROUTER, "--resync-seconds=3600")
+    pipelines.create(PIPELINE)
+    cluster.until(lambda: pipelines.settled("digits"), 60, "the pipeline has settled")
+
+    def owners() -> dict[str, list[str]]:
+        children = (item for item in pipelines.objects() if item["kind"] != "DiffusionPipeline")
+        return {
+            item["metadata"]["uid"]: [owner["uid"] for owner in item["metadata"].get("ownerReferences", ())]
+            for item in children
+        }
+
+    before = owners()
+    deaf = proxy.rule(Hang(), matching("GET", "/diffusionpipelines$", watch=True), times=None)
+    proxy.cut_watches()
+    deaf.wait(60)
+    pipelines.api.delete(pipelines.path("DiffusionPipeline", "digits"), propagationPolicy="Orphan")
+    cluster.until(lambda: not names_pipeline(operator, "digits"), 60, "the deleted pipeline is forgotten")
+    path = pipelines.path("DiffusionPipeline", "digits")
+    cluster.until(lambda: not pipelines.api.exists(path), 60, "the pipeline is gone")
+    # An owner that is gone would have its children collected.
+    assert owners() == {uid: [] for uid in before}
