@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(CACHE)/uv-0.13.9/bin/uv
 PYTEST := $(BIN)/python -m pytest --durations=25
-PROGRAMS := PYTHONPATH=tests nice -n 19 $(BIN)/python -m controlplane.programs
+PROGRAMS := PYTHONPATH=tests nice -n 19 $(BIN)/python -m testbed.controlplane.programs
 PROTOS := $(sort $(wildcard proto/diffusionpipeline/v1/*.proto))
 
 export UV_CACHE_DIR := $(CACHE)/uv
@@ -66,7 +66,7 @@ programs: setup go  ## Build the test cluster's programs (8 minutes, once: cache
 .PHONY: images
 images: setup  ## Build the images of the tests, as root (5 minutes, once: cached under ~/.cache/diffusion-operator)
 	@bash .ci/system-packages --check --e2e
-	PYTHONPATH=tests nice $(BIN)/python -m images
+	PYTHONPATH=tests nice $(BIN)/python -m testbed.images
 
 .PHONY: go
 go: setup

@@ -35,8 +35,8 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from controlplane.cluster import Cluster  # noqa: E402
-from controlplane.operators import Operator, operator_user  # noqa: E402
+from testbed.controlplane.cluster import Cluster  # noqa: E402
+from testbed.controlplane.operators import Operator, operator_user  # noqa: E402
 
 USER = "bench:operator"
 GROUP = "/apis/diffusion-operator.dev/v1alpha1"

@@ -22,13 +22,13 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from deployment.load import draw, requests
-from deployment.operator import installed
-from deployment.pipeline import Deployed
-from deployment.starts import phases
-from images.building import archive
-from nodes.cluster import NodeCluster
-from pipelines import resource
+from testbed.deployment.load import draw, requests
+from testbed.deployment.operator import installed
+from testbed.deployment.pipeline import Deployed
+from testbed.deployment.starts import phases
+from testbed.images.building import archive
+from testbed.nodes.cluster import NodeCluster
+from testbed.pipelines import resource
 
 MIB = 2**20
 

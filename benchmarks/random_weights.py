@@ -27,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from zoo import texts
+from testbed.zoo import texts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion_operator.api import load_pipeline
-from dpipe.local import LocalPipeline
+from dpipe.up.local import LocalPipeline
 
 STARTUP_SECONDS = 300.0
 WARMING_UP = 3

@@ -27,24 +27,24 @@ import uvloop
 
 from diffusion_operator import health as probes
 from diffusion_operator.api import GROUP
-from diffusion_operator.apply import Applier
-from diffusion_operator.cluster import ApiError, Cluster, Unreachable, load_configuration
-from diffusion_operator.events import Recorder
-from diffusion_operator.kinds import CHILDREN, EVENT, POD, POD_MONITOR, Kind
+from diffusion_operator.cluster.client import ApiError, Cluster, Unreachable, load_configuration
+from diffusion_operator.cluster.kinds import CHILDREN, EVENT, POD, POD_MONITOR, Kind
+from diffusion_operator.cluster.recorder import Recorder
+from diffusion_operator.cluster.reflector import Reflector
+from diffusion_operator.cluster.schema_check import DefinitionsOutdated, check_definitions
+from diffusion_operator.cluster.store import Store
+from diffusion_operator.cluster.watching import Watching
 from diffusion_operator.leader import Leader, LeaseLost
 from diffusion_operator.logs import configure
 from diffusion_operator.metrics import Metrics
-from diffusion_operator.nodes import RdmaResources
-from diffusion_operator.queue import Key, Queue
-from diffusion_operator.reconcile import Reconciler, Unfinished
-from diffusion_operator.reflector import Reflector
-from diffusion_operator.registry import Registries
+from diffusion_operator.reconcile.apply import Applier
+from diffusion_operator.reconcile.nodes import RdmaResources
+from diffusion_operator.reconcile.queue import Key, Queue
+from diffusion_operator.reconcile.reconciler import Reconciler, Unfinished
+from diffusion_operator.reconcile.registry import Registries
+from diffusion_operator.reconcile.scalers import Scalers
 from diffusion_operator.render import names
-from diffusion_operator.scalers import Scalers
-from diffusion_operator.schema_check import DefinitionsOutdated, check_definitions
 from diffusion_operator.settings import Settings
-from diffusion_operator.store import Store
-from diffusion_operator.watching import Watching
 
 EXIT_FAILED: Final = 1
 EXIT_LEASE_LOST: Final = 3

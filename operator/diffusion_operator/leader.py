@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import structlog
 
-from diffusion_operator.cluster import ApiError, Cluster, Unreachable
-from diffusion_operator.kinds import LEASE
+from diffusion_operator.cluster.client import ApiError, Cluster, Unreachable
+from diffusion_operator.cluster.kinds import LEASE
 
 _RENEW_SHARE: Final = 2 / 3
 _RETRY_SHARE: Final = 2 / 15

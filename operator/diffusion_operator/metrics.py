@@ -25,8 +25,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from diffusion_operator.kinds import CHILDREN, EVENT, POD
-from diffusion_operator.queue import Queue
+from diffusion_operator.cluster.kinds import CHILDREN, EVENT, POD
+from diffusion_operator.reconcile.queue import Queue
 
 CONTROLLER: Final = "diffusionpipeline"
 # A reconcile that changes nothing takes a millisecond, one that makes everything as long as a dozen requests.

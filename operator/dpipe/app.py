@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from diffusion_operator.api import Pipeline
-    from dpipe.running import Running
+    from dpipe.up.running import Running
 
 _PIPE_WIDTH = 250
 
@@ -57,11 +57,11 @@ def up(
 
     Each pod that the operator would make is a process here, with the same command and environment.
     """
-    from dpipe.local import DataFolderInUseError, LocalPipeline
-    from dpipe.pods import NotLocalError
-    from dpipe.ports import NoFreePortError, is_free
-    from dpipe.running import data_folder
-    from dpipe.up import run_up
+    from dpipe.up.foreground import run_up
+    from dpipe.up.local import DataFolderInUseError, LocalPipeline
+    from dpipe.up.pods import NotLocalError
+    from dpipe.up.ports import NoFreePortError, is_free
+    from dpipe.up.running import data_folder
 
     console = _console()
     pipeline = _read(file)
@@ -108,8 +108,8 @@ def generate(
     """
     import asyncio
 
-    from dpipe.generate import output_format
-    from dpipe.generating import generate_files
+    from dpipe.client.generate import output_format
+    from dpipe.client.generating import generate_files
 
     try:
         wanted = output_format(output, video=video)
@@ -137,7 +137,7 @@ def generate(
 @app.command()
 def peers(grpc: GrpcOption = None, pipeline: PipelineOption = None, as_json: JsonOption = False) -> None:
     """List workers and their memory pools."""
-    from dpipe.registry import Registry, RegistryError, peer_table
+    from dpipe.client.registry import Registry, RegistryError, peer_table
 
     with Registry(grpc or _running(pipeline).grpc) as registry:
         try:
@@ -163,8 +163,8 @@ def jobs(
     """List jobs."""
     import asyncio
 
-    from dpipe.client import RouterError
-    from dpipe.jobs import job_table, list_jobs
+    from dpipe.client.http import RouterError
+    from dpipe.client.jobs import job_table, list_jobs
 
     try:
         found = asyncio.run(list_jobs(_url(url, pipeline), status, limit))
@@ -224,10 +224,10 @@ def demo(
 
     Starts it cut in three roles, draws, shows where the time went, and stops it.
     """
-    from dpipe.client import RouterError
+    from dpipe.client.http import RouterError
     from dpipe.demo import DemoError, run_demo
-    from dpipe.local import NotReadyError
-    from dpipe.ports import NoFreePortError
+    from dpipe.up.local import NotReadyError
+    from dpipe.up.ports import NoFreePortError
 
     try:
         run_demo(_console(error=False), output)
@@ -237,7 +237,7 @@ def demo(
 
 def _read(file: Path) -> "Pipeline":
     from diffusion_operator.api import InvalidResourceError
-    from dpipe.resource import read_pipeline
+    from dpipe.up.resource import read_pipeline
 
     try:
         return read_pipeline(file)
@@ -252,7 +252,7 @@ def _url(url: str | None, pipeline: str | None) -> str:
 
 
 def _running(name: str | None) -> "Running":
-    from dpipe.running import NothingRunsError, find
+    from dpipe.up.running import NothingRunsError, find
 
     try:
         return find(name)

@@ -10,11 +10,11 @@ from typing import Final
 from PIL import Image
 from rich.console import Console
 
-from dpipe import times
-from dpipe.client import Job, RouterClient
-from dpipe.generate import failures, progress_bars, run_jobs
-from dpipe.local import LocalPipeline
-from dpipe.resource import BUNDLED, read_pipeline
+from dpipe.client import times
+from dpipe.client.generate import failures, progress_bars, run_jobs
+from dpipe.client.http import Job, RouterClient
+from dpipe.up.local import LocalPipeline
+from dpipe.up.resource import BUNDLED, read_pipeline
 
 READY_SECONDS: Final = 300.0
 JOBS_SECONDS: Final = 120.0

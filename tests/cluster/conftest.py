@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from controlplane import programs
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator, operator_user
-from controlplane.pipelines import Pipelines
-from controlplane.proxy import Proxy
+from testbed.controlplane import programs
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator, operator_user
+from testbed.controlplane.pipelines import Pipelines
+from testbed.controlplane.proxy import Proxy
 
 CRDS = Path(__file__).parents[2] / "crds"
 NODES = 5

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
-from controlplane.client import JSON
+from testbed.controlplane.client import JSON
 
 Path = tuple[str, ...]
 Draw = tuple[Path, Any]

@@ -8,8 +8,8 @@ from typing import Any, NoReturn, Self
 
 import grpc
 
-from controlplane.client import JSON
 from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
+from testbed.controlplane.client import JSON
 
 _GENERATION = "diffusion-operator.dev/generation"
 _ROLE = "diffusion-operator.dev/role"

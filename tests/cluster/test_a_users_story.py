@@ -7,9 +7,9 @@ import json
 import pytest
 
 from cluster.user import EXAMPLES, LABEL, ROLES, User, example
-from controlplane.client import JSON
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
+from testbed.controlplane.client import JSON
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
 
 # The garbage collector looks for new kinds twice a minute: what is owned by one outlives its owner for so long.
 COLLECTED_SECONDS = 90

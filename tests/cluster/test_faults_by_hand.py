@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import pytest
 
-from controlplane.client import JSON
-from controlplane.cluster import Cluster, ClusterError
-from controlplane.operators import Operator
-from controlplane.pipelines import Pipelines, differences, pipeline
-from controlplane.proxy import Call, Proxy, matching
+from testbed.controlplane.client import JSON
+from testbed.controlplane.cluster import Cluster, ClusterError
+from testbed.controlplane.operators import Operator
+from testbed.controlplane.pipelines import Pipelines, differences, pipeline
+from testbed.controlplane.proxy import Call, Proxy, matching
 
 PIPELINE: Final = pipeline(
     roles={"encoder": {}, "denoiser": {"replicas": 2}, "decoder": {"scaling": {"mode": "External"}}},

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import pytest
 
-from controlplane.access import allow
-from controlplane.client import Refused
-from controlplane.cluster import Cluster
-from controlplane.operators import RULES, Operator, operator_user
-from controlplane.pipelines import Pipelines, pipeline
-from controlplane.proxy import Call, Proxy, matching
+from testbed.controlplane.access import allow
+from testbed.controlplane.client import Refused
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import RULES, Operator, operator_user
+from testbed.controlplane.pipelines import Pipelines, pipeline
+from testbed.controlplane.proxy import Call, Proxy, matching
 
 NO_ROUTER: Final = "--router-address=127.0.0.1:1"
 EXTERNAL: Final = {"encoder": {}, "denoiser": {"scaling": {"mode": "External"}}, "decoder": {}}

@@ -11,10 +11,10 @@ from typing import Final
 
 import pytest
 
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
-from controlplane.pipelines import Pipelines, pipeline
-from controlplane.proxy import Answer, Call, Hang, Proxy, Request, matching
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
+from testbed.controlplane.pipelines import Pipelines, pipeline
+from testbed.controlplane.proxy import Answer, Call, Hang, Proxy, Request, matching
 
 NO_ROUTER: Final = "--router-address=127.0.0.1:1"
 OUTAGE_SECONDS: Final = 60.0

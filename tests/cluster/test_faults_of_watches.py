@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
-from controlplane.pipelines import Pipelines, differences, pipeline
-from controlplane.proxy import Expired, Hang, Proxy, matching
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
+from testbed.controlplane.pipelines import Pipelines, differences, pipeline
+from testbed.controlplane.proxy import Expired, Hang, Proxy, matching
 
 NO_ROUTER: Final = "--router-address=127.0.0.1:1"
 WATCHED: Final = (

@@ -19,12 +19,12 @@ from typing import Any, Final
 
 import pytest
 
-from controlplane.children import tail
-from controlplane.cluster import Cluster
-from controlplane.forking import ForkedOperator, Forker
-from controlplane.operators import operator_user
-from controlplane.pipelines import POD_MONITORS, Pipelines, differences, pipeline
-from controlplane.proxy import ANY, Call, Freeze, Proxy, Request, Rule
+from testbed.controlplane.children import tail
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.forking import ForkedOperator, Forker
+from testbed.controlplane.operators import operator_user
+from testbed.controlplane.pipelines import POD_MONITORS, Pipelines, differences, pipeline
+from testbed.controlplane.proxy import ANY, Call, Freeze, Proxy, Request, Rule
 
 CRDS: Final = Path(__file__).parents[2] / "crds"
 LANES: Final = 8

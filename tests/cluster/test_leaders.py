@@ -12,11 +12,11 @@ from typing import Final
 
 import pytest
 
-from controlplane.audit import Entry
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator, operator_user
-from controlplane.pipelines import Pipelines, pipeline
-from controlplane.proxy import ANY, Call, Freeze, Proxy, matching
+from testbed.controlplane.audit import Entry
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator, operator_user
+from testbed.controlplane.pipelines import Pipelines, pipeline
+from testbed.controlplane.proxy import ANY, Call, Freeze, Proxy, matching
 
 LEASE_SECONDS: Final = 6
 # How often a replica looks at the Lease, and what a busy machine may add.

@@ -12,10 +12,10 @@ from typing import Final
 import httpx
 import pytest
 
-from controlplane.cluster import Cluster
-from controlplane.operators import HastyOperator
-from controlplane.pipelines import Pipelines, pipeline
-from controlplane.proxy import Hang, Proxy, matching
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import HastyOperator
+from testbed.controlplane.pipelines import Pipelines, pipeline
+from testbed.controlplane.proxy import Hang, Proxy, matching
 
 HASTE: Final = {"watching.LAG_SECONDS": 4.0, "health.STALLED_SECONDS": 4.0}
 

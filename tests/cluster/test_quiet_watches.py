@@ -11,11 +11,11 @@ from typing import Final
 
 import pytest
 
-from controlplane.cluster import Cluster
-from controlplane.operators import HastyOperator
-from controlplane.pipelines import Pipelines, pipeline
-from controlplane.proxy import Answer, Hang, Proxy, matching
-from diffusion_operator.kinds import CHILDREN, EVENT, PIPELINE, POD, POD_MONITOR, SCALER
+from diffusion_operator.cluster.kinds import CHILDREN, EVENT, PIPELINE, POD, POD_MONITOR, SCALER
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import HastyOperator
+from testbed.controlplane.pipelines import Pipelines, pipeline
+from testbed.controlplane.proxy import Answer, Hang, Proxy, matching
 
 REFLECTED: Final = sorted(kind.plural for kind in (*CHILDREN, POD, EVENT))
 WATCHED: Final = sorted([*REFLECTED, PIPELINE.plural, SCALER.plural])

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.user import ROLES, User
-from controlplane.client import JSON
-from controlplane.cluster import Cluster
-from controlplane.metrics_source import MetricsSource
-from controlplane.operators import Operator
+from testbed.controlplane.client import JSON
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.metrics_source import MetricsSource
+from testbed.controlplane.operators import Operator
 
 MODEL_ROLES = ("encoder", "denoiser", "decoder")
 EXTERNAL = {"scaling": {"mode": "External"}}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cluster.user import API_VERSION, ROLES, User
-from controlplane.client import JSON, Refused
-from controlplane.cluster import Cluster, ClusterError
-from controlplane.operators import Operator
+from testbed.controlplane.client import JSON, Refused
+from testbed.controlplane.cluster import Cluster, ClusterError
+from testbed.controlplane.operators import Operator
 
 EXTERNAL = {"scaling": {"mode": "External"}}
 STATIC = {"scaling": {"mode": "Static"}}

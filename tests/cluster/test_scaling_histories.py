@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from cluster.user import User
-from controlplane.client import Refused
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
+from testbed.controlplane.client import Refused
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
 
 SEEDS = range(4)
 STEPS = 25

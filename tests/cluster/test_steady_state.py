@@ -13,11 +13,11 @@ from typing import Final
 
 import pytest
 
-from controlplane.audit import Entry
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
-from controlplane.pipelines import Pipelines, pipeline
-from diffusion_operator.reconcile import PROGRESS_SECONDS
+from diffusion_operator.reconcile.reconciler import PROGRESS_SECONDS
+from testbed.controlplane.audit import Entry
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
+from testbed.controlplane.pipelines import Pipelines, pipeline
 
 SECONDS: Final = float(os.environ.get("STEADY_STATE_SECONDS", "25"))
 EXTERNAL: Final = {"scaling": {"mode": "External"}}

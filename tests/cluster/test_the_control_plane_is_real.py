@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from controlplane.access import allow
-from controlplane.children import Folder
-from controlplane.client import JSON, Client, Refused
-from controlplane.cluster import Cluster, ClusterError
-from controlplane.metrics_source import MetricsSource
-from controlplane.proxy import Answer, Call, Cut, Expired, Freeze, Proxy, matching
+from testbed.controlplane.access import allow
+from testbed.controlplane.children import Folder
+from testbed.controlplane.client import JSON, Client, Refused
+from testbed.controlplane.cluster import Cluster, ClusterError
+from testbed.controlplane.metrics_source import MetricsSource
+from testbed.controlplane.proxy import Answer, Call, Cut, Expired, Freeze, Proxy, matching
 
 TESTS = Path(__file__).parents[1]
 
@@ -276,7 +276,7 @@ def test_a_horizontal_pod_autoscaler_scales_by_the_tests_metric(cluster: Cluster
 def killed_run(tmp_path: Path) -> Iterator[tuple[Path, list[int]]]:
     """A cluster's folder and processes, after the Python that had started it was killed."""
     script = (
-        "import signal; from controlplane.cluster import Cluster; cluster = Cluster(); cluster.start();"
+        "import signal; from testbed.controlplane.cluster import Cluster; cluster = Cluster(); cluster.start();"
         "print(cluster.folder, flush=True); signal.pause()"
     )
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}

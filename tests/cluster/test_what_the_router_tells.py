@@ -8,9 +8,9 @@ import pytest
 
 from cluster.fake_router import FakeRouter
 from cluster.user import User
-from controlplane.client import JSON
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
+from testbed.controlplane.client import JSON
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from cluster.user import DIGITS, EXAMPLES, User, example
-from controlplane.client import JSON
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
+from testbed.controlplane.client import JSON
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
 
 RDMA = {"protocol": "rdma", "rdma": {"resourceName": "rdma/hca"}}
 # For a controller that was refused pods tries again after ever longer pauses.

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from controlplane.client import JSON
-from controlplane.cluster import Cluster, ClusterError
+from testbed.controlplane.client import JSON
+from testbed.controlplane.cluster import Cluster, ClusterError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 API_VERSION = "diffusion-operator.dev/v1alpha1"

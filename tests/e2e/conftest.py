@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from controlplane import programs
-from controlplane.client import JSON
-from deployment.load import Request, expected, requests
-from deployment.operator import installed
-from deployment.pipeline import Deployed
-from images.building import archive
-from nodes.cluster import NodeCluster
-from pipelines import resource
+from testbed.controlplane import programs
+from testbed.controlplane.client import JSON
+from testbed.deployment.load import Request, expected, requests
+from testbed.deployment.operator import installed
+from testbed.deployment.pipeline import Deployed
+from testbed.images.building import archive
+from testbed.nodes.cluster import NodeCluster
+from testbed.pipelines import resource
 
 IMAGES = ("operator", "router", "worker")
 DEVICES = {"rdma/hca": 8}

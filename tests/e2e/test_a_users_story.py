@@ -12,11 +12,11 @@ from pathlib import Path
 import openai
 import pytest
 
-from controlplane.client import JSON
-from deployment.load import Request, draw, requests
-from deployment.operator import NAMESPACE, RELEASE
-from deployment.pipeline import HTTP_PORT, MODEL_ROLES, Deployed
-from nodes.cluster import NodeCluster
+from testbed.controlplane.client import JSON
+from testbed.deployment.load import Request, draw, requests
+from testbed.deployment.operator import NAMESPACE, RELEASE
+from testbed.deployment.pipeline import HTTP_PORT, MODEL_ROLES, Deployed
+from testbed.nodes.cluster import NodeCluster
 
 SEVEN = requests()[0]
 

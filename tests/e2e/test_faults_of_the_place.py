@@ -16,11 +16,11 @@ import pytest
 import yaml
 from grpc import RpcError
 
-from controlplane.client import JSON
-from deployment.load import Done, Load, Request
-from deployment.operator import NAMESPACE as OPERATORS
-from deployment.pipeline import MODEL_ROLES, Deployed
-from nodes.cluster import NodeCluster
+from testbed.controlplane.client import JSON
+from testbed.deployment.load import Done, Load, Request
+from testbed.deployment.operator import NAMESPACE as OPERATORS
+from testbed.deployment.pipeline import MODEL_ROLES, Deployed
+from testbed.nodes.cluster import NodeCluster
 
 EXAMPLE = Path(__file__).parents[2] / "examples/digits.yaml"
 CLIENTS = 3

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from images.building import TARGETS, version
-from images.running import opened
+from testbed.images.building import TARGETS, version
+from testbed.images.running import opened
 
 MODULES = {"operator": "diffusion_operator", "router": "diffusion_router", "worker": "diffusion_worker", "cli": "dpipe"}
 

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.children import Folder
-from nodes import machine
-from nodes.cluster import NodeCluster
+from testbed.controlplane.children import Folder
+from testbed.nodes import machine
+from testbed.nodes.cluster import NodeCluster
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = """
 import sys
-from nodes import images
-from nodes.boxes import Boxes
-from nodes.cluster import NodeCluster
+from testbed.nodes import images
+from testbed.nodes.boxes import Boxes
+from testbed.nodes.cluster import NodeCluster
 
 with NodeCluster(nodes=1) as cluster:
     cluster.load_image(images.box(cluster.folder))

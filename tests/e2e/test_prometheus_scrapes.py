@@ -12,13 +12,13 @@ import httpx
 import pytest
 import yaml
 
-from controlplane.client import JSON
-from deployment.load import Load, Request, requests
-from deployment.operator import CHART, NAMESPACE, RELEASE
-from deployment.pipeline import HEALTH_PORT, HTTP_PORT, MODEL_ROLES, Deployed
-from deployment.prometheus import Prometheus, by_annotations, by_monitor, serving
-from nodes.cluster import NodeCluster
-from pipelines import resource
+from testbed.controlplane.client import JSON
+from testbed.deployment.load import Load, Request, requests
+from testbed.deployment.operator import CHART, NAMESPACE, RELEASE
+from testbed.deployment.pipeline import HEALTH_PORT, HTTP_PORT, MODEL_ROLES, Deployed
+from testbed.deployment.prometheus import Prometheus, by_annotations, by_monitor, serving
+from testbed.nodes.cluster import NodeCluster
+from testbed.pipelines import resource
 
 # Names of scrape configurations. The first two are those of users without the Prometheus operator, and what they store
 # is what dashboards and alerts are asked of. The others only find: twice stored would be twice counted.

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from grpc import RpcError
 
-from controlplane.client import JSON
-from deployment.load import Request, draw, requests
-from deployment.pipeline import MODEL_ROLES, Deployed
-from nodes.cluster import NodeCluster
+from testbed.controlplane.client import JSON
+from testbed.deployment.load import Request, draw, requests
+from testbed.deployment.pipeline import MODEL_ROLES, Deployed
+from testbed.nodes.cluster import NodeCluster
 
 HCA = "rdma/hca"
 ABSENT = "rdma/hca_of_another_cluster"

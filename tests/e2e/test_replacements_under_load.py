@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from controlplane.client import JSON
-from controlplane.pipelines import GROUP
-from controlplane.pods import is_ready
-from deployment import revisions
-from deployment.load import Load, Request, expected
-from deployment.pipeline import MODEL_ROLES, Deployed
-from images.building import name as image_name
-from nodes.cluster import NodeCluster
-from pipelines import resource
+from testbed.controlplane.client import JSON
+from testbed.controlplane.pipelines import GROUP
+from testbed.controlplane.pods import is_ready
+from testbed.deployment import revisions
+from testbed.deployment.load import Load, Request, expected
+from testbed.deployment.pipeline import MODEL_ROLES, Deployed
+from testbed.images.building import name as image_name
+from testbed.nodes.cluster import NodeCluster
+from testbed.pipelines import resource
 
 CLIENTS = 3
 SECONDS = 300.0

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from deployment.load import Load, Request, requests
-from deployment.pipeline import HTTP_PORT, Deployed
-from deployment.starts import phases
-from nodes.cluster import NodeCluster
+from testbed.deployment.load import Load, Request, requests
+from testbed.deployment.pipeline import HTTP_PORT, Deployed
+from testbed.deployment.starts import phases
+from testbed.nodes.cluster import NodeCluster
 
 CLIENTS = 6
 # What two more pods take to start beside a pipeline at work, several times over.

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from controlplane.cluster import ClusterError
-from nodes import images
-from nodes.boxes import PORT, SERVE, Boxes, spec
-from nodes.cluster import NodeCluster
+from testbed.controlplane.cluster import ClusterError
+from testbed.nodes import images
+from testbed.nodes.boxes import PORT, SERVE, Boxes, spec
+from testbed.nodes.cluster import NodeCluster
 
 ONE, TWO = "node-1", "node-2"
 HCA = "rdma/hca"

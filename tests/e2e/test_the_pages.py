@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.children import free_ports
-from deployment.pipeline import Deployed
-from documents import E2E, PAGES, Page, run_blocks
-from documents.reader import environment
-from nodes.cluster import NodeCluster
+from testbed.controlplane.children import free_ports
+from testbed.deployment.pipeline import Deployed
+from testbed.documents import E2E, PAGES, Page, run_blocks
+from testbed.documents.reader import environment
+from testbed.nodes.cluster import NodeCluster
 
 PORTS = (8000, 8080, 50051)
 # The page on RDMA has its example in a namespace of its own.

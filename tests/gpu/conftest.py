@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.roles import Roles, started
+from testbed.zoo.roles import Roles, started
 
 HERE = Path(__file__).parent
 

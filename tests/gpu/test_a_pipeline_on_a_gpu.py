@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines import draw, metric, peers, resource, running
+from testbed.pipelines import draw, metric, peers, resource, running
 
 ALL_ON_GPU = {f"roles__{role}__device": "cuda" for role in ("encoder", "denoiser", "decoder")}
 # The first process on a fresh machine also compiles bytecode and loads CUDA's libraries from the disk.

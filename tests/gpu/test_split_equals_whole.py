@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from zoo import FAMILIES
-from zoo.processes import Case
-from zoo.roles import Roles
+from testbed.zoo import FAMILIES
+from testbed.zoo.processes import Case
+from testbed.zoo.roles import Roles
 
 REPLAYED = [name for name, family in FAMILIES.items() if family.way == "replay"]
 

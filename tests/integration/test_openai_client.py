@@ -13,7 +13,7 @@ import openai
 import pytest
 from PIL import Image
 
-from pipelines import at_rest, draw, metric, peers, resource, running, until
+from testbed.pipelines import at_rest, draw, metric, peers, resource, running, until
 
 SIZE = (64, 64)
 

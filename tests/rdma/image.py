@@ -9,7 +9,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import cache
+from testbed import cache
 
 ROOT = Path(__file__).parents[2]
 SOURCES = Path(__file__).parent / "guest"

@@ -19,12 +19,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from diffusion_router import core
 from diffusion_router.api import create_app
 from diffusion_router.api.grpc import add_services
-from diffusion_router.dispatch import Dispatcher
 from diffusion_router.logs import configure
 from diffusion_router.metrics import Metrics
-from diffusion_router.registry import Registry
+from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.registry import Registry
+from diffusion_router.peers.sessions import Sessions
 from diffusion_router.service import JobService
-from diffusion_router.sessions import Sessions
 from diffusion_router.settings import Settings, read_settings
 from diffusion_router.store import ArtifactStore, JobStore, StoreError
 from diffusionpipeline.v1 import peer_pb2_grpc, registry_pb2_grpc

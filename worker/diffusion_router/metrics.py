@@ -17,8 +17,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from diffusion_router import core
-from diffusion_router.dispatch import Dispatcher
-from diffusion_router.sessions import Sessions
+from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
 # From a cached millisecond stage to a long video.

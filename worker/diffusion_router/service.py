@@ -18,10 +18,11 @@ from typing import Any
 
 import structlog
 
-from diffusion_router import core, messages
-from diffusion_router.dispatch import Dispatcher
+from diffusion_router import core
 from diffusion_router.metrics import Metrics
-from diffusion_router.sessions import Sessions
+from diffusion_router.peers import messages
+from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.sessions import Sessions
 from diffusion_router.store import (
     ENDED,
     ArtifactStore,

@@ -17,18 +17,18 @@ import grpc
 import structlog
 import uvloop
 
-from diffusion_worker.artifacts import Artifacts
-from diffusion_worker.compute import ComputeThread
 from diffusion_worker.health import Health, Ports, serve_health
+from diffusion_worker.link.artifacts import Artifacts
+from diffusion_worker.link.peer import Peer
+from diffusion_worker.link.session import CHANNEL_OPTIONS, Incompatible, Session
 from diffusion_worker.loading import Loaded, adopt, load
 from diffusion_worker.logs import configure
 from diffusion_worker.metrics import Metrics
 from diffusion_worker.model.types import StageModel, UnsupportedModel
-from diffusion_worker.peer import Peer
-from diffusion_worker.runner import Runner
-from diffusion_worker.session import CHANNEL_OPTIONS, Incompatible, Session
 from diffusion_worker.settings import Settings
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
+from diffusion_worker.work.compute import ComputeThread
+from diffusion_worker.work.runner import Runner
 
 EXIT_FORCED: Final = 1
 EXIT_MODEL: Final = 3

@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from diffusion_worker.model.types import Stage
-from diffusion_worker.tasks import outcome
 from diffusion_worker.transport import (
     DigestMismatch,
     EngineInitFailed,
@@ -26,6 +25,7 @@ from diffusion_worker.transport import (
     StaleDescriptor,
     TransferTimeout,
 )
+from diffusion_worker.work.tasks import outcome
 from diffusionpipeline.v1 import stage_pb2
 
 # From the bundled model's millisecond stages to two minutes of video.

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.chart.release import Release
-from controlplane import programs
-from controlplane.cluster import Cluster
+from testbed.controlplane import programs
+from testbed.controlplane.cluster import Cluster
 
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from controlplane.client import JSON
-from controlplane.cluster import Cluster, ClusterError
+from testbed.controlplane.client import JSON
+from testbed.controlplane.cluster import Cluster, ClusterError
 
 CHART = Path(__file__).parents[3] / "charts/diffusion-operator"
 NAME = "diffusion"

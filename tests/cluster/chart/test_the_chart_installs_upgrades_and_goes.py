@@ -8,8 +8,8 @@ from typing import Any
 
 from cluster.chart.release import CHART, DEPLOYMENTS, FULL_NAME, NAME, Release, everything, until_collected, until_left
 from cluster.user import User
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
 
 EVERYTHING: dict[str, Any] = {
     "replicas": 2,

@@ -10,11 +10,11 @@ import pytest
 
 from cluster.chart.release import Release
 from cluster.user import DIGITS, User
-from controlplane.access import may
-from controlplane.audit import Entry
-from controlplane.client import JSON
-from controlplane.cluster import Cluster
-from controlplane.operators import Operator
+from testbed.controlplane.access import may
+from testbed.controlplane.audit import Entry
+from testbed.controlplane.client import JSON
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.operators import Operator
 
 Right = tuple[str, str, str]
 """API group, resource, verb."""

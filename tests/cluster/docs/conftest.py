@@ -10,9 +10,9 @@ import pytest
 
 from cluster.docs.played import DeployedOperator, EveryWorkerIsRegistered
 from cluster.user import User
-from controlplane import programs
-from controlplane.cluster import Cluster
-from controlplane.metrics_source import MetricsSource
+from testbed.controlplane import programs
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.metrics_source import MetricsSource
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts/diffusion-operator"

@@ -13,11 +13,11 @@ from typing import Any, Final, Self
 import httpx
 
 from cluster.fake_router import FakeRouter, peer
-from controlplane.client import JSON, Refused
-from controlplane.cluster import Cluster, ClusterError
-from controlplane.operators import Operator
-from controlplane.pods import is_ready
 from diffusionpipeline.v1 import registry_pb2
+from testbed.controlplane.client import JSON, Refused
+from testbed.controlplane.cluster import Cluster, ClusterError
+from testbed.controlplane.operators import Operator
+from testbed.controlplane.pods import is_ready
 
 _LOOK_SECONDS: Final = 0.1
 _SETTLE_SECONDS: Final = 1.0  # the operator waits for an answer for 2

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from cluster.user import User
-from controlplane.cluster import Cluster
-from controlplane.metrics_source import MetricsSource
-from documents import CLUSTER, PAGES, Page, run_blocks
-from documents.reader import environment
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.metrics_source import MetricsSource
+from testbed.documents import CLUSTER, PAGES, Page, run_blocks
+from testbed.documents.reader import environment
 
 # What a page assumes, as it says itself; the others, that digits.yaml is applied as well.
 ASSUMES_NOTHING = ("README.md", "docs/quickstart.md")

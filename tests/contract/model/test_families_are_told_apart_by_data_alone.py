@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from diffusion_worker.model import InvalidRequest, Parameters, Stage, identify, load_model
-from zoo import FAMILIES, ensure
+from testbed.zoo import FAMILIES, ensure
 
 PICTURE = Image.new("RGB", (32, 32), "red")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zoo.roles import Roles, started
+from testbed.zoo.roles import Roles, started
 
 
 @pytest.fixture(scope="session")

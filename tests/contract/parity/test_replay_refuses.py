@@ -12,7 +12,7 @@ from PIL import Image
 from diffusion_worker.model import InvalidRequest, ModelError, Parameters, Stage, UnsupportedModel
 from diffusion_worker.model.replay import ReplayModel
 from diffusion_worker.model.soundness import check_cut
-from zoo import FAMILIES, ensure
+from testbed.zoo import FAMILIES, ensure
 
 
 def load(path: Path, *stages: Stage) -> ReplayModel:

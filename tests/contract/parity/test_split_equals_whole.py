@@ -9,8 +9,8 @@ import av
 import pytest
 from PIL import Image
 
-from zoo import FAMILIES
-from zoo.processes import Case, RoleError
+from testbed.zoo import FAMILIES
+from testbed.zoo.processes import Case, RoleError
 
 DTYPES = ("float32", "bfloat16")
 REPLAYED = [name for name, family in FAMILIES.items() if family.way == "replay"]

@@ -13,8 +13,8 @@ import pytest
 
 from contract.transport.peers import MOONCAKE, ProcessPeer, StartPeer, eventually, processes_of, pulled, settings
 from contract.transport.producer import content
-from diffusion_worker.engine.session import Session
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
+from diffusion_worker.transport.engine.session import Session
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, environment
 from diffusion_worker.transport.pool import allocate
 
@@ -98,7 +98,7 @@ def test_the_choice_of_network_and_ports_is_always_forced(monkeypatch: pytest.Mo
 def test_an_engine_is_not_made_where_its_settings_would_not_count(before: str, message: str) -> None:
     program = f"""
         {before}
-        from diffusion_worker.engine.guard import Engine, EngineUnavailableError
+        from diffusion_worker.transport.engine.guard import Engine, EngineUnavailableError
         try:
             Engine.open(host="127.0.0.1", protocol="tcp", devices="", address=4096, size=4096,
                         port_min=31900, port_max=31910, patience=0)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dpipe.pods import LocalProcess
-from dpipe.process import LocalPod, PodState
+from dpipe.up.pods import LocalProcess
+from dpipe.up.process import LocalPod, PodState
 
 SECONDS = 20.0
 
@@ -151,8 +151,8 @@ def test_no_process_outlives_a_dpipe_that_was_killed(tmp_path: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
-from dpipe.pods import LocalProcess
-from dpipe.process import LocalPod
+from dpipe.up.pods import LocalProcess
+from dpipe.up.process import LocalPod
 folder = Path({str(tmp_path)!r})
 pod = LocalPod(LocalProcess("p", "decoder", (sys.executable, "-c", {SLEEPER!r}), {{}}, {{}}, folder), folder / "log")
 pod.start()

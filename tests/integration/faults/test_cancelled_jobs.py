@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from pipelines import at_rest, draw, metric, resource, running, until
+from testbed.pipelines import at_rest, draw, metric, resource, running, until
 
 STEPS = 200
 

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running, until
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running, until
 
 LEASE = 3
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from pipelines import STARTUP_SECONDS, Load, at_rest, draw, metric, peers, ready, resource, running, until
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, draw, metric, peers, ready, resource, running, until
 
 JOBS = 12
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running, until
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running, until
 
 KILLS = int(os.environ.get("KILLS", "30"))
 LEASE = 3

@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from diffusion_operator.api import load_pipeline
-from dpipe.local import LocalPipeline
-from pipelines import Answer, draw, metric, peers, ready, resource, until
+from dpipe.up.local import LocalPipeline
 from rdma.inside.device import SOFT_ROCE, packets_received
+from testbed.pipelines import Answer, draw, metric, peers, ready, resource, until
 
 # Four processes load torch on two emulated processors.
 STARTUP_SECONDS = 600.0
@@ -128,7 +128,7 @@ async def test_i6_a_port_that_was_down_for_a_moment_costs_time_and_no_job(
     split: LocalPipeline, whole: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All workers lose their pools at once: they end, come back as others, and the job is done."""
-    monkeypatch.setattr("pipelines.JOB_SECONDS", STARTUP_SECONDS)
+    monkeypatch.setattr("testbed.pipelines.JOB_SECONDS", STARTUP_SECONDS)
     before = await asyncio.to_thread(incarnations, split)
     drawing = asyncio.create_task(pictures(split))
     await asyncio.to_thread(until, lambda: any(peer.tasks for peer in peers(split).values()), 60, "a job runs")

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from controlplane import programs
+from testbed.controlplane import programs
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts/diffusion-operator"

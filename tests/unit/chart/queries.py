@@ -11,12 +11,12 @@ import promql_parser as promql
 from prometheus_client import CollectorRegistry
 
 from diffusion_operator.metrics import Metrics as OperatorMetrics
-from diffusion_operator.queue import Queue
+from diffusion_operator.reconcile.queue import Queue
 from diffusion_operator.render import names
 from diffusion_router import core
-from diffusion_router.dispatch import Dispatcher
 from diffusion_router.metrics import Metrics as RouterMetrics
-from diffusion_router.sessions import Sessions
+from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.sessions import Sessions
 from diffusion_worker.metrics import Metrics as WorkerMetrics
 from diffusion_worker.model.types import Stage
 from diffusion_worker.transport import Pool

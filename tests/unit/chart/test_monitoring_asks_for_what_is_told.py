@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from diffusion_operator.api import load_pipeline
-from diffusion_operator.cluster import SILENCE_SECONDS
+from diffusion_operator.cluster.client import SILENCE_SECONDS
+from diffusion_operator.cluster.reflector import ABSENT_SECONDS, LONGEST_BACKOFF, UNMARKED_WATCH_SECONDS
+from diffusion_operator.cluster.watching import STREAM_SECONDS
 from diffusion_operator.metrics import CONTROLLER, RESTARTS
-from diffusion_operator.reflector import ABSENT_SECONDS, LONGEST_BACKOFF, UNMARKED_WATCH_SECONDS
 from diffusion_operator.render import render as pipeline_children
 from diffusion_operator.status import reasons
-from diffusion_operator.watching import STREAM_SECONDS
 from diffusionpipeline.v1 import generation_pb2
 from unit.chart import queries
 from unit.chart.charts import CHART, EVERYTHING, NAMESPACE, PROMETHEUS, Object, merged, render

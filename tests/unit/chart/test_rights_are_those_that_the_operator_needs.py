@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from diffusion_operator import kinds
 from diffusion_operator.api import GROUP
+from diffusion_operator.cluster import kinds
 from unit.chart.charts import EVERYTHING, NAMESPACE, PROMETHEUS, Object, Rendered, merged, render
 
 Rights = dict[tuple[str, str], set[str]]

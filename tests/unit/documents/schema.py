@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from documents import ROOT
+from testbed.documents import ROOT
 from unit.chart.charts import VALUES
 
 Schema = Mapping[str, Any]

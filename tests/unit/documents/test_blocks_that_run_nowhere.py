@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from diffusion_operator.render.images import PACKAGED
-from documents import NOWHERE, PAGES, ROOT, Block, Page
+from testbed.documents import NOWHERE, PAGES, ROOT, Block, Page
 from unit.chart.charts import render
 
 QUICKSTART = next(page for page in PAGES if page.path == "docs/quickstart.md")

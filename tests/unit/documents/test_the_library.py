@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from documents import CLUSTER, E2E, Deadlines, Failed, Page, PageError, run_blocks
-from documents.running import missing_line
+from testbed.documents import CLUSTER, E2E, Deadlines, Failed, Page, PageError, run_blocks
+from testbed.documents.running import missing_line
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 

@@ -10,8 +10,8 @@ import yaml
 
 from diffusion_operator.status import reasons
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
-from documents import PAGES, ROOT, Page
-from documents.pages import COMMANDS, FILES, PROGRAMS
+from testbed.documents import PAGES, ROOT, Page
+from testbed.documents.pages import COMMANDS, FILES, PROGRAMS
 from unit.chart import queries
 from unit.documents import schema
 

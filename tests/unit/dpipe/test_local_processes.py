@@ -9,8 +9,8 @@ import yaml
 
 from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import render
-from dpipe.pods import LocalProcess, NotLocalError, local_processes
-from dpipe.ports import free_ports, is_free
+from dpipe.up.pods import LocalProcess, NotLocalError, local_processes
+from dpipe.up.ports import free_ports, is_free
 
 ROOT = Path(__file__).parents[3]
 DATA = Path("/data")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dpipe.times import rows
+from dpipe.client.times import rows
 
 
 def report(stage: str, **values: float) -> dict[str, Any]:

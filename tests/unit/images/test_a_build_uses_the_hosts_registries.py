@@ -5,7 +5,7 @@ from __future__ import annotations
 import configparser
 from pathlib import Path
 
-from images.host import apt_proxies, pip_settings
+from testbed.images.host import apt_proxies, pip_settings
 
 
 def test_variables_win_over_files_and_later_files_over_earlier_ones(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from diffusion_operator.render.images import PACKAGED
-from images.building import SOURCES, TARGETS, name, version
+from testbed.images.building import SOURCES, TARGETS, name, version
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

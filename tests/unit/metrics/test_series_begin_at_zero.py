@@ -7,15 +7,15 @@ from typing import Protocol
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from diffusion_operator.kinds import CHILDREN
+from diffusion_operator.cluster.kinds import CHILDREN
 from diffusion_operator.metrics import Metrics as OperatorMetrics
 from diffusion_router import core
 from diffusion_router.metrics import Metrics as RouterMetrics
 from diffusion_worker.metrics import ROLE_OF
 from diffusion_worker.metrics import Metrics as WorkerMetrics
 from diffusion_worker.model.types import Stage
-from diffusion_worker.tasks import DeadlinePassed, StoreRefused, classify
 from diffusion_worker.transport import ModeMismatch, PoolFull, SlotLost, TooLarge, errors
+from diffusion_worker.work.tasks import DeadlinePassed, StoreRefused, classify
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
 POOLS = (errors.TransportError, PoolFull, TooLarge)

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import pytest
 
-from diffusion_operator import registry
 from diffusion_operator.api import Role
-from diffusion_operator.queue import Key
-from diffusion_operator.registry import Registries, ask
+from diffusion_operator.reconcile import registry
+from diffusion_operator.reconcile.queue import Key
+from diffusion_operator.reconcile.registry import Registries, ask
 from diffusion_operator.status.observed import PeerSeen
 from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from diffusion_operator.cluster import ApiError, Unreachable
-from diffusion_operator.kinds import Kind
+from diffusion_operator.cluster.client import ApiError, Unreachable
+from diffusion_operator.cluster.kinds import Kind
 from diffusion_operator.leader import Leader, LeaseLost
 
 SECONDS = 0.6

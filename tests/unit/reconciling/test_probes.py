@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from diffusion_operator import app, health, reflector
-from diffusion_operator.cluster import ApiError, Page, Unreachable
-from diffusion_operator.kinds import PIPELINE, SERVICE, Kind
+from diffusion_operator import app, health
+from diffusion_operator.cluster import reflector
+from diffusion_operator.cluster.client import ApiError, Page, Unreachable
+from diffusion_operator.cluster.kinds import PIPELINE, SERVICE, Kind
+from diffusion_operator.cluster.reflector import Reflector
+from diffusion_operator.cluster.store import Store
+from diffusion_operator.cluster.watching import LAG_SECONDS, Watching
 from diffusion_operator.metrics import Metrics
-from diffusion_operator.queue import Key
-from diffusion_operator.reflector import Reflector
+from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.settings import Settings
-from diffusion_operator.store import Store
-from diffusion_operator.watching import LAG_SECONDS, Watching
 
 KEY = Key("ns", "digits")
 

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from diffusion_operator.queue import FIRST_RETRY, LONGEST_RETRY, Key, Queue
+from diffusion_operator.reconcile.queue import FIRST_RETRY, LONGEST_RETRY, Key, Queue
 
 A, B = Key("ns", "a"), Key("ns", "b")
 

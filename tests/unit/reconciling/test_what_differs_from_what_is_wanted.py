@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_operator.difference import differences
+from diffusion_operator.reconcile.difference import differences
 
 
 def container(**fields: Any) -> dict[str, Any]:

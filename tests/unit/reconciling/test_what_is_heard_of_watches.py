@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from diffusion_operator import cluster, reflector
-from diffusion_operator.cluster import ApiError, Page, Unreachable, WatchEvent
-from diffusion_operator.kinds import EVENT, POD_MONITOR, SERVICE, Kind
-from diffusion_operator.reflector import Reflector
-from diffusion_operator.store import Store
+from diffusion_operator.cluster import client as cluster
+from diffusion_operator.cluster import reflector
+from diffusion_operator.cluster.client import ApiError, Page, Unreachable, WatchEvent
+from diffusion_operator.cluster.kinds import EVENT, POD_MONITOR, SERVICE, Kind
+from diffusion_operator.cluster.reflector import Reflector
+from diffusion_operator.cluster.store import Store
 
 BOOKMARK = WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": "101"}})
 ABSENT = ApiError("list", 404, "NotFound", "", None)

@@ -133,4 +133,4 @@ def test_the_examples_show_split_monolith_and_shared_work() -> None:
 
 
 def test_the_demos_resource_is_the_example() -> None:
-    assert (ROOT / "operator/dpipe/digits.yaml").read_text() == (ROOT / "examples/digits.yaml").read_text()
+    assert (ROOT / "operator/dpipe/up/digits.yaml").read_text() == (ROOT / "examples/digits.yaml").read_text()

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from diffusion_worker.link.session import MAX_REPORTS, Session
 from diffusion_worker.model import InvalidRequest, ModelError
-from diffusion_worker.outcomes import MAX_FAILURES, Failures, Outputs
 from diffusion_worker.payload import PayloadError
-from diffusion_worker.session import MAX_REPORTS, Session
-from diffusion_worker.tasks import DeadlinePassed, StoreRefused, classify, outcome, parameters
 from diffusion_worker.transport import DigestMismatch, ModeMismatch, Pool, PoolFull, Slot, TooLarge
 from diffusion_worker.transport.memory import MemoryTransport
+from diffusion_worker.work.outcomes import MAX_FAILURES, Failures, Outputs
+from diffusion_worker.work.tasks import DeadlinePassed, StoreRefused, classify, outcome, parameters
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 
 
@@ -141,7 +141,7 @@ def test_failures_are_remembered_up_to_a_bound() -> None:
 
 
 async def test_the_event_loop_and_the_compute_thread_pass_results_and_errors() -> None:
-    from diffusion_worker.compute import ComputeThread
+    from diffusion_worker.work.compute import ComputeThread
 
     compute = ComputeThread(asyncio.get_running_loop())
     assert await compute.run(lambda: 7) == 7

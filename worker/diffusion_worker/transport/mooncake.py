@@ -1,9 +1,8 @@
 """The Mooncake back end: RDMA, or TCP where there is none.
 
-Every engine runs in a process of its own (see `diffusion_worker.engine`). One serves the pool; one more per remote
-incarnation pulls from it, so that a peer that is frozen, dead or restarted holds up nobody else: first contact with a
-frozen peer blocks an engine for a minute, and an engine's notion of a peer never heals. A warm spare waits for the next
-peer.
+Every engine runs in a process of its own (see `engine/`). One serves the pool; one more per remote incarnation pulls
+from it, so that a peer that is frozen, dead or restarted holds up nobody else: first contact with a frozen peer blocks
+an engine for a minute, and an engine's notion of a peer never heals. A warm spare waits for the next peer.
 """
 
 import asyncio
@@ -14,10 +13,10 @@ from typing import Final
 
 import structlog
 
-from diffusion_worker.engine.guard import MODES
-from diffusion_worker.engine.session import Session
-from diffusion_worker.engine.wire import Outcome
 from diffusion_worker.transport.descriptor import Descriptor
+from diffusion_worker.transport.engine.guard import MODES
+from diffusion_worker.transport.engine.session import Session
+from diffusion_worker.transport.engine.wire import Outcome
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, Reply
 from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead, TransportError
 from diffusion_worker.transport.interface import TransferObserver

@@ -1,0 +1,1 @@
+"""One pipeline's key -> what the cluster should have of it, applied."""

@@ -1,0 +1,290 @@
+"""Makes a pipeline's children be as rendered, and no others.
+
+A child is sent only if it is not known to be as it should: an annotation tells for which rendering it was applied last,
+and a comparison of every field that we would send tells whether somebody changed it since. Only both together will do:
+the annotation alone misses a hand edit, the comparison alone a field that was dropped from the rendering.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from diffusion_operator.api import API_VERSION, GROUP, KIND
+from diffusion_operator.cluster.client import ApiError, Cluster
+from diffusion_operator.cluster.kinds import PIPELINE, POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
+from diffusion_operator.cluster.recorder import Recorder
+from diffusion_operator.cluster.store import FOREIGN, ChildId, Store, Stored, mark_of, stored
+from diffusion_operator.metrics import Metrics
+from diffusion_operator.reconcile.difference import differences
+from diffusion_operator.reconcile.queue import Key
+from diffusion_operator.render import names
+from diffusion_operator.status import reasons
+from diffusion_operator.status.observed import Fault, FaultReason
+
+APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
+# The version of an empty store. An apply that names a version is refused (409) if the object exists with another.
+NO_VERSION: Final = "1"
+# What the API server lets nobody change in a StatefulSet.
+IMMUTABLE: Final = ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")
+_FIELDS_NAMED: Final = 4
+
+log = structlog.get_logger()
+
+
+class NamespaceGone(Exception):
+    """The namespace is being deleted, and the pipeline with it."""
+
+
+class PipelineGone(Exception):
+    """The pipeline was deleted, or made anew, since it was read."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The pipeline as its children name it."""
+
+    key: Key
+    uid: str
+
+    def adopt(self, child: Mapping[str, Any]) -> Object:
+        """The child as it is sent, with its owner. The owner does not wait for it to be deleted."""
+        reference = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": self.key.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+        return {**child, "metadata": {**child["metadata"], "ownerReferences": [reference]}}
+
+
+@dataclass
+class Applied:
+    """What an attempt came to."""
+
+    faults: list[Fault]
+    """What the API server, or somebody else's object, does not allow."""
+    notes: list[str]
+    """What was left out on purpose."""
+    waits: list[str]
+    """What must pass first, such as the end of an object that is being deleted."""
+    marks: dict[ChildId, str]
+    """Of the children that were found or made as they should be, as they looked then."""
+
+
+class Applier:
+    def __init__(self, cluster: Cluster, store: Store, recorder: Recorder, metrics: Metrics) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._recorder = recorder
+        self._metrics = metrics
+
+    async def apply(self, owner: Owner, children: Sequence[Object]) -> Applied:
+        """Apply each child that is not as it should be; one that can't be does not keep the others from it.
+
+        Raises NamespaceGone, PipelineGone, and ApiError or Unreachable if the API server can't do it now.
+        """
+        applied = Applied([], [], [], {})
+        for child in children:
+            await self._apply(owner, child, applied)
+        return applied
+
+    async def prune(
+        self, owner: Owner, children: Sequence[Object], retained: Collection[str], applied: Applied
+    ) -> None:
+        """Delete what this pipeline made and no longer wants. `retained`: names of ConfigMaps that pods still need."""
+        wanted = {(child["kind"], child["metadata"]["name"]) for child in children}
+        for child in list(self._store.children(owner.key).values()):
+            superfluous = child.owner == owner.uid and child.id not in wanted and not child.deleting
+            if superfluous and not (child.kind.kind == "ConfigMap" and child.name in retained):
+                log.info("pruning", pipeline=str(owner.key), kind=child.kind.kind, name=child.name)
+                try:
+                    await self._cluster.delete(child.kind, owner.key.namespace, child.name, child.uid)
+                except ApiError as error:
+                    if error.transient:
+                        raise
+                    applied.faults.append(refusal(child.kind, child.name, error))
+
+    async def see_that_it_stays(self, owner: Owner) -> None:
+        """Ask the API server for the pipeline itself, where its children look as if it had been deleted.
+
+        Watches of different kinds tell in no order. A child that is made, or taken back, for an owner that is gone
+        would be collected, and its pods with it. Raises PipelineGone, ApiError, Unreachable.
+        """
+        try:
+            live = await self._cluster.get(PIPELINE, owner.key.namespace, owner.key.name)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        else:
+            if live["metadata"]["uid"] == owner.uid and "deletionTimestamp" not in live["metadata"]:
+                return
+            self._store.put(PIPELINE, live)
+            raise PipelineGone
+        known = self._store.pipeline(owner.key)
+        if known is not None and known.uid == owner.uid:
+            self._store.remove(PIPELINE, known.packed.unpack())
+        raise PipelineGone
+
+    async def _apply(self, owner: Owner, child: Object, applied: Applied) -> None:
+        kind, name = kind_of(child), child["metadata"]["name"]
+        known = self._store.child(owner.key, kind, name)
+        adopted = owner.adopt(child)
+        try:
+            if known is None:
+                await self._make(owner, kind, adopted, applied)
+            else:
+                await self._mend(owner, known, adopted, applied)
+        except ApiError as error:
+            if error.transient:
+                raise
+            self._judge(kind, name, error, applied)
+
+    async def _make(self, owner: Owner, kind: Kind, adopted: Object, applied: Applied) -> None:
+        marked = _marked(adopted)
+        # What somebody else made is theirs. Without a conflict of values an apply would merge into it, and make it a
+        # child that goes when the pipeline does.
+        only_new = {**marked, "metadata": {**marked["metadata"], "resourceVersion": NO_VERSION}}
+        try:
+            answer = await self._cluster.apply(kind, only_new)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            name = adopted["metadata"]["name"]
+            live = await self._cluster.get(kind, owner.key.namespace, name)
+            known = stored(kind, live)
+            labels = live["metadata"].get("labels", {})
+            if known.owner != owner.uid and labels.get(names.PIPELINE_LABEL) != owner.key.name:
+                applied.faults.append(_name_conflict(kind, name, "it does not belong to this pipeline"))
+                return
+            # Ours: the watch has not told of it yet, or will not, as somebody took the labels that it selects by.
+            await self._mend(owner, known, adopted, applied)
+            return
+        self._wrote(kind, answer, applied)
+
+    async def _mend(self, owner: Owner, known: Stored, adopted: Object, applied: Applied) -> None:
+        kind, name = known.kind, known.name
+        if known.owner == FOREIGN:
+            applied.faults.append(_name_conflict(kind, name, "another controller owns it"))
+            return
+        if known.deleting:
+            applied.waits.append(f"{kind} {name} is being deleted")
+            return
+        live = known.packed.unpack()
+        if kind is STATEFUL_SET and (fixed := list(_immutable_changes(adopted, live))):
+            applied.faults.append(_immutable_fault(name, fixed))
+            adopted = _with_live(adopted, live, fixed)
+        marked = _marked(adopted)
+        annotation = live["metadata"].get("annotations", {}).get(APPLIED_ANNOTATION)
+        rendered_so_before = annotation == marked["metadata"]["annotations"][APPLIED_ANNOTATION]
+        changed = list(differences(marked, live))
+        if rendered_so_before and not changed:
+            applied.marks[known.id] = known.mark
+            return
+        if not known.owner:
+            # Orphaned with its pipeline (`kubectl delete --cascade=orphan`), or by hand.
+            await self.see_that_it_stays(owner)
+        answer = await self._cluster.apply(kind, marked)
+        version_before = known.version
+        self._wrote(kind, answer, applied)
+        if int(answer["metadata"]["resourceVersion"]) == version_before:
+            return
+        if rendered_so_before:
+            self._tell_reverted(owner, kind, name, changed)
+        elif kind is STATEFUL_SET:
+            self._tell_scaled(owner, marked, live)
+
+    def _wrote(self, kind: Kind, answer: Object, applied: Applied) -> None:
+        self._store.wrote(kind, answer)
+        applied.marks[kind.kind, answer["metadata"]["name"]] = mark_of(answer["metadata"])
+
+    def _judge(self, kind: Kind, name: str, error: ApiError, applied: Applied) -> None:
+        """A refusal that the same request would meet again."""
+        if error.status == 404 and kind is POD_MONITOR:
+            applied.notes.append(
+                f"no PodMonitor {name}: this cluster has no API {POD_MONITOR.api_version}; install the Prometheus "
+                "operator, or set spec.monitoring.podMonitor to false"
+            )
+        elif error.status == 409:
+            # A write that lost a race: what is there now is read by the next attempt.
+            applied.waits.append(f"{kind} {name}: {error.message}")
+        else:
+            applied.faults.append(refusal(kind, name, error))
+
+    def _tell_reverted(self, owner: Owner, kind: Kind, name: str, changed: list[str]) -> None:
+        shown = ", ".join(changed[:_FIELDS_NAMED]) + (", …" if len(changed) > _FIELDS_NAMED else "")
+        self._metrics.reverted(kind.kind)
+        log.info("reverted", pipeline=str(owner.key), kind=kind.kind, name=name, fields=changed)
+        self._recorder.record(
+            owner.key,
+            owner.uid,
+            "Warning",
+            "Reverted",
+            f"{kind} {name}: {shown} had been changed by hand and is as this DiffusionPipeline says again; "
+            "edit the DiffusionPipeline instead",
+        )
+
+    def _tell_scaled(self, owner: Owner, wanted: Object, live: Object) -> None:
+        before, after = live["spec"].get("replicas"), wanted["spec"]["replicas"]
+        if before != after:
+            role = wanted["metadata"]["labels"][names.ROLE_LABEL]
+            self._recorder.record(owner.key, owner.uid, "Normal", "Scaled", f"{role}: {before} to {after} replicas")
+
+
+def refusal(kind: Kind, name: str, error: ApiError) -> Fault:
+    """What an error that the same request would meet again is to a pipeline. Raises NamespaceGone if it is that."""
+    if "because it is being terminated" in error.message or (
+        error.status == 404 and error.message.startswith("namespaces ")
+    ):
+        raise NamespaceGone from error
+    forbidden = error.status == 403 and "cannot" in error.message
+    reason: FaultReason = "Forbidden" if forbidden else "ApplyFailed"
+    remedy = "; give the operator's role this verb (the Helm chart does)" if forbidden else ""
+    log.warning("refused", kind=kind.kind, name=name, status=error.status, error=error.message)
+    return Fault(reason=reason, message=f"{kind} {name}: {error.message}{remedy}")
+
+
+def _marked(adopted: Object) -> Object:
+    """With the annotation that tells what it was applied for."""
+    text = json.dumps(adopted, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    metadata = adopted["metadata"]
+    annotations = {**metadata.get("annotations", {}), APPLIED_ANNOTATION: digest}
+    return {**adopted, "metadata": {**metadata, "annotations": annotations}}
+
+
+def _immutable_changes(wanted: Object, live: Object) -> Iterator[str]:
+    for field in IMMUTABLE:
+        ours, theirs = wanted["spec"].get(field), live["spec"].get(field)
+        if bool(ours) != bool(theirs) or any(True for _ in differences(ours, theirs)):
+            yield field
+
+
+def _with_live(wanted: Object, live: Object, fields: Collection[str]) -> Object:
+    """With these fields as they are, so that everything else (the replicas first of all) can still be applied."""
+    spec = {name: value for name, value in wanted["spec"].items() if name not in fields}
+    return {**wanted, "spec": spec | {name: live["spec"][name] for name in fields if name in live["spec"]}}
+
+
+def _immutable_fault(name: str, fields: Sequence[str]) -> Fault:
+    which = ", ".join(f"spec.{field}" for field in fields)
+    return Fault(
+        reason=reasons.IMMUTABLE_FIELD_CHANGED,
+        message=f"StatefulSet {name}: {which} can't be changed and stays as it was; put the DiffusionPipeline's field "
+        f"back, or `kubectl delete statefulset {name} --cascade=orphan --wait=false` to have it made anew around its "
+        "pods",
+    )
+
+
+def _name_conflict(kind: Kind, name: str, why: str) -> Fault:
+    return Fault(
+        reason=reasons.NAME_CONFLICT,
+        message=f"{kind} {name} exists and {why}: delete or rename it, or give the pipeline another name",
+    )

@@ -1,0 +1,339 @@
+"""Makes one pipeline so: reads what is known, renders, applies, prunes, reports.
+
+Level-triggered: nothing here asks what happened. Every step may be the last one before the process is killed, and the
+next attempt, by this process or another, starts from what is there. What is as it should be costs no request at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+
+from diffusion_operator.api import InvalidResourceError, Pipeline, Role, from_live
+from diffusion_operator.cluster.client import ApiError, Cluster
+from diffusion_operator.cluster.kinds import CONFIG_MAP, PIPELINE, SCALER, STATEFUL_SET, Object
+from diffusion_operator.cluster.recorder import Recorder
+from diffusion_operator.cluster.store import Store, Stored
+from diffusion_operator.metrics import STATES, PipelineReport
+from diffusion_operator.reconcile.apply import Applied, Applier, NamespaceGone, Owner, PipelineGone
+from diffusion_operator.reconcile.nodes import RdmaResources
+from diffusion_operator.reconcile.queue import Key
+from diffusion_operator.reconcile.registry import CALL_SECONDS, Registries
+from diffusion_operator.reconcile.scalers import Scalers
+from diffusion_operator.render import Images, names, render
+from diffusion_operator.status import invalid, reasons, summarise, workloads
+from diffusion_operator.status.observed import Fault, Observed, RoleObserved
+
+# What a person waits for is written at once; how far it has got, less often: a hundred pods come up one by one. The
+# more pipelines come up together, the less often each tells of it: all of them make one such write in two seconds.
+NEWS_SECONDS: Final = 1.0
+PROGRESS_SECONDS: Final = 5.0
+PROGRESS_EACH_SECONDS: Final = 2.0
+_TROUBLE: Final = (
+    reasons.RECONCILED,
+    reasons.SCHEDULABLE,
+    reasons.MODEL_READY,
+    reasons.TRANSPORT_READY,
+    reasons.SCALING_READY,
+)
+
+log = structlog.get_logger()
+
+
+class Unfinished(Exception):
+    """Not everything could be applied, and nobody will tell when it can be: to be tried again after a pause.
+
+    `again`: seconds after which to look again in any case, for a status that is not written yet.
+    """
+
+    def __init__(self, why: str, again: float | None = None) -> None:
+        super().__init__(why)
+        self.again = again
+
+
+@dataclass
+class _Memory:
+    """What is kept of a pipeline between its reconciles. Losing it costs a comparison, nothing else."""
+
+    in_sync: tuple[object, ...] = ()
+    """What the pipeline and its children looked like when everything was as it should be."""
+    complete: bool = False
+    """All children were there once."""
+    notes: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    waits: tuple[str, ...] = ()
+    report: PipelineReport | None = None
+    status_written: float = float("-inf")
+
+
+class Reconciler:
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        store: Store,
+        applier: Applier,
+        scalers: Scalers,
+        registries: Registries,
+        nodes: RdmaResources,
+        recorder: Recorder,
+        images: Images,
+        router_address: str,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._applier = applier
+        self._scalers = scalers
+        self._registries = registries
+        self._nodes = nodes
+        self._recorder = recorder
+        self._images = images
+        self._router_address = router_address
+        self._clock = clock
+        self._now = now
+        self._memories: dict[Key, _Memory] = {}
+        self._progressing: set[Key] = set()
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Seconds after which to look again even if nothing happens; None: no need to.
+
+        Raises Unfinished, ApiError or Unreachable: to be tried again after a pause.
+        """
+        live = self._store.pipeline(key)
+        if live is None or live.deleting:
+            # The API server's garbage collector takes the children.
+            self._memories.pop(key, None)
+            self._progressing.discard(key)
+            self._registries.forget(key)
+            return None
+        resource = live.packed.unpack()
+        memory = self._memories.setdefault(key, _Memory())
+        try:
+            pipeline = from_live(resource)
+        except InvalidResourceError as error:
+            return await self._write_status(key, live, resource, invalid(resource, str(error), self._now()), memory)
+        owner = Owner(key, live.uid)
+        try:
+            counts = await self._scalers.counts(pipeline, owner)
+            await self._make_so(pipeline, owner, live, counts.replicas, memory)
+        except (NamespaceGone, PipelineGone):
+            return None
+        observed = self._observe(pipeline, owner, resource, counts.replicas, memory, counts.faults)
+        observed = await self._nodes.explain(pipeline, observed)
+        scaling_faults = await self._scalers.report(pipeline, owner, observed.roles, self._now())
+        observed = dataclasses.replace(observed, scaling_faults=(*observed.scaling_faults, *scaling_faults))
+        status = summarise(pipeline, observed, resource.get("status"), self._now())
+        memory.report = _report(pipeline, status)
+        if _is_true(_condition(status, reasons.PROGRESSING)):
+            self._progressing.add(key)
+        else:
+            self._progressing.discard(key)
+        if self._follow_router(pipeline, key, status):
+            # Its answer, or the lack of one, is a matter of moments: no need to say that it was not asked yet.
+            return CALL_SECONDS
+        again = await self._write_status(key, live, resource, status, memory)
+        if unfinished := (*memory.waits, *(fault.message for fault in (*memory.faults, *observed.scaling_faults))):
+            raise Unfinished("; ".join(unfinished), again)
+        return again
+
+    def recheck(self, key: Key) -> None:
+        """Compare everything anew at the next reconcile, also what seems to be in sync."""
+        if key in self._memories:
+            self._memories[key].in_sync = ()
+
+    def reports(self) -> list[PipelineReport]:
+        """For metrics: every pipeline as its status says."""
+        # Called from another thread: one copy, which the interpreter makes in one go, and no iteration.
+        return [memory.report for memory in list(self._memories.values()) if memory.report is not None]
+
+    async def _make_so(
+        self, pipeline: Pipeline, owner: Owner, live: Stored, counts: Mapping[Role, int], memory: _Memory
+    ) -> None:
+        if memory.in_sync and memory.in_sync == self._looks(owner, live, counts):
+            return
+        children = [child for child in render(pipeline, self._images, counts) if child["kind"] != SCALER.kind]
+        if memory.complete and self._lacks(owner, children):
+            # The garbage collector may have taken it, after a deletion that no watch told of.
+            await self._applier.see_that_it_stays(owner)
+        applied = await self._applier.apply(owner, children)
+        await self._applier.prune(owner, children, self._needed_config_maps(pipeline, owner), applied)
+        await self._scalers.prune(pipeline, owner, applied)
+        memory.faults, memory.notes, memory.waits = tuple(applied.faults), tuple(applied.notes), tuple(applied.waits)
+        # Otherwise everything is compared again at the next turn.
+        in_sync = (
+            not applied.faults
+            and not self._superfluous(owner, children)
+            and self._are_as_applied(owner, children, applied)
+        )
+        memory.in_sync = self._looks(owner, live, counts) if in_sync else ()
+        memory.complete = not self._lacks(owner, children)
+
+    def _lacks(self, owner: Owner, children: list[Object]) -> bool:
+        known = self._store.children(owner.key)
+        return any((child["kind"], child["metadata"]["name"]) not in known for child in children)
+
+    def _looks(self, owner: Owner, live: Stored, counts: Mapping[Role, int]) -> tuple[object, ...]:
+        children = self._store.children(owner.key)
+        marks = frozenset((*child.id, child.mark) for child in children.values())
+        rolled_out = all(child.rolled_out for child in children.values())
+        return (live.mark, tuple(sorted(counts.items())), marks, rolled_out)
+
+    def _are_as_applied(self, owner: Owner, children: list[Object], applied: Applied) -> bool:
+        """No child was changed, or deleted, by others after its own turn."""
+        known = self._store.children(owner.key)
+        ids = [(child["kind"], child["metadata"]["name"]) for child in children]
+        return all(applied.marks.get(each) == (known[each].mark if each in known else None) for each in ids)
+
+    def _superfluous(self, owner: Owner, children: list[Object]) -> bool:
+        wanted = {(child["kind"], child["metadata"]["name"]) for child in children}
+        return any(
+            child.owner == owner.uid and child.id not in wanted and child.kind is not CONFIG_MAP
+            for child in self._store.children(owner.key).values()
+        )
+
+    def _needed_config_maps(self, pipeline: Pipeline, owner: Owner) -> set[str]:
+        """While a rollout is under way, pods of the generation before still start containers by their ConfigMap."""
+        children = self._store.children(owner.key).values()
+        if all(child.rolled_out for child in children):
+            return set()
+        return {child.name for child in children if child.kind is CONFIG_MAP}
+
+    def _observe(
+        self,
+        pipeline: Pipeline,
+        owner: Owner,
+        resource: Mapping[str, Any],
+        counts: Mapping[Role, int],
+        memory: _Memory,
+        scaling_faults: tuple[Fault, ...],
+    ) -> Observed:
+        roles = {
+            role: self._observe_role(pipeline, owner, role, counts)
+            for role in Role
+            if not pipeline.roles[role].colocated
+        }
+        return Observed(
+            generation=resource["metadata"]["generation"],
+            roles=roles,
+            fault=memory.faults[0] if memory.faults else None,
+            peers=self._registries.peers(owner.key),
+            scaling_faults=scaling_faults,
+            notes=memory.notes,
+        )
+
+    def _observe_role(self, pipeline: Pipeline, owner: Owner, role: Role, counts: Mapping[Role, int]) -> RoleObserved:
+        name = names.child(pipeline, role)
+        child = self._store.child(owner.key, STATEFUL_SET, name)
+        desired = pipeline.count(role, counts)
+        live = None if child is None or child.owner != owner.uid else child.packed.unpack()
+        if live is not None and live.get("status", {}).get("replicas", 0) >= desired:
+            self._store.clear_refusals(owner.key.namespace, name)
+        problems = self._store.problems(owner.key, role)
+        refusals = self._store.refusals(owner.key.namespace, name)
+        return workloads.role(live, desired, problems, refusals)
+
+    def _follow_router(self, pipeline: Pipeline, key: Key, status: Mapping[str, Any]) -> bool:
+        """Have the router asked who is registered; whether it was not, so far."""
+        if not status["roles"][Role.ROUTER]["readyReplicas"]:
+            self._registries.forget(key)
+            return False
+        address = self._router_address.format(
+            pipeline=pipeline.name, namespace=pipeline.namespace, port=pipeline.router.grpc_port
+        )
+        states = {condition["type"]: condition["status"] for condition in status["conditions"]}
+        settled = states.get(reasons.READY) == "True" and states.get(reasons.PEERS_REGISTERED) == "True"
+        self._registries.follow(key, address, settled=settled, expected=status["router"]["expectedPeers"])
+        return self._registries.peers(key) is None
+
+    async def _write_status(
+        self, key: Key, live: Stored, resource: Object, status: dict[str, Any], memory: _Memory
+    ) -> float | None:
+        before = resource.get("status") or {}
+        if status == before:
+            return None
+        since = self._clock() - memory.status_written
+        together = PROGRESS_EACH_SECONDS * len(self._progressing)
+        pause = NEWS_SECONDS if _is_news(before, status) else max(PROGRESS_SECONDS, together)
+        if since < pause:
+            return pause - since
+        item = {
+            "apiVersion": PIPELINE.api_version,
+            "kind": PIPELINE.kind,
+            # With the uid: one that was made anew under this name is told of itself alone.
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": live.uid},
+            "status": status,
+        }
+        try:
+            answer = await self._cluster.apply(PIPELINE, item, subresource="status")
+        except ApiError as error:
+            if error.status == 404:
+                log.info("status_of_what_is_gone", pipeline=str(key))
+                return None
+            if error.status == 409:
+                # Made anew under this name, of which the watch will tell; or others wrote at the same time.
+                raise Unfinished(str(error)) from error
+            raise
+        memory.status_written = self._clock()
+        self._tell(key, live.uid, before, status)
+        self._store.wrote(PIPELINE, answer)
+        return None
+
+    def _tell(self, key: Key, uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Events: that it became ready, that it ceased to be for no change that was asked for, and new trouble."""
+        was, now = _condition(before, reasons.READY), _condition(after, reasons.READY)
+        progressing = _condition(after, reasons.PROGRESSING)
+        was_ready = _is_true(was)
+        if now is not None and _is_true(now) and not was_ready:
+            self._recorder.record(key, uid, "Normal", now["reason"], now["message"])
+        elif now is not None and not _is_true(now) and was_ready and not _is_true(progressing):
+            self._recorder.record(key, uid, "Warning", now["reason"], now["message"])
+        for kind, reason in sorted(_trouble(after) - _trouble(before)):
+            found = _condition(after, kind)
+            if found is not None:
+                self._recorder.record(key, uid, "Warning", reason, found["message"])
+
+
+def _condition(status: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    return next((found for found in status.get("conditions", ()) if found["type"] == name), None)
+
+
+def _is_true(found: Mapping[str, Any] | None) -> bool:
+    return found is not None and found["status"] == "True"
+
+
+def _is_news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether it became ready or ceased to be, what is wanted changed, or there is new trouble."""
+
+    was, now = _condition(before, reasons.READY), _condition(after, reasons.READY)
+    return (
+        (was and was["status"]) != (now and now["status"])
+        or before.get("observedGeneration") != after.get("observedGeneration")
+        or not _trouble(after) <= _trouble(before)
+    )
+
+
+def _trouble(status: Mapping[str, Any]) -> set[tuple[str, str]]:
+    found = (_condition(status, name) for name in _TROUBLE)
+    return {(one["type"], one["reason"]) for one in found if one is not None and one["status"] == "False"}
+
+
+def _report(pipeline: Pipeline, status: Mapping[str, Any]) -> PipelineReport:
+    roles = status["roles"]
+    return PipelineReport(
+        namespace=pipeline.namespace,
+        name=pipeline.name,
+        model=pipeline.model.id,
+        transport=roles[Role.DENOISER]["transport"],
+        conditions=tuple((one["type"], one["status"]) for one in status["conditions"]),
+        replicas=tuple(
+            (role, state, counts.get(f"{state}Replicas", 0)) for role, counts in roles.items() for state in STATES
+        ),
+    )

@@ -1,0 +1,137 @@
+"""Who is registered with a pipeline's router, and over which transport: one gRPC call, answered or given up in 2 s.
+
+The call is never part of a reconcile: a router that hangs must not hold up the children of its pipeline. A task asks
+the routers in turn, and a pipeline is reconciled when the answer is another than before. Kubernetes alone cannot tell:
+pods that are all ready may still exchange tensors over TCP where RDMA was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from diffusion_operator.api import Role
+from diffusion_operator.reconcile.queue import Key
+from diffusion_operator.status.observed import PeerSeen, PeersObserved
+from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
+
+CALL_SECONDS: Final = 2.0
+# While something is still to come, ever more slowly as long as nothing does; and when all is well.
+EAGER_SECONDS: Final = 5.0
+CALM_SECONDS: Final = 60.0
+AT_ONCE: Final = 16
+_MESSAGE_BYTES: Final = 64 << 20
+
+_ROLES: Final = {
+    stage_pb2.ROLE_ENCODER: Role.ENCODER,
+    stage_pb2.ROLE_DENOISER: Role.DENOISER,
+    stage_pb2.ROLE_DECODER: Role.DECODER,
+}
+
+
+@dataclass
+class _Router:
+    address: str
+    settled: bool
+    """All that is expected is there."""
+    expected: int
+    """Workers that are ready, and should be registered."""
+    asked: float
+    """When it was asked last; -inf: never."""
+    answer: PeersObserved | None
+    pause: float = EAGER_SECONDS
+
+    @property
+    def due(self) -> float:
+        return self.asked + (CALM_SECONDS if self.settled else self.pause)
+
+
+class Registries:
+    """The routers that are up. All methods are called on the event loop; `run` is a task."""
+
+    def __init__(self, changed: Callable[[Key], None]) -> None:
+        self._changed = changed
+        self._routers: dict[Key, _Router] = {}
+        self._wake = asyncio.Event()
+
+    def peers(self, key: Key) -> PeersObserved | None:
+        """The last answer; None: not asked yet, or there is no router to ask."""
+        router = self._routers.get(key)
+        return None if router is None else router.answer
+
+    def follow(self, key: Key, address: str, *, settled: bool, expected: int) -> None:
+        """Ask this router, often until everything is `settled`, and again when another number of peers is expected.
+
+        Models load for minutes, in which the answer stays the same; when a worker has loaded its own, it is another.
+        """
+        router = self._routers.get(key)
+        if router is None or router.address != address:
+            self._routers[key] = _Router(address, settled, expected, float("-inf"), None)
+            self._wake.set()
+            return
+        if (router.settled and not settled) or router.expected != expected:
+            router.pause = EAGER_SECONDS
+            self._wake.set()
+        router.settled, router.expected = settled, expected
+
+    def forget(self, key: Key) -> None:
+        self._routers.pop(key, None)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            due = [key for key, router in self._routers.items() if router.due <= now]
+            for start in range(0, len(due), AT_ONCE):
+                await asyncio.gather(*(self._ask(key) for key in due[start : start + AT_ONCE]))
+            soonest = min((router.due for router in self._routers.values()), default=None)
+            try:
+                async with asyncio.timeout(None if soonest is None else max(0.05, soonest - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _ask(self, key: Key) -> None:
+        router = self._routers.get(key)
+        if router is None:
+            return
+        router.asked = time.monotonic()
+        answer = await ask(router.address)
+        if answer == router.answer:
+            router.pause = min(router.pause * 2, CALM_SECONDS)
+        else:
+            router.answer, router.pause = answer, EAGER_SECONDS
+            if self._routers.get(key) is router:
+                self._changed(key)
+
+
+async def ask(address: str) -> PeersObserved:
+    """The peers that a router lists. Never raises: that it can't be reached is an answer too."""
+    options = [("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.enable_http_proxy", 0)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        stub = registry_pb2_grpc.RegistryServiceStub(channel)
+        try:
+            listed = await stub.ListPeers(registry_pb2.ListPeersRequest(), timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            # The details name addresses and ports that change from call to call, and whether a router that is not there
+            # is refused or not heard of in time is a matter of luck.
+            code = error.code()
+            name = "UNAVAILABLE" if code is grpc.StatusCode.DEADLINE_EXCEEDED else code.name
+            return PeersObserved(reachable=False, error=name, peers=())
+    return PeersObserved(reachable=True, error="", peers=tuple(sorted(map(_peer, listed.peers), key=lambda p: p.pod)))
+
+
+def _peer(peer: registry_pb2.Peer) -> PeerSeen:
+    return PeerSeen(
+        pod=peer.pod_name,
+        roles=tuple(_ROLES[role] for role in peer.roles if role in _ROLES),
+        generation=peer.generation,
+        mode=peer.pool.mode,
+        state=registry_pb2.PeerState.Name(peer.state).removeprefix("PEER_STATE_").lower(),
+    )

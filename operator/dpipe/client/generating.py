@@ -1,0 +1,57 @@
+"""`dpipe generate`, from the arguments to the files and the table of times."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from dpipe.client import times
+from dpipe.client.generate import Result, failures, progress_bars, run_jobs, save
+from dpipe.client.http import Job, RouterClient, RouterError
+
+
+async def generate_files(
+    url: str, request: Mapping[str, object], image: Path | None, output: Path, *, video: bool, as_json: bool
+) -> int:
+    """The exit status: 0 when every job completed. Progress goes to standard error, JSON to standard output."""
+    progress = Console(stderr=True, quiet=as_json)
+    try:
+        async with RouterClient(url) as client:
+            if video:
+                await _refuse_images(client)
+            files = {"image": (image.name, image.read_bytes())} if image else {}
+            with progress_bars(progress) as on_change:
+                jobs = await run_jobs(client, request, files, on_change)
+            finished = [job for job in jobs if job["status"] == "completed"]
+            results = await save(client, finished, output)
+    except RouterError as error:
+        Console(stderr=True).print(str(error), style="red", highlight=False)
+        return 1
+    if as_json:
+        Console().print_json(json.dumps(_as_json(jobs, results)))
+    else:
+        _report(results, Console())
+    for line in failures(jobs):
+        Console(stderr=True).print(line, style="red", highlight=False)
+    return 0 if len(finished) == len(jobs) else 1
+
+
+async def _refuse_images(client: RouterClient) -> None:
+    models = await client.models()
+    if models and all(model["output"] != "video" for model in models):
+        names = ", ".join(model["id"] for model in models)
+        raise RouterError(f"{names} makes pictures, not videos: leave --video out, or serve a model for videos")
+
+
+def _report(results: Sequence[Result], console: Console) -> None:
+    for result in results:
+        for file in result.files:
+            console.print(f"{file}  seed {result.job['parameters']['seed']}", highlight=False, soft_wrap=True)
+    if results:
+        console.print(times.table([result.job for result in results]))
+
+
+def _as_json(jobs: Sequence[Job], results: Sequence[Result]) -> list[Job]:
+    files = {result.job["id"]: [str(file) for file in result.files] for result in results}
+    return [{**job, "files": files.get(job["id"], [])} for job in jobs]

@@ -1,0 +1,178 @@
+"""The operator under test as a process of its own, with no more rights than its pod would have."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import httpx
+
+from testbed.controlplane.access import allow
+from testbed.controlplane.children import free_ports, spawn, tail
+from testbed.controlplane.cluster import Cluster
+from testbed.exposition import total
+
+_ALL = ("get", "list", "watch", "create", "patch", "delete")
+_GROUP = "diffusion-operator.dev"
+
+
+def _rule(group: str, resources: Sequence[str], *verbs: str, **more: Any) -> dict[str, Any]:
+    return {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs), **more}
+
+
+RULES = (
+    _rule(_GROUP, ["diffusionpipelines"], "get", "list", "watch"),
+    _rule(_GROUP, ["diffusionpipelines/status", "diffusionpipelinerolescalers/status"], "patch"),
+    _rule(_GROUP, ["diffusionpipelinerolescalers"], "get", "list", "watch", "create", "delete"),
+    _rule("", ["services", "configmaps", "serviceaccounts"], *_ALL),
+    _rule("apps", ["statefulsets"], *_ALL),
+    _rule("policy", ["poddisruptionbudgets"], *_ALL),
+    _rule("networking.k8s.io", ["networkpolicies"], *_ALL),
+    _rule("monitoring.coreos.com", ["podmonitors"], *_ALL),
+    _rule("", ["pods"], "list", "watch"),
+    _rule("", ["events"], "list", "watch", "create", "patch"),
+)
+"""In each namespace that is watched, or cluster-wide."""
+
+DEFINITIONS_RULE = _rule(
+    "apiextensions.k8s.io",
+    ["customresourcedefinitions"],
+    "get",
+    resourceNames=[f"diffusionpipelines.{_GROUP}", f"diffusionpipelinerolescalers.{_GROUP}"],
+)
+NODES_RULE = _rule("", ["nodes"], "list")
+LEASE_RULE = _rule("coordination.k8s.io", ["leases"], "get", "create", "update")
+
+
+def operator_user(
+    cluster: Cluster, user: str, *, namespaces: Sequence[str] | None = None, lease_namespace: str | None = None
+) -> None:
+    """Gives `user` what an operator needs that watches these namespaces (None: all)."""
+    if namespaces is None:
+        allow(cluster, user, [*RULES, DEFINITIONS_RULE, NODES_RULE])
+    else:
+        allow(cluster, user, [DEFINITIONS_RULE])
+        allow(cluster, user, RULES, namespaces)
+    if lease_namespace is not None:
+        allow(cluster, user, [LEASE_RULE], [lease_namespace], name=f"{user}-lease")
+
+
+class Process(Protocol):
+    """What is needed of a Popen."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class Operator:
+    """`python -m diffusion_operator` with flags. Started anew after `kill` or `stop`, it has its address again."""
+
+    def __init__(self, kubeconfig: Path, *flags: str, log: Path) -> None:
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+        self.flags = (
+            f"--kubeconfig={kubeconfig}",
+            "--http-host=127.0.0.1",
+            f"--http-port={port}",
+            "--log-format=json",
+            *flags,
+        )
+        self._process: Process | None = None
+        # One for all requests: each would read all certificates anew.
+        self._http = httpx.Client(base_url=self.url, trust_env=False, verify=False, timeout=10)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self.kill()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the operator was not started"
+        return self._process.pid
+
+    def start(self, *, ready_within: float | None = 30.0) -> None:
+        """Returns when it says that it is ready; at once if `ready_within` is None."""
+        assert self._process is None, "the operator was started before"
+        self._process = self.launch()
+        if ready_within is not None:
+            self.wait_ready(ready_within)
+
+    def launch(self) -> Process:
+        # None of the test run's own settings: certificates, proxies, a kubeconfig.
+        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return spawn(sys.executable, "-m", "diffusion_operator", *self.flags, log=self.log, environment=environment)
+
+    def wait_ready(self, seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.answers("/readyz"):
+            assert self.exit_code is None, f"the operator ended with {self.exit_code}:\n{tail(self.log)}"
+            assert time.monotonic() < deadline, f"the operator is not ready after {seconds:.0f} s:\n{tail(self.log)}"
+            time.sleep(0.02)
+
+    def answers(self, path: str) -> bool:
+        try:
+            return self._http.get(path).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def metric(self, name: str, /, **labels: str) -> float:
+        """The sum over all series of this name that have these labels."""
+        return total(self._http.get("/metrics").raise_for_status().text, name, **labels)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def kill(self) -> None:
+        """As a lost node would: it does nothing more, and says no goodbye."""
+        self._end(signal.SIGKILL, 10)
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """As Kubernetes ends a pod; returns the exit code."""
+        return self._end(signal.SIGTERM, seconds)
+
+    def _end(self, how: signal.Signals, seconds: float) -> int:
+        process, self._process = self._process, None
+        assert process is not None, "the operator was not started"
+        process.send_signal(how)
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(
+                f"the operator went on for {seconds:.0f} s after {how.name}:\n{tail(self.log)}"
+            ) from None
+
+
+class HastyOperator(Operator):
+    """The same process, but for these constants: `{"watching.LAG_SECONDS": 4.0}`. It waits seconds, not minutes."""
+
+    def __init__(self, kubeconfig: Path, *flags: str, constants: Mapping[str, object], log: Path) -> None:
+        super().__init__(kubeconfig, *flags, log=log)
+        modules = sorted({name.partition(".")[0] for name in constants})
+        settings = [f"{name} = {value!r}" for name, value in constants.items()]
+        imports = f"from diffusion_operator import app, settings, {', '.join(modules)}"
+        self._program = "\n".join((imports, *settings, "app.main(settings.read_settings())"))
+
+    def launch(self) -> Process:
+        return spawn(sys.executable, "-c", self._program, *self.flags, log=self.log)

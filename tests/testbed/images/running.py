@@ -1,0 +1,76 @@
+"""Programs run out of an image as a restricted pod runs them, without a node.
+
+User 65532, read-only root file system but for /tmp, no capabilities, no new privileges.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from testbed.images.building import archive, buildah, name
+
+# $1 is the image's root; what follows runs in it. /dev has what every container has.
+_AS_A_POD: Final = """
+set -eu
+root=$1; shift
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=0755 dev "$root/dev"
+for device in null zero full random urandom; do
+    touch "$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+mkdir "$root/dev/shm"; mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
+mount -t tmpfs -o mode=1777 tmp "$root/tmp"
+exec chroot "$root" /usr/bin/setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs \
+    --bounding-set=-all --inh-caps=-all -- "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image's files, read-only by agreement, and its configuration in the words of the OCI image specification."""
+
+    root: Path
+    config: dict[str, Any]
+
+    def run(self, *command: str, environment: dict[str, str] | None = None, seconds: float = 60) -> str:
+        """What the command prints. Raises CalledProcessError, which has its stderr, and TimeoutExpired."""
+        variables = [*self.config["Env"], *(f"{key}={value}" for key, value in (environment or {}).items())]
+        outside = (
+            "unshare",
+            "--mount",
+            "--pid",
+            "--ipc",
+            "--net",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            _AS_A_POD,
+            "sh",
+        )
+        inside = ("/usr/bin/env", "-i", f"--chdir={self.config['WorkingDir']}", *variables, *command)
+        done = subprocess.run(
+            [*outside, self.root, *inside], check=True, capture_output=True, text=True, timeout=seconds
+        )
+        return done.stdout
+
+
+@contextmanager
+def opened(target: str) -> Iterator[Image]:
+    """The image of this target, built if need be. Raises BuildError."""
+    archive(target)
+    config = json.loads(buildah("inspect", "--type=image", name(target)))["OCIv1"]["config"]
+    container = buildah("from", "--pull-never", name(target)).strip()
+    try:
+        yield Image(Path(buildah("mount", container).strip()), config)
+    finally:
+        buildah("rm", container)

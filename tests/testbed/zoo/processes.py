@@ -1,0 +1,294 @@
+"""A real process that holds a role of one zoo model after another, and is called over a pipe.
+
+Starting one costs some ten seconds of imports, so a test run starts each role once and serves all families with it.
+What one role hands to the next is what a slot would hold: the payload codec's bytes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import os
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+from testbed.zoo.cache import ensure
+from testbed.zoo.catalogue import FAMILIES
+
+ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
+WHOLE = ENCODER + DENOISER + DECODER
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family in one precision on one device, with fields of the request changed, and how often each input picture is
+    turned."""
+
+    family: str
+    dtype: str = "float32"
+    device: str = "cpu"
+    changes: tuple[tuple[str, Any], ...] = ()
+    picture: int = 0
+    without_shells: bool = False
+
+
+class RoleError(Exception):
+    """What a call raised in the process: the name of its exception, its message and the traceback."""
+
+    def __init__(self, kind: str, message: str, trace: str) -> None:
+        super().__init__(f"{kind}: {message}\n{trace}")
+        self.kind = kind
+        self.message = message
+
+
+class RoleProcess:
+    """The parent's end: `start` begins a call, `result` waits for it; `call` does both."""
+
+    def __init__(self, stages: tuple[str, ...]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child, stages), daemon=True)
+        self._process.start()
+        child.close()
+
+    def wait_until_ready(self, timeout: float) -> None:
+        """Waits until the process has imported what it needs."""
+        self.result(timeout)
+
+    def start(self, method: str, *args: Any, **kwargs: Any) -> Self:
+        """Begins a call of a method of `_Server`; one at a time."""
+        self._connection.send((method, args, kwargs))
+        return self
+
+    def result(self, timeout: float = 240) -> Any:
+        """What the call returned. Raises RoleError for what it raised, TimeoutError after `timeout` seconds."""
+        if not self._connection.poll(timeout):
+            # A late answer would be taken for the next call's.
+            self.close()
+            raise TimeoutError(f"no answer from process {self._process.pid} in {timeout} s")
+        outcome, value = self._connection.recv()
+        if outcome == "raised":
+            raise RoleError(*value)
+        return value
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls a method of `_Server` and waits for it."""
+        return self.start(method, *args, **kwargs).result()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(connection: Connection, stages: tuple[str, ...]) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    server = _Server(stages)
+    connection.send(("returned", None))
+    while True:
+        try:
+            method, args, kwargs = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(("returned", getattr(server, method)(*args, **kwargs)))
+        except Exception as error:
+            connection.send(("raised", (type(error).__name__, str(error), traceback.format_exc())))
+
+
+class _Server:
+    """The child's end. Everything it returns is plain data."""
+
+    def __init__(self, stages: tuple[str, ...]) -> None:
+        from diffusion_worker.model import media, modular, replay
+
+        self._shell_makers = [(module, module.make_shell) for module in (modular, replay)]
+        self._stages = stages
+        self._models: dict[tuple[str, str, str, bool], Any] = {}
+        self._made: list[Any] = []
+        original = media.frames_of
+
+        def recorded(made: Any) -> Any:
+            self._made.append(made)
+            return original(made)
+
+        # The pixels as the pipeline made them, before any encoding to a file: H.264 forgives small differences.
+        media.frames_of = recorded
+
+    def describe(self, case: Case) -> dict[str, Any]:
+        """The way that the model is cut, what it makes, what is loaded, and what has weights."""
+        model = self._model(case)
+        folder = model.folder
+        return {
+            "way": model.way,
+            "output": model.output,
+            "loaded": sorted(name for name in model.loaded if folder.is_module(name)),
+            "weights": sorted(name for name in folder.components if folder.is_module(name)),
+        }
+
+    def gpu_working_memory(self) -> int:
+        """Bytes on the GPU, beyond what is held now, that this process had at some moment since it was last asked."""
+        import torch
+
+        held = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return held
+
+    def encode(self, case: Case) -> bytes:
+        return _write(self._model(case).encode(_parameters(case)))
+
+    def denoise(self, case: Case, data: bytes, *, fresh_generator: bool = False) -> tuple[bytes, list[tuple[int, int]]]:
+        """The output, and the steps that were reported. `fresh_generator` forgets how far the encoder drew."""
+        values = _read(data)
+        if fresh_generator:
+            _forget_draws(values, int(FAMILIES[case.family].request["seed"]))
+        steps: list[tuple[int, int]] = []
+        made = self._model(case).denoise(values, lambda step, total: steps.append((step, total)))
+        if not fresh_generator:
+            assert _write(values) == data, "denoise changed its input"
+        return _write(made), steps
+
+    def cancel(self, case: Case, data: bytes, at: int) -> int:
+        """Cancels a denoising at a step; returns the last step that was reported."""
+        from diffusion_worker.model import StepCancelled
+
+        seen = 0
+
+        def on_step(step: int, _total: int) -> None:
+            nonlocal seen
+            seen = step
+            if step == at:
+                raise StepCancelled
+
+        try:
+            self._model(case).denoise(_read(data), on_step)
+        except StepCancelled:
+            return seen
+        raise AssertionError(f"the denoising went on to its end after a cancel at step {at}")
+
+    def decode(self, case: Case, data: bytes) -> dict[str, Any]:
+        values = _read(data)
+        self._made.clear()
+        files = self._model(case).decode(values)
+        assert _write(values) == data, "decode changed its input"
+        return {"files": files, "pixels": [_fingerprint(made) for made in self._made]}
+
+    def whole(self, case: Case) -> dict[str, Any]:
+        """All three stages here, with values handed over in memory."""
+        model = self._model(case)
+        self._made.clear()
+        denoised = model.denoise(model.encode(_parameters(case)), lambda *_: None)
+        return {
+            "files": model.decode(denoised),
+            "pixels": [_fingerprint(made) for made in self._made],
+            "denoised": _write(denoised),
+        }
+
+    def distance_to_plain(self, case: Case) -> float:
+        """The largest difference of a pixel (0 to 1) to what diffusers' own pipeline makes, with nothing of ours."""
+        import numpy as np
+
+        self.whole(case)
+        (made,) = self._made
+        return float(np.abs(np.asarray(made) - np.asarray(_plain(case))).max())
+
+    def _model(self, case: Case) -> Any:
+        from diffusion_worker.model import Stage, load_model
+
+        key = (FAMILIES[case.family].checkpoint.name, case.dtype, case.device, case.without_shells)
+        if key not in self._models:
+            try:
+                for module, _ in self._shell_makers if case.without_shells else ():
+                    module.make_shell = lambda *_args, **_kwargs: None
+                self._models[key] = load_model(
+                    path=ensure(FAMILIES[case.family].checkpoint),
+                    stages=frozenset(Stage(stage) for stage in self._stages),
+                    dtype=case.dtype,
+                    device=case.device,
+                )
+            finally:
+                for module, maker in self._shell_makers:
+                    module.make_shell = maker
+        return self._models[key]
+
+
+def _parameters(case: Case) -> Any:
+    from diffusion_worker.model import Parameters
+
+    family = FAMILIES[case.family]
+    images = {name: _picture(size, case.picture) for name, size in family.images.items()}
+    output_format = "png" if family.output == "image" else "mp4"
+    fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
+    return Parameters(**fields, images=images, output_format=output_format)
+
+
+def _picture(size: tuple[int, int], number: int) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _write(values: Any) -> bytes:
+    from diffusion_worker import payload
+
+    plan = payload.measure(values)
+    buffer = bytearray(plan.nbytes)
+    payload.write(plan, memoryview(buffer))
+    return bytes(buffer)
+
+
+def _read(data: bytes) -> Any:
+    from diffusion_worker import payload
+
+    return payload.read(memoryview(data))
+
+
+def _fingerprint(made: Any) -> str:
+    import hashlib
+
+    import numpy as np
+
+    pixels = np.stack([np.asarray(one) for one in made])
+    return f"{pixels.dtype}{pixels.shape}{hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()}"
+
+
+def _forget_draws(values: Any, seed: int) -> None:
+    """Puts the generator's first state wherever a stage's output keeps a later one."""
+    import torch
+
+    first = torch.Generator("cpu").manual_seed(seed)
+    if "generator" in values:
+        values["generator"] = first
+    for record in values.get("records", ()):
+        record["generator"] = first.get_state()
+
+
+def _plain(case: Case) -> Any:
+    import diffusers
+    import torch
+    from diffusers.pipelines import auto_pipeline
+
+    family = FAMILIES[case.family]
+    path = ensure(family.checkpoint)
+    pipeline = getattr(diffusers, family.checkpoint.pipeline).from_pretrained(path, dtype=getattr(torch, case.dtype))
+    pipeline.to(case.device)
+    if family.images and case.family.endswith("image-to-image"):
+        pipeline = auto_pipeline.AutoPipelineForImage2Image.from_pipe(pipeline)
+    taken = inspect.signature(pipeline.__call__).parameters
+    given = {**family.request, **family.request.get("extra", {})}
+    given |= {name: _picture(size, case.picture) for name, size in family.images.items()}
+    given["video_length"] = given.get("num_frames")
+    arguments = {name: value for name, value in given.items() if name in taken}
+    generator = torch.Generator("cpu").manual_seed(given["seed"])
+    with torch.no_grad():
+        made = pipeline(**arguments, generator=generator, output_type="np")
+    return made.frames if hasattr(made, "frames") else made.images

@@ -1,0 +1,75 @@
+"""`RegistryService`: who is there, what they hold, where their pools are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+
+from diffusion_router import core
+from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.sessions import Sessions
+from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
+
+_STATES = {
+    core.PeerState.READY: registry_pb2.PEER_STATE_READY,
+    core.PeerState.SUSPECT: registry_pb2.PEER_STATE_SUSPECT,
+    core.PeerState.DRAINING: registry_pb2.PEER_STATE_DRAINING,
+}
+# Changes that come in bursts are sent together.
+_SETTLE_SECONDS = 0.05
+
+
+class Registry(registry_pb2_grpc.RegistryServiceServicer):
+    def __init__(self, dispatcher: Dispatcher, sessions: Sessions) -> None:
+        self._dispatcher = dispatcher
+        self._sessions = sessions
+
+    async def ListPeers(  # noqa: N802
+        self,
+        request: registry_pb2.ListPeersRequest,
+        context: grpc.aio.ServicerContext[registry_pb2.ListPeersRequest, registry_pb2.ListPeersResponse],
+    ) -> registry_pb2.ListPeersResponse:
+        peers = [peer for peer in self.peers() if not request.role or request.role in peer.roles]
+        machine = self._dispatcher.core
+        return registry_pb2.ListPeersResponse(revision=machine.revision, epoch=machine.epoch, peers=peers)
+
+    async def WatchPeers(  # noqa: N802
+        self,
+        request: registry_pb2.WatchPeersRequest,
+        context: grpc.aio.ServicerContext[registry_pb2.WatchPeersRequest, registry_pb2.WatchPeersResponse],
+    ) -> AsyncIterator[registry_pb2.WatchPeersResponse]:
+        machine = self._dispatcher.core
+        while True:
+            revision = machine.revision
+            yield registry_pb2.WatchPeersResponse(revision=revision, epoch=machine.epoch, peers=self.peers())
+            await asyncio.sleep(_SETTLE_SECONDS)
+            while machine.revision == revision:
+                await self._dispatcher.peers_changed()
+
+    def peers(self) -> list[registry_pb2.Peer]:
+        return [self._describe(peer) for peer in self._dispatcher.core.peers.values()]
+
+    def _describe(self, peer: core.Peer) -> registry_pb2.Peer:
+        message = registry_pb2.Peer(
+            incarnation=peer.incarnation,
+            pod_name=peer.pod_name,
+            roles=[stage_pb2.Role.ValueType(stage) for stage in sorted(peer.stages)],
+            generation=peer.generation,
+            state=_STATES[peer.state],
+            capacity=peer.capacity,
+            credits=peer.credits,
+            tasks=len(peer.tasks),
+            outputs=len(peer.outputs),
+        )
+        session = self._sessions.session(peer.incarnation)
+        if session is not None:
+            message.model.CopyFrom(session.register.model)
+            message.pool.CopyFrom(session.register.pool)
+            message.versions.update(session.register.versions)
+            message.slots_used = session.heartbeat.slots_used
+            message.bytes_used = session.heartbeat.bytes_used
+            message.seconds_since_report = time.monotonic() - session.last_report
+        return message

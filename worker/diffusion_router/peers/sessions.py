@@ -1,0 +1,165 @@
+"""Worker streams: `PeerService.Attach`.
+
+One session a stream. A worker that attaches again with the same incarnation replaces its older session, whose late
+reports are no longer heard. Commands wait in a bounded queue; a worker that does not read them is cut off and has to
+come back and say what it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+import structlog
+
+from diffusion_router import core
+from diffusion_router.peers import messages
+from diffusion_router.peers.dispatch import Dispatcher
+from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc, stage_pb2
+
+_MAX_COMMANDS = 4096
+_REGISTER_TIMEOUT = 10.0
+_WRITE_TIMEOUT = 30.0
+
+_log = structlog.get_logger()
+
+
+class Parameters(Protocol):
+    """Where Execute commands get what a job makes."""
+
+    def parameters(self, job_id: str) -> stage_pb2.GenerationParameters | None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    register: peer_pb2.Register
+    commands: asyncio.Queue[peer_pb2.RouterCommand | None] = field(
+        default_factory=lambda: asyncio.Queue(maxsize=_MAX_COMMANDS)
+    )
+    heartbeat: peer_pb2.Heartbeat = field(default_factory=peer_pb2.Heartbeat)
+    last_report: float = field(default_factory=time.monotonic)
+    closed: bool = False
+
+    def send(self, command: peer_pb2.RouterCommand) -> None:
+        if self.closed:
+            return
+        try:
+            self.commands.put_nowait(command)
+        except asyncio.QueueFull:
+            _log.warning("worker_reads_no_commands", incarnation=self.register.incarnation)
+            self.close()
+
+    def close(self) -> None:
+        """What is already queued is still sent, if there is room for the mark that ends it."""
+        if not self.closed:
+            self.closed = True
+            if self.commands.full():
+                self.commands.get_nowait()
+            self.commands.put_nowait(None)
+
+
+class Sessions(peer_pb2_grpc.PeerServiceServicer):
+    def __init__(self, dispatcher: Dispatcher, parameters: Parameters) -> None:
+        self._dispatcher = dispatcher
+        self._parameters = parameters
+        self._sessions: dict[str, Session] = {}
+
+    def session(self, incarnation: str) -> Session | None:
+        """The latest session of a peer, open or broken."""
+        return self._sessions.get(incarnation)
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+
+    def perform(self, action: core.Action) -> None:
+        match action:
+            case core.Execute():
+                self._execute(action)
+            case core.CancelTask() | core.ReleaseSlot():
+                self._send(action.incarnation, messages.command(action))
+            case core.Welcome():
+                policy = self._dispatcher.core.policy
+                welcome = peer_pb2.Registered(lease_seconds=policy.lease, epoch=self._dispatcher.core.epoch)
+                self._send(action.incarnation, peer_pb2.RouterCommand(registered=welcome))
+            case core.Refuse():
+                self._dismiss(action)
+            case core.PeerLost():
+                _log.info("peer_lost", incarnation=action.incarnation, reason=action.reason)
+                text = f"this incarnation was given up: {action.reason}"
+                self._dismiss(core.Refuse(action.incarnation, core.RefusalReason.FENCED, text))
+
+    def _execute(self, action: core.Execute) -> None:
+        parameters = self._parameters.parameters(action.job_id)
+        if parameters is not None:
+            left = max(0.0, action.deadline - self._dispatcher.core.now)
+            self._send(action.incarnation, messages.execute(action, parameters, left))
+
+    def _send(self, incarnation: str, command: peer_pb2.RouterCommand) -> None:
+        session = self._sessions.get(incarnation)
+        if session is not None:
+            session.send(command)
+
+    def _dismiss(self, refusal: core.Refuse) -> None:
+        session = self._sessions.pop(refusal.incarnation, None)
+        if session is not None:
+            session.send(messages.command(refusal))
+            session.close()
+
+    # A coroutine, not the generator that the generated type has: gRPC takes both, and a coroutine writes by itself.
+    async def Attach(  # type: ignore[override]  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[peer_pb2.PeerReport],
+        context: grpc.aio.ServicerContext[peer_pb2.PeerReport, peer_pb2.RouterCommand],
+    ) -> None:
+        reports = aiter(request_iterator)
+        try:
+            first = await asyncio.wait_for(anext(reports), _REGISTER_TIMEOUT)
+            registered = messages.registration(first.register)
+        except (TimeoutError, StopAsyncIteration, messages.MalformedReport) as error:
+            detail = str(error) or f"no Register within {_REGISTER_TIMEOUT:.0f} s"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the first report must be a Register: {detail}")
+        session = Session(first.register)
+        incarnation = registered.incarnation
+        older = self._sessions.get(incarnation)
+        self._sessions[incarnation] = session
+        if older is not None:
+            older.close()
+        log = _log.bind(pod=registered.pod_name, incarnation=incarnation)
+        log.info("peer_attached", roles=[stage.name.lower() for stage in sorted(registered.stages)])
+        self._dispatcher.dispatch(registered)
+        writer = asyncio.create_task(self._write(session, context))
+        reader = asyncio.create_task(self._read(session, reports))
+        try:
+            # The writer ends when the session is closed or a write fails, the reader when the worker hangs up.
+            done, _ = await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if isinstance(task.exception(), messages.MalformedReport):
+                    log.warning("malformed_report", error=str(task.exception()))
+        finally:
+            writer.cancel()
+            reader.cancel()
+            session.closed = True
+            if self._sessions.get(incarnation) is session:
+                log.info("peer_stream_ended")
+                self._dispatcher.dispatch(core.PeerDisconnected(incarnation))
+
+    async def _read(self, session: Session, reports: AsyncIterator[peer_pb2.PeerReport]) -> None:
+        incarnation = session.register.incarnation
+        async for report in reports:
+            if self._sessions.get(incarnation) is not session:
+                return
+            session.last_report = time.monotonic()
+            if report.WhichOneof("report") == "heartbeat":
+                session.heartbeat = report.heartbeat
+            self._dispatcher.dispatch(messages.event(incarnation, report))
+
+    async def _write(
+        self, session: Session, context: grpc.aio.ServicerContext[peer_pb2.PeerReport, peer_pb2.RouterCommand]
+    ) -> None:
+        while (command := await session.commands.get()) is not None:
+            await asyncio.wait_for(context.write(command), _WRITE_TIMEOUT)

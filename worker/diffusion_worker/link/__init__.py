@@ -1,0 +1,1 @@
+"""The worker's side of its one stream to the router."""

@@ -1,0 +1,92 @@
+"""This worker as the router sees it: who it is, what it holds, what it does when told to."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from diffusion_worker.loading import Loaded, versions
+from diffusion_worker.settings import Role, Settings
+from diffusion_worker.transport import Transport
+from diffusion_worker.work.runner import Runner
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
+
+CAPACITY = 1
+"""Tasks that compute at once: there is one compute thread."""
+
+_ROLES = {
+    Role.ENCODER: stage_pb2.ROLE_ENCODER,
+    Role.DENOISER: stage_pb2.ROLE_DENOISER,
+    Role.DECODER: stage_pb2.ROLE_DECODER,
+}
+
+log = structlog.get_logger()
+
+
+class Peer:
+    """`leave` is called when the router asks this worker to drain."""
+
+    def __init__(
+        self, settings: Settings, loaded: Loaded, transport: Transport, runner: Runner, *, leave: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._loaded = loaded
+        self._transport = transport
+        self._runner = runner
+        self._leave = leave
+        self._versions = versions()
+
+    def registration(self) -> peer_pb2.Register:
+        tasks, outputs = self._runner.held()
+        pool = self._transport.pool
+        return peer_pb2.Register(
+            incarnation=pool.incarnation,
+            pod_name=self._settings.pod_name,
+            roles=[_ROLES[role] for role in self._settings.roles],
+            generation=self._settings.generation,
+            model=self._loaded.identity,
+            pool=peer_pb2.Pool(
+                mode=self._transport.mode,
+                session=pool.session,
+                address=pool.address,
+                size=pool.size,
+                slots=pool.slots,
+            ),
+            capacity=CAPACITY,
+            tasks=tasks,
+            outputs=outputs,
+            versions=self._versions,
+            draining=self._runner.draining,
+        )
+
+    def unsettled(self) -> Iterator[peer_pb2.PeerReport]:
+        return self._runner.unsettled()
+
+    def heartbeat(self) -> peer_pb2.Heartbeat:
+        pool = self._transport.pool
+        return peer_pb2.Heartbeat(
+            slots_used=pool.slots_used, bytes_used=pool.bytes_used, draining=self._runner.draining
+        )
+
+    def obey(self, command: peer_pb2.RouterCommand) -> None:
+        match command.WhichOneof("command"):
+            case "execute":
+                self._runner.execute(command.execute)
+            case "cancel":
+                self._runner.cancel(command.cancel.task_id, only_if_waiting=command.cancel.only_if_waiting)
+            case "release_slot":
+                self._runner.release(command.release_slot.task_id)
+            case "drain":
+                self._leave()
+            case other:
+                log.warning("unknown_command", command=other)
+
+    def failure_sent(self, task_id: str) -> None:
+        self._runner.failure_sent(task_id)
+
+    async def abandon(self) -> None:
+        incarnation = secrets.token_hex(16)
+        await self._runner.abandon(incarnation)
+        log.info("reincarnated", incarnation=incarnation)

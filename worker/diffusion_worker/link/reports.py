@@ -1,0 +1,25 @@
+"""What a worker says of its tasks, as protobuf."""
+
+from __future__ import annotations
+
+from diffusion_worker.work.tasks import STAGE_NUMBERS, Task
+from diffusionpipeline.v1 import peer_pb2
+
+
+def input_received(task: Task) -> peer_pb2.PeerReport:
+    return peer_pb2.PeerReport(input_received=peer_pb2.InputReceived(task_id=task.id))
+
+
+def progress(task: Task) -> peer_pb2.PeerReport:
+    return peer_pb2.PeerReport(progress=peer_pb2.Progress(task_id=task.id, step=task.step, steps=task.steps))
+
+
+def failed(task_id: str, kind: int, message: str) -> peer_pb2.PeerReport:
+    failure = peer_pb2.StageFailed(task_id=task_id, kind=kind, message=message)  # type: ignore[arg-type]  # open enum
+    return peer_pb2.PeerReport(stage_failed=failure)
+
+
+def done(task: Task) -> peer_pb2.StageDone:
+    """Without what was made."""
+    stage = STAGE_NUMBERS[task.stage]
+    return peer_pb2.StageDone(task_id=task.id, job_id=task.job_id, stage=stage, timings=task.timings)

@@ -1,0 +1,113 @@
+"""What a task needs before it can be computed, brought to this worker while another task computes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from diffusion_worker.link.artifacts import Artifacts
+from diffusion_worker.metrics import StageMetrics
+from diffusion_worker.transport import PoolFull, Slot, Transport, TransportError, from_wire
+from diffusion_worker.work.tasks import DeadlinePassed, Task
+from diffusionpipeline.v1 import stage_pb2
+
+# A pull's own deadline: first contact with a peer, and the slowest network worth waiting for.
+PULL_SECONDS: Final = 10.0
+SLOWEST_BYTES_PER_SECOND: Final = 50e6
+
+# How long a full pool is given to make room, and how often one looks for slots that come out of quarantine.
+ROOM_SECONDS: Final = 5.0
+ROOM_POLL_SECONDS: Final = 0.05
+
+MAX_SOURCES: Final = 256
+
+
+class Inputs:
+    def __init__(self, transport: Transport, artifacts: Artifacts, *, max_bytes: int) -> None:
+        self._transport = transport
+        self._artifacts = artifacts
+        self._max_bytes = max_bytes
+        self._room = asyncio.Event()
+        self._sources: OrderedDict[str, None] = OrderedDict()
+
+    async def pull(self, task: Task, metrics: StageMetrics) -> Slot:
+        """The input's bytes in a slot of this worker, seal and digest checked. Raises TransportError.
+
+        Whatever happens but success, also when cancelled, no slot is kept.
+        """
+        descriptor = from_wire(task.execute.input)
+        self._sources[descriptor.incarnation] = None
+        self._sources.move_to_end(descriptor.incarnation)
+        if len(self._sources) > MAX_SOURCES:
+            self._sources.popitem(last=False)
+        slot = await self.lease(task, descriptor.payload_bytes)
+        begun = time.perf_counter()
+        nbytes = descriptor.payload_bytes
+        timeout = min(PULL_SECONDS + nbytes / SLOWEST_BYTES_PER_SECOND, max(0.0, task.deadline - _now()))
+        try:
+            await self._transport.pull(descriptor, slot, timeout=timeout)
+        except BaseException as error:
+            self.release(slot)
+            metrics.transfer_failed(error.kind if isinstance(error, TransportError) else "cancelled")
+            raise
+        seconds = time.perf_counter() - begun
+        task.timings.transfer_seconds, task.timings.transfer_bytes = seconds, nbytes
+        metrics.transfer_duration.observe(seconds)
+        metrics.transfer_bytes.inc(nbytes)
+        return slot
+
+    async def download(self, task: Task) -> Mapping[str, bytes]:
+        """The request's input files by name. Raises InvalidRequest, StoreRefused, DeadlinePassed."""
+        begun = time.perf_counter()
+        files: dict[str, bytes] = {}
+        left = self._max_bytes
+        for file in task.execute.parameters.inputs:
+            files[file.name] = await self._artifacts.download(
+                key=file.key, limit=left, deadline=task.deadline, task_id=task.id
+            )
+            left -= len(files[file.name])
+        task.timings.transfer_seconds = time.perf_counter() - begun
+        task.timings.transfer_bytes = self._max_bytes - left
+        return files
+
+    async def lease(self, task: Task, nbytes: int) -> Slot:
+        """A slot, if need be after a short wait for one to be released. Raises PoolFull, TooLarge, DeadlinePassed."""
+        until = _now() + ROOM_SECONDS
+        while True:
+            try:
+                return self._transport.pool.lease(nbytes, task.id)
+            except PoolFull:
+                if _now() >= task.deadline:
+                    raise DeadlinePassed("the pool stayed full until the job's deadline") from None
+                if _now() >= until:
+                    raise
+            self._room.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROOM_POLL_SECONDS):
+                    await self._room.wait()
+
+    def release(self, slot: Slot) -> None:
+        """Gives a slot back, and wakes those who wait for one."""
+        self._transport.pool.release(slot)
+        self._room.set()
+
+    def forget_peers(self) -> None:
+        """Drop what was built to pull from others: they know this worker by an incarnation that is no more."""
+        for incarnation in self._sources:
+            self._transport.drop_peer(incarnation)
+        self._sources.clear()
+
+
+def mismatch(generation: str, descriptor: stage_pb2.Descriptor) -> str:
+    """Why an input must not be used, or nothing."""
+    if descriptor.generation == generation:
+        return ""
+    return f"the input was made by generation {descriptor.generation!r}, this worker is of {generation!r}"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

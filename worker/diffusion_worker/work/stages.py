@@ -1,0 +1,93 @@
+"""What the compute thread does for a task: input from its slot, the model's stage, output into a slot.
+
+Split and colocated workers run this very code; the only difference is whose pool the input's slot is in.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from diffusion_worker import payload
+from diffusion_worker.link.artifacts import open_image
+from diffusion_worker.metrics import StageMetrics
+from diffusion_worker.model.types import Media, ModelError, OnStep, Stage, StageModel, StepCancelled
+from diffusion_worker.transport import Descriptor, Pool, PoolFull, Slot
+from diffusion_worker.work.tasks import Task, parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An output that others may pull."""
+
+    slot: Slot
+    descriptor: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """An output for which the pool has no room just now."""
+
+    plan: payload.Plan
+    error: PoolFull
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What decode made."""
+
+    media: list[Media]
+
+
+Result = Published | NoRoom | Files
+
+
+def run_stage(task: Task, model: StageModel, pool: Pool, on_step: OnStep, metrics: StageMetrics, pixels: int) -> Result:
+    """Computes and publishes. Notes compute and publish times in the task's timings.
+
+    Raises what the model raises, StepCancelled, PayloadError and TransportError; a slot that it leased is given back.
+    """
+    begun = time.perf_counter()
+    try:
+        computed = _compute(task, model, on_step, pixels)
+    finally:
+        seconds = time.perf_counter() - begun
+        task.timings.compute_seconds = seconds
+        metrics.stage_duration.observe(seconds)
+    if task.stop is not None:
+        raise StepCancelled
+    if not isinstance(computed, dict):
+        return Files(computed)
+    begun = time.perf_counter()
+    try:
+        plan = payload.measure(computed)
+    except payload.PayloadError as error:
+        raise ModelError(f"the {task.stage} stage made what can't be carried: {error}") from error
+    try:
+        slot = pool.lease(plan.nbytes, task.id)
+    except PoolFull as error:
+        return NoRoom(plan, error)
+    published = publish(plan, slot, pool)
+    task.timings.publish_seconds = time.perf_counter() - begun
+    return published
+
+
+def publish(plan: payload.Plan, slot: Slot, pool: Pool) -> Published:
+    """Writes an output into its slot. Gives the slot back if that fails."""
+    try:
+        payload.write(plan, slot.payload)
+        return Published(slot, pool.publish(slot, plan.nbytes))
+    except BaseException:
+        pool.release(slot)
+        raise
+
+
+def _compute(task: Task, model: StageModel, on_step: OnStep, pixels: int) -> dict[str, object] | list[Media]:
+    if task.stage is Stage.ENCODE:
+        images = {name: open_image(name, data, max_pixels=pixels) for name, data in task.files.items()}
+        return model.encode(parameters(task.execute.parameters, images))
+    assert task.slot is not None, "an input was fetched before its stage was started"
+    values = payload.read(task.slot.payload)
+    if task.stage is Stage.DENOISE:
+        return model.denoise(values, on_step)
+    return model.decode(values)

@@ -1,0 +1,147 @@
+"""What a worker knows of one task, and how errors and requests translate between protobuf and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+from diffusion_worker.model.types import InvalidRequest, Parameters, Stage
+from diffusion_worker.payload import PayloadError
+from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
+from diffusion_worker.work.outcomes import Output
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from PIL.Image import Image
+
+STAGES: Final = {
+    stage_pb2.STAGE_ENCODE: Stage.ENCODE,
+    stage_pb2.STAGE_DENOISE: Stage.DENOISE,
+    stage_pb2.STAGE_DECODE: Stage.DECODE,
+}
+STAGE_NUMBERS: Final = {stage: number for number, stage in STAGES.items()}
+
+MAX_MESSAGE_CHARS: Final = 500
+
+
+class State(Enum):
+    """A task's life. One that has ended is forgotten, but for the output or failure that it left."""
+
+    FETCHING = auto()
+    WAITING = auto()
+    RUNNING = auto()
+    PUBLISHING = auto()
+    ENDED = auto()
+
+
+class DeadlinePassed(Exception):
+    """The job's deadline came before the work was done."""
+
+
+class StoreRefused(Exception):
+    """The artifact store did not take a file, or has none of that name; another try would not help."""
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """One Execute on its way. Changed on the event loop only, but for `step` and `steps`, which compute writes."""
+
+    id: str
+    job_id: str
+    stage: Stage
+    execute: peer_pb2.Execute
+    order: tuple[int, int]
+    """What runs first: the stage nearest to the client, then the task that came first."""
+    deadline: float
+    """On the event loop's clock."""
+    state: State = State.FETCHING
+    slot: Slot | None = None
+    """Where the input lies: leased by this task for a pull, or by the task of this worker that made it."""
+    source: Output | None = None
+    """The output of this worker that is the input."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    ready_at: float = 0.0
+    stop: tuple[int, str] | None = None
+    """Failure kind and message: ends at the next boundary."""
+    step: int = 0
+    steps: int = 0
+    step_at: float = 0.0
+    progress_due: bool = False
+    progress_at: float = 0.0
+    work: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    timings: stage_pb2.StageTimings = field(default_factory=stage_pb2.StageTimings)
+
+    @property
+    def started(self) -> bool:
+        return self.state in (State.RUNNING, State.PUBLISHING)
+
+    def held(self) -> peer_pb2.HeldTask:
+        return peer_pb2.HeldTask(
+            task_id=self.id, job_id=self.job_id, stage=STAGE_NUMBERS[self.stage], started=self.started
+        )
+
+    def __lt__(self, other: Task) -> bool:
+        return self.order < other.order
+
+
+def parameters(message: stage_pb2.GenerationParameters, images: Mapping[str, Image]) -> Parameters:
+    """What the model is asked for; an absent field is the model's own default."""
+
+    def given(name: str) -> bool:
+        return message.HasField(name)  # type: ignore[arg-type]  # the stubs know the names, this function does not
+
+    return Parameters(
+        prompt=message.prompt,
+        seed=message.seed,
+        negative_prompt=message.negative_prompt if given("negative_prompt") else None,
+        width=message.width if given("width") else None,
+        height=message.height if given("height") else None,
+        num_inference_steps=message.num_inference_steps if given("num_inference_steps") else None,
+        guidance_scale=message.guidance_scale if given("guidance_scale") else None,
+        strength=message.strength if given("strength") else None,
+        num_frames=message.num_frames if given("num_frames") else None,
+        fps=message.fps if given("fps") else None,
+        images=images,
+        extra={name: _scalar(value) for name, value in message.extra.items()},
+        output_format=message.output_format or "png",
+    )
+
+
+def _scalar(value: stage_pb2.Scalar) -> int | float | str | bool:
+    kind = value.WhichOneof("value")
+    if kind is None:
+        raise InvalidRequest("extra: a value is missing")
+    scalar: int | float | str | bool = getattr(value, kind)
+    return scalar
+
+
+def classify(error: BaseException) -> tuple[int, str]:
+    """The failure kind that tells the router what to do next, and a short text for the client."""
+    text = str(error)[:MAX_MESSAGE_CHARS]
+    match error:
+        case InvalidRequest():
+            return stage_pb2.FAILURE_KIND_INVALID_REQUEST, text
+        case TooLarge():
+            return stage_pb2.FAILURE_KIND_TOO_LARGE, text
+        case PoolFull():
+            return stage_pb2.FAILURE_KIND_POOL_FULL, text
+        case ModeMismatch():
+            return stage_pb2.FAILURE_KIND_INCOMPATIBLE, text
+        case TransportError() | PayloadError():
+            return stage_pb2.FAILURE_KIND_TRANSFER, f"{type(error).__name__}: {text}"
+        case StoreRefused():
+            return stage_pb2.FAILURE_KIND_STORE, text
+        case DeadlinePassed():
+            return stage_pb2.FAILURE_KIND_DEADLINE, text
+    return stage_pb2.FAILURE_KIND_MODEL_ERROR, f"{type(error).__name__}: {text}"
+
+
+def outcome(kind: int) -> str:
+    """A failure kind as a metric's label."""
+    name: str = stage_pb2.FailureKind.Name(kind)  # type: ignore[arg-type]  # an int is what the wire has
+    return name.removeprefix("FAILURE_KIND_").lower()
