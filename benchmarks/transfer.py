@@ -4,6 +4,8 @@ Each round pulls once by every way, so that whatever else the machine does meets
 everything between the control message and usable bytes: request, seal, digest. Medians are what to compare.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import json
@@ -70,14 +72,14 @@ def serve_raw(size: int) -> None:
         connection.recv(1)
 
 
-def spawn(name: str, largest: int, pin: bool) -> "subprocess.Popen[str]":
+def spawn(name: str, largest: int, pin: bool) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, "--serve", name, "--largest", str(largest)]
     if pin:
         command.append("--pin")
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def ask(process: "subprocess.Popen[str]", line: str) -> str:
+def ask(process: subprocess.Popen[str], line: str) -> str:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(line + "\n")
     process.stdin.flush()

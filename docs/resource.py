@@ -7,6 +7,8 @@ A table for each object of the schema. Parts that the definition shares by YAML 
 are written once.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,5 +1,7 @@
 """What the bundled model learns from: coloured handwritten digits, and the words for them."""
 
+from __future__ import annotations
+
 import random
 
 import torch

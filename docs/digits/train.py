@@ -12,6 +12,8 @@ scikit-learn; nothing is downloaded. With `--vae-minutes 0.03 --transformer-minu
 minute that everything runs.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import logging

@@ -1,5 +1,7 @@
 """`python -m diffusion_operator`."""
 
+from __future__ import annotations
+
 from diffusion_operator.app import main
 from diffusion_operator.settings import read_settings
 

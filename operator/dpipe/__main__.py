@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from dpipe.app import main
 
 main()

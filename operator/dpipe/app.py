@@ -3,10 +3,12 @@
 Each command imports what it needs when it runs, so that help and errors come at once.
 """
 
+from __future__ import annotations
+
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from diffusion_operator.api import Pipeline
     from dpipe.up.running import Running
 
-_PIPE_WIDTH = 250
+_PIPE_WIDTH: Final = 250
 
 app = typer.Typer(
     name="dpipe",
@@ -235,7 +237,7 @@ def demo(
         _fail(str(error))
 
 
-def _read(file: Path) -> "Pipeline":
+def _read(file: Path) -> Pipeline:
     from diffusion_operator.api import InvalidResourceError
     from dpipe.up.resource import read_pipeline
 
@@ -251,7 +253,7 @@ def _url(url: str | None, pipeline: str | None) -> str:
     return url or _running(pipeline).url
 
 
-def _running(name: str | None) -> "Running":
+def _running(name: str | None) -> Running:
     from dpipe.up.running import NothingRunsError, find
 
     try:
@@ -260,7 +262,7 @@ def _running(name: str | None) -> "Running":
         _fail(str(error))
 
 
-def _console(*, error: bool = True) -> "Console":
+def _console(*, error: bool = True) -> Console:
     from rich.console import Console
 
     console = Console(stderr=error)

@@ -1,5 +1,7 @@
 """`dpipe demo`: the bundled model cut in three roles, ten pictures, and where their time went."""
 
+from __future__ import annotations
+
 import asyncio
 import tempfile
 from collections.abc import Sequence

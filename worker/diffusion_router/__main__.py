@@ -1,5 +1,7 @@
 """`python -m diffusion_router`."""
 
+from __future__ import annotations
+
 from diffusion_router.app import main
 
 main()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
 import grpc
 import structlog
@@ -29,10 +30,10 @@ from diffusion_router.settings import Settings, read_settings
 from diffusion_router.store import ArtifactStore, JobStore, StoreError
 from diffusionpipeline.v1 import peer_pb2_grpc, registry_pb2_grpc
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS: Final = 5.0
 # Results travel in chunks of at most 1 MiB; everything else is far smaller.
-_MAX_MESSAGE_BYTES = 4 << 20
-_GRPC_OPTIONS = [
+_MAX_MESSAGE_BYTES: Final = 4 << 20
+_GRPC_OPTIONS: Final = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
@@ -44,7 +45,7 @@ _GRPC_OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +101,11 @@ async def serve(
         stack.push_async_callback(web.stop)
         for name in ("", "diffusionpipeline.v1.GenerationService", "diffusionpipeline.v1.PeerService"):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        _log.info("router_ready", http_port=http_port, grpc_port=grpc_port, pipeline=settings.pipeline)
+        log.info("router_ready", http_port=http_port, grpc_port=grpc_port, pipeline=settings.pipeline)
         if ready is not None:
             await ready(Ports(http_port, grpc_port))
         await stop.wait()
-        _log.info("router_stopping")
+        log.info("router_stopping")
         await healthy.enter_graceful_shutdown()
         sessions.close()
 

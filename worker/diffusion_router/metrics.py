@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client import Counter as PrometheusCounter
@@ -22,14 +23,14 @@ from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
 # From a cached millisecond stage to a long video.
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
-_ROLES = {core.Stage.ENCODE: "encoder", core.Stage.DENOISE: "denoiser", core.Stage.DECODE: "decoder"}
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+_ROLES: Final = {core.Stage.ENCODE: "encoder", core.Stage.DENOISE: "denoiser", core.Stage.DECODE: "decoder"}
 # How the core ends jobs that it does not complete.
-_FAILURES = (
+_FAILURES: Final = (
     *(core.FailureKind.INVALID_REQUEST, core.FailureKind.MODEL_ERROR, core.FailureKind.TOO_LARGE),
     *(core.FailureKind.RETRIES_EXHAUSTED, core.FailureKind.POISON, core.FailureKind.DEADLINE),
 )
-_ENDS = (
+_ENDS: Final = (
     ("completed", ""),
     ("cancelled", "cancelled"),
     *(("failed", kind.name.lower()) for kind in _FAILURES),

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -34,11 +34,11 @@ from diffusion_router.store import (
 from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
 
 # Seeds are drawn below this, so that every client's JSON parser holds them exactly.
-_MAX_SEED = 2**32
-_RETRY_SECONDS = 1.0
-_SWEEP_SECONDS = 30.0
+_MAX_SEED: Final = 2**32
+_RETRY_SECONDS: Final = 1.0
+_SWEEP_SECONDS: Final = 30.0
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 
 # Within JobService, `list` is its method.
 _Jobs = list[generation_pb2.Job]
@@ -116,7 +116,7 @@ class JobService:
             event = core.JobSubmitted(record.id, deadline, _shape(record.parameters), record.kills, restored=True)
             self._dispatcher.dispatch(event)
         if self._live:
-            _log.info("jobs_restored", count=len(self._live))
+            log.info("jobs_restored", count=len(self._live))
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self, timeout: float = 5.0) -> None:
@@ -279,7 +279,7 @@ class JobService:
                 await self._jobs.finish([job])
                 break
             except StoreUnavailable as error:
-                _log.error("job_end_not_written", job_id=job.id, error=str(error), retry_seconds=_RETRY_SECONDS)
+                log.error("job_end_not_written", job_id=job.id, error=str(error), retry_seconds=_RETRY_SECONDS)
                 if self._stopping:
                     return  # the next life of the router ends it again
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -289,18 +289,18 @@ class JobService:
             live.ended.set_result(job)
         live.notify()
         self._metrics.job_ended(job, time.monotonic() - live.submitted_at)
-        log = _log.bind(job_id=job.id, seconds=round(job.completed_at - job.created_at, 4))
+        of_job = log.bind(job_id=job.id, seconds=round(job.completed_at - job.created_at, 4))
         if job.status == generation_pb2.JOB_STATUS_FAILED:
-            log.warning("job_failed", kind=stage_pb2.FailureKind.Name(job.failure.kind), reason=job.failure.message)
+            of_job.warning("job_failed", kind=stage_pb2.FailureKind.Name(job.failure.kind), reason=job.failure.message)
         else:
-            log.info("job_ended", status=generation_pb2.JobStatus.Name(job.status))
+            of_job.info("job_ended", status=generation_pb2.JobStatus.Name(job.status))
 
     async def _record_kills(self, job_id: str, kills: int) -> None:
-        _log.warning("worker_lost_while_running_job", job_id=job_id, kills=kills)
+        log.warning("worker_lost_while_running_job", job_id=job_id, kills=kills)
         try:
             await self._jobs.record_kills(job_id, kills)
         except StoreUnavailable as error:
-            _log.error("kill_not_written", job_id=job_id, error=str(error))
+            log.error("kill_not_written", job_id=job_id, error=str(error))
 
     # ------------------------------------------------------------ inside
 
@@ -351,7 +351,7 @@ class JobService:
             try:
                 await self._forget(await self._jobs.expire(time.time()))
             except StoreUnavailable as error:
-                _log.warning("expired_jobs_not_removed", error=str(error))
+                log.warning("expired_jobs_not_removed", error=str(error))
 
     async def _forget(self, records: Iterable[JobRecord]) -> None:
         for record in records:

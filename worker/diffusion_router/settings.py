@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from diffusion_router.api.limits import Limits
 
-_ENV_PREFIX = "DIFFUSION_ROUTER_"
+_ENV_PREFIX: Final = "DIFFUSION_ROUTER_"
 
 
 class Settings(BaseSettings):

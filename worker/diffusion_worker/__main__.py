@@ -1,5 +1,7 @@
 """`python -m diffusion_worker`."""
 
+from __future__ import annotations
+
 from diffusion_worker.settings import read_settings
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import version
 from platform import python_version
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -29,18 +30,22 @@ from diffusion_worker.work.tasks import outcome
 from diffusionpipeline.v1 import stage_pb2
 
 # From the bundled model's millisecond stages to two minutes of video.
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
 
 # How a task may end on a worker besides well. The router's own words are for jobs.
-_ROUTERS = (stage_pb2.FAILURE_KIND_UNSPECIFIED, stage_pb2.FAILURE_KIND_RETRIES_EXHAUSTED, stage_pb2.FAILURE_KIND_POISON)
-_OUTCOMES = [outcome(kind) for kind in stage_pb2.FailureKind.values() if kind not in _ROUTERS]
-_PULL_ERRORS = (
+_ROUTERS: Final = (
+    stage_pb2.FAILURE_KIND_UNSPECIFIED,
+    stage_pb2.FAILURE_KIND_RETRIES_EXHAUSTED,
+    stage_pb2.FAILURE_KIND_POISON,
+)
+_OUTCOMES: Final = [outcome(kind) for kind in stage_pb2.FailureKind.values() if kind not in _ROUTERS]
+_PULL_ERRORS: Final = (
     *(PeerDead, TransferTimeout, DigestMismatch, StaleDescriptor),
     *(OutOfRange, ModeMismatch, EngineInitFailed, SlotLost),
 )
-_PULL_FAILURES = (*(error.kind for error in _PULL_ERRORS), "cancelled")
+_PULL_FAILURES: Final = (*(error.kind for error in _PULL_ERRORS), "cancelled")
 
-ROLE_OF = {Stage.ENCODE: "encoder", Stage.DENOISE: "denoiser", Stage.DECODE: "decoder"}
+ROLE_OF: Final = {Stage.ENCODE: "encoder", Stage.DENOISE: "denoiser", Stage.DECODE: "decoder"}
 
 
 class StageMetrics:

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.types import Stage
 
-_ENV_PREFIX = "DIFFUSION_WORKER_"
+_ENV_PREFIX: Final = "DIFFUSION_WORKER_"
 
 
 class Role(StrEnum):
@@ -33,7 +33,7 @@ class Role(StrEnum):
         return _STAGES[self]
 
 
-_STAGES = {Role.ENCODER: Stage.ENCODE, Role.DENOISER: Stage.DENOISE, Role.DECODER: Stage.DECODE}
+_STAGES: Final = {Role.ENCODER: Stage.ENCODE, Role.DENOISER: Stage.DENOISE, Role.DECODER: Stage.DECODE}
 
 
 class Settings(BaseSettings):

@@ -5,6 +5,8 @@ pipeline = load_pipeline(yaml.safe_load(text))     # the same, typed
 pipeline = from_live(resource)                     # as the API server has it
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

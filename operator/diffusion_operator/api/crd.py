@@ -4,6 +4,8 @@ A wheel carries them as package data; in an editable install the package lies in
 the source. Nothing here is written down a second time: schema, defaults and rules come from those files alone.
 """
 
+from __future__ import annotations
+
 from functools import cache
 from importlib.resources import files
 from pathlib import Path

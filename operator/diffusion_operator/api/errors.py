@@ -1,5 +1,7 @@
 """What is wrong with a resource, each fault with the path of its field."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """What a resource says of its model."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 

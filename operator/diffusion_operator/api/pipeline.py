@@ -1,5 +1,7 @@
 """A valid resource as typed, immutable values: what `render`, `status` and `dpipe` read."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -4,6 +4,8 @@ The API server keeps whatever stands there. Only its shape is checked here, as f
 server checks the rest when the operator applies the StatefulSet.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, Final
 

@@ -1,5 +1,7 @@
 """Kubernetes quantities: `512Mi`, `4Gi`, `1.5G`, `500m`, `2e9`."""
 
+from __future__ import annotations
+
 import re
 from decimal import Decimal
 from typing import Final

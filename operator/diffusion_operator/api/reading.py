@@ -4,6 +4,8 @@ Defaults that the definition states are filled in before. A role's own are here:
 a colocated role must be seen to have none of them set.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, Final
 

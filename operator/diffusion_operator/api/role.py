@@ -1,5 +1,7 @@
 """What a resource says of one role."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum

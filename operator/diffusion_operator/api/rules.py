@@ -6,6 +6,8 @@ Rules that compare with the resource's former self (`oldSelf`) say nothing about
 here as a number of the same order, with `compareTo`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any

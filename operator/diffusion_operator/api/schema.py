@@ -5,6 +5,8 @@ the CEL rules (see `rules`). Unlike the API server, which prunes unknown fields 
 them: a misspelt field would otherwise be silently without effect.
 """
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterator, Mapping
 from copy import deepcopy

@@ -1,5 +1,7 @@
 """What a resource says of the transport."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 

@@ -3,6 +3,8 @@
 They are few and known, so they are written down rather than discovered: no discovery requests at start, no cache file.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final

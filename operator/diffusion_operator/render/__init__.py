@@ -3,6 +3,8 @@
 The operator applies what this returns; `dpipe up` runs the same pods' `main` containers as processes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The pods' service account. It has no rights and its token is mounted nowhere: no pod talks to the API server."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from diffusion_operator.api import Pipeline

@@ -1,5 +1,7 @@
 """Disruption budgets: how many pods of a role a node drain may take at once."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from diffusion_operator.api import Pipeline, RoleSpec

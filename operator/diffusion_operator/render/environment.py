@@ -3,6 +3,8 @@
 Variables that all workers of a pipeline share are in the generation's ConfigMap; here are the others.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

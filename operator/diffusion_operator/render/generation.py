@@ -9,16 +9,18 @@ one revision of the resource carry the same value, in a label and in DIFFUSION_W
 The variables among these parts make the generation's ConfigMap, which is immutable, as its name is made of their hash.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, RoleSpec
 from diffusion_operator.render import names, rdma, storage
 from diffusion_operator.render.images import reference
 
-VARIABLE = "DIFFUSION_WORKER_GENERATION"
+VARIABLE: Final = "DIFFUSION_WORKER_GENERATION"
 
 
 def variables(pipeline: Pipeline) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Which image a container runs: what the resource says over what the operator was installed with."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final

@@ -5,6 +5,8 @@ field by field, other items as a whole (two sources of one volume, or two values
 other). Tolerations and envFrom are added. Every other list, such as args, is taken from the user.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final

@@ -1,5 +1,7 @@
 """The PodMonitor, by which the Prometheus operator finds the pods of a pipeline."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from diffusion_operator.api import Pipeline

@@ -3,6 +3,8 @@
 Selectors use only pipeline and role: a StatefulSet's selector can never change, so nothing that changes may be in it.
 """
 
+from __future__ import annotations
+
 from typing import Any, Final
 
 from diffusion_operator.api import GROUP, MODEL_ROLES, Pipeline, Role

@@ -4,6 +4,8 @@ The data plane is not authenticated: whoever reaches a worker's transfer ports c
 the router's gRPC port can register as a worker.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

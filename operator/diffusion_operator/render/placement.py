@@ -1,5 +1,7 @@
 """Where pods may be placed: what the user says, and what the transport needs beside it."""
 
+from __future__ import annotations
+
 from copy import deepcopy
 from typing import Any
 

@@ -4,6 +4,8 @@ They pass PodSecurity `restricted` but for two cases: backend shm, whose pods sh
 and RDMA, whose workers lock memory or are on the node's network.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, Final
@@ -43,7 +45,7 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
         **_pod(pipeline, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
         **worker_placement(pipeline, spec),
     }
-    annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.annotations(pipeline)
+    annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.pod_annotations(pipeline)
     return _template(spec, names.labels(pipeline, spec.role, generation), annotations, pod)
 
 

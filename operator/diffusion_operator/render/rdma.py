@@ -4,6 +4,8 @@ Only what the resource says is rendered: what a cluster calls its devices is fre
 `transport.rdma` there are none, and protocol auto finds TCP.
 """
 
+from __future__ import annotations
+
 from typing import Any, Final
 
 from diffusion_operator.api import Pipeline
@@ -34,7 +36,7 @@ def environment(pipeline: Pipeline) -> dict[str, str]:
     return found
 
 
-def annotations(pipeline: Pipeline) -> dict[str, str]:
+def pod_annotations(pipeline: Pipeline) -> dict[str, str]:
     rdma = pipeline.transport.rdma
     return {NETWORKS_ANNOTATION: ",".join(rdma.networks)} if rdma and rdma.networks else {}
 

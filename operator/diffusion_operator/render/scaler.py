@@ -4,6 +4,8 @@
 what `scaler` gives, which is applied each time, has none.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Services: a headless one for each role, which gives its pods their names, and the one that clients use."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """StatefulSets: one for each role that has pods of its own."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,6 +3,8 @@
 The volume of a claim template is not among the pod template's volumes: the StatefulSet adds it to each pod.
 """
 
+from __future__ import annotations
+
 from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, RoleSpec

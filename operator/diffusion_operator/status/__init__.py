@@ -4,6 +4,8 @@
 `summarise` makes the status of a DiffusionPipeline and `scaler_status` that of a DiffusionPipelineRoleScaler.
 """
 
+from __future__ import annotations
+
 from diffusion_operator.status.scaler import scaler_status
 from diffusion_operator.status.summary import invalid, summarise
 

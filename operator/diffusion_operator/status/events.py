@@ -3,6 +3,8 @@
 Nothing else tells it: a StatefulSet has no condition for it, and a pod that was refused does not exist.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from typing import Any, Final

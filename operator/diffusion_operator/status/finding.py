@@ -1,5 +1,7 @@
 """What was found about one condition, and how it becomes the condition that is written."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -7,6 +7,8 @@ Texts must be the same for as long as the state is: whatever moves by itself (ti
 the status written again and again.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

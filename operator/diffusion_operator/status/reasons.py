@@ -4,6 +4,8 @@ Alerts and scripts match these words, so they are an interface: docs/conditions.
 page to the tables below.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Final
 

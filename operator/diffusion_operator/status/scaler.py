@@ -1,5 +1,7 @@
 """The status of a role scaler: what an autoscaler reads through its `/scale`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any

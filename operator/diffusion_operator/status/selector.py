@@ -1,5 +1,7 @@
 """The selector of a role's pods as text, which `/scale` wants."""
 
+from __future__ import annotations
+
 from diffusion_operator.api import Pipeline, Role
 from diffusion_operator.render import names
 

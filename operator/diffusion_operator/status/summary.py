@@ -1,5 +1,7 @@
 """All that was observed of a pipeline, as its `.status`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any

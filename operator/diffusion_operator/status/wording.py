@@ -1,5 +1,7 @@
 """How messages are put: short, on one line, and the same for as long as the state is."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from typing import Final

@@ -1,5 +1,7 @@
 """A role's StatefulSet as the few numbers that a status is made of."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from typing import Any
 

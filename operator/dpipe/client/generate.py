@@ -1,5 +1,7 @@
 """Jobs from prompt to file: submitted, followed step by step, fetched."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,5 +1,7 @@
 """`dpipe generate`, from the arguments to the files and the table of times."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

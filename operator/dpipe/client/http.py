@@ -4,6 +4,8 @@ A job, once accepted, outlives the router's process. So reading is tried again f
 submitting is tried once more only under the same Idempotency-Key, which finds the first jobs.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import time

@@ -1,5 +1,7 @@
 """`dpipe jobs`: the router's jobs as a table."""
 
+from __future__ import annotations
+
 import time
 
 from rich.table import Table

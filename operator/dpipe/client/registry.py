@@ -1,5 +1,7 @@
 """The router's registry and queue over gRPC: what `dpipe peers` and the table of `dpipe up` show."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType

@@ -1,9 +1,11 @@
 """Where the time of jobs went: queue, encode, transfer, denoise, transfer, decode."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
 
@@ -36,7 +38,7 @@ def rows(jobs: Sequence[Job]) -> list[Row]:
     return [*found, Row("other", other, ""), Row("in all", whole, "")]
 
 
-_STAGES = ("encode", "denoise", "decode")
+_STAGES: Final = ("encode", "denoise", "decode")
 
 
 def table(jobs: Sequence[Job]) -> Table:

@@ -6,6 +6,8 @@
 Run as a file, so that it imports nothing but the standard library.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import signal

@@ -1,5 +1,7 @@
 """`dpipe up`: a pipeline in the foreground, with a live table, until Ctrl-C."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import signal

@@ -7,6 +7,8 @@
 Blocking calls and threads, no event loop: the pods are watched whatever the caller does meanwhile.
 """
 
+from __future__ import annotations
+
 import fcntl
 import time
 from collections.abc import Mapping

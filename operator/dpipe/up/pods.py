@@ -7,6 +7,8 @@ would be placed and what it may use have no meaning here; this machine's own mod
 pod's.
 """
 
+from __future__ import annotations
+
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence

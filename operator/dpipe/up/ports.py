@@ -4,6 +4,8 @@ They lie below 32768: above it Linux takes ports for outgoing connections, and o
 process that is just being restarted.
 """
 
+from __future__ import annotations
+
 import random
 import socket
 from collections.abc import Iterable

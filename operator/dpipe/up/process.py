@@ -1,5 +1,7 @@
 """One pod as a supervised process: started, watched, restarted as the kubelet does, stopped."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess

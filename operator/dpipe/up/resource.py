@@ -1,5 +1,9 @@
 """A resource file -> a pipeline, with errors that a person can act on."""
 
+from __future__ import annotations
+
+from typing import Final
+
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +12,7 @@ import yaml
 
 from diffusion_operator.api import KIND, FieldError, InvalidResourceError, Pipeline, load_pipeline
 
-BUNDLED: Path = Path(__file__).with_name("digits.yaml")
+BUNDLED: Final[Path] = Path(__file__).with_name("digits.yaml")
 """The resource of the bundled model, as in examples/digits.yaml."""
 
 

@@ -3,6 +3,8 @@
 A file counts as long as somebody holds the lock of its data folder: a process id alone could be another program's.
 """
 
+from __future__ import annotations
+
 import fcntl
 import json
 import os
@@ -11,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from dpipe.up.local import LOCK_FILE, LocalPipeline
 
-STATE_FILE = "state.json"
+STATE_FILE: Final = "state.json"
 
 
 class NothingRunsError(LookupError):

@@ -1,5 +1,7 @@
 """One consumer in this process, and producers to pull from, for each back end."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Producers for the tests to pull from, behind one interface: processes, or for the memory back end objects."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import itertools
@@ -127,7 +129,7 @@ class ProcessPeer:
     def pid(self) -> int:
         return self._process.pid
 
-    def restarted(self) -> "ProcessPeer":
+    def restarted(self) -> ProcessPeer:
         """Another process with the same ports."""
         return ProcessPeer(self.settings, self._cache)
 
@@ -183,7 +185,7 @@ class LocalPeer(Producer):
     """A producer in this process; closing it is its death."""
 
     @staticmethod
-    async def start(settings: dict[str, Any]) -> "LocalPeer":
+    async def start(settings: dict[str, Any]) -> LocalPeer:
         return LocalPeer(await open_transport(incarnation=os.urandom(16).hex(), **settings))
 
     def publish_file(self, path: Path) -> Descriptor:

@@ -3,6 +3,8 @@
 Commands are JSON lines on stdin; each is answered by one JSON line.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os

@@ -1,5 +1,7 @@
 """Which devices are usable, and what a pipeline that forbids TCP gets when there is none (I10)."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,7 @@
 """Peers that die, freeze, restart and are fenced; pulls that are given up. What it costs, and whom."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import dataclasses

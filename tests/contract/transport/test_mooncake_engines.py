@@ -1,5 +1,7 @@
 """Mooncake's engines in their own processes: what they are told, what they must refuse, how they end."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import signal

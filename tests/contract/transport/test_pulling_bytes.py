@@ -1,5 +1,7 @@
 """What arrives is what was published."""
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Segments of shared memory: who may read them, and what is left of the dead."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,7 @@
 """What reaches the pull server's port, whoever sends it."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import os

@@ -1,5 +1,7 @@
 """`dpipe up` in one place, `dpipe generate` in another, as a user has them: real processes, Mooncake over TCP."""
 
+from __future__ import annotations
+
 import json
 import os
 import re

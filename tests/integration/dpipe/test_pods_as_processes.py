@@ -1,5 +1,7 @@
 """A pod's process is kept up as the kubelet keeps a container up, and never outlives its pipeline."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess

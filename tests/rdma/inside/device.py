@@ -1,5 +1,7 @@
 """The guest's RDMA device, rxe0, as `soft-roce.sh` makes it."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 SOFT_ROCE = Path(__file__).with_name("soft-roce.sh")

@@ -18,6 +18,8 @@ A marker is an HTML comment on the line before, which readers do not see:
 Commands without a marker run against a real control plane whose pods are fake (`tests/cluster/docs`).
 """
 
+from __future__ import annotations
+
 from testbed.documents.pages import CLUSTER, E2E, NOWHERE, PAGES, ROOT, Block, Page, PageError
 from testbed.documents.running import Deadlines, Failed, run_blocks
 

@@ -4,6 +4,8 @@ They are what shows that the cut by role follows a pipeline's structure and not 
 checkpoint's folder (once a machine), `FAMILIES` says what can be asked of each.
 """
 
+from __future__ import annotations
+
 from testbed.zoo.cache import ensure, folder
 from testbed.zoo.catalogue import FAMILIES
 from testbed.zoo.family import Checkpoint, Family

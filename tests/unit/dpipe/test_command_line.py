@@ -1,5 +1,7 @@
 """The command line answers at once and in words: what is wrong, and what to do."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

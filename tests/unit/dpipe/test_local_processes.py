@@ -1,5 +1,7 @@
 """Rendered pods become processes: what the cluster would resolve is resolved, nothing else is added."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """The table of times adds up: what no stage accounts for is shown, not hidden."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

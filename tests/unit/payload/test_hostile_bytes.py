@@ -1,5 +1,7 @@
 """No bytes can make reading allocate more than they state, crash, or run anything (I9)."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math

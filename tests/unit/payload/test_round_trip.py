@@ -1,5 +1,7 @@
 """What goes into a payload comes out of it: types, bits, shapes and shared objects."""
 
+from __future__ import annotations
+
 import enum
 import math
 from collections import OrderedDict

@@ -1,5 +1,7 @@
 """The pool's bookkeeping under any order of events: no overlap, nothing lost, nothing given out too early."""
 
+from __future__ import annotations
+
 import threading
 from typing import Any
 

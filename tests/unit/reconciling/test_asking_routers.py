@@ -1,5 +1,7 @@
 """Routers are asked apart from reconciles: often while something is to come, seldom otherwise, and never for long."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent import futures

@@ -1,5 +1,7 @@
 """At no time do two processes believe that they lead, whatever their API server does."""
 
+from __future__ import annotations
+
 import asyncio
 from typing import Any
 
@@ -19,7 +21,7 @@ class OneLease:
         self.lease: dict[str, Any] | None = None
         self.version = 0
 
-    def client(self) -> "Client":
+    def client(self) -> Client:
         return Client(self)
 
 

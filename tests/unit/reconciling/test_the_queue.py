@@ -1,5 +1,7 @@
 """The queue never loses a key, never gives one to two workers, and pauses after failures."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 from collections import Counter

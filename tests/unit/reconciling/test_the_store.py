@@ -1,5 +1,7 @@
 """The store keeps the newest state of each object, forgets what is gone, and tells of news alone."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """A live object differs only in what we send; what the API server and others add is theirs."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

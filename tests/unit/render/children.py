@@ -1,5 +1,7 @@
 """Pipelines for these tests, and ways to look at what becomes of them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

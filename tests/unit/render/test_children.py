@@ -3,6 +3,8 @@
 `UPDATE_GOLDEN=1 pytest tests/unit/render` writes the golden files anew; read the difference before committing it.
 """
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """One generation a pipeline: it changes with what a tensor means, and with nothing else."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from diffusion_operator.api import Pipeline

@@ -1,5 +1,7 @@
 """An isolated pipeline's ports: who may connect, told by evaluating the policies as a cluster does."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,6 +1,8 @@
 """Every golden file holds objects that Kubernetes takes, in each minor version that is supported, and pods that the
 strictest PodSecurity level admits unless they use RDMA or the node's shared memory."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final

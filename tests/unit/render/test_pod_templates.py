@@ -1,5 +1,7 @@
 """A user's pod template is merged over the operator's as Kubernetes merges: the user wins, and nothing else is lost."""
 
+from __future__ import annotations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,5 +1,7 @@
 """RDMA by contract: pods get what the resource says, and nothing where it says nothing."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

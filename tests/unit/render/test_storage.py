@@ -1,5 +1,7 @@
 """Where the model comes from, where it is kept, and what of a pipeline outlives its pods."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

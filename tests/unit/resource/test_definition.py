@@ -1,5 +1,7 @@
 """The definition is one that an API server takes, `kubectl apply` can store, and `kubectl explain` reads well."""
 
+from __future__ import annotations
+
 import json
 import tomllib
 from collections.abc import Iterator, Mapping

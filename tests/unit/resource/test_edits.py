@@ -3,6 +3,8 @@
 Evaluated here with CEL alone; that the API server does the same, also for writes to /scale, is a test of the cluster's.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """A resource as the API server has it becomes a pipeline whatever else it carries, and fast: there are thousands."""
 
+from __future__ import annotations
+
 import time
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 
 from diffusion_operator.api.quantity import exact, parse_quantity

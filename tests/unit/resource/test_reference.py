@@ -1,5 +1,7 @@
 """The reference in docs/ is what the definitions say."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys

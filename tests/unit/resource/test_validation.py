@@ -1,5 +1,7 @@
 """A resource is defaulted and checked by the definition that `kubectl apply` installs; each fault names its field."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Cases of what the router's registry tells: RouterReady, PeersRegistered, TransportReady."""
 
+from __future__ import annotations
+
 from diffusion_operator.api import Role
 from unit.status.seen import (
     ALL_COLOCATED,

@@ -1,5 +1,7 @@
 """Cases of Schedulable, ScalingReady and ModelReady."""
 
+from __future__ import annotations
+
 from typing import get_args
 
 from diffusion_operator.status.observed import FaultReason

@@ -1,5 +1,7 @@
 """Cases of Progressing."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 
 from unit.status.seen import (

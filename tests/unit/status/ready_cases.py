@@ -1,5 +1,7 @@
 """Cases of Ready, Available and Reconciled."""
 
+from __future__ import annotations
+
 from typing import get_args
 
 from diffusion_operator.api import Role

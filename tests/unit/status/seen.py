@@ -1,5 +1,7 @@
 """Pipelines, and what might be observed of them: by default all is well, and a test says what is not."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """What is observed, and what each condition says of it: a case for every reason that a condition may have."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 from typing import get_args
 

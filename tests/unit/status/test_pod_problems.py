@@ -1,5 +1,7 @@
 """What keeps a pod from being ready, out of Pods as kubelets and schedulers write them."""
 
+from __future__ import annotations
+
 import json
 from typing import Any
 

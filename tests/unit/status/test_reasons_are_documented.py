@@ -1,5 +1,7 @@
 """docs/conditions.md explains each condition and each of its reasons, and none that do not exist."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Why a StatefulSet's pods are missing, out of the Events of its controller, whose words these are."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """A StatefulSet's numbers, taken over as they are; what its controller has not said yet is zero."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """The status of a role scaler is what an autoscaler divides by: pods that are there, and a selector of just these."""
 
+from __future__ import annotations
+
 from datetime import datetime
 from typing import Any
 

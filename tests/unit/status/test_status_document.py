@@ -1,5 +1,7 @@
 """The status as a document: its counts, its words for `kubectl get`, and that the definition allows all of it."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """Whatever is observed: the same again writes nothing, times move with what they date alone, Ready keeps its word."""
 
+from __future__ import annotations
+
 import random
 from dataclasses import replace
 from datetime import timedelta

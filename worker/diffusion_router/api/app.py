@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
 from fastapi import FastAPI
@@ -31,9 +31,9 @@ from diffusion_router.service import IdempotencyConflict, JobNotEnded, JobServic
 from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
 
 # For sending the body and for the answer, beyond the longest job.
-_MARGIN_SECONDS = 120.0
+_MARGIN_SECONDS: Final = 120.0
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 
 
 class Health(BaseModel):
@@ -112,14 +112,14 @@ class Guard:
         except Exception as error:
             expected = translate(error)
             if expected is None:
-                _log.exception("request_failed", method=scope["method"], path=scope["path"])
+                log.exception("request_failed", method=scope["method"], path=scope["path"])
             # Once an answer has begun, all that is left is to break it off.
             if not started:
                 answer = expected or ApiError(500, "The router failed on this request", code="internal_error")
                 await answer.response()(scope, receive, send)
 
 
-_EXPECTED = (
+_EXPECTED: Final = (
     ApiError,
     InvalidField,
     QueueFull,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
@@ -19,9 +20,9 @@ from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.limits import Limits
 from diffusion_router.api.validation import Kind, RequestReader
 
-BODY_SECONDS = 60.0
-_MAX_FORM_FIELDS = 200
-_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+BODY_SECONDS: Final = 60.0
+_MAX_FORM_FIELDS: Final = 200
+_MEDIA_TYPES: Final = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 # Decoding holds a picture's pixels in memory: this many at once.
 _decoders = asyncio.Semaphore(2)
 

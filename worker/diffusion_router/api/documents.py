@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from diffusion_router.api.objects import ErrorResponse
 from diffusion_router.api.validation import Kind
 
-_WHY = {
+_WHY: Final = {
     400: "Something in the request can't be served; `param` names it",
     404: "There is no such thing, or no longer",
     408: "The body did not arrive in time",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 from starlette.responses import JSONResponse
 
@@ -86,7 +87,7 @@ def retry_after_seconds(predicted: float) -> int:
     return max(1, math.ceil(predicted)) if math.isfinite(predicted) else 60
 
 
-_FAILURE_STATUS = {
+_FAILURE_STATUS: Final = {
     stage_pb2.FAILURE_KIND_INVALID_REQUEST: 400,
     stage_pb2.FAILURE_KIND_TOO_LARGE: 400,
     stage_pb2.FAILURE_KIND_DEADLINE: 504,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
 
 from pydantic import BaseModel
 
@@ -16,7 +17,7 @@ from diffusion_router.api.objects import has_ended, job_object
 from diffusionpipeline.v1 import generation_pb2
 
 # Proxies drop a connection on which nothing is heard for some tens of seconds.
-_KEEP_ALIVE_SECONDS = 15.0
+_KEEP_ALIVE_SECONDS: Final = 15.0
 
 
 async def job_events(

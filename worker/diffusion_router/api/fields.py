@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 # A JSON document's integers have no bound, and more digits than these are no number here.
-_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
 
 
 class InvalidField(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import Final
 
 from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
@@ -11,7 +12,7 @@ from diffusion_router.api.documents import errors
 from diffusion_router.api.errors import not_found
 from diffusion_router.api.submission import Api
 
-_MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpeg": "image/jpeg", ".mp4": "video/mp4"}
+_MEDIA_TYPES: Final = {".png": "image/png", ".webp": "image/webp", ".jpeg": "image/jpeg", ".mp4": "video/mp4"}
 
 
 def file_routes(api: Api) -> APIRouter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
@@ -19,14 +19,14 @@ from diffusion_router.store import ArtifactTooLarge
 from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc
 
 # Of an answer that waits for no model.
-_UNARY_SECONDS = 60.0
-_CHUNK_SECONDS = 60.0
-_CHUNK_BYTES = 1 << 20
+_UNARY_SECONDS: Final = 60.0
+_CHUNK_SECONDS: Final = 60.0
+_CHUNK_BYTES: Final = 1 << 20
 # Up to here a file is put at once, which costs a fraction of a streamed upload.
-_WHOLE_BYTES = 8 << 20
-_MAX_LISTED = 1000
+_WHOLE_BYTES: Final = 8 << 20
+_MAX_LISTED: Final = 1000
 
-_CODES = {
+_CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -37,7 +37,7 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 
 
 def add_services(server: grpc.aio.Server, service: JobService, limits: Limits) -> None:
@@ -213,7 +213,7 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
         raise error
     answer = translate(error)
     if answer is None:
-        _log.error("call_failed", exc_info=error)
+        log.error("call_failed", exc_info=error)
         answer = ApiError(500, "The router failed on this call", code="internal_error")
     trailer = [("code", answer.code)]
     if answer.param is not None and answer.param.isascii() and answer.param.isprintable():

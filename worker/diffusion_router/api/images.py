@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from typing import Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from diffusion_router.api.waiting import ClientGone, wait_for_all
 from diffusionpipeline.v1 import generation_pb2
 
 # What servers answer a client that has hung up. Nobody reads it but logs.
-_CLIENT_CLOSED_REQUEST = 499
+_CLIENT_CLOSED_REQUEST: Final = 499
 
 
 def image_routes(api: Api) -> APIRouter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -19,8 +19,8 @@ from diffusion_router.api.validation import JOB
 from diffusionpipeline.v1 import generation_pb2
 
 # A step may take long; the client need not wait for the end of it.
-_CANCEL_SECONDS = 10.0
-_NUMBERS = {name: number for number, name in STATUS.items()}
+_CANCEL_SECONDS: Final = 10.0
+_NUMBERS: Final = {name: number for number, name in STATUS.items()}
 
 
 def job_routes(api: Api) -> APIRouter:

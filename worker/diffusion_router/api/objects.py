@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel
 
@@ -154,19 +154,19 @@ class JobDeleted(BaseModel):
     deleted: bool = True
 
 
-STATUS: dict[generation_pb2.JobStatus.ValueType, Status] = {
+STATUS: Final[dict[generation_pb2.JobStatus.ValueType, Status]] = {
     generation_pb2.JOB_STATUS_QUEUED: "queued",
     generation_pb2.JOB_STATUS_IN_PROGRESS: "in_progress",
     generation_pb2.JOB_STATUS_COMPLETED: "completed",
     generation_pb2.JOB_STATUS_FAILED: "failed",
     generation_pb2.JOB_STATUS_CANCELLED: "cancelled",
 }
-_STAGES: dict[stage_pb2.Stage.ValueType, StageName] = {
+_STAGES: Final[dict[stage_pb2.Stage.ValueType, StageName]] = {
     stage_pb2.STAGE_ENCODE: "encode",
     stage_pb2.STAGE_DENOISE: "denoise",
     stage_pb2.STAGE_DECODE: "decode",
 }
-_OPTIONAL = ("negative_prompt", "num_inference_steps", "guidance_scale", "strength", "num_frames", "fps")
+_OPTIONAL: Final = ("negative_prompt", "num_inference_steps", "guidance_scale", "strength", "num_frames", "fps")
 
 
 def is_video(job: generation_pb2.Job) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from starlette.requests import Request
@@ -20,9 +20,9 @@ from diffusion_router.service import JobService
 from diffusion_router.store import StoreError
 from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
 
-_MAX_KEY_CHARS = 255
+_MAX_KEY_CHARS: Final = 255
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Api:
             try:
                 await self.service.artifacts.delete(key)
             except StoreError as error:
-                _log.warning("unused_input_not_removed", key=key, error=str(error))
+                log.warning("unused_input_not_removed", key=key, error=str(error))
 
 
 def set_output(service: JobService, generation: GenerationRequest, kind: Kind) -> None:

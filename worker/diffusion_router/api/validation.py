@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from diffusion_router.api.fields import (
     Arguments,
@@ -22,14 +23,14 @@ from diffusion_router.api.limits import Limits
 from diffusionpipeline.v1 import stage_pb2
 
 # A generator's seed, and what fits into every client's 64-bit integer.
-MAX_SEED = 2**63 - 1
+MAX_SEED: Final = 2**63 - 1
 # Of a video whose length is given in seconds alone.
-DEFAULT_FPS = 16
-IMAGE_FORMATS = ("png", "webp", "jpeg")
-VIDEO_FORMAT = "mp4"
+DEFAULT_FPS: Final = 16
+IMAGE_FORMATS: Final = ("png", "webp", "jpeg")
+VIDEO_FORMAT: Final = "mp4"
 
 # Arguments of the pipeline that have a field of their own, or that the worker sets.
-_RESERVED = frozenset(
+_RESERVED: Final = frozenset(
     [
         "prompt",
         "negative_prompt",
@@ -52,9 +53,9 @@ _RESERVED = frozenset(
     ]
 )
 # Flat fields that go to the model as they are.
-_PASSED_ON = ("max_sequence_length", "true_cfg_scale")
+_PASSED_ON: Final = ("max_sequence_length", "true_cfg_scale")
 
-_COMMON = [
+_COMMON: Final = [
     "prompt",
     "negative_prompt",
     "model",
@@ -67,10 +68,10 @@ _COMMON = [
     "user",
     "safety_identifier",
 ]
-_IMAGE_ONLY = ["n", "output_format", "quality", "background", "moderation"]
-_VIDEO_ONLY = ["num_frames", "fps", "seconds"]
-_IMAGE_FILES = {"image": "image", "image[]": "image", "mask": "mask_image", "control_image": "control_image"}
-_VIDEO_FILES = {"input_reference": "image", "last_image": "last_image"}
+_IMAGE_ONLY: Final = ["n", "output_format", "quality", "background", "moderation"]
+_VIDEO_ONLY: Final = ["num_frames", "fps", "seconds"]
+_IMAGE_FILES: Final = {"image": "image", "image[]": "image", "mask": "mask_image", "control_image": "control_image"}
+_VIDEO_FILES: Final = {"input_reference": "image", "last_image": "last_image"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,11 +88,15 @@ class Kind:
     needs_image: bool = False
 
 
-GENERATION = Kind(output="image", fields=frozenset([*_COMMON, *_IMAGE_ONLY, *_PASSED_ON, "response_format", "stream"]))
-EDIT = Kind(output="image", fields=GENERATION.fields | {"strength"}, files=_IMAGE_FILES, needs_image=True)
-VIDEO = Kind(output="video", fields=frozenset([*_COMMON, *_VIDEO_ONLY, *_PASSED_ON, "strength"]), files=_VIDEO_FILES)
+GENERATION: Final = Kind(
+    output="image", fields=frozenset([*_COMMON, *_IMAGE_ONLY, *_PASSED_ON, "response_format", "stream"])
+)
+EDIT: Final = Kind(output="image", fields=GENERATION.fields | {"strength"}, files=_IMAGE_FILES, needs_image=True)
+VIDEO: Final = Kind(
+    output="video", fields=frozenset([*_COMMON, *_VIDEO_ONLY, *_PASSED_ON, "strength"]), files=_VIDEO_FILES
+)
 # All of them, asynchronously: whether a picture or a video comes out is up to the served model.
-JOB = Kind(
+JOB: Final = Kind(
     output=None,
     output_formats=(*IMAGE_FORMATS, VIDEO_FORMAT),
     fields=(EDIT.fields | VIDEO.fields) - {"response_format", "stream"},
@@ -257,7 +262,7 @@ class RequestReader:
             )
 
 
-_PLAIN = [
+_PLAIN: Final = [
     "prompt",
     "negative_prompt",
     "num_inference_steps",

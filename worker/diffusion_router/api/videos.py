@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -18,7 +18,7 @@ from diffusion_router.api.submission import Api
 from diffusion_router.api.validation import VIDEO
 from diffusionpipeline.v1 import generation_pb2
 
-_SEARCHED = 1000
+_SEARCHED: Final = 1000
 
 
 def video_routes(api: Api) -> APIRouter:

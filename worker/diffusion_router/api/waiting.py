@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from typing import Final
 
 from starlette.requests import Request
 
@@ -17,7 +18,7 @@ from diffusion_router.api.submission import Api, Submitted
 from diffusionpipeline.v1 import generation_pb2
 
 # The core ends a job at its deadline; this is for its answer to arrive.
-_GRACE_SECONDS = 15.0
+_GRACE_SECONDS: Final = 15.0
 
 
 class ClientGone(Exception):

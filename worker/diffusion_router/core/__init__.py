@@ -1,5 +1,7 @@
 """The router's rules as a pure state machine: events in, actions out. No I/O, no clock, no asyncio (design §6)."""
 
+from __future__ import annotations
+
 from diffusion_router.core.events import (
     Action,
     CancelRequested,

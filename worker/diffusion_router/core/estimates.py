@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from diffusion_router.core.events import Stage
 from diffusion_router.core.state import Job
 
-_WEIGHT = 0.2
-_MAX_SHAPES = 1024
+_WEIGHT: Final = 0.2
+_MAX_SHAPES: Final = 1024
 
 
 class Estimates:

@@ -271,23 +271,23 @@ class Policy:
     """The numbers that rule the core. Times in seconds."""
 
     lease: float = 15.0
-    # After a router's start: how long restored jobs wait for workers to say what they hold.
     settle: float = 5.0
-    # How long after fencing a lost consumer may still read a slot.
+    """After a router's start: how long restored jobs wait for workers to say what they hold."""
     grace: float = 10.0
-    # Tasks sent to a peer beyond its capacity, so that their input is pulled meanwhile.
+    """How long after fencing a lost consumer may still read a slot."""
     prefetch: int = 1
-    # Workers that may die while they run one job.
+    """Tasks sent to a peer beyond its capacity, so that their input is pulled meanwhile."""
     max_kills: int = 2
-    # Tasks of one job that may fail for reasons that another try can mend.
+    """Workers that may die while they run one job."""
     max_failures: int = 5
-    # Tries of one stage that end in MODEL_ERROR.
+    """Tasks of one job that may fail for reasons that another try can mend."""
     max_model_errors: int = 2
-    # Pulls of one output that may fail before it is made anew.
+    """Tries of one stage that end in MODEL_ERROR."""
     max_transfer_failures: int = 2
-    # How long a pool that was found full counts as no larger than it was then; afterwards one slot more is tried.
+    """Pulls of one output that may fail before it is made anew."""
     pool_memory: float = 60.0
+    """How long a pool that was found full counts as no larger than it was then; afterwards one slot more is tried."""
     backoff: float = 0.1
     max_backoff: float = 2.0
-    # Fenced incarnations remembered.
     max_fenced: int = 4096
+    """Fenced incarnations remembered."""

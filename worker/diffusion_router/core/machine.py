@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 from diffusion_router.core import membership, tasks
 from diffusion_router.core.estimates import Estimates
@@ -41,9 +41,9 @@ from diffusion_router.core.outputs import Outputs
 from diffusion_router.core.scheduler import Scheduler
 from diffusion_router.core.state import Job, Output, Peer, Task
 
-_LATER_FIRST = sorted(Stage, reverse=True)
+_LATER_FIRST: Final = sorted(Stage, reverse=True)
 # Entries beyond twice the number of jobs that a queue of times may have.
-_SWEEP = 1024
+_SWEEP: Final = 1024
 
 
 class Core:

@@ -11,12 +11,13 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import count
+from typing import Final
 
 from diffusion_router.core.events import Action, ReleaseSlot, StageResult
 from diffusion_router.core.state import Job, Output, Peer, Task
 
 # Stands for readers of an earlier life that have not registered yet.
-_UNKNOWN = "unknown"
+_UNKNOWN: Final = "unknown"
 
 
 class Outputs:

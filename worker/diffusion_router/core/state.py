@@ -22,12 +22,12 @@ class Output:
     incarnation: str
     generation: str
     descriptor: object | None
-    # Tasks that may be reading it.
     readers: set[str] = field(default_factory=set)
-    # A stage of its job still needs it.
+    """Tasks that may be reading it."""
     wanted: bool = True
-    # Its peer is lost, and the bytes with it.
+    """A stage of its job still needs it."""
     lost: bool = False
+    """Its peer is lost, and the bytes with it."""
     transfer_failures: int = 0
 
 
@@ -40,17 +40,17 @@ class Task:
     attempt: int
     input: Output | None
     sent_at: float
-    # Slots of its peer's pool that it may take: an input that is pulled, an output that is made.
     slots: int
+    """Slots of its peer's pool that it may take: an input that is pulled, an output that is made."""
     received: bool = False
     started: bool = False
-    # The job ended or moved on without it; its report only gives the credit back.
     abandoned: bool = False
-    # Asked to be handed back, once.
+    """The job ended or moved on without it; its report only gives the credit back."""
     revoked: bool = False
-    # Outputs that it may be reading: its input, and, for a task that an earlier life of the router sent, whatever could
-    # be its input.
+    """Asked to be handed back, once."""
     reads: list[Output] = field(default_factory=list)
+    """Outputs that it may be reading: its input, and, for a task that an earlier life of the router sent, whatever
+    could be its input."""
 
     @property
     def waits(self) -> bool:
@@ -92,13 +92,13 @@ class Job:
     not_before: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     model_errors: int = 0
-    # Times that a pool was full since its last stage ended.
     pool_full: int = 0
+    """Times that a pool was full since its last stage ended."""
     attempts: dict[Stage, int] = field(default_factory=dict)
-    # Peers on which one of its tasks failed; tried again only where there is no other.
     avoid: set[str] = field(default_factory=set)
-    # Outputs that peers keep for it, by task.
+    """Peers on which one of its tasks failed; tried again only where there is no other."""
     outputs: dict[str, Output] = field(default_factory=dict)
+    """Outputs that peers keep for it, by task."""
     step: int = 0
     steps: int = 0
     records: list[StageRecord] = field(default_factory=list)
@@ -130,8 +130,8 @@ class Peer:
     draining: bool = False
     tasks: dict[str, Task] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
-    # Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did.
     room: int = field(init=False)
+    """Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did."""
     full_at: float = 0.0
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from diffusion_router.core.events import Execute, FailureKind, JobChanged, JobStatus, ReleaseSlot, Stage, StageResult
 from diffusion_router.core.state import Failure, Job, Peer, StageRecord, Task, slots_needed
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from diffusion_router.core.machine import Core
 
 # Tries kept for the stage table.
-_MAX_RECORDS = 32
-_PERMANENT = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.DEADLINE})
+_MAX_RECORDS: Final = 32
+_PERMANENT: Final = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.DEADLINE})
 
 
 def start(core: Core, job: Job, peer: Peer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Final
 
 import grpc
 
@@ -13,13 +14,13 @@ from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
 
-_STATES = {
+_STATES: Final = {
     core.PeerState.READY: registry_pb2.PEER_STATE_READY,
     core.PeerState.SUSPECT: registry_pb2.PEER_STATE_SUSPECT,
     core.PeerState.DRAINING: registry_pb2.PEER_STATE_DRAINING,
 }
 # Changes that come in bursts are sent together.
-_SETTLE_SECONDS = 0.05
+_SETTLE_SECONDS: Final = 0.05
 
 
 class Registry(registry_pb2_grpc.RegistryServiceServicer):

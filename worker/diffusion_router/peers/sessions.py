@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import grpc
 import structlog
@@ -21,11 +21,11 @@ from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc, stage_pb2
 
-_MAX_COMMANDS = 4096
-_REGISTER_TIMEOUT = 10.0
-_WRITE_TIMEOUT = 30.0
+_MAX_COMMANDS: Final = 4096
+_REGISTER_TIMEOUT: Final = 10.0
+_WRITE_TIMEOUT: Final = 30.0
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 
 
 class Parameters(Protocol):
@@ -50,7 +50,7 @@ class Session:
         try:
             self.commands.put_nowait(command)
         except asyncio.QueueFull:
-            _log.warning("worker_reads_no_commands", incarnation=self.register.incarnation)
+            log.warning("worker_reads_no_commands", incarnation=self.register.incarnation)
             self.close()
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             case core.Refuse():
                 self._dismiss(action)
             case core.PeerLost():
-                _log.info("peer_lost", incarnation=action.incarnation, reason=action.reason)
+                log.info("peer_lost", incarnation=action.incarnation, reason=action.reason)
                 text = f"this incarnation was given up: {action.reason}"
                 self._dismiss(core.Refuse(action.incarnation, core.RefusalReason.FENCED, text))
 
@@ -129,8 +129,8 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         self._sessions[incarnation] = session
         if older is not None:
             older.close()
-        log = _log.bind(pod=registered.pod_name, incarnation=incarnation)
-        log.info("peer_attached", roles=[stage.name.lower() for stage in sorted(registered.stages)])
+        of_peer = log.bind(pod=registered.pod_name, incarnation=incarnation)
+        of_peer.info("peer_attached", roles=[stage.name.lower() for stage in sorted(registered.stages)])
         self._dispatcher.dispatch(registered)
         writer = asyncio.create_task(self._write(session, context))
         reader = asyncio.create_task(self._read(session, reports))
@@ -139,13 +139,13 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             done, _ = await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if isinstance(task.exception(), messages.MalformedReport):
-                    log.warning("malformed_report", error=str(task.exception()))
+                    of_peer.warning("malformed_report", error=str(task.exception()))
         finally:
             writer.cancel()
             reader.cancel()
             session.closed = True
             if self._sessions.get(incarnation) is session:
-                log.info("peer_stream_ended")
+                of_peer.info("peer_stream_ended")
                 self._dispatcher.dispatch(core.PeerDisconnected(incarnation))
 
     async def _read(self, session: Session, reports: AsyncIterator[peer_pb2.PeerReport]) -> None:

@@ -1,5 +1,7 @@
 """What the router keeps: jobs in a database, files in object storage. Both outlive the process that wrote them."""
 
+from __future__ import annotations
+
 from diffusion_router.store.artifacts import Artifact, ArtifactNotFound, ArtifactStore, ArtifactTooLarge, InvalidKey
 from diffusion_router.store.errors import DuplicateKey, StoreBusy, StoreError, StoreUnavailable
 from diffusion_router.store.jobs import JobStore

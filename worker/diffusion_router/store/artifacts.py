@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlparse
 
 import obstore
@@ -23,10 +23,10 @@ from diffusion_router.store.errors import StoreError, StoreUnavailable
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES: Final = 1 << 20
 
-_KEY = re.compile(r"jobs/[A-Za-z0-9_-]{1,64}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}|inputs/[A-Za-z0-9_-]{1,64}")
-_FOLDER = re.compile(r"jobs/[A-Za-z0-9_-]{1,64}/")
+_KEY: Final = re.compile(r"jobs/[A-Za-z0-9_-]{1,64}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}|inputs/[A-Za-z0-9_-]{1,64}")
+_FOLDER: Final = re.compile(r"jobs/[A-Za-z0-9_-]{1,64}/")
 
 
 class InvalidKey(ValueError):

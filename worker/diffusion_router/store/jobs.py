@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, RowMapping, bindparam, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,8 +20,8 @@ from diffusion_router.store.schema import describe, jobs, open_engine
 from diffusion_router.store.writer import Row, Statement, Writer
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
-TIMEOUT_SECONDS = 30.0
-MAX_LISTED = 1000
+TIMEOUT_SECONDS: Final = 30.0
+MAX_LISTED: Final = 1000
 
 _Result = TypeVar("_Result")
 # Within JobStore, `list` is its method.
@@ -36,9 +36,11 @@ def _duplicate_key(connection: Connection, rows: Sequence[Row]) -> Exception | N
 
 
 # The ranks keep the order of any one job's life, also when several of its writes meet in one transaction.
-_ADD = Statement(0, insert(jobs), _duplicate_key)
-_RECORD_KILLS = Statement(1, update(jobs).where(jobs.c.id == bindparam("job_id")).values(kills=bindparam("killed")))
-_FINISH = Statement(
+_ADD: Final = Statement(0, insert(jobs), _duplicate_key)
+_RECORD_KILLS: Final = Statement(
+    1, update(jobs).where(jobs.c.id == bindparam("job_id")).values(kills=bindparam("killed"))
+)
+_FINISH: Final = Statement(
     2,
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"), jobs.c.completed_at.is_(None))
@@ -49,7 +51,7 @@ _FINISH = Statement(
         result=bindparam("outcome"),
     ),
 )
-_DELETE = Statement(3, delete(jobs).where(jobs.c.id == bindparam("job_id")))
+_DELETE: Final = Statement(3, delete(jobs).where(jobs.c.id == bindparam("job_id")))
 
 
 class JobStore:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
-UNFINISHED = (generation_pb2.JOB_STATUS_QUEUED, generation_pb2.JOB_STATUS_IN_PROGRESS)
-ENDED = (generation_pb2.JOB_STATUS_COMPLETED, generation_pb2.JOB_STATUS_FAILED, generation_pb2.JOB_STATUS_CANCELLED)
+UNFINISHED: Final = (generation_pb2.JOB_STATUS_QUEUED, generation_pb2.JOB_STATUS_IN_PROGRESS)
+ENDED: Final = (
+    generation_pb2.JOB_STATUS_COMPLETED,
+    generation_pb2.JOB_STATUS_FAILED,
+    generation_pb2.JOB_STATUS_CANCELLED,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -31,8 +31,8 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLA
 
 from diffusion_router.store.errors import StoreError
 
-SCHEMA_VERSION = 1
-BUSY_TIMEOUT_SECONDS = 5.0
+SCHEMA_VERSION: Final = 1
+BUSY_TIMEOUT_SECONDS: Final = 5.0
 
 metadata = MetaData()
 

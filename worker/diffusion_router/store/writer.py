@@ -12,15 +12,15 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from diffusion_router.store.errors import StoreBusy, StoreUnavailable
 
-MAX_PENDING = 4096
-MAX_BATCH = 512
+MAX_PENDING: Final = 4096
+MAX_BATCH: Final = 512
 
 Row = dict[str, Any]
 
@@ -31,10 +31,10 @@ class Statement:
 
     rank: int
     clause: Any
-    # Makes the error for the caller out of a broken constraint, by looking into the database.
     on_conflict: Callable[[Connection, Sequence[Row]], Exception | None] = field(
         default=lambda _connection, _rows: None
     )
+    """Makes the error for the caller out of a broken constraint, by looking into the database."""
 
 
 @dataclass(frozen=True)

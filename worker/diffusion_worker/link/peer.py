@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import structlog
 
@@ -13,10 +14,10 @@ from diffusion_worker.transport import Transport
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 
-CAPACITY = 1
+CAPACITY: Final = 1
 """Tasks that compute at once: there is one compute thread."""
 
-_ROLES = {
+_ROLES: Final = {
     Role.ENCODER: stage_pb2.ROLE_ENCODER,
     Role.DENOISER: stage_pb2.ROLE_DENOISER,
     Role.DECODER: stage_pb2.ROLE_DECODER,

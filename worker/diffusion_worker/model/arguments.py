@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_origin
 
 from diffusion_worker.model.families import ALIASES, FPS_INPUTS, LARGEST, RESERVED_INPUTS, UNTYPED_SCALARS
 from diffusion_worker.model.types import InvalidRequest, Parameters, Scalar
@@ -13,7 +13,7 @@ from diffusion_worker.model.types import InvalidRequest, Parameters, Scalar
 if TYPE_CHECKING:
     from diffusion_worker.model.cut import Cut, Pieces
 
-FIELDS = (
+FIELDS: Final = (
     "prompt",
     "negative_prompt",
     "width",
@@ -24,10 +24,10 @@ FIELDS = (
     "num_frames",
     "fps",
 )
-FORMATS = {"image": ("png", "webp", "jpeg"), "video": ("mp4",)}
-SCALARS: frozenset[type] = frozenset({int, float, str, bool})
-MAX_DIMENSION = 16_384
-GUIDANCE = "guidance_scale"
+FORMATS: Final = {"image": ("png", "webp", "jpeg"), "video": ("mp4",)}
+SCALARS: Final[frozenset[type]] = frozenset({int, float, str, bool})
+MAX_DIMENSION: Final = 16_384
+GUIDANCE: Final = "guidance_scale"
 
 
 def given_fields(parameters: Parameters) -> dict[str, object]:

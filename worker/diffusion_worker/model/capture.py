@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 
@@ -24,7 +24,7 @@ from diffusion_worker.model.records import hollow, outline, pack, unpack
 from diffusion_worker.model.taps import Answer, Method, Reached, Taps
 from diffusion_worker.model.types import ModelError, OnStep, UnsupportedModel, Values
 
-DIRECT = "component:"
+DIRECT: Final = "component:"
 """Prefix of a record's name where `__call__` used the component itself and not one of the pipeline's methods."""
 
 

@@ -17,19 +17,19 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from diffusion_worker.model.loading import DTYPES, count_elements, open_folder, resolve_model
 from diffusion_worker.model.types import STAGES, Stage, UnsupportedModel
 
-STEPS = 2
-SIZE = 128
+STEPS: Final = 2
+SIZE: Final = 128
 """Pixels of a check's picture, unless the model folder has defaults of its own: a multiple of every family's grid."""
-FRAMES = 9
+FRAMES: Final = 9
 """4k + 1 and 8k + 1: what video families take."""
-MEMORY_SHARE = 0.7
+MEMORY_SHARE: Final = 0.7
 """Share of the free memory that the weights may take before the check turns to a small copy."""
-TIMEOUT_SECONDS = 3600
+TIMEOUT_SECONDS: Final = 3600
 
 
 class CheckFailed(Exception):

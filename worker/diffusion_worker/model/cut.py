@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from diffusion_worker.model.families import (
     MODULAR_CLASS,
@@ -26,9 +26,9 @@ from diffusion_worker.model.types import STAGES, Stage, UnsupportedModel
 Triggers = Mapping[str, object]
 """Inputs by name that choose between blocks: the value of a boolean, True for anything else that is there."""
 
-MAX_CACHED_PIECES = 64
-DENOISE_BLOCK = "denoise"
-OUTPUTS = {"images": "image", "videos": "video"}
+MAX_CACHED_PIECES: Final = 64
+DENOISE_BLOCK: Final = "denoise"
+OUTPUTS: Final = {"images": "image", "videos": "video"}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final
 
 from diffusion_worker.model.types import Scalar, Stage
 
-MODULAR_CLASS: Mapping[str, str] = MappingProxyType(
+MODULAR_CLASS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "ErnieImagePipeline": "ErnieImageModularPipeline",
         "FluxKontextPipeline": "FluxKontextModularPipeline",
@@ -30,7 +31,7 @@ MODULAR_CLASS: Mapping[str, str] = MappingProxyType(
 """Modular class by the class in `model_index.json`: where diffusers does not find it by itself, and for common ones,
 because diffusers imports every pipeline that it has to find it, which doubles a worker's start."""
 
-REPLAY_INSTEAD: Mapping[str, Mapping[str, object]] = MappingProxyType(
+REPLAY_INSTEAD: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
     {
         # The blocks take the VAE for an 8x one and know no expand_timesteps (Wan2.2 TI2V-5B).
         "WanPipeline": {"expand_timesteps": True},
@@ -39,7 +40,7 @@ REPLAY_INSTEAD: Mapping[str, Mapping[str, object]] = MappingProxyType(
 )
 """Index classes whose blocks are wrong when the index holds these values: they run the other way."""
 
-UNSPLITTABLE: Mapping[str, str] = MappingProxyType(
+UNSPLITTABLE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "WanAnimate2ModularPipeline": "it encodes and decodes with its VAE inside the denoising loop",
         "WanAnimate2DistilledModularPipeline": "it encodes and decodes with its VAE inside the denoising loop",
@@ -47,7 +48,7 @@ UNSPLITTABLE: Mapping[str, str] = MappingProxyType(
 )
 """Modular classes that can't be cut, and why."""
 
-WORKFLOWS = frozenset(
+WORKFLOWS: Final = frozenset(
     {
         "text2image",
         "image2image",
@@ -60,10 +61,10 @@ WORKFLOWS = frozenset(
 )
 """Workflows served. Others (inpainting, control nets, adapters) need components or inputs that no request carries."""
 
-PRESENT_INPUTS = ("prompt", "num_frames")
+PRESENT_INPUTS: Final = ("prompt", "num_frames")
 """Inputs that every request brings, so that blocks which run only in their absence are never chosen."""
 
-RESERVED_INPUTS = frozenset(
+RESERVED_INPUTS: Final = frozenset(
     {
         "generator",
         "output_type",
@@ -76,10 +77,10 @@ RESERVED_INPUTS = frozenset(
 )
 """Declared inputs that this project sets itself: one request makes one file from one seed."""
 
-ALIASES: Mapping[str, str] = MappingProxyType({"true_cfg_scale": "guidance_scale"})
+ALIASES: Final[Mapping[str, str]] = MappingProxyType({"true_cfg_scale": "guidance_scale"})
 """Other names, in `extra`, for a request's fields: Qwen-Image's classic pipeline calls its guidance true_cfg_scale."""
 
-UNTYPED_SCALARS: Mapping[str, type] = MappingProxyType(
+UNTYPED_SCALARS: Final[Mapping[str, type]] = MappingProxyType(
     {
         "clip_skip": int,
         "decode_noise_scale": float,
@@ -93,10 +94,12 @@ UNTYPED_SCALARS: Mapping[str, type] = MappingProxyType(
 )
 """Scalar inputs that blocks declare with neither type nor default."""
 
-LARGEST: Mapping[str, int] = MappingProxyType({"max_sequence_length": 4096, "max_area": 2**26, "max_new_tokens": 4096})
+LARGEST: Final[Mapping[str, int]] = MappingProxyType(
+    {"max_sequence_length": 4096, "max_area": 2**26, "max_new_tokens": 4096}
+)
 """Upper bounds of arguments that decide how much memory a request takes."""
 
-FPS_INPUTS = ("frame_rate", "fps")
+FPS_INPUTS: Final = ("frame_rate", "fps")
 """What families call the frames per second that they condition on."""
 
 
@@ -118,7 +121,7 @@ class Family:
     """Frames per second of the file, where neither request nor folder says."""
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
+FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
     {
         "FluxModularPipeline": Family(packing=2),
         "FluxKontextModularPipeline": Family(packing=2),
@@ -151,7 +154,7 @@ def family_of(modular_class: str) -> Family:
     return FAMILIES.get(modular_class, Family())
 
 
-VIDEO_PIPELINES = (
+VIDEO_PIPELINES: Final = (
     "Allegro",
     "AnimateDiff",
     "CogVideo",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from diffusion_worker.model.families import output_of
 from diffusion_worker.model.types import ModelIdentity, Scalar, UnsupportedModel
@@ -24,17 +24,17 @@ from diffusion_worker.model.types import ModelIdentity, Scalar, UnsupportedModel
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "bfloat16", "float16")
-DEFAULTS_FILE = "generation_defaults.json"
-INDEX_FILES = ("model_index.json", "modular_model_index.json")
-PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
-WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
-CONFIG_SUFFIXES = (".json", ".txt", ".model")
-LIBRARIES = ("diffusers", "transformers")
+DTYPES: Final = ("float32", "bfloat16", "float16")
+DEFAULTS_FILE: Final = "generation_defaults.json"
+INDEX_FILES: Final = ("model_index.json", "modular_model_index.json")
+PICKLE_SUFFIXES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+WEIGHT_SUFFIXES: Final = (".safetensors", *PICKLE_SUFFIXES)
+CONFIG_SUFFIXES: Final = (".json", ".txt", ".model")
+LIBRARIES: Final = ("diffusers", "transformers")
 # Weights in the root of a repository are the whole pipeline once more, for other programs.
-HUB_PATTERNS = ("*.json", "*.txt", "*.model", "*/*.safetensors")
-HUB_PICKLE_PATTERNS = ("*/*.bin",)
-MAX_HEADER_BYTES = 100_000_000
+HUB_PATTERNS: Final = ("*.json", "*.txt", "*.model", "*/*.safetensors")
+HUB_PICKLE_PATTERNS: Final = ("*/*.bin",)
+MAX_HEADER_BYTES: Final = 100_000_000
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -24,16 +24,16 @@ from diffusion_worker.model.types import Media, ModelError
 Frames = NDArray[np.uint8]
 """[frames, height, width, 3], RGB."""
 
-IMAGE_FORMATS = {
+IMAGE_FORMATS: Final = {
     "png": ("PNG", "image/png", {"compress_level": 4}),
     "webp": ("WEBP", "image/webp", {"lossless": True, "quality": 80, "method": 4}),
     "jpeg": ("JPEG", "image/jpeg", {"quality": 95, "subsampling": 0}),
 }
-VIDEO_CRF = 17
+VIDEO_CRF: Final = 17
 """Constant rate factor of H.264: 17 can't be told from the frames by eye."""
 # On pictures of up to 64 pixels x264's look-ahead searches beyond what it filled in, with some processors'
 # instructions: the same frames then give another file now and then. Without the macroblock tree nothing depends on it.
-_SMALL_SIDE = 128
+_SMALL_SIDE: Final = 128
 
 
 @dataclass(frozen=True)

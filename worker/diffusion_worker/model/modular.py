@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import numpy as np
@@ -36,8 +36,8 @@ from diffusion_worker.model.types import (
     Values,
 )
 
-MAX_CACHED_PIPES = 64
-ANY_GUIDANCE = 2.0
+MAX_CACHED_PIPES: Final = 64
+ANY_GUIDANCE: Final = 2.0
 """A scale with which a guider is on; encoders ask for no more."""
 
 

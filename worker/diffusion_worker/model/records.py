@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from PIL import Image
 
 from diffusion_worker.model.types import ModelError, UnsupportedModel
 
-MARK = "$"
-_PLAIN = (torch.Tensor, np.ndarray, Image.Image, torch.dtype, torch.device, str, bool, int, float, type(None))
+MARK: Final = "$"
+_PLAIN: Final = (torch.Tensor, np.ndarray, Image.Image, torch.dtype, torch.device, str, bool, int, float, type(None))
 
 
 class Output:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import torch
@@ -38,13 +38,13 @@ from diffusion_worker.model.types import (
     Values,
 )
 
-OTHER_NAMES: Mapping[str, tuple[str, ...]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
+OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
 """What some pipelines call a field of the request."""
 
-IMAGE_INPUTS = ("image", "last_image", "mask_image", "control_image")
+IMAGE_INPUTS: Final = ("image", "last_image", "mask_image", "control_image")
 """Arguments that take one picture."""
 
-DEFAULT_FPS = 16
+DEFAULT_FPS: Final = 16
 
 
 class ReplayModel:

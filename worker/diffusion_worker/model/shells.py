@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import safe_open
 
-MAX_BUFFER_ELEMENTS = 65_536
+MAX_BUFFER_ELEMENTS: Final = 65_536
 """Persistent buffers up to this size are read for real: normalisation statistics (`latents_mean`, `bn.running_var`)
 are used outside of the component's own forward."""
 

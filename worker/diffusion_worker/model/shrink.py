@@ -10,25 +10,25 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from diffusion_worker.model.loading import DEFAULTS_FILE, INDEX_FILES, ModelFolder, open_folder
 
-DEPTH_KEYS = ("num_layers", "num_single_layers", "num_refiner_layers", "n_refiner_layers", "n_layers", "depth")
+DEPTH_KEYS: Final = ("num_layers", "num_single_layers", "num_refiner_layers", "n_refiner_layers", "n_layers", "depth")
 """What the networks of diffusers call their number of layers."""
-LAYERS = 2
+LAYERS: Final = 2
 """Layers to keep of a network of diffusers."""
 
-ENCODER_DEPTH_KEYS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "depth")
-ENCODER_WIDTH_KEYS = ("intermediate_size", "d_ff", "moe_intermediate_size")
+ENCODER_DEPTH_KEYS: Final = ("num_hidden_layers", "num_layers", "num_decoder_layers", "depth")
+ENCODER_WIDTH_KEYS: Final = ("intermediate_size", "d_ff", "moe_intermediate_size")
 """Widths inside of a layer of transformers, which no other component sees."""
-ENCODER_LAYERS = 4
+ENCODER_LAYERS: Final = 4
 """Layers to keep of a network of transformers: pipelines read the last but one, or but two."""
-ENCODER_WIDTH = 128
+ENCODER_WIDTH: Final = 128
 
-KEEP_ENCODER_DEPTH: Mapping[str, frozenset[str]] = MappingProxyType(
+KEEP_ENCODER_DEPTH: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "Flux2Pipeline": frozenset({"text_encoder"}),
         "Flux2KleinPipeline": frozenset({"text_encoder"}),

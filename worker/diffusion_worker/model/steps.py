@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Final
 
 from diffusers.modular_pipelines import LoopSequentialPipelineBlocks, ModularPipelineBlocks, SequentialPipelineBlocks
 
 from diffusion_worker.model.types import OnStep
 
-HOOK_NAME = "diffusion_worker_step"
+HOOK_NAME: Final = "diffusion_worker_step"
 
 
 class StepHook(ModularPipelineBlocks):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import xxhash
@@ -40,8 +40,8 @@ from diffusion_worker.model.loading import ModelFolder, open_folder, quieten, to
 from diffusion_worker.model.shrink import shrink
 from diffusion_worker.model.types import STAGES
 
-FORMAT = {"image": "png", "video": "mp4"}
-MAX_REFUSALS = 8
+FORMAT: Final = {"image": "png", "video": "mp4"}
+MAX_REFUSALS: Final = 8
 """Fields that a case may lose because the model does not take them."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Final, TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +21,7 @@ class Stage(StrEnum):
     DECODE = "decode"
 
 
-STAGES: tuple[Stage, ...] = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE)
+STAGES: Final[tuple[Stage, ...]] = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE)
 
 Values: TypeAlias = "dict[str, object]"
 """What crosses a stage boundary: nested dicts and lists of the types that the payload codec carries."""

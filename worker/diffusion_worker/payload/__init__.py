@@ -5,6 +5,8 @@ boundary. It is read on machines that did not write it, so nothing in it is unpi
 malformed byte ends in `PayloadError`.
 """
 
+from __future__ import annotations
+
 from diffusion_worker.payload.errors import Limits, PayloadError
 from diffusion_worker.payload.reader import read
 from diffusion_worker.payload.writer import Plan, measure, write

@@ -1,5 +1,7 @@
 """What a payload may cost, and the one error that it ends in."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 

@@ -9,6 +9,8 @@
 Offsets are not written down: both ends compute them from the table, so tensors can neither overlap nor lie outside.
 """
 
+from __future__ import annotations
+
 import math
 import struct
 from collections.abc import Iterable, Sequence

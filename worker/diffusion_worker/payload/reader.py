@@ -1,5 +1,7 @@
 """Payload -> values. The bytes come from another machine: each claim is checked before anything is allocated for it."""
 
+from __future__ import annotations
+
 import json
 import math
 import re
@@ -111,7 +113,7 @@ class _Values:
 
     limits: Limits
     table: list[Entry]
-    rows: list["np.ndarray[Any, np.dtype[np.uint8]]"]
+    rows: list[np.ndarray[Any, np.dtype[np.uint8]]]
     device: torch.device
     made: dict[tuple[str, int], object] = field(default_factory=dict)
     nodes: int = 0
@@ -183,7 +185,7 @@ class _Values:
         np.copyto(flat.numpy(), self.rows[row])
         return flat.view(dtype).view(entry.shape).to(self.device)
 
-    def array(self, row: int, place: str) -> "np.ndarray[Any, Any]":
+    def array(self, row: int, place: str) -> np.ndarray[Any, Any]:
         entry = self.table[row]
         if entry.dtype not in NUMPY_DTYPES:
             raise PayloadError(f"{place}: numpy has no {entry.dtype}")

@@ -1,10 +1,12 @@
 """Values -> payload. `measure` plans without touching tensor bytes; `write` copies each tensor once, into the slot."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from diffusion_worker.payload.layout import (
 Source: TypeAlias = torch.Tensor | np.ndarray[Any, Any] | Image.Image
 
 # Element types of one width, as which tensors are copied: a copy must keep the bits of every type, NaNs included.
-_CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+_CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Moving a stage's output from pool to pool: one interface, four back ends (mooncake, tcp, shm, memory)."""
 
+from __future__ import annotations
+
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.errors import (
     DigestMismatch,

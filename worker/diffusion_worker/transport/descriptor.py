@@ -1,5 +1,7 @@
 """The name of a published slot, as it travels from producer to router to consumer."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from diffusion_worker.transport.seal import SEAL_BYTES

@@ -4,6 +4,8 @@
 name-space it. Mooncake's own discovery picks from all of them, so the usable ones are found here and named to it.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

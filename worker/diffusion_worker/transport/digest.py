@@ -1,5 +1,7 @@
 """xxh3-64 over a payload, in pieces: xxhash keeps the interpreter lock, and bytes that just came are still in cache."""
 
+from __future__ import annotations
+
 from typing import Final
 
 import xxhash

@@ -4,6 +4,8 @@ Killing is the only cancel and the only fence that an engine has: once the proce
 land in the pool any more.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import itertools
@@ -78,7 +80,7 @@ class EngineProcess:
         threading.Thread(target=self._follow, name="engine-output", daemon=True).start()
 
     @staticmethod
-    async def start(pool_file: int, size: int, settings: EngineSettings, patience: float) -> "EngineProcess":
+    async def start(pool_file: int, size: int, settings: EngineSettings, patience: float) -> EngineProcess:
         """Raises EngineInitFailed after at most `patience` + 30 seconds."""
         engine = EngineProcess(pool_file, size, settings, patience)
         try:
@@ -101,7 +103,7 @@ class EngineProcess:
     def alive(self) -> bool:
         return not self._exited.done() and self._control.fileno() >= 0
 
-    def read(self, descriptor: Descriptor, offset: int) -> "asyncio.Future[Reply]":
+    def read(self, descriptor: Descriptor, offset: int) -> asyncio.Future[Reply]:
         """Read what the descriptor names to `offset` of the pool. The future raises PeerDead if the process ends."""
         number = next(self._ids)
         future: asyncio.Future[Reply] = self._loop.create_future()

@@ -1,5 +1,7 @@
 """Everything that can go wrong between two pools. `kind` is a bounded word for metrics and for the router."""
 
+from __future__ import annotations
+
 from typing import ClassVar
 
 

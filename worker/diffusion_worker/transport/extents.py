@@ -1,5 +1,7 @@
 """Which pages of a pool are free: first fit, neighbours merged. Pure bookkeeping, counted in pages."""
 
+from __future__ import annotations
+
 from bisect import bisect_left, insort
 
 

@@ -5,6 +5,8 @@ machine. A failed pull can at worst land late in the puller's own slot, which st
 longer happen.
 """
 
+from __future__ import annotations
+
 from typing import Protocol
 
 from diffusion_worker.transport.descriptor import Descriptor

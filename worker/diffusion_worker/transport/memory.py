@@ -1,5 +1,9 @@
 """Pools of one process, for tests: a pull is a copy. Behaves like a one-sided read; closing it is dying."""
 
+from __future__ import annotations
+
+from typing import Final
+
 import asyncio
 import secrets
 import weakref
@@ -14,7 +18,7 @@ from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.seal import SEAL_BYTES
 
-_POOLS: "weakref.WeakValueDictionary[str, Pool]" = weakref.WeakValueDictionary()
+_POOLS: Final[weakref.WeakValueDictionary[str, Pool]] = weakref.WeakValueDictionary()
 
 
 class MemoryTransport(PullingTransport):

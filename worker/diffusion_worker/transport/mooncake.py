@@ -5,6 +5,8 @@ from it, so that a peer that is frozen, dead or restarted holds up nobody else: 
 an engine for a minute, and an engine's notion of a peer never heals. A warm spare waits for the next peer.
 """
 
+from __future__ import annotations
+
 import asyncio
 import os
 from collections.abc import Coroutine
@@ -40,7 +42,7 @@ log = structlog.get_logger()
 class _Link:
     """An engine process that reads from one remote incarnation."""
 
-    starting: "asyncio.Task[EngineProcess]"
+    starting: asyncio.Task[EngineProcess]
     wanted: int = 0
     """Pulls that somebody waits for."""
     retired: bool = False
@@ -88,7 +90,7 @@ class MooncakeTransport(PullingTransport):
         incarnation: str,
         observer: TransferObserver | None = None,
         patience: float = PATIENCE,
-    ) -> "MooncakeTransport":
+    ) -> MooncakeTransport:
         """Raises EngineInitFailed after at most `patience` seconds and the time that a process takes to start."""
         pool_file = os.memfd_create("diffusion-pool")
         ports = Ports(settings.devices.split(",") if settings.devices else ())
@@ -178,12 +180,12 @@ class MooncakeTransport(PullingTransport):
         return link
 
     def _abandon(
-        self, incarnation: str, link: _Link, slot: Slot, reply: "asyncio.Future[Reply]", deadline: Deadline
+        self, incarnation: str, link: _Link, slot: Slot, reply: asyncio.Future[Reply], deadline: Deadline
     ) -> None:
         """Nobody waits for this read any more, but it goes on: the only way to stop it would stop the others too."""
         self._doom(link, slot)
 
-        def ended(reply: "asyncio.Future[Reply]") -> None:
+        def ended(reply: asyncio.Future[Reply]) -> None:
             expiry.cancel()
             if reply.exception() is None and reply.result().outcome == Outcome.OK:
                 self.pool.end_quarantine(slot)
@@ -229,7 +231,7 @@ class MooncakeTransport(PullingTransport):
         if self._spare is None:
             self._spare = self._start_engine()
 
-    def _start_engine(self) -> "asyncio.Task[EngineProcess]":
+    def _start_engine(self) -> asyncio.Task[EngineProcess]:
         start = EngineProcess.start(self._pool_file, self.pool.size, self._settings, PULL_PATIENCE)
         return asyncio.create_task(start)
 

@@ -1,5 +1,7 @@
 """From settings to a transport: which back end, and RDMA or TCP."""
 
+from __future__ import annotations
+
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final

@@ -10,6 +10,8 @@ that rises with every lease, so a descriptor of an earlier lease can be told fro
 Thread-safe: outputs are leased and published by the compute thread, inputs by the event loop.
 """
 
+from __future__ import annotations
+
 import mmap
 import os
 import threading

@@ -4,10 +4,13 @@ Mooncake's engines do not get over a port that was down, be it for a second: eve
 engine of the other end, although the port is ACTIVE again and the process that serves the pool looks healthy.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-ACTIVE = "ACTIVE"
+ACTIVE: Final = "ACTIVE"
 
 
 class Ports:

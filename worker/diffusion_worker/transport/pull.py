@@ -3,6 +3,8 @@
 A back end supplies `fetch`, which moves the bytes and says what their digest is.
 """
 
+from __future__ import annotations
+
 import abc
 import asyncio
 import time
@@ -38,7 +40,7 @@ class Deadline:
     at: float
 
     @staticmethod
-    def after(seconds: float) -> "Deadline":
+    def after(seconds: float) -> Deadline:
         return Deadline(time.monotonic() + seconds)
 
     @property

@@ -4,6 +4,8 @@ A consumer pulls seal and payload in one read. One-sided reads ask nobody, so on
 the slot was reused meanwhile: the seal is erased on release, before the slot is leased again.
 """
 
+from __future__ import annotations
+
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -36,7 +38,7 @@ class Seal:
         return _LAYOUT.pack(_MAGIC, self.incarnation, self.slot, self.slot_generation, self.length, self.digest)
 
     @staticmethod
-    def unpack(data: memoryview | bytes) -> "Seal | None":
+    def unpack(data: memoryview | bytes) -> Seal | None:
         """None if there is no seal."""
         magic, *fields = _LAYOUT.unpack_from(data)
         return Seal(*fields) if magic == _MAGIC else None

@@ -5,6 +5,8 @@ on the segment as long as it lives tells the living from the dead, for consumers
 what killed workers left behind.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import fcntl
@@ -130,7 +132,7 @@ class ShmTransport(PullingTransport):
             digest.update(region[begin : min(length, begin + PIECE)])
         return digest.intdigest()
 
-    def _ended(self, work: "asyncio.Future[int]", slot: Slot) -> None:
+    def _ended(self, work: asyncio.Future[int], slot: Slot) -> None:
         if not work.cancelled():
             work.exception()  # nobody waits for it any more
         self.pool.end_quarantine(slot)

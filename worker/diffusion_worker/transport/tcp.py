@@ -4,6 +4,8 @@ The client works in threads, with blocking calls: one `recv_into` takes as much 
 slot, and is hashed while it is still in cache. Cancelling a pull shuts its socket down, after which nothing can land.
 """
 
+from __future__ import annotations
+
 import asyncio
 import errno
 import socket
@@ -109,7 +111,7 @@ class TcpTransport(PullingTransport):
         else:
             connection.close()
 
-    def _ended(self, work: "asyncio.Future[int]", slot: Slot) -> None:
+    def _ended(self, work: asyncio.Future[int], slot: Slot) -> None:
         """The thread of an aborted call is through: nothing more lands in its slot."""
         if not work.cancelled():
             work.exception()  # it was aborted, so how it failed says nothing

@@ -4,6 +4,8 @@ One request and one answer at a time on a connection, any number after one anoth
 knowing incarnation and generation, both of which only the control channel tells.
 """
 
+from __future__ import annotations
+
 import errno
 import socket
 import struct

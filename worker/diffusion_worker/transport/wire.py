@@ -1,5 +1,7 @@
 """Descriptor <-> protobuf, in one place."""
 
+from __future__ import annotations
+
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusionpipeline.v1 import stage_pb2
 

@@ -5,6 +5,8 @@ lock, for one second over TCP and up to two minutes over RDMA, and would stop th
 that long; a process can be killed at once, which ends all its transfers.
 """
 
+from __future__ import annotations
+
 import importlib
 import os
 import sys
@@ -61,7 +63,7 @@ class Engine:
         port_min: int,
         port_max: int,
         patience: float,
-    ) -> "Engine":
+    ) -> Engine:
         """Initialise and register `size` bytes at `address`. Tries for `patience` seconds: ports may be in TIME-WAIT.
 
         The environment was set by whoever started this process: the library reads it when it is imported.

@@ -4,6 +4,8 @@ It inherits the pool as a file and one end of a SOCK_SEQPACKET pair, over which 
 answers requests to read. It ends when the pair is closed, and is killed when the worker ends.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import mmap
@@ -49,7 +51,7 @@ class Pull:
     session: Session
     submitted: int = 0
     pieces: deque[tuple[Reading, int]] = field(default_factory=deque)
-    digest: "xxhash.xxh3_64" = field(default_factory=xxhash.xxh3_64)
+    digest: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
 
 
 class Puller:

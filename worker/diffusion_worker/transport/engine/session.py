@@ -5,6 +5,8 @@
 The engine itself checks remote addresses late or not at all, so the consumer checks them against this range.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -32,7 +34,7 @@ class Session:
             raise ValueError(f"{length} bytes at {address:#x} are not in the pool of {self}")
 
     @staticmethod
-    def parse(text: str) -> "Session":
+    def parse(text: str) -> Session:
         match = _FORM.fullmatch(text)
         if match is None or not 0 < int(match[3]) < 1 << 16:
             raise ValueError(f"{text!r} is not the session of a Mooncake pool")

@@ -1,5 +1,7 @@
 """The datagrams between a worker and its engine processes."""
 
+from __future__ import annotations
+
 import struct
 from enum import IntEnum
 from typing import Final
