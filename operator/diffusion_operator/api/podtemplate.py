@@ -35,6 +35,7 @@ CONTAINER_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 APPENDED: Final = frozenset({"tolerations", "envFrom"})
 """Lists without a key, to which items are added."""
 
+PROBES: Final = ("startupProbe", "livenessProbe", "readinessProbe")
 AFFINITIES: Final = ("nodeAffinity", "podAffinity", "podAntiAffinity")
 REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
 
@@ -53,7 +54,10 @@ def check_pod_template(template: Any, path: Path) -> Object:
     _check_lists(spec, POD_KEYS, spec_path)
     for key in ("containers", "initContainers"):
         for index, container in enumerate(spec.get(key) or ()):
-            _check_lists(container, CONTAINER_KEYS, (*spec_path, key, index))
+            container_path = (*spec_path, key, index)
+            _check_lists(container, CONTAINER_KEYS, container_path)
+            for probe in PROBES:
+                _mapping(container.get(probe), (*container_path, probe))
     return found
 
 
@@ -75,7 +79,8 @@ def _check_lists(value: Object, keys: Mapping[str, tuple[str, ...]], path: Path)
         if not isinstance(items, list):
             raise _fault((*path, field), "must be a list")
         for index, item in enumerate(items):
-            _mapping(item, (*path, field, index))
+            if not isinstance(item, Mapping):
+                raise _fault((*path, field, index), f"must be an object, not {item!r}")
             missing = [key for key in keys.get(field, ()) if not isinstance(item.get(key), str | int)]
             if missing:
                 raise _fault((*path, field, index), f"lacks {' and '.join(missing)}, by which it would be merged")

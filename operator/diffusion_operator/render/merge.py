@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
-from diffusion_operator.api.podtemplate import APPENDED, CONTAINER_KEYS, POD_KEYS
+from diffusion_operator.api.podtemplate import APPENDED, CONTAINER_KEYS, POD_KEYS, PROBES
 from diffusion_operator.render import environment
 
 Object = Mapping[str, Any]
 
 _CONTAINERS: Final = ("containers", "initContainers")
-_PROBES: Final = ("startupProbe", "livenessProbe", "readinessProbe")
 _HANDLERS: Final = frozenset({"exec", "httpGet", "tcpSocket", "grpc"})
 
 
@@ -53,7 +52,7 @@ def _containers(ours: Sequence[Object], users: Sequence[Object]) -> list[Any]:
 def _container(ours: Object, users: Object) -> dict[str, Any]:
     plain = {key: value for key, value in users.items() if key not in CONTAINER_KEYS and key not in APPENDED}
     base = dict(ours)
-    for probe in _PROBES:
+    for probe in PROBES:
         if _HANDLERS & (plain.get(probe) or {}).keys():
             # A probe has one handler.
             base[probe] = {key: value for key, value in ours.get(probe, {}).items() if key not in _HANDLERS}

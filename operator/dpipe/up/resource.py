@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import yaml
 

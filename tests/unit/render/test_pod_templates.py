@@ -130,6 +130,8 @@ def test_null_removes_a_field() -> None:
         (main(env={}), "podTemplate.spec.containers[0].env: must be a list"),
         (main(volumeMounts=[{"name": "x"}]), "volumeMounts[0]: lacks mountPath"),
         (main(envFrom="x"), "podTemplate.spec.containers[0].envFrom: must be a list"),
+        (main(env=[None]), "podTemplate.spec.containers[0].env[0]: must be an object, not None"),
+        (main(livenessProbe=3), "podTemplate.spec.containers[0].livenessProbe: must be an object, not 3"),
     ],
 )
 def test_a_template_that_cannot_be_merged_is_refused_with_its_path(template: Child, words: str) -> None:

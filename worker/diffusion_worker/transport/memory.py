@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import asyncio
 import secrets
 import weakref
+from typing import Final
 
 import numpy as np
 
