@@ -11,8 +11,9 @@ import sys
 import numpy as np
 
 from diffusion_worker.app import serve
-from diffusion_worker.model.types import Media, OnStep, Parameters, Stage, Values
-from diffusion_worker.settings import read_settings
+from diffusion_worker.model.types import Media, OnStep, Parameters, Values
+from diffusion_worker.settings import Settings
+from diffusionpipeline.words import Stage
 
 
 class ZeroWork:
@@ -35,4 +36,4 @@ class ZeroWork:
 
 if __name__ == "__main__":
     size = int(sys.argv.pop(1))
-    sys.exit(asyncio.run(serve(read_settings(), model=ZeroWork(size))))
+    sys.exit(asyncio.run(serve(Settings.read(), model=ZeroWork(size))))

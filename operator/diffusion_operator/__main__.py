@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from diffusion_operator.app import main
-from diffusion_operator.settings import read_settings
+from diffusion_operator.settings import Settings
 
-main(read_settings())
+main(Settings.read())

@@ -14,7 +14,6 @@ import gc
 import os
 import random
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,7 +34,6 @@ from diffusion_operator.cluster.schema_check import DefinitionsOutdated, check_d
 from diffusion_operator.cluster.store import Store
 from diffusion_operator.cluster.watching import Watching
 from diffusion_operator.leader import Leader, LeaseLost
-from diffusion_operator.logs import configure
 from diffusion_operator.metrics import Metrics
 from diffusion_operator.reconcile.apply import Applier
 from diffusion_operator.reconcile.nodes import RdmaResources
@@ -45,10 +43,8 @@ from diffusion_operator.reconcile.registry import Registries
 from diffusion_operator.reconcile.scalers import Scalers
 from diffusion_operator.render import names
 from diffusion_operator.settings import Settings
-
-EXIT_FAILED: Final = 1
-EXIT_LEASE_LOST: Final = 3
-EXIT_DEFINITIONS: Final = 4
+from diffusionpipeline.process.logs import configure
+from diffusionpipeline.words import EXIT_DEFINITIONS, EXIT_FAILED, EXIT_LEASE_LOST
 
 RECONCILE_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 10.0
@@ -273,7 +269,6 @@ async def _hold(leader: Leader) -> None:
         await leader.hold()
     except LeaseLost as lost:
         log.error("lease_lost", error=str(lost))
-        sys.stdout.flush()
         # At once: another may lead already, and every request from here could be one too many.
         os._exit(EXIT_LEASE_LOST)
 

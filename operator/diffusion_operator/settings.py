@@ -1,39 +1,25 @@
-"""The operator's settings: each is a flag (`--http-port`) and an environment variable (`DIFFUSION_OPERATOR_HTTP_PORT`).
-
-A flag wins over the environment.
-"""
+"""The operator's settings; `DIFFUSION_OPERATOR_HTTP_PORT` is the variable of `--http-port`."""
 
 from __future__ import annotations
 
 import socket
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_operator.render import Images
+from diffusionpipeline.process.settings import ProcessSettings
 
-_ENV_PREFIX: Final = "DIFFUSION_OPERATOR_"
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _IMAGES: Final = Images()
 
 
-class Settings(BaseSettings):
+class Settings(ProcessSettings):
     """The operator: makes DiffusionPipelines so, and keeps them so."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=_ENV_PREFIX,
-        cli_prog_name="python -m diffusion_operator",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_implicit_flags=True,
-        env_ignore_empty=True,
-        frozen=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="DIFFUSION_OPERATOR_")
 
     kubeconfig: Path | None = Field(None, description="File to reach the API server by. Left out: the pod's own access")
     watch_namespaces: Annotated[list[str], NoDecode] = Field(
@@ -56,8 +42,6 @@ class Settings(BaseSettings):
     resync_seconds: float = Field(600.0, ge=1, description="How often everything is listed and compared anew")
     http_host: str = Field("0.0.0.0", description="Address of /healthz, /readyz and /metrics")
     http_port: int = Field(8080, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0: a free one")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged")
 
     @field_validator("watch_namespaces", mode="before")
     @classmethod
@@ -96,27 +80,3 @@ class Settings(BaseSettings):
         if _OWN_NAMESPACE.is_file():
             return _OWN_NAMESPACE.read_text().strip()
         raise ValueError("--leader-elect outside a pod needs --lease-namespace: the namespace of the Lease")
-
-
-def read_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """From the command line (None: this process's) and the environment.
-
-    Ends the process with status 2 and a line for each wrong value, which names the flag.
-    """
-    source: CliSettingsSource[Settings] = CliSettingsSource(
-        Settings, cli_parse_args=list(sys.argv[1:] if arguments is None else arguments)
-    )
-    try:
-        return Settings(_cli_settings_source=source)
-    except ValidationError as error:
-        for problem in error.errors():
-            print(_explain(problem["loc"], problem["msg"]), file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
-
-
-def _explain(location: tuple[int | str, ...], message: str) -> str:
-    name = str(location[0]) if location else "settings"
-    return (
-        f"diffusion_operator: --{name.replace('_', '-')} ({_ENV_PREFIX}{name.upper()}): "
-        f"{message.removeprefix('Value error, ')}"
-    )

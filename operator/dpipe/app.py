@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
+from diffusionpipeline.words import EXIT_FAILED
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -278,7 +280,7 @@ def _print_json(value: object) -> None:
 
 def _fail(message: str) -> NoReturn:
     typer.echo(message, err=True)
-    raise SystemExit(1)
+    raise SystemExit(EXIT_FAILED)
 
 
 def main() -> None:

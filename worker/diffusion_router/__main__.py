@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from diffusion_router.app import main
+from diffusion_router.settings import Settings
 
-main()
+main(Settings.read())

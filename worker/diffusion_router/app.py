@@ -5,53 +5,34 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 import grpc
 import structlog
-import uvicorn
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from diffusion_router import core
 from diffusion_router.api import create_app
 from diffusion_router.api.grpc import add_services
-from diffusion_router.logs import configure
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.registry import Registry
 from diffusion_router.peers.sessions import Sessions
 from diffusion_router.service import JobService
-from diffusion_router.settings import Settings, read_settings
+from diffusion_router.settings import Settings
 from diffusion_router.store import ArtifactStore, JobStore, StoreError
+from diffusionpipeline.process.channels import ROUTER_SERVER, listen
+from diffusionpipeline.process.logs import configure
+from diffusionpipeline.process.serving import Ports, serve_http
 from diffusionpipeline.v1 import peer_pb2_grpc, registry_pb2_grpc
+from diffusionpipeline.words import EXIT_FAILED
 
-_GRACE_SECONDS: Final = 5.0
-# Results travel in chunks of at most 1 MiB; everything else is far smaller.
-_MAX_MESSAGE_BYTES: Final = 4 << 20
-_GRPC_OPTIONS: Final = [
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Workers ping every 10 s; gRPC's own minimum is 5 minutes, after which it hangs up on them.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.so_reuseport", 0),
-]
-
+_GRACE_SECONDS: Final = 5
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    http: int
-    grpc: int
 
 
 async def serve(
@@ -81,24 +62,22 @@ async def serve(
         await service.start(sessions)
         stack.push_async_callback(service.stop)
 
-        server = grpc.aio.server(options=_GRPC_OPTIONS)
+        server = grpc.aio.server(options=ROUTER_SERVER)
         healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # which the stubs lack
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(sessions, server)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(Registry(dispatcher, sessions), server)
         add_services(server, service, settings.limits)
-        try:
-            grpc_port = server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
-        except RuntimeError as error:
-            text = f"--grpc-port {settings.grpc_port}: cannot listen on {settings.host} ({error}); choose a free port"
-            raise OSError(text) from None
+        grpc_port = listen(server, settings.host, settings.grpc_port, flag="--grpc-port")
         await server.start()
         stack.push_async_callback(server.stop, _GRACE_SECONDS)
 
         app = create_app(service, settings.limits, metrics=metrics.render, metrics_type=metrics.content_type)
-        web = _Web(app, settings)
-        http_port = await web.start()
-        stack.push_async_callback(web.stop)
+        http_port = await stack.enter_async_context(
+            serve_http(
+                app, host=settings.host, port=settings.http_port, flag="--http-port", grace_seconds=_GRACE_SECONDS
+            )
+        )
         for name in ("", "diffusionpipeline.v1.GenerationService", "diffusionpipeline.v1.PeerService"):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
         log.info("router_ready", http_port=http_port, grpc_port=grpc_port, pipeline=settings.pipeline)
@@ -110,39 +89,6 @@ async def serve(
         sessions.close()
 
 
-class _Web:
-    """uvicorn inside a loop and with signals that are ours."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]], settings: Settings) -> None:
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.http_port,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=int(_GRACE_SECONDS),
-        )
-        config.load()
-        self._server = uvicorn.Server(config)
-        self._server.lifespan = config.lifespan_class(config)
-        self._settings = settings
-
-    async def start(self) -> int:
-        try:
-            await self._server.startup()
-        except SystemExit:
-            text = f"--http-port {self._settings.http_port}: cannot listen on {self._settings.host}; choose a free port"
-            raise OSError(text) from None
-        self._ticker = asyncio.create_task(self._server.main_loop())
-        return int(self._server.servers[0].sockets[0].getsockname()[1])
-
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        await self._ticker
-        await self._server.shutdown()
-
-
 async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -151,13 +97,13 @@ async def _run(settings: Settings) -> None:
     await serve(settings, stop=stop)
 
 
-def main() -> None:
-    settings = read_settings()
-    configure(settings.log_format)
+def main(settings: Settings) -> NoReturn:
+    """Run a router until it is told to stop; ends the process."""
+    configure(settings.log_format, settings.log_level)
+    status = 0
     try:
-        import uvloop
-
         uvloop.run(_run(settings))
     except (StoreError, OSError) as error:
-        print(f"diffusion_router: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        log.error("router_failed", error=str(error))
+        status = EXIT_FAILED
+    raise SystemExit(status)

@@ -21,10 +21,11 @@ from diffusion_router import core
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.words import word
 
 # From a cached millisecond stage to a long video.
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
-_ROLES: Final = {core.Stage.ENCODE: "encoder", core.Stage.DENOISE: "denoiser", core.Stage.DECODE: "decoder"}
+_ROLES: Final = {stage: word(stage_pb2.Role, stage) for stage in core.Stage}
 # How the core ends jobs that it does not complete.
 _FAILURES: Final = (
     *(core.FailureKind.INVALID_REQUEST, core.FailureKind.MODEL_ERROR, core.FailureKind.TOO_LARGE),
@@ -117,8 +118,8 @@ class Metrics:
                 self.kills.inc()
 
     def job_ended(self, job: generation_pb2.Job, seconds: float) -> None:
-        status = generation_pb2.JobStatus.Name(job.status).removeprefix("JOB_STATUS_").lower()
-        kind = stage_pb2.FailureKind.Name(job.failure.kind).removeprefix("FAILURE_KIND_").lower()
+        status = word(generation_pb2.JobStatus, job.status)
+        kind = word(stage_pb2.FailureKind, job.failure.kind)
         self.requests.labels(status, kind if job.HasField("failure") else "").inc()
         self.request_seconds.labels(status).observe(seconds)
         for stage in job.stages:

@@ -32,6 +32,7 @@ from diffusion_router.store import (
     StoreUnavailable,
 )
 from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+from diffusionpipeline.words import number
 
 # Seeds are drawn below this, so that every client's JSON parser holds them exactly.
 _MAX_SEED: Final = 2**32
@@ -328,7 +329,7 @@ class JobService:
         if job is not None:
             # An end that is not written down yet is nobody's to know.
             status = core.JobStatus.IN_PROGRESS if job.status.ended else job.status
-            view.status = messages.STATUS[status]
+            view.status = number(generation_pb2.JobStatus, status)
             view.stage = stage_pb2.Stage.ValueType(job.stage)
             view.step, view.steps = job.step, job.steps
             view.stages.extend(messages.stage_report(record) for record in job.records)
@@ -336,7 +337,7 @@ class JobService:
 
     def _final_view(self, live: _Live, end: core.JobEnded) -> generation_pb2.Job:
         view = self._view(live)
-        view.status = messages.STATUS[end.status]
+        view.status = number(generation_pb2.JobStatus, end.status)
         view.completed_at = time.time()
         if isinstance(end.result, tuple):
             view.artifacts.extend(end.result)

@@ -1,35 +1,20 @@
-"""The router's settings: each is a flag (`--http-port`) and an environment variable (`DIFFUSION_ROUTER_HTTP_PORT`).
-
-A flag wins over the environment.
-"""
+"""The router's settings; `DIFFUSION_ROUTER_HTTP_PORT` is the variable of `--http-port`."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
 from diffusion_router.api.limits import Limits
+from diffusionpipeline.process.settings import ProcessSettings
 
-_ENV_PREFIX: Final = "DIFFUSION_ROUTER_"
 
-
-class Settings(BaseSettings):
+class Settings(ProcessSettings):
     """The router: registry of peers, every job, and the public API."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=_ENV_PREFIX,
-        cli_prog_name="python -m diffusion_router",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        frozen=True,
-        protected_namespaces=(),
-    )
+    model_config = SettingsConfigDict(env_prefix="DIFFUSION_ROUTER_")
 
     pipeline: str = Field("default", min_length=1, description="Name of the pipeline that this router leads")
     host: str = Field("127.0.0.1", description="Address to listen on, for HTTP and gRPC")
@@ -48,7 +33,6 @@ class Settings(BaseSettings):
     max_queued_requests: int = Field(256, gt=0, description="Jobs that may wait; one more is answered 429")
     retain_seconds: float = Field(86_400.0, gt=0, description="How long an ended job and its files are kept")
     model_id: str = Field("", description="Name of the served model. Empty: whatever the workers say they serve")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
     max_pixels: int = Field(2048 * 2048, gt=0, description="Width times height that a request may ask for")
     max_steps: int = Field(200, gt=0, description="Denoising steps that a request may ask for")
@@ -82,19 +66,3 @@ class Settings(BaseSettings):
             max_seconds=self.request_timeout_seconds,
             retain_seconds=self.retain_seconds,
         )
-
-
-def read_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """From the command line (None: this process's) and the environment. Raises SystemExit, saying which is wrong."""
-    source: CliSettingsSource[Settings] = CliSettingsSource(
-        Settings, cli_parse_args=list(sys.argv[1:] if arguments is None else arguments)
-    )
-    try:
-        return Settings(_cli_settings_source=source)
-    except ValidationError as error:
-        raise SystemExit("\n".join(_explain(problem["loc"], problem["msg"]) for problem in error.errors())) from None
-
-
-def _explain(location: tuple[int | str, ...], message: str) -> str:
-    name = str(location[0]) if location else "settings"
-    return f"--{name.replace('_', '-')} ({_ENV_PREFIX}{name.upper()}): {message}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from diffusion_worker.settings import read_settings
+from diffusion_worker.settings import Settings
 
 if __name__ == "__main__":
-    settings = read_settings()
+    settings = Settings.read()
     # Only now: torch takes seconds to import, a wrong flag should not.
     from diffusion_worker.app import main
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -17,23 +16,21 @@ import grpc
 import structlog
 import uvloop
 
-from diffusion_worker.health import Health, Ports, serve_health
+from diffusion_worker.health import Health, serve_health
 from diffusion_worker.link.artifacts import Artifacts
 from diffusion_worker.link.peer import Peer
-from diffusion_worker.link.session import CHANNEL_OPTIONS, Incompatible, Session
+from diffusion_worker.link.session import Incompatible, Session
 from diffusion_worker.loading import Loaded, adopt, load
-from diffusion_worker.logs import configure
 from diffusion_worker.metrics import Metrics
 from diffusion_worker.model.types import StageModel, UnsupportedModel
 from diffusion_worker.settings import Settings
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
 from diffusion_worker.work.compute import ComputeThread
 from diffusion_worker.work.runner import Runner
-
-EXIT_FORCED: Final = 1
-EXIT_MODEL: Final = 3
-EXIT_INCOMPATIBLE: Final = 4
-EXIT_TRANSPORT: Final = 5
+from diffusionpipeline.process.channels import WORKER_CHANNEL
+from diffusionpipeline.process.logs import configure
+from diffusionpipeline.process.serving import Ports
+from diffusionpipeline.words import EXIT_FAILED, EXIT_INCOMPATIBLE, EXIT_MODEL, EXIT_TRANSPORT
 
 CLOSE_SECONDS: Final = 5.0
 BOUNDARY_SECONDS: Final = 5.0
@@ -145,7 +142,7 @@ class _Worker:
 
     async def _serve(self, loaded: Loaded, transport: Transport, stop: asyncio.Event) -> None:
         settings = self._settings
-        channel = grpc.aio.insecure_channel(settings.router, options=CHANNEL_OPTIONS)
+        channel = grpc.aio.insecure_channel(settings.router, options=WORKER_CHANNEL)
         self._stack.push_async_callback(channel.close, None)
         session = Session(channel, self._registered)
         runner = Runner(
@@ -213,8 +210,7 @@ async def _run(settings: Settings) -> None:
     def on_signal() -> None:
         if stop.is_set():
             log.warning("stopped_without_draining")
-            sys.stdout.flush()
-            os._exit(EXIT_FORCED)
+            os._exit(EXIT_FAILED)
         stop.set()
 
     # As process 1 of a container, Python ignores SIGTERM unless it has a handler.
@@ -225,15 +221,13 @@ async def _run(settings: Settings) -> None:
 
 def main(settings: Settings) -> NoReturn:
     """Run a worker until it is told to stop; ends the process."""
-    configure(settings.log_format)
+    configure(settings.log_format, settings.log_level)
     status = 0
     try:
         uvloop.run(_run(settings))
     except (UnsupportedModel, Incompatible, EngineInitFailed, TransportFailed, OSError) as error:
         log.error("worker_failed", error=str(error))
-        status = _STATUSES.get(type(error), EXIT_FORCED)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        status = _STATUSES.get(type(error), EXIT_FAILED)
     # Native libraries may still have threads, and a stage that was given up may still compute: neither is waited for.
     os._exit(status)
 

@@ -5,15 +5,12 @@ Alive is not ready: while the model loads, or the router is away, a worker is al
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
-import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health  # type: ignore[attr-defined]  # its exports are dynamic
 from starlette.applications import Starlette
@@ -22,6 +19,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from diffusion_worker.metrics import Metrics
+from diffusionpipeline.process.channels import PROBES_SERVER, listen
+from diffusionpipeline.process.serving import Ports, serve_http
 
 SERVICE: Final = "diffusionpipeline.v1.PeerService"
 MAX_CONNECTIONS: Final = 32
@@ -43,12 +42,6 @@ class Health:
             await self.servicer.set(service, status)
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    http: int
-    grpc: int
-
-
 @asynccontextmanager
 async def serve_health(
     health: Health, metrics: Metrics, *, host: str, http_port: int, grpc_port: int
@@ -58,30 +51,23 @@ async def serve_health(
     Raises OSError, which names the flag, if a port is taken.
     """
     async with AsyncExitStack() as stack:
-        server = grpc.aio.server(maximum_concurrent_rpcs=MAX_CONNECTIONS, options=[("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(maximum_concurrent_rpcs=MAX_CONNECTIONS, options=PROBES_SERVER)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-        address = f"[{host}]" if ":" in host else host
-        try:
-            bound = server.add_insecure_port(f"{address}:{grpc_port}")
-        except RuntimeError:
-            raise OSError(f"--grpc-health-port {grpc_port}: cannot listen on {host}; choose a free port") from None
+        bound = listen(server, host, grpc_port, flag="--grpc-health-port")
         await server.start()
         stack.push_async_callback(server.stop, GRACE_SECONDS)
-        try:
-            listener = socket.create_server((host, http_port), family=_family(host))
-        except OSError as error:
-            raise OSError(f"--health-port {http_port}: cannot listen on {host} ({error}); choose a free port") from None
-        web = _Web(_application(health, metrics))
-        serving = asyncio.create_task(web.serve([listener]))
-        try:
-            yield Ports(listener.getsockname()[1], bound)
-        finally:
-            web.should_exit = True
-            await serving
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+        http = await stack.enter_async_context(
+            serve_http(
+                _application(health, metrics),
+                host=host,
+                port=http_port,
+                flag="--health-port",
+                grace_seconds=GRACE_SECONDS,
+                max_connections=MAX_CONNECTIONS,
+                keep_alive_seconds=15,
+            )
+        )
+        yield Ports(http, bound)
 
 
 def _application(health: Health, metrics: Metrics) -> Starlette:
@@ -99,24 +85,3 @@ def _application(health: Health, metrics: Metrics) -> Starlette:
 
 def _answer(problem: str) -> Response:
     return PlainTextResponse(f"{problem or 'ok'}\n", status_code=503 if problem else 200)
-
-
-class _Web(uvicorn.Server):
-    """uvicorn inside a loop and with signals that are ours."""
-
-    def __init__(self, application: Starlette) -> None:
-        super().__init__(
-            uvicorn.Config(
-                application,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                limit_concurrency=MAX_CONNECTIONS,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -14,7 +14,6 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from diffusion_worker.model.types import Stage
 from diffusion_worker.transport import (
     DigestMismatch,
     EngineInitFailed,
@@ -26,8 +25,8 @@ from diffusion_worker.transport import (
     StaleDescriptor,
     TransferTimeout,
 )
-from diffusion_worker.work.tasks import outcome
 from diffusionpipeline.v1 import stage_pb2
+from diffusionpipeline.words import Stage, word
 
 # From the bundled model's millisecond stages to two minutes of video.
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
@@ -38,21 +37,19 @@ _ROUTERS: Final = (
     stage_pb2.FAILURE_KIND_RETRIES_EXHAUSTED,
     stage_pb2.FAILURE_KIND_POISON,
 )
-_OUTCOMES: Final = [outcome(kind) for kind in stage_pb2.FailureKind.values() if kind not in _ROUTERS]
+_FAILURES: Final = [kind for kind in stage_pb2.FailureKind.values() if kind not in _ROUTERS]
 _PULL_ERRORS: Final = (
     *(PeerDead, TransferTimeout, DigestMismatch, StaleDescriptor),
     *(OutOfRange, ModeMismatch, EngineInitFailed, SlotLost),
 )
 _PULL_FAILURES: Final = (*(error.kind for error in _PULL_ERRORS), "cancelled")
 
-ROLE_OF: Final = {Stage.ENCODE: "encoder", Stage.DENOISE: "denoiser", Stage.DECODE: "decoder"}
-
 
 class StageMetrics:
     """The series of one stage, looked up once: tasks may be a millisecond long."""
 
     def __init__(self, metrics: Metrics, stage: Stage) -> None:
-        role = ROLE_OF[stage]
+        role = stage.role
         self.stage_duration = metrics.stage_duration.labels(role)
         self.steps = metrics.steps.labels(role)
         self.step_duration = metrics.step_duration.labels(role)
@@ -64,14 +61,14 @@ class StageMetrics:
         self._tasks = metrics.tasks
         self._role = role
         # Prometheus sees no increase in a series that begins with its first event.
-        for failed in _OUTCOMES:
-            metrics.tasks.labels(role, failed)
+        for kind in _FAILURES:
+            metrics.tasks.labels(role, word(stage_pb2.FailureKind, kind))
         if stage is not Stage.ENCODE:
-            for kind in _PULL_FAILURES:
-                metrics.transfer_failures.labels(role, kind)
+            for failed in _PULL_FAILURES:
+                metrics.transfer_failures.labels(role, failed)
 
     def failed(self, kind: int) -> None:
-        self._tasks.labels(self._role, outcome(kind)).inc()
+        self._tasks.labels(self._role, word(stage_pb2.FailureKind, kind)).inc()
 
     def transfer_failed(self, kind: str) -> None:
         self._failures.labels(self._role, kind).inc()

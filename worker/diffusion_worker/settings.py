@@ -1,57 +1,25 @@
-"""The worker's settings: each is a flag (`--pool-size`) and an environment variable (`DIFFUSION_WORKER_POOL_SIZE`).
-
-A flag wins over the environment.
-"""
+"""The worker's settings; `DIFFUSION_WORKER_POOL_SIZE` is the variable of `--pool-size`."""
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
-from collections.abc import Sequence
-from enum import StrEnum
 from ipaddress import ip_address
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from diffusion_worker.model.types import Stage
-
-_ENV_PREFIX: Final = "DIFFUSION_WORKER_"
-
-
-class Role(StrEnum):
-    """What a worker may be; one worker may have several."""
-
-    ENCODER = "encoder"
-    DENOISER = "denoiser"
-    DECODER = "decoder"
-
-    @property
-    def stage(self) -> Stage:
-        return _STAGES[self]
+from diffusionpipeline.process.settings import ProcessSettings
+from diffusionpipeline.words import MODEL_ROLES, ModelRole, Stage
 
 
-_STAGES: Final = {Role.ENCODER: Stage.ENCODE, Role.DENOISER: Stage.DENOISE, Role.DECODER: Stage.DECODE}
-
-
-class Settings(BaseSettings):
+class Settings(ProcessSettings):
     """A worker: one pod's share of a model, its memory pool and its running tasks."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=_ENV_PREFIX,
-        cli_prog_name="python -m diffusion_worker",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_shortcuts={"roles": "role"},
-        env_ignore_empty=True,
-        frozen=True,
-        protected_namespaces=(),
-    )
+    model_config = SettingsConfigDict(env_prefix="DIFFUSION_WORKER_", cli_shortcuts={"roles": "role"})
 
-    roles: Annotated[list[Role], NoDecode] = Field(
+    roles: Annotated[list[ModelRole], NoDecode] = Field(
         description="encoder, denoiser or decoder; several, separated by commas, make a colocated worker"
     )
     pipeline: str = Field("default", min_length=1, description="Name of the pipeline that this worker belongs to")
@@ -83,7 +51,6 @@ class Settings(BaseSettings):
     max_input_bytes: int = Field(64 << 20, gt=0, description="Bytes of the input files of one request")
     max_input_pixels: int = Field(64_000_000, gt=0, description="Pixels of one input picture")
     drain_seconds: float = Field(30.0, ge=0, description="After SIGTERM: time to finish, and to be pulled from")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
     @field_validator("roles", "rdma_devices", mode="before")
     @classmethod
@@ -95,10 +62,10 @@ class Settings(BaseSettings):
 
     @field_validator("roles")
     @classmethod
-    def _some_once(cls, value: list[Role]) -> list[Role]:
+    def _some_once(cls, value: list[ModelRole]) -> list[ModelRole]:
         if not value:
             raise ValueError("name at least one of encoder, denoiser, decoder")
-        return [role for role in Role if role in value]
+        return [role for role in MODEL_ROLES if role in value]
 
     @field_validator("router")
     @classmethod
@@ -136,27 +103,3 @@ class Settings(BaseSettings):
         except ValueError:
             local = self.host == "localhost"
         return self.host if local else ("::" if ":" in self.host else "0.0.0.0")
-
-
-def read_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """From the command line (None: this process's) and the environment.
-
-    Ends the process with status 2 and a line for each wrong value, which names the flag.
-    """
-    source: CliSettingsSource[Settings] = CliSettingsSource(
-        Settings, cli_parse_args=list(sys.argv[1:] if arguments is None else arguments)
-    )
-    try:
-        return Settings(_cli_settings_source=source)
-    except ValidationError as error:
-        for problem in error.errors():
-            print(_explain(problem["loc"], problem["msg"]), file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
-
-
-def _explain(location: tuple[int | str, ...], message: str) -> str:
-    if not location:
-        return f"diffusion_worker: {message.removeprefix('Value error, ')}"
-    name = str(location[0])
-    flag = "role" if name == "roles" else name.replace("_", "-")
-    return f"diffusion_worker: --{flag} ({_ENV_PREFIX}{name.upper()}): {message.removeprefix('Value error, ')}"

@@ -15,8 +15,9 @@ from diffusion_operator.api.crd import API_VERSION, GROUP, KIND, PLURAL, SCALER_
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
 from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
-from diffusion_operator.api.role import MODEL_ROLES, Role, RoleSpec
+from diffusion_operator.api.role import RoleSpec
 from diffusion_operator.api.transport import Rdma, Transport
+from diffusionpipeline.words import MODEL_ROLES, Role
 
 __all__ = [
     "API_VERSION",

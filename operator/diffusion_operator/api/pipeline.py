@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diffusion_operator.api.model import Model
-from diffusion_operator.api.role import MODEL_ROLES, Role, RoleSpec
+from diffusion_operator.api.role import RoleSpec
 from diffusion_operator.api.transport import Transport
+from diffusionpipeline.words import MODEL_ROLES, Role
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
-from diffusion_operator.api.role import CacheRetention, DisruptionBudget, Object, Role, RoleSpec, UpdateStrategy
+from diffusion_operator.api.role import CacheRetention, DisruptionBudget, Object, RoleSpec, UpdateStrategy
 from diffusion_operator.api.transport import Rdma, Transport
+from diffusionpipeline.words import Role
 
 BUNDLED_MODEL: Final = "digits"
 CLAIM_SIZE: Final = "50Gi"

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
+
+from diffusionpipeline.words import Role
 
 Object = Mapping[str, Any]
 """A piece of a Kubernetes object. Never changed."""
-
-
-class Role(StrEnum):
-    ENCODER = "encoder"
-    DENOISER = "denoiser"
-    DECODER = "decoder"
-    ROUTER = "router"
-
-
-MODEL_ROLES: Final = (Role.ENCODER, Role.DENOISER, Role.DECODER)
 
 
 @dataclass(frozen=True, kw_only=True)

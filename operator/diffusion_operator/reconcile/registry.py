@@ -15,23 +15,17 @@ from typing import Final
 
 import grpc
 
-from diffusion_operator.api import Role
 from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.status.observed import PeerSeen, PeersObserved
+from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
+from diffusionpipeline.words import MODEL_ROLES, number, word
 
 CALL_SECONDS: Final = 2.0
 # While something is still to come, ever more slowly as long as nothing does; and when all is well.
 EAGER_SECONDS: Final = 5.0
 CALM_SECONDS: Final = 60.0
 AT_ONCE: Final = 16
-_MESSAGE_BYTES: Final = 64 << 20
-
-_ROLES: Final = {
-    stage_pb2.ROLE_ENCODER: Role.ENCODER,
-    stage_pb2.ROLE_DENOISER: Role.DENOISER,
-    stage_pb2.ROLE_DECODER: Role.DECODER,
-}
 
 
 @dataclass
@@ -113,8 +107,7 @@ class Registries:
 
 async def ask(address: str) -> PeersObserved:
     """The peers that a router lists. Never raises: that it can't be reached is an answer too."""
-    options = [("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.enable_http_proxy", 0)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    async with grpc.aio.insecure_channel(address, options=ASKING_CHANNEL) as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
         try:
             listed = await stub.ListPeers(registry_pb2.ListPeersRequest(), timeout=CALL_SECONDS)
@@ -130,8 +123,8 @@ async def ask(address: str) -> PeersObserved:
 def _peer(peer: registry_pb2.Peer) -> PeerSeen:
     return PeerSeen(
         pod=peer.pod_name,
-        roles=tuple(_ROLES[role] for role in peer.roles if role in _ROLES),
+        roles=tuple(role for role in MODEL_ROLES if number(stage_pb2.Role, role) in peer.roles),
         generation=peer.generation,
         mode=peer.pool.mode,
-        state=registry_pb2.PeerState.Name(peer.state).removeprefix("PEER_STATE_").lower(),
+        state=word(registry_pb2.PeerState, peer.state),
     )

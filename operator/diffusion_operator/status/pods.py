@@ -16,11 +16,15 @@ from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.observed import PodProblem
 from diffusion_operator.status.wording import detail
+from diffusionpipeline.words import EXIT_FAILED, EXIT_INCOMPATIBLE, EXIT_MODEL, EXIT_TRANSPORT
 
 Object = Mapping[str, Any]
 
-# A worker's exit codes; they are its interface, as its variables are.
-_EXIT_CODES: Final = {3: reasons.MODEL_FAILED, 4: reasons.INCOMPATIBLE, 5: reasons.TRANSPORT_FAILED}
+_EXIT_CODES: Final = {
+    EXIT_MODEL: reasons.MODEL_FAILED,
+    EXIT_INCOMPATIBLE: reasons.INCOMPATIBLE,
+    EXIT_TRANSPORT: reasons.TRANSPORT_FAILED,
+}
 _SIGNAL_BASE: Final = 128
 
 _IMAGE_REASONS: Final = {
@@ -177,7 +181,7 @@ def _ended(spec: Object, status: Object) -> Found | None:
         return reason, detail(said) or f"{name} ended with exit code {code} without saying why"
     if name == names.MAIN and _NO_SPACE.search(said):
         return reasons.NO_SPACE, detail(said)
-    if name == names.MAIN and code == 1 and _DOWNLOAD.search(said):
+    if name == names.MAIN and code == EXIT_FAILED and _DOWNLOAD.search(said):
         return reasons.DOWNLOAD_FAILED, detail(said)
     return reasons.CRASH_LOOP, _told(f"{name} {_how(code)}", said)
 

@@ -10,12 +10,12 @@ from typing import Final, Self
 import grpc
 from rich.table import Table
 
+from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
+from diffusionpipeline.words import word
 
 CALL_SECONDS: Final = 2.0
 _LIST_LIMIT: Final = 1000
-# A list of thousands of peers is larger than gRPC's default of 4 MiB.
-_MESSAGE_BYTES: Final = 64 << 20
 
 
 class RegistryError(Exception):
@@ -34,8 +34,7 @@ class Registry:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        options = [("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.enable_http_proxy", 0)]
-        self._channel = grpc.insecure_channel(address, options=options)
+        self._channel = grpc.insecure_channel(address, options=ASKING_CHANNEL)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
         self._jobs = generation_pb2_grpc.GenerationServiceStub(self._channel)
 
@@ -76,11 +75,11 @@ def _text(error: grpc.RpcError) -> str:
 
 
 def role_names(peer: registry_pb2.Peer) -> str:
-    return " ".join(stage_pb2.Role.Name(role).removeprefix("ROLE_").lower() for role in peer.roles)
+    return " ".join(word(stage_pb2.Role, role) for role in peer.roles)
 
 
 def state_name(peer: registry_pb2.Peer) -> str:
-    return registry_pb2.PeerState.Name(peer.state).removeprefix("PEER_STATE_").lower()
+    return word(registry_pb2.PeerState, peer.state)
 
 
 def address_text(peer: registry_pb2.Peer) -> str:

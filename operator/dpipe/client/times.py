@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any, Final
+from typing import Any
 
 from rich.table import Table
+
+from diffusionpipeline.words import STAGES
 
 Job = dict[str, Any]
 
@@ -26,7 +28,7 @@ def rows(jobs: Sequence[Job]) -> list[Row]:
         return mean(sum(sum(report[field] for field in fields) for report in _reports(job, stage)) for job in jobs)
 
     found = [
-        Row("queue", sum(average(stage, "queue_seconds", "wait_seconds") for stage in _STAGES), ""),
+        Row("queue", sum(average(stage, "queue_seconds", "wait_seconds") for stage in STAGES), ""),
         Row("encode", average("encode", "compute_seconds", "publish_seconds"), _pods(jobs, "encode")),
         Row("transfer", average("denoise", "transfer_seconds"), _size(average("denoise", "transfer_bytes"))),
         Row("denoise", average("denoise", "compute_seconds", "publish_seconds"), _pods(jobs, "denoise")),
@@ -36,9 +38,6 @@ def rows(jobs: Sequence[Job]) -> list[Row]:
     whole = mean(job["completed_at"] - job["created_at"] for job in jobs)
     other = max(0.0, whole - sum(row.seconds for row in found))
     return [*found, Row("other", other, ""), Row("in all", whole, "")]
-
-
-_STAGES: Final = ("encode", "denoise", "decode")
 
 
 def table(jobs: Sequence[Job]) -> Table:

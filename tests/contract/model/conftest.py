@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diffusion_worker import payload
-from diffusion_worker.model import Media, OnStep, Parameters, Stage, StageModel, Values, load_model, resolve_model
+from diffusion_worker.model import Media, OnStep, Parameters, StageModel, Values, load_model, resolve_model
+from diffusionpipeline.words import Stage
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_worker.model import Parameters, Stage, UnsupportedModel, identify, load_model, resolve_model
+from diffusion_worker.model import Parameters, UnsupportedModel, identify, load_model, resolve_model
 from diffusion_worker.model.modular import ModularModel
 from diffusion_worker.model.shells import is_shell
+from diffusionpipeline.words import Stage
 
 WEIGHTS = {
     Stage.ENCODE: {"text_encoder", "text_encoder_2", "vae"},

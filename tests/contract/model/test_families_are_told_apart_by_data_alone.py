@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from diffusion_worker.model import InvalidRequest, Parameters, Stage, identify, load_model
+from diffusion_worker.model import InvalidRequest, Parameters, identify, load_model
+from diffusionpipeline.words import Stage
 from testbed.zoo import FAMILIES, ensure
 
 PICTURE = Image.new("RGB", (32, 32), "red")

@@ -9,7 +9,8 @@ from contextlib import redirect_stdout
 
 import pytest
 
-from diffusion_worker.model import Stage, check
+from diffusion_worker.model import check
+from diffusionpipeline.words import Stage
 
 # Five processes, each of which imports or forks torch, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(600)

@@ -9,9 +9,10 @@ import diffusers
 import pytest
 from PIL import Image
 
-from diffusion_worker.model import InvalidRequest, ModelError, Parameters, Stage, UnsupportedModel
+from diffusion_worker.model import InvalidRequest, ModelError, Parameters, UnsupportedModel
 from diffusion_worker.model.replay import ReplayModel
 from diffusion_worker.model.soundness import check_cut
+from diffusionpipeline.words import Stage
 from testbed.zoo import FAMILIES, ensure
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from diffusion_worker.app import serve
 from diffusion_worker.health import Ports
-from diffusion_worker.settings import Role, Settings
+from diffusion_worker.settings import Settings
+from diffusionpipeline.words import Role
 
 from .scripted_model import ScriptedModel
 from .scripted_router import ScriptedRouter, Stream

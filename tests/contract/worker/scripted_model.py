@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from diffusion_worker.model import InvalidRequest, Media, OnStep, Parameters, Stage, Values
+from diffusion_worker.model import InvalidRequest, Media, OnStep, Parameters, Values
+from diffusionpipeline.words import Stage
 
 ALL = frozenset(Stage)
 DEADLINE = 10.0

@@ -9,8 +9,8 @@ import grpc
 import pytest
 from PIL import Image
 
-from diffusion_worker.model import Stage
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
+from diffusionpipeline.words import Stage
 
 from .conftest import Start, Worker
 from .scripted_model import busy

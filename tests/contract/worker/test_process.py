@@ -87,8 +87,8 @@ async def test_the_bundled_model_makes_a_picture_and_sigterm_ends_the_worker_cle
 
 async def test_sigterm_while_the_model_loads_ends_the_worker_cleanly(spawn: Spawn) -> None:
     process = await spawn("--role", "encoder")
-    assert process.stdout is not None
-    line = await asyncio.wait_for(process.stdout.readline(), DEADLINE)
+    assert process.stderr is not None
+    line = await asyncio.wait_for(process.stderr.readline(), DEADLINE)
     assert b"worker_starting" in line
     process.send_signal(signal.SIGTERM)
     status, said = await outcome(process)

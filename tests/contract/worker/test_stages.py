@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import Image
 
-from diffusion_worker.model import Stage
 from diffusionpipeline.v1 import stage_pb2
+from diffusionpipeline.words import Stage
 
 from .conftest import Start
 from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter, Stream

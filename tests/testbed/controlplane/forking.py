@@ -129,7 +129,7 @@ def _serve(address: str) -> None:
                 os.close(descriptor)
             _bury()
     _become_child(order)
-    app.main(settings.read_settings(order["flags"]))
+    app.main(settings.Settings.read(order["flags"]))
 
 
 def _read(connection: socket.socket) -> bytes:

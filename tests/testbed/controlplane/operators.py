@@ -172,7 +172,7 @@ class HastyOperator(Operator):
         modules = sorted({name.partition(".")[0] for name in constants})
         settings = [f"{name} = {value!r}" for name, value in constants.items()]
         imports = f"from diffusion_operator import app, settings, {', '.join(modules)}"
-        self._program = "\n".join((imports, *settings, "app.main(settings.read_settings())"))
+        self._program = "\n".join((imports, *settings, "app.main(settings.Settings.read())"))
 
     def launch(self) -> Process:
         return spawn(sys.executable, "-c", self._program, *self.flags, log=self.log)

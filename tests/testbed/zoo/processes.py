@@ -200,7 +200,8 @@ class _Server:
         return float(np.abs(np.asarray(made) - np.asarray(_plain(case))).max())
 
     def _model(self, case: Case) -> Any:
-        from diffusion_worker.model import Stage, load_model
+        from diffusion_worker.model import load_model
+        from diffusionpipeline.words import Stage
 
         key = (FAMILIES[case.family].checkpoint.name, case.dtype, case.device, case.without_shells)
         if key not in self._models:

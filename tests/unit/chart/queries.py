@@ -18,9 +18,9 @@ from diffusion_router.metrics import Metrics as RouterMetrics
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
 from diffusion_worker.metrics import Metrics as WorkerMetrics
-from diffusion_worker.model.types import Stage
 from diffusion_worker.transport import Pool
 from diffusion_worker.transport.pool import PAGE, allocate
+from diffusionpipeline.words import Stage
 
 TARGET = frozenset({"namespace", "pod", "job", "instance", "container", "endpoint"})
 """Labels that the Prometheus operator puts on whatever it scrapes from a pod."""

@@ -8,18 +8,18 @@ import pytest
 
 from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import render as pipeline_children
-from diffusion_operator.settings import Settings, read_settings
+from diffusion_operator.settings import Settings
 from unit.chart.charts import EVERYTHING, METADATA, PROMETHEUS, Object, merged, render
 
 
 def settings(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The rendered arguments as the operator itself reads them."""
     monkeypatch.setenv("DIFFUSION_OPERATOR_POD_NAME", "pod-0")
-    return read_settings(render(values).container["args"])
+    return Settings.read(render(values).container["args"])
 
 
 def test_without_values_it_runs_as_it_would_without_the_chart(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings({}, monkeypatch) == read_settings([]).model_copy(update={"log_format": "json"})
+    assert settings({}, monkeypatch) == Settings.read([]).model_copy(update={"log_format": "json"})
 
 
 def test_each_value_reaches_the_setting_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

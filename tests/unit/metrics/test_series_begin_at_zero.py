@@ -11,12 +11,11 @@ from diffusion_operator.cluster.kinds import CHILDREN
 from diffusion_operator.metrics import Metrics as OperatorMetrics
 from diffusion_router import core
 from diffusion_router.metrics import Metrics as RouterMetrics
-from diffusion_worker.metrics import ROLE_OF
 from diffusion_worker.metrics import Metrics as WorkerMetrics
-from diffusion_worker.model.types import Stage
 from diffusion_worker.transport import ModeMismatch, PoolFull, SlotLost, TooLarge, errors
 from diffusion_worker.work.tasks import DeadlinePassed, StoreRefused, classify
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.words import Stage
 
 POOLS = (errors.TransportError, PoolFull, TooLarge)
 PULLS = [
@@ -48,7 +47,7 @@ def series(metrics: Rendered) -> dict[tuple[str, ...], float]:
 
 @pytest.mark.parametrize("stage", Stage)
 def test_a_workers_task_of_any_end_adds_no_series(stage: Stage) -> None:
-    metrics = WorkerMetrics(ROLE_OF[stage], [stage])
+    metrics = WorkerMetrics(stage.role, [stage])
     before = series(metrics)
     mine = metrics.stages[stage]
     mine.done.inc()
@@ -64,7 +63,7 @@ def test_a_workers_task_of_any_end_adds_no_series(stage: Stage) -> None:
 
 @pytest.mark.parametrize("stage", [Stage.DENOISE, Stage.DECODE])
 def test_a_workers_failed_pull_adds_no_series(stage: Stage) -> None:
-    metrics = WorkerMetrics(ROLE_OF[stage], [stage])
+    metrics = WorkerMetrics(stage.role, [stage])
     before = series(metrics)
     for kind in (*(error.kind for error in PULLS), "cancelled"):
         metrics.stages[stage].transfer_failed(kind)

@@ -12,8 +12,9 @@ from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import DigestMismatch, ModeMismatch, Pool, PoolFull, Slot, TooLarge
 from diffusion_worker.transport.memory import MemoryTransport
 from diffusion_worker.work.outcomes import MAX_FAILURES, Failures, Outputs
-from diffusion_worker.work.tasks import DeadlinePassed, StoreRefused, classify, outcome, parameters
+from diffusion_worker.work.tasks import DeadlinePassed, StoreRefused, classify, parameters
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
+from diffusionpipeline.words import word
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ from diffusionpipeline.v1 import peer_pb2, stage_pb2
     ],
 )
 def test_each_error_has_a_kind_that_tells_the_router_what_to_do(error: Exception, kind: str) -> None:
-    assert outcome(classify(error)[0]) == kind
+    assert word(stage_pb2.FailureKind, classify(error)[0]) == kind
 
 
 def test_a_failure_never_carries_a_page_of_text() -> None:

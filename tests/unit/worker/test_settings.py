@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_worker.model import Stage
-from diffusion_worker.settings import Role, read_settings
+from diffusion_worker.settings import Settings
+from diffusionpipeline.words import Role, Stage
 
 ENCODER = ["--role", "encoder"]
 
@@ -13,7 +13,7 @@ ENCODER = ["--role", "encoder"]
     [["--role", "decoder", "--role", "encoder"], ["--role", "encoder,decoder"], ["--roles", "decoder,encoder,encoder"]],
 )
 def test_roles_are_given_once_or_more_in_any_order(flags: list[str]) -> None:
-    settings = read_settings(flags)
+    settings = Settings.read(flags)
     assert settings.roles == [Role.ENCODER, Role.DECODER]
     assert settings.stages == {Stage.ENCODE, Stage.DECODE}
     assert settings.label == "encoder+decoder"
@@ -24,19 +24,19 @@ def test_roles_may_come_from_the_environment_as_a_comma_list_or_json(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("DIFFUSION_WORKER_ROLES", value)
-    assert read_settings([]).roles == [Role.ENCODER, Role.DECODER]
-    assert read_settings(["--role", "denoiser"]).roles == [Role.DENOISER]
+    assert Settings.read([]).roles == [Role.ENCODER, Role.DECODER]
+    assert Settings.read(["--role", "denoiser"]).roles == [Role.DENOISER]
 
 
 def test_rdma_devices_are_a_comma_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_settings(ENCODER).rdma_devices == []
+    assert Settings.read(ENCODER).rdma_devices == []
     monkeypatch.setenv("DIFFUSION_WORKER_RDMA_DEVICES", "mlx5_0,mlx5_1")
-    assert read_settings(ENCODER).rdma_devices == ["mlx5_0", "mlx5_1"]
+    assert Settings.read(ENCODER).rdma_devices == ["mlx5_0", "mlx5_1"]
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFUSION_WORKER_MODEL_ID", "")
-    assert read_settings(ENCODER).model_id == "digits"
+    assert Settings.read(ENCODER).model_id == "digits"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_wrong_value_ends_with_status_2_and_names_the_flag(
     flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        read_settings(flags)
+        Settings.read(flags)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
 
@@ -70,4 +70,4 @@ def test_a_wrong_value_ends_with_status_2_and_names_the_flag(
     ],
 )
 def test_probes_of_a_local_worker_stay_on_the_machine(host: str, bound: str) -> None:
-    assert read_settings([*ENCODER, "--host", host]).health_host == bound
+    assert Settings.read([*ENCODER, "--host", host]).health_host == bound

@@ -12,6 +12,7 @@ from diffusion_router.api.fields import InvalidField
 from diffusion_router.service import IdempotencyConflict, JobNotEnded, QueueFull
 from diffusion_router.store import ArtifactNotFound, ArtifactTooLarge, InvalidKey, StoreUnavailable
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.words import word
 
 
 class ApiError(Exception):
@@ -101,18 +102,10 @@ def job_error(job: generation_pb2.Job) -> ApiError:
     return ApiError(
         _FAILURE_STATUS.get(job.failure.kind, 500),
         job.failure.message or f"Job {job.id} failed",
-        code=failure_code(job.failure.kind),
+        code=word(stage_pb2.FailureKind, job.failure.kind),
         # The router has tried it as often as it makes sense; OpenAI's clients repeat every 5xx unless told.
         headers={"x-should-retry": "false"},
     )
-
-
-def failure_code(kind: stage_pb2.FailureKind.ValueType) -> str:
-    """invalid_request, deadline, poison, …: the protocol's name without its prefix."""
-    try:
-        return stage_pb2.FailureKind.Name(kind).removeprefix("FAILURE_KIND_").lower()
-    except ValueError:
-        return "unspecified"
 
 
 def _type(status: int) -> str:

@@ -12,15 +12,15 @@ from starlette.responses import Response, StreamingResponse
 from diffusion_router.api.documents import errors, json_or_form_body
 from diffusion_router.api.errors import ApiError
 from diffusion_router.api.events import job_events
-from diffusion_router.api.objects import STATUS, JobDeleted, JobList, JobObject, Status, has_ended, job_object
+from diffusion_router.api.objects import JobDeleted, JobList, JobObject, Status, has_ended, job_object
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
 from diffusion_router.api.validation import JOB
 from diffusionpipeline.v1 import generation_pb2
+from diffusionpipeline.words import number
 
 # A step may take long; the client need not wait for the end of it.
 _CANCEL_SECONDS: Final = 10.0
-_NUMBERS: Final = {name: number for number, name in STATUS.items()}
 
 
 def job_routes(api: Api) -> APIRouter:
@@ -47,11 +47,11 @@ def job_routes(api: Api) -> APIRouter:
     async def list_jobs(
         request: Request, status: Status | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
     ) -> Response:
-        number = None if status is None else _NUMBERS[status]
+        wanted = None if status is None else number(generation_pb2.JobStatus, status)
         # The store can't tell queued from in progress: look at all that have not ended.
         unfinished = status in ("queued", "in_progress")
-        jobs = await api.service.list(number, 1000 if unfinished else limit)
-        return respond(_list(api, request, [job for job in jobs if number in (None, job.status)][:limit]))
+        jobs = await api.service.list(wanted, 1000 if unfinished else limit)
+        return respond(_list(api, request, [job for job in jobs if wanted in (None, job.status)][:limit]))
 
     @routes.get(
         "/v1/jobs/{job_id}",

@@ -8,7 +8,9 @@ from pydantic import BaseModel
 
 from diffusion_router.api.errors import job_error
 from diffusion_router.api.validation import VIDEO_FORMAT, scalar_value
+from diffusion_router.store import ENDED
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.words import word
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 StageName = Literal["encode", "denoise", "decode"]
@@ -154,18 +156,6 @@ class JobDeleted(BaseModel):
     deleted: bool = True
 
 
-STATUS: Final[dict[generation_pb2.JobStatus.ValueType, Status]] = {
-    generation_pb2.JOB_STATUS_QUEUED: "queued",
-    generation_pb2.JOB_STATUS_IN_PROGRESS: "in_progress",
-    generation_pb2.JOB_STATUS_COMPLETED: "completed",
-    generation_pb2.JOB_STATUS_FAILED: "failed",
-    generation_pb2.JOB_STATUS_CANCELLED: "cancelled",
-}
-_STAGES: Final[dict[stage_pb2.Stage.ValueType, StageName]] = {
-    stage_pb2.STAGE_ENCODE: "encode",
-    stage_pb2.STAGE_DENOISE: "denoise",
-    stage_pb2.STAGE_DECODE: "decode",
-}
 _OPTIONAL: Final = ("negative_prompt", "num_inference_steps", "guidance_scale", "strength", "num_frames", "fps")
 
 
@@ -174,7 +164,7 @@ def is_video(job: generation_pb2.Job) -> bool:
 
 
 def has_ended(job: generation_pb2.Job) -> bool:
-    return STATUS.get(job.status) in ("completed", "failed", "cancelled")
+    return job.status in ENDED
 
 
 def progress(job: generation_pb2.Job) -> int:
@@ -188,7 +178,7 @@ def progress(job: generation_pb2.Job) -> int:
 
 def video_object(job: generation_pb2.Job, model: str, retain_seconds: float) -> VideoObject:
     """A cancelled video is a failed one there: OpenAI's clients wait for ever on a status that they don't know."""
-    status = STATUS.get(job.status, "queued")
+    status = word(generation_pb2.JobStatus, job.status)
     return VideoObject(
         id=job.id,
         status="failed" if status == "cancelled" else status,
@@ -211,11 +201,11 @@ def job_object(job: generation_pb2.Job, base_url: str, retain_seconds: float) ->
     present = {field.name: value for field, value in given.ListFields()}
     return JobObject(
         id=job.id,
-        status=STATUS.get(job.status, "queued"),
+        status=word(generation_pb2.JobStatus, job.status),
         created_at=job.created_at,
         completed_at=job.completed_at or None,
         expires_at=job.completed_at + retain_seconds if job.completed_at else None,
-        stage=_STAGES.get(job.stage),
+        stage=word(stage_pb2.Stage, job.stage) if job.stage else None,
         step=job.step,
         steps=job.steps,
         progress=progress(job),
@@ -227,7 +217,7 @@ def job_object(job: generation_pb2.Job, base_url: str, retain_seconds: float) ->
             model_args={name: scalar_value(scalar) for name, scalar in given.extra.items()},
             **{name: present.get(name) for name in _OPTIONAL},
         ),
-        stages=[_stage_object(report) for report in job.stages if report.stage in _STAGES],
+        stages=[_stage_object(report) for report in job.stages],
         artifacts=[
             ArtifactObject(
                 key=artifact.key,
@@ -251,7 +241,7 @@ def file_url(base_url: str, key: str) -> str:
 def _stage_object(report: generation_pb2.StageReport) -> StageObject:
     timings = report.timings
     return StageObject(
-        stage=_STAGES[report.stage],
+        stage=word(stage_pb2.Stage, report.stage),
         pod_name=report.pod_name,
         attempt=report.attempt,
         queue_seconds=report.queue_seconds,

@@ -5,19 +5,9 @@ Descriptors, artifacts and timings stay protobuf messages: the core carries them
 
 from __future__ import annotations
 
-from typing import Final
-
 from diffusion_router import core
 from diffusion_router.core.state import StageRecord
 from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
-
-STATUS: Final = {
-    core.JobStatus.QUEUED: generation_pb2.JOB_STATUS_QUEUED,
-    core.JobStatus.IN_PROGRESS: generation_pb2.JOB_STATUS_IN_PROGRESS,
-    core.JobStatus.COMPLETED: generation_pb2.JOB_STATUS_COMPLETED,
-    core.JobStatus.FAILED: generation_pb2.JOB_STATUS_FAILED,
-    core.JobStatus.CANCELLED: generation_pb2.JOB_STATUS_CANCELLED,
-}
 
 
 class MalformedReport(ValueError):

@@ -13,12 +13,8 @@ from diffusion_router import core
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
+from diffusionpipeline.words import number
 
-_STATES: Final = {
-    core.PeerState.READY: registry_pb2.PEER_STATE_READY,
-    core.PeerState.SUSPECT: registry_pb2.PEER_STATE_SUSPECT,
-    core.PeerState.DRAINING: registry_pb2.PEER_STATE_DRAINING,
-}
 # Changes that come in bursts are sent together.
 _SETTLE_SECONDS: Final = 0.05
 
@@ -59,7 +55,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             pod_name=peer.pod_name,
             roles=[stage_pb2.Role.ValueType(stage) for stage in sorted(peer.stages)],
             generation=peer.generation,
-            state=_STATES[peer.state],
+            state=number(registry_pb2.PeerState, peer.state.value),
             capacity=peer.capacity,
             credits=peer.credits,
             tasks=len(peer.tasks),

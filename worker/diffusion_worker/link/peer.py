@@ -9,19 +9,14 @@ from typing import Final
 import structlog
 
 from diffusion_worker.loading import Loaded, versions
-from diffusion_worker.settings import Role, Settings
+from diffusion_worker.settings import Settings
 from diffusion_worker.transport import Transport
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
+from diffusionpipeline.words import number
 
 CAPACITY: Final = 1
 """Tasks that compute at once: there is one compute thread."""
-
-_ROLES: Final = {
-    Role.ENCODER: stage_pb2.ROLE_ENCODER,
-    Role.DENOISER: stage_pb2.ROLE_DENOISER,
-    Role.DECODER: stage_pb2.ROLE_DECODER,
-}
 
 log = structlog.get_logger()
 
@@ -45,7 +40,7 @@ class Peer:
         return peer_pb2.Register(
             incarnation=pool.incarnation,
             pod_name=self._settings.pod_name,
-            roles=[_ROLES[role] for role in self._settings.roles],
+            roles=[number(stage_pb2.Role, role) for role in self._settings.roles],
             generation=self._settings.generation,
             model=self._loaded.identity,
             pool=peer_pb2.Pool(

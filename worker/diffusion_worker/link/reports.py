@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from diffusion_worker.work.tasks import STAGE_NUMBERS, Task
-from diffusionpipeline.v1 import peer_pb2
+from diffusion_worker.work.tasks import Task
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
+from diffusionpipeline.words import number
 
 
 def input_received(task: Task) -> peer_pb2.PeerReport:
@@ -21,5 +22,5 @@ def failed(task_id: str, kind: int, message: str) -> peer_pb2.PeerReport:
 
 def done(task: Task) -> peer_pb2.StageDone:
     """Without what was made."""
-    stage = STAGE_NUMBERS[task.stage]
+    stage = number(stage_pb2.Stage, task.stage)
     return peer_pb2.StageDone(task_id=task.id, job_id=task.job_id, stage=stage, timings=task.timings)

@@ -21,28 +21,10 @@ import structlog
 from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc
 
 MAX_REPORTS: Final = 1024
-MAX_MESSAGE_BYTES: Final = 4 << 20
 FIRST_PAUSE: Final = 0.2
 LONGEST_PAUSE: Final = 2.0
 REGISTER_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
-
-CHANNEL_OPTIONS: Final = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # gRPC's own pauses grow to two minutes, and a name is looked up at most every 30 s; a router's pod that was
-    # replaced is back in seconds, at another address.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    # Workers of one process must not share a connection: each is a peer of its own.
-    ("grpc.use_local_subchannel_pool", 1),
-]
 
 if TYPE_CHECKING:
     _Stream: TypeAlias = grpc.aio.StreamStreamCall[peer_pb2.PeerReport, peer_pb2.RouterCommand]

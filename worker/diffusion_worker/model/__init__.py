@@ -16,12 +16,12 @@ from diffusion_worker.model.types import (
     OnStep,
     Parameters,
     RoleModel,
-    Stage,
     StageModel,
     StepCancelled,
     UnsupportedModel,
     Values,
 )
+from diffusionpipeline.words import Stage
 
 __all__ = [
     "InvalidRequest",
@@ -31,7 +31,6 @@ __all__ = [
     "OnStep",
     "Parameters",
     "RoleModel",
-    "Stage",
     "StageModel",
     "StepCancelled",
     "UnsupportedModel",

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusion_worker.model.loading import DTYPES, count_elements, open_folder, resolve_model
-from diffusion_worker.model.types import STAGES, Stage, UnsupportedModel
+from diffusion_worker.model.types import UnsupportedModel
+from diffusionpipeline.words import STAGES, Stage
 
 STEPS: Final = 2
 SIZE: Final = 128

@@ -21,7 +21,8 @@ from diffusion_worker.model.families import (
     family_of,
 )
 from diffusion_worker.model.loading import ModelFolder
-from diffusion_worker.model.types import STAGES, Stage, UnsupportedModel
+from diffusion_worker.model.types import UnsupportedModel
+from diffusionpipeline.words import STAGES, Stage
 
 Triggers = Mapping[str, object]
 """Inputs by name that choose between blocks: the value of a boolean, True for anything else that is there."""

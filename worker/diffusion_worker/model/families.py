@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from diffusion_worker.model.types import Scalar, Stage
+from diffusion_worker.model.types import Scalar
+from diffusionpipeline.words import Stage
 
 MODULAR_CLASS: Final[Mapping[str, str]] = MappingProxyType(
     {

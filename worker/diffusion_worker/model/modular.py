@@ -24,17 +24,8 @@ from diffusion_worker.model.families import FPS_INPUTS
 from diffusion_worker.model.loading import ModelFolder, load_component, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.steps import StepHook, hooked
-from diffusion_worker.model.types import (
-    STAGES,
-    InvalidRequest,
-    Media,
-    ModelError,
-    OnStep,
-    Parameters,
-    Stage,
-    UnsupportedModel,
-    Values,
-)
+from diffusion_worker.model.types import InvalidRequest, Media, ModelError, OnStep, Parameters, UnsupportedModel, Values
+from diffusionpipeline.words import STAGES, Stage
 
 MAX_CACHED_PIPES: Final = 64
 ANY_GUIDANCE: Final = 2.0

@@ -27,16 +27,8 @@ from diffusion_worker.model.loading import ModelFolder, load_component, open_fol
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_cut
-from diffusion_worker.model.types import (
-    InvalidRequest,
-    Media,
-    ModelError,
-    OnStep,
-    Parameters,
-    Stage,
-    UnsupportedModel,
-    Values,
-)
+from diffusion_worker.model.types import InvalidRequest, Media, ModelError, OnStep, Parameters, UnsupportedModel, Values
+from diffusionpipeline.words import Stage
 
 OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
 """What some pipelines call a field of the request."""

@@ -30,7 +30,6 @@ from diffusion_worker.model import (
     ModelError,
     Parameters,
     RoleModel,
-    Stage,
     UnsupportedModel,
     Values,
     load_model,
@@ -38,7 +37,7 @@ from diffusion_worker.model import (
 from diffusion_worker.model.cut import find_cut
 from diffusion_worker.model.loading import ModelFolder, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shrink import shrink
-from diffusion_worker.model.types import STAGES
+from diffusionpipeline.words import STAGES, Stage
 
 FORMAT: Final = {"image": "png", "video": "mp4"}
 MAX_REFUSALS: Final = 8

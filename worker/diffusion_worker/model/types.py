@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from diffusionpipeline.words import Stage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Scalar: TypeAlias = "int | float | str | bool"
 
-
-class Stage(StrEnum):
-    """One third of a generation, in the order in which a job passes them."""
-
-    ENCODE = "encode"
-    DENOISE = "denoise"
-    DECODE = "decode"
-
-
-STAGES: Final[tuple[Stage, ...]] = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE)
 
 Values: TypeAlias = "dict[str, object]"
 """What crosses a stage boundary: nested dicts and lists of the types that the payload codec carries."""

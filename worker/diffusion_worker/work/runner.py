@@ -19,7 +19,7 @@ import structlog
 from diffusion_worker.link import reports
 from diffusion_worker.link.artifacts import Artifacts
 from diffusion_worker.metrics import Metrics
-from diffusion_worker.model.types import InvalidRequest, Media, Stage, StageModel
+from diffusion_worker.model.types import InvalidRequest, Media, StageModel
 from diffusion_worker.payload import Plan
 from diffusion_worker.transport import Slot, StaleDescriptor, Transport, TransportError, to_wire
 from diffusion_worker.work.compute import ComputeThread
@@ -27,11 +27,13 @@ from diffusion_worker.work.inputs import Inputs, mismatch
 from diffusion_worker.work.outcomes import Failures, Outputs
 from diffusion_worker.work.progress import StepReports
 from diffusion_worker.work.stages import Files, NoRoom, Published, Result, publish, run_stage
-from diffusion_worker.work.tasks import STAGES, DeadlinePassed, State, StoreRefused, Task, classify, outcome
+from diffusion_worker.work.tasks import DeadlinePassed, State, StoreRefused, Task, classify
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
+from diffusionpipeline.words import Stage, number, word
 
 CANCEL_SECONDS: Final = 10.0
 
+_STAGES: Final = {number(stage_pb2.Stage, stage): stage for stage in Stage}
 _RANK: Final = {Stage.DECODE: 0, Stage.DENOISE: 1, Stage.ENCODE: 2}
 _HANDED_BACK: Final = (stage_pb2.FAILURE_KIND_HANDED_BACK, "this worker is leaving")
 
@@ -85,7 +87,7 @@ class Runner:
         if known is not None:
             self._send(known)
             return
-        stage = STAGES.get(command.stage)
+        stage = _STAGES.get(command.stage)
         if stage is None or stage not in self._model.stages:
             kind = stage_pb2.FAILURE_KIND_INCOMPATIBLE
             self._send(reports.failed(command.task_id, kind, f"stage {command.stage} is none of this worker's"))
@@ -358,7 +360,9 @@ class Runner:
         report = reports.failed(task.id, kind, message)
         self._failures.add(task.held(), report)
         self._send(report)
-        log.info("task_failed", **_ids(task), stage=task.stage.value, kind=outcome(kind), error=message)
+        log.info(
+            "task_failed", **_ids(task), stage=task.stage.value, kind=word(stage_pb2.FailureKind, kind), error=message
+        )
 
     def _forget(self, task: Task) -> None:
         del self._tasks[task.id]

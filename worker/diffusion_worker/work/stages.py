@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from diffusion_worker import payload
 from diffusion_worker.link.artifacts import open_image
 from diffusion_worker.metrics import StageMetrics
-from diffusion_worker.model.types import Media, ModelError, OnStep, Stage, StageModel, StepCancelled
+from diffusion_worker.model.types import Media, ModelError, OnStep, StageModel, StepCancelled
 from diffusion_worker.transport import Descriptor, Pool, PoolFull, Slot
 from diffusion_worker.work.tasks import Task, parameters
+from diffusionpipeline.words import Stage
 
 
 @dataclass(frozen=True, slots=True)

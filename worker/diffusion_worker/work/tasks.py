@@ -7,23 +7,17 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from diffusion_worker.model.types import InvalidRequest, Parameters, Stage
+from diffusion_worker.model.types import InvalidRequest, Parameters
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
 from diffusion_worker.work.outcomes import Output
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
+from diffusionpipeline.words import Stage, number
 
 if TYPE_CHECKING:
     import asyncio
 
     from PIL.Image import Image
-
-STAGES: Final = {
-    stage_pb2.STAGE_ENCODE: Stage.ENCODE,
-    stage_pb2.STAGE_DENOISE: Stage.DENOISE,
-    stage_pb2.STAGE_DECODE: Stage.DECODE,
-}
-STAGE_NUMBERS: Final = {stage: number for number, stage in STAGES.items()}
 
 MAX_MESSAGE_CHARS: Final = 500
 
@@ -82,7 +76,7 @@ class Task:
 
     def held(self) -> peer_pb2.HeldTask:
         return peer_pb2.HeldTask(
-            task_id=self.id, job_id=self.job_id, stage=STAGE_NUMBERS[self.stage], started=self.started
+            task_id=self.id, job_id=self.job_id, stage=number(stage_pb2.Stage, self.stage), started=self.started
         )
 
     def __lt__(self, other: Task) -> bool:
@@ -139,9 +133,3 @@ def classify(error: BaseException) -> tuple[int, str]:
         case DeadlinePassed():
             return stage_pb2.FAILURE_KIND_DEADLINE, text
     return stage_pb2.FAILURE_KIND_MODEL_ERROR, f"{type(error).__name__}: {text}"
-
-
-def outcome(kind: int) -> str:
-    """A failure kind as a metric's label."""
-    name: str = stage_pb2.FailureKind.Name(kind)  # type: ignore[arg-type]  # an int is what the wire has
-    return name.removeprefix("FAILURE_KIND_").lower()

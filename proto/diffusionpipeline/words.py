@@ -1,0 +1,85 @@
+"""The words that all programs share, as they stand in resources, flags, labels, logs and answers.
+
+Enumerations of the protocol have no table of their own: `word` and `number` read protobuf's, whose names are these
+words in capitals behind the enumeration's own name.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+
+class Stage(StrEnum):
+    """One third of a job, in the order in which it passes them."""
+
+    ENCODE = "encode"
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+    @property
+    def role(self) -> Role:
+        """Whose workers run it."""
+        return MODEL_ROLES[STAGES.index(self)]
+
+
+class Role(StrEnum):
+    """What a pod is. A worker may have several roles; the router is none of them."""
+
+    ENCODER = "encoder"
+    DENOISER = "denoiser"
+    DECODER = "decoder"
+    ROUTER = "router"
+
+    @property
+    def stage(self) -> Stage:
+        """What its workers run. Raises ValueError for the router."""
+        return STAGES[MODEL_ROLES.index(self)]
+
+
+ModelRole = Literal[Role.ENCODER, Role.DENOISER, Role.DECODER]
+"""What a worker may be."""
+
+STAGES: Final = tuple(Stage)
+MODEL_ROLES: Final[tuple[ModelRole, ...]] = (Role.ENCODER, Role.DENOISER, Role.DECODER)
+
+
+# Exit codes: part of a program's interface, as its flags are. The first two are every program's.
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+# A worker's.
+EXIT_MODEL: Final = 3
+EXIT_INCOMPATIBLE: Final = 4
+EXIT_TRANSPORT: Final = 5
+# An operator's.
+EXIT_LEASE_LOST: Final = 3
+EXIT_DEFINITIONS: Final = 4
+
+
+Number_co = TypeVar("Number_co", covariant=True)
+Number = TypeVar("Number")
+
+
+class Enumeration(Protocol[Number_co]):
+    """An enumeration of the protocol, such as `stage_pb2.Stage`."""
+
+    def Name(self, number: Any) -> str: ...  # noqa: N802
+
+    def Value(self, name: Any) -> Number_co: ...  # noqa: N802
+
+
+_UNSPECIFIED: Final = "UNSPECIFIED"
+
+
+def word(enumeration: Enumeration[Number], number: int) -> str:
+    """`too_large` for FAILURE_KIND_TOO_LARGE; `unspecified` for 0, and for what only another version knows."""
+    prefix = enumeration.Name(0).removesuffix(_UNSPECIFIED)
+    try:
+        return enumeration.Name(number).removeprefix(prefix).lower()
+    except ValueError:
+        return _UNSPECIFIED.lower()
+
+
+def number(enumeration: Enumeration[Number], word: str) -> Number:
+    """FAILURE_KIND_TOO_LARGE for `too_large`. Raises ValueError for a word that the enumeration lacks."""
+    return enumeration.Value(enumeration.Name(0).removesuffix(_UNSPECIFIED) + word.upper())
