@@ -131,6 +131,7 @@ class Register(_message.Message):
     pod_name: _builtins.str
     """Stable across restarts. A new incarnation under a known name means that the old one is gone."""
     generation: _builtins.str
+    """Hash of the pod template: peers of different generations never exchange tensors."""
     capacity: _builtins.int
     """Tasks that run at once; the router sends one more, so that its input is pulled meanwhile."""
     draining: _builtins.bool
@@ -211,6 +212,7 @@ class Pool(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
     session: _builtins.str
+    """How the mode reaches the pool, as in Descriptor."""
     address: _builtins.int
     size: _builtins.int
     slots: _builtins.int

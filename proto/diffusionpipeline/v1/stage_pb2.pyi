@@ -303,7 +303,7 @@ Global___GenerationParameters: _TypeAlias = GenerationParameters  # noqa: Y015
 
 @_typing.final
 class Descriptor(_message.Message):
-    """Where a stage's output lies. Valid as long as the slot has this generation in the pool of this incarnation."""
+    """Where a stage's output lies. Valid as long as the slot in this incarnation's pool is at slot_generation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -320,9 +320,10 @@ class Descriptor(_message.Message):
     mode: _builtins.str
     """mooncake-rdma, mooncake-tcp, tcp, shm or memory: both ends must have the same."""
     session: _builtins.str
-    """How the mode reaches the pool: host:port, or a shared memory name."""
+    """How the mode reaches the pool: a URL whose scheme is the mode, such as tcp://10.0.0.7:15000."""
     slot: _builtins.int
     slot_generation: _builtins.int
+    """Rises each time the slot is leased."""
     address: _builtins.int
     """Of the slot's first byte in the owner's address space (Mooncake), or in its pool (others)."""
     length: _builtins.int
@@ -330,7 +331,7 @@ class Descriptor(_message.Message):
     digest: _builtins.int
     """xxh3-64 of the payload."""
     generation: _builtins.str
-    """The generation (pod template hash) of the peer that made it."""
+    """Of the peer that made it, as in Register."""
     def __init__(
         self,
         *,

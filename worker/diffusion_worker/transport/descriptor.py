@@ -9,7 +9,7 @@ from diffusion_worker.transport.seal import SEAL_BYTES
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptor:
-    """Where a stage's output lies. Valid as long as the slot has this generation in the pool of this incarnation."""
+    """Where a stage's output lies. Valid as long as the slot in this incarnation's pool is at slot_generation."""
 
     incarnation: str
     mode: str
