@@ -10,7 +10,8 @@ import pytest
 from contract.api.artist import Artist, picture
 from contract.router.conftest import DEADLINE, Router, Start
 from contract.router.scripted_worker import ScriptedWorker
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+from diffusionpipeline.process.channels import ASKING_CHANNEL
+from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, peer_pb2, stage_pb2
 
 UploadRequest = generation_pb2.UploadRequest
 
@@ -122,6 +123,16 @@ async def test_a_job_is_cancelled_listed_and_not_found(router: Router, artist: A
     ]
     for call in calls:
         await refusal(call, grpc.StatusCode.NOT_FOUND)
+
+
+async def test_a_list_may_be_larger_than_any_other_message(start_router: Start) -> None:
+    router = await start_router(max_prompt_chars=1 << 20)
+    ids = {(await create(router, prompt="\u4e03" * (1 << 20), output_format="png")).job.id for _ in range(2)}
+    async with grpc.aio.insecure_channel(router.target, options=ASKING_CHANNEL) as channel:
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        answer = await stub.ListJobs(generation_pb2.ListJobsRequest(), timeout=DEADLINE)
+    assert answer.ByteSize() > 4 << 20
+    assert {job.id for job in answer.jobs} == ids
 
 
 @pytest.fixture
