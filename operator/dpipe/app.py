@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
-from diffusionpipeline.words import EXIT_FAILED
+from diffusionpipeline.words import EXIT_FAILED, LogFormat, LogLevel
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +53,8 @@ def up(
         typer.Option(min=0, max=65535, help="HTTP port; 0: any free one. Left out: the resource's, if free."),
     ] = None,
     logs: Annotated[bool, typer.Option("--logs", help="Print the pods' logs instead of a table.")] = False,
+    log_level: Annotated[LogLevel, typer.Option(help="Least level that pods log, unless the resource says.")] = "info",
+    log_format: Annotated[LogFormat, typer.Option(help="How pods log, unless the resource says; auto: JSON.")] = "auto",
     data: Annotated[
         Path | None, typer.Option(help="Folder for jobs and logs. Left out: ~/.local/state/dpipe/NAME.")
     ] = None,
@@ -77,7 +79,13 @@ def up(
     elif port and not is_free(port):
         _fail(f"port {port} is taken: give another, or --port 0 for any free one")
     try:
-        local = LocalPipeline(pipeline, data_dir=data or data_folder(pipeline.name), http_port=port)
+        local = LocalPipeline(
+            pipeline,
+            data_dir=data or data_folder(pipeline.name),
+            http_port=port,
+            log_level=log_level,
+            log_format=log_format,
+        )
         run_up(local, console, show_logs=logs)
     except (DataFolderInUseError, NotLocalError, NoFreePortError) as error:
         _fail(str(error))

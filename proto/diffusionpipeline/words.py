@@ -44,6 +44,9 @@ STAGES: Final = tuple(Stage)
 MODEL_ROLES: Final[tuple[ModelRole, ...]] = (Role.ENCODER, Role.DENOISER, Role.DECODER)
 
 
+LogFormat = Literal["auto", "json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 # Exit codes: part of a program's interface, as its flags are. The first two are every program's.
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2

@@ -12,11 +12,13 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final, Self
 
 from diffusion_operator.api import Pipeline, Role
 from diffusion_operator.render import names, render
+from diffusionpipeline.words import LogFormat, LogLevel
 from dpipe.up.pods import local_processes
 from dpipe.up.ports import LOOPBACK
 from dpipe.up.process import LocalPod, PodState
@@ -45,16 +47,34 @@ class LocalPipeline:
     http_port: the router's; 0: a free one.
     restart: whether a process that ended is started again, with back-off, as the kubelet does. Each pod has its own
     switch too.
+    log_level, log_format: of every process whose resource names no other.
     """
 
-    def __init__(self, pipeline: Pipeline, *, data_dir: Path, http_port: int = 0, restart: bool = True) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        data_dir: Path,
+        http_port: int = 0,
+        restart: bool = True,
+        log_level: LogLevel = "info",
+        log_format: LogFormat = "auto",
+    ) -> None:
         self.pipeline = pipeline
         self.data_dir = data_dir.absolute()
         self._lock: IO[str] | None = None
         processes = local_processes(render(pipeline), data_dir=self.data_dir, http_port=http_port)
+        logging = {
+            f"DIFFUSION_{program}_LOG_{name}": value
+            for program in ("ROUTER", "WORKER")
+            for name, value in (("LEVEL", log_level), ("FORMAT", log_format))
+        }
         logs = self.data_dir / "logs"
         self.pods: Mapping[str, LocalPod] = {
-            spec.pod: LocalPod(spec, logs / f"{spec.pod}.log", restart=restart) for spec in processes
+            spec.pod: LocalPod(
+                replace(spec, environment={**logging, **spec.environment}), logs / f"{spec.pod}.log", restart=restart
+            )
+            for spec in processes
         }
 
     @property

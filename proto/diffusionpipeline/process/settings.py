@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from diffusionpipeline.process.logs import LogFormat, LogLevel
-from diffusionpipeline.words import EXIT_USAGE
+from diffusionpipeline.words import EXIT_USAGE, LogFormat, LogLevel
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -11,6 +11,7 @@ import yaml
 
 from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import render
+from dpipe.up.local import LocalPipeline
 from dpipe.up.pods import LocalProcess, NotLocalError, local_processes
 from dpipe.up.ports import free_ports, is_free
 
@@ -41,6 +42,18 @@ def test_every_pod_is_a_process_with_its_containers_command() -> None:
     assert found["digits-denoiser-1"].command == (sys.executable, "-m", "diffusion_worker", "--role", "denoiser")
     assert found["digits-denoiser-1"].environment["DIFFUSION_WORKER_POD_NAME"] == "digits-denoiser-1"
     assert found["digits-router-0"].command == (sys.executable, "-m", "diffusion_router")
+
+
+def test_all_pods_log_as_told_but_for_those_of_which_the_resource_says_how(tmp_path: Path) -> None:
+    resource = yaml.safe_load((ROOT / "examples/digits.yaml").read_text())
+    env = [{"name": "DIFFUSION_WORKER_LOG_LEVEL", "value": "error"}]
+    resource["spec"].setdefault("roles", {}).setdefault("decoder", {})["env"] = env
+    local = LocalPipeline(load_pipeline(resource), data_dir=tmp_path, log_level="debug", log_format="console")
+    told = {name: pod.spec.environment for name, pod in local.pods.items()}
+    assert told["digits-router-0"]["DIFFUSION_ROUTER_LOG_LEVEL"] == "debug"
+    assert told["digits-encoder-0"]["DIFFUSION_WORKER_LOG_LEVEL"] == "debug"
+    assert told["digits-decoder-0"]["DIFFUSION_WORKER_LOG_LEVEL"] == "error"
+    assert told["digits-decoder-0"]["DIFFUSION_WORKER_LOG_FORMAT"] == "console"
 
 
 def test_workers_reach_the_router_and_one_another_on_the_loopback_address() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diffusionpipeline.process.logs import LogFormat, LogLevel
+from diffusionpipeline.words import LogFormat, LogLevel
 
 PROGRAM = """
 import logging, sys
