@@ -1,1 +1,1 @@
-"""Generated protobuf and gRPC code shared by router, workers and clients."""
+"""What operator, router, workers and clients share: the protocol (`v1`), its words, and what every process needs."""

@@ -24,7 +24,7 @@ class Stage(StrEnum):
 
 
 class Role(StrEnum):
-    """What a pod is. A worker may have several roles; the router is none of them."""
+    """What a pod is: the router, or a worker of one or more of the others."""
 
     ENCODER = "encoder"
     DENOISER = "denoiser"
@@ -42,7 +42,6 @@ ModelRole = Literal[Role.ENCODER, Role.DENOISER, Role.DECODER]
 
 STAGES: Final = tuple(Stage)
 MODEL_ROLES: Final[tuple[ModelRole, ...]] = (Role.ENCODER, Role.DENOISER, Role.DECODER)
-
 
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]

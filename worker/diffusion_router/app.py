@@ -32,6 +32,7 @@ from diffusionpipeline.v1 import peer_pb2_grpc, registry_pb2_grpc
 from diffusionpipeline.words import EXIT_FAILED
 
 _GRACE_SECONDS: Final = 5
+
 log = structlog.get_logger()
 
 
