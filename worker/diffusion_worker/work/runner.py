@@ -360,9 +360,8 @@ class Runner:
         report = reports.failed(task.id, kind, message)
         self._failures.add(task.held(), report)
         self._send(report)
-        log.info(
-            "task_failed", **_ids(task), stage=task.stage.value, kind=word(stage_pb2.FailureKind, kind), error=message
-        )
+        kind_word = word(stage_pb2.FailureKind, kind)
+        log.info("task_failed", **_ids(task), stage=task.stage.value, kind=kind_word, error=message)
 
     def _forget(self, task: Task) -> None:
         del self._tasks[task.id]
