@@ -18,8 +18,8 @@ import uvloop
 
 from diffusion_worker.health import Health, serve_health
 from diffusion_worker.link.artifacts import Artifacts
-from diffusion_worker.link.peer import Peer
-from diffusion_worker.link.session import Incompatible, Session
+from diffusion_worker.link.stream import Incompatible, RouterStream
+from diffusion_worker.link.worker import Worker
 from diffusion_worker.loading import Loaded, adopt, load
 from diffusion_worker.metrics import Metrics
 from diffusion_worker.model.types import StageModel, UnsupportedModel
@@ -58,26 +58,26 @@ async def serve(
     """
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
-        worker = _Worker(settings, stack)
+        life = _Lifecycle(settings, stack)
         ports = await stack.enter_async_context(
             serve_health(
-                worker.health,
-                worker.metrics,
+                life.health,
+                life.metrics,
                 host=settings.health_host,
                 http_port=settings.health_port,
                 grpc_port=settings.grpc_health_port,
             )
         )
-        await worker.health.publish()
+        await life.health.publish()
         log.info("worker_starting", pod=settings.pod_name, roles=list(settings.roles), http_port=ports.http)
         if ready is not None:
             ready(ports)
         stopping = asyncio.create_task(stop.wait())
         stack.callback(stopping.cancel)
-        working = asyncio.create_task(worker.work(model, stop))
+        working = asyncio.create_task(life.work(model, stop))
         try:
             await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done() and not worker.registers:
+            if not working.done() and not life.registers:
                 # Nothing was ever taken on: there is nothing to drain.
                 return
             await working
@@ -86,8 +86,8 @@ async def serve(
             await asyncio.wait({working})
 
 
-class _Worker:
-    """What the probes look at, and the order in which it comes up."""
+class _Lifecycle:
+    """What the probes look at, and the order in which a worker comes up and leaves."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
         self._settings = settings
@@ -144,28 +144,28 @@ class _Worker:
         settings = self._settings
         channel = grpc.aio.insecure_channel(settings.router, options=WORKER_CHANNEL)
         self._stack.push_async_callback(channel.close, None)
-        session = Session(channel, self._registered)
+        stream = RouterStream(channel, self._registered)
         runner = Runner(
             model=loaded.model,
             transport=transport,
             artifacts=Artifacts(channel),
             compute=self.compute,
             metrics=self.metrics,
-            send=session.send,
+            send=stream.send,
             generation=settings.generation,
             max_input_bytes=settings.max_input_bytes,
             max_input_pixels=settings.max_input_pixels,
         )
-        peer = Peer(settings, loaded, transport, runner, leave=stop.set)
+        worker = Worker(settings, loaded, transport, runner, leave=stop.set)
         self.registers = True
-        attached = asyncio.create_task(session.run(peer))
+        attached = asyncio.create_task(stream.run(worker))
         tasks = {attached, asyncio.create_task(stop.wait()), asyncio.create_task(_watch(transport))}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
             self._become("draining")
-            await _drain(runner, session, peer, settings.drain_seconds)
+            await _drain(runner, stream, worker, settings.drain_seconds)
             await attached
         finally:
             for task in tasks:
@@ -178,16 +178,16 @@ class _Worker:
             self._become("" if registered else "not registered with the router")
 
 
-async def _drain(runner: Runner, session: Session, peer: Peer, seconds: float) -> None:
+async def _drain(runner: Runner, stream: RouterStream, worker: Worker, seconds: float) -> None:
     """Finish what runs, hand back the rest, keep outputs until they are released; all of it within `seconds`."""
     log.info("draining", seconds=seconds)
     runner.drain()
-    session.beat(peer)
-    if not await runner.empty(outputs=True, timeout=seconds):
+    stream.beat(worker)
+    if not await runner.holdings.empty(outputs=True, timeout=seconds):
         runner.hand_back()
-        if not await runner.empty(outputs=False, timeout=BOUNDARY_SECONDS):
+        if not await runner.holdings.empty(outputs=False, timeout=BOUNDARY_SECONDS):
             log.warning("drained_while_computing")
-    await session.close()
+    await stream.close()
     log.info("drained")
 
 

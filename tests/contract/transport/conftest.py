@@ -14,7 +14,6 @@ from contract.transport.peers import (
     LocalPeer,
     Peer,
     ProcessPeer,
-    Recorder,
     StartPeer,
     eventually,
     here,
@@ -87,14 +86,9 @@ async def start_peer(backend: str, bytecode: Path) -> AsyncIterator[StartPeer]:
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-async def consumer(backend: str, recorder: Recorder) -> AsyncIterator[Transport]:
+async def consumer(backend: str) -> AsyncIterator[Transport]:
     """Whatever a test does, all its slots must come back."""
-    transport = await open_transport(**settings(backend), incarnation=os.urandom(16).hex(), observer=recorder)
+    transport = await open_transport(**settings(backend), incarnation=os.urandom(16).hex())
     yield transport
     await eventually(lambda: transport.pool.slots_used == 0)
     assert transport.pool.bytes_used == transport.pool.quarantined == 0

@@ -195,24 +195,6 @@ class LocalPeer(Producer):
         await self.transport.close()
 
 
-class Recorder:
-    """A TransferObserver that remembers."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self.done: list[tuple[int, float]] = []
-        self.kinds: list[str] = []
-
-    def started(self) -> None:
-        self.begun += 1
-
-    def finished(self, nbytes: int, seconds: float) -> None:
-        self.done.append((nbytes, seconds))
-
-    def failed(self, kind: str) -> None:
-        self.kinds.append(kind)
-
-
 async def pulled(consumer: Transport, descriptor: Descriptor, timeout: float = 20.0) -> bytes:
     """The payload, by way of a slot that is given back."""
     slot = consumer.pool.lease(descriptor.payload_bytes, "test")

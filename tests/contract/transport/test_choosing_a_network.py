@@ -11,7 +11,7 @@ from diffusion_worker.transport import EngineInitFailed, open_transport
 from diffusion_worker.transport.devices import describe, devices
 from diffusion_worker.transport.engine_process import EngineSettings, environment
 from diffusion_worker.transport.open import choose_network
-from diffusion_worker.transport.ports import Ports
+from diffusion_worker.transport.rdma_ports import RdmaPorts
 
 
 def openable(path: Path) -> bool:
@@ -73,7 +73,7 @@ def test_a_port_that_was_down_is_told_also_when_it_is_up_again(tmp_path: Path) -
     first, second = (tmp_path / "sys/class/infiniband/mlx5_0/ports" / number for number in "12")
     (first / "counters").mkdir()
     (first / "counters/link_downed").write_text("3\n")
-    ports = Ports(["mlx5_0"], tmp_path)
+    ports = RdmaPorts(["mlx5_0"], tmp_path)
     (second / "state").write_text("4: ACTIVE\n")
     assert ports.fault() is None
     (first / "counters/link_downed").write_text("4\n")
@@ -82,7 +82,7 @@ def test_a_port_that_was_down_is_told_also_when_it_is_up_again(tmp_path: Path) -
     assert ports.fault() == "port 1 of mlx5_0 is DOWN"
     (first / "state").unlink()
     assert ports.fault() == "port 1 of mlx5_0 is gone"
-    assert Ports([], tmp_path).fault() is None
+    assert RdmaPorts([], tmp_path).fault() is None
 
 
 def test_the_gid_index_of_the_pod_reaches_its_engines(monkeypatch: pytest.MonkeyPatch) -> None:

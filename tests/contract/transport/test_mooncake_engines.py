@@ -15,8 +15,8 @@ import pytest
 
 from contract.transport.peers import MOONCAKE, ProcessPeer, StartPeer, eventually, processes_of, pulled, settings
 from contract.transport.producer import content
+from diffusion_worker.engine.session import Session
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
-from diffusion_worker.transport.engine.session import Session
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, environment
 from diffusion_worker.transport.pool import allocate
 
@@ -100,7 +100,7 @@ def test_the_choice_of_network_and_ports_is_always_forced(monkeypatch: pytest.Mo
 def test_an_engine_is_not_made_where_its_settings_would_not_count(before: str, message: str) -> None:
     program = f"""
         {before}
-        from diffusion_worker.transport.engine.guard import Engine, EngineUnavailableError
+        from diffusion_worker.engine.guard import Engine, EngineUnavailableError
         try:
             Engine.open(host="127.0.0.1", protocol="tcp", devices="", address=4096, size=4096,
                         port_min=31900, port_max=31910, patience=0)
@@ -112,6 +112,12 @@ def test_an_engine_is_not_made_where_its_settings_would_not_count(before: str, m
         [sys.executable, "-P", "-c", textwrap.dedent(program)], env=chosen, capture_output=True, text=True, timeout=60
     )
     assert message in done.stdout, done.stderr
+
+
+def test_an_engines_process_imports_next_to_nothing_so_that_a_peer_is_met_at_once() -> None:
+    heavy = {"asyncio", "google.protobuf", "grpc", "numpy", "structlog", "torch", "diffusion_worker.transport"}
+    program = f"import sys, diffusion_worker.engine.program; assert not {heavy} & sys.modules.keys(), sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", program], check=True, timeout=60)
 
 
 async def test_a_worker_that_is_killed_takes_its_engines_with_it(start_peer: StartPeer) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from contract.transport.peers import MOONCAKE, Peer, Recorder, pulled
+from contract.transport.peers import MOONCAKE, Peer, pulled
 from contract.transport.producer import content
 from diffusion_worker import payload
 from diffusion_worker.transport import (
@@ -83,7 +83,8 @@ async def test_a_descriptor_survives_the_way_through_protobuf(healthy: Peer, con
     descriptor = healthy.publish(1, 1000)
     message = to_wire(descriptor, generation="5f7b9c")
     received = from_wire(type(message).FromString(message.SerializeToString()))
-    assert received == dataclasses.replace(descriptor, generation="5f7b9c")
+    assert received == descriptor
+    assert message.generation == "5f7b9c"
     assert await pulled(consumer, received) == content(1, 1000)
 
 
@@ -102,7 +103,7 @@ async def test_the_seal_is_gone_from_the_slot_that_was_pulled_into(healthy: Peer
 
 
 async def test_a_flipped_byte_is_pulled_once_more_and_then_refused(
-    healthy: Peer, consumer: Transport, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
+    healthy: Peer, consumer: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetches = count_fetches(consumer, monkeypatch)
     descriptor = healthy.publish(4, 200_000)
@@ -110,7 +111,6 @@ async def test_a_flipped_byte_is_pulled_once_more_and_then_refused(
     with pytest.raises(DigestMismatch, match=f"slot {descriptor.slot} generation {descriptor.slot_generation}"):
         await pulled(consumer, descriptor)
     assert len(fetches) == 2
-    assert recorder.kinds == ["digest_mismatch"]
 
 
 async def test_a_byte_that_was_wrong_only_once_does_no_harm(
@@ -183,7 +183,7 @@ async def test_a_payload_longer_than_the_slot_is_refused_before_anything_is_read
     consumer.pool.release(slot)
 
 
-async def test_another_mode_is_refused(healthy: Peer, consumer: Transport, recorder: Recorder) -> None:
+async def test_another_mode_is_refused(healthy: Peer, consumer: Transport) -> None:
     descriptor = healthy.publish(12, 100)
     other = next(mode for mode in MOONCAKE if mode != descriptor.mode)
     for wrong in (
@@ -193,7 +193,6 @@ async def test_another_mode_is_refused(healthy: Peer, consumer: Transport, recor
     ):
         with pytest.raises(ModeMismatch, match=r"spec\.transport"):
             await pulled(consumer, wrong)
-    assert recorder.kinds == ["mode_mismatch"] * 3
 
 
 async def test_a_session_that_makes_no_sense_is_refused(healthy: Peer, consumer: Transport) -> None:
@@ -220,20 +219,6 @@ async def test_the_pool_says_when_it_is_full_and_when_it_is_too_small(consumer: 
         consumer.pool.lease(1, "job")
     consumer.pool.release(first)
     consumer.pool.release(consumer.pool.lease(1, "job"))
-
-
-async def test_every_pull_is_observed(
-    healthy: Peer, consumer: Transport, recorder: Recorder, released: list[int]
-) -> None:
-    descriptor = healthy.publish(15, 1234)
-    await pulled(consumer, descriptor)
-    healthy.release(released.pop())
-    with pytest.raises(StaleDescriptor):
-        await pulled(consumer, descriptor)
-    assert recorder.begun == 2
-    assert [nbytes for nbytes, _ in recorder.done] == [1234]
-    assert 0 < recorder.done[0][1] < 20
-    assert recorder.kinds == ["stale_descriptor"]
 
 
 def count_fetches(consumer: Any, monkeypatch: pytest.MonkeyPatch, after: Any = lambda: None) -> list[int]:

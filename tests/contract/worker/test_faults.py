@@ -164,7 +164,7 @@ async def test_an_output_waits_for_room_in_a_full_pool(start: Start) -> None:
 
 
 async def test_a_pool_that_stays_full_fails_the_task(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffusion_worker.work.inputs.ROOM_SECONDS", 0.1)
+    monkeypatch.setattr("diffusion_worker.work.room.ROOM_SECONDS", 0.1)
     worker = await start(pool_size=1 << 16)
     stream = await worker.stream()
     worker.model.nbytes = 40_000
@@ -333,7 +333,7 @@ async def test_a_refusal_on_an_open_stream_fences_as_well(start: Start) -> None:
 async def test_a_worker_that_the_router_cannot_use_ends_with_the_routers_words(
     router: ScriptedRouter, start: Start
 ) -> None:
-    from diffusion_worker.link.session import Incompatible
+    from diffusion_worker.link.stream import Incompatible
 
     words = "this pipeline serves another model"
     router.refusals.append(peer_pb2.Refused(reason=peer_pb2.REFUSAL_REASON_INCOMPATIBLE, message=words))

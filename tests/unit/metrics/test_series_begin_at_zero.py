@@ -13,7 +13,8 @@ from diffusion_router import core
 from diffusion_router.metrics import Metrics as RouterMetrics
 from diffusion_worker.metrics import Metrics as WorkerMetrics
 from diffusion_worker.transport import ModeMismatch, PoolFull, SlotLost, TooLarge, errors
-from diffusion_worker.work.tasks import DeadlinePassed, StoreRefused, classify
+from diffusion_worker.work.store import StoreRefused
+from diffusion_worker.work.tasks import DeadlinePassed, classify
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from diffusionpipeline.words import Stage
 

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from diffusion_worker.link.session import MAX_REPORTS, Session
+from diffusion_worker.link.stream import MAX_REPORTS, RouterStream
 from diffusion_worker.model import InvalidRequest, ModelError
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import DigestMismatch, ModeMismatch, Pool, PoolFull, Slot, TooLarge
 from diffusion_worker.transport.memory import MemoryTransport
 from diffusion_worker.work.outcomes import MAX_FAILURES, Failures, Outputs
-from diffusion_worker.work.tasks import DeadlinePassed, StoreRefused, classify, parameters
+from diffusion_worker.work.store import StoreRefused
+from diffusion_worker.work.tasks import DeadlinePassed, classify, parameters
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import word
 
@@ -60,38 +61,38 @@ def _progress(step: int, task_id: str = "t") -> peer_pb2.PeerReport:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[Session]:
+async def stream() -> AsyncIterator[RouterStream]:
     """With an open queue that nobody empties."""
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
-        session = Session(channel, lambda _: None)
-        session._open = True
-        yield session
+        stream = RouterStream(channel, lambda _: None)
+        stream._open = True
+        yield stream
 
 
-async def test_progress_that_waits_is_brought_up_to_date_in_its_place(session: Session) -> None:
-    session.send(_progress(1))
-    session.send(peer_pb2.PeerReport(stage_failed=peer_pb2.StageFailed(task_id="u")))
-    session.send(_progress(2))
-    session.send(_progress(5, "other"))
-    assert [report.progress.step for report in session._reports] == [2, 0, 5]
+async def test_progress_that_waits_is_brought_up_to_date_in_its_place(stream: RouterStream) -> None:
+    stream.send(_progress(1))
+    stream.send(peer_pb2.PeerReport(stage_failed=peer_pb2.StageFailed(task_id="u")))
+    stream.send(_progress(2))
+    stream.send(_progress(5, "other"))
+    assert [report.progress.step for report in stream._reports] == [2, 0, 5]
 
 
-async def test_a_full_queue_drops_progress_and_nothing_else(session: Session) -> None:
+async def test_a_full_queue_drops_progress_and_nothing_else(stream: RouterStream) -> None:
     for number in range(MAX_REPORTS):
-        session.send(peer_pb2.PeerReport(input_received=peer_pb2.InputReceived(task_id=str(number))))
-    session.send(_progress(1))
-    assert len(session._reports) == MAX_REPORTS
-    assert not session._lost.is_set()
+        stream.send(peer_pb2.PeerReport(input_received=peer_pb2.InputReceived(task_id=str(number))))
+    stream.send(_progress(1))
+    assert len(stream._reports) == MAX_REPORTS
+    assert not stream._lost.is_set()
     # A report that must not be lost ends the stream instead: the next registration says it.
-    session.send(peer_pb2.PeerReport(stage_failed=peer_pb2.StageFailed(task_id="u")))
-    assert len(session._reports) == MAX_REPORTS
-    assert session._lost.is_set()
+    stream.send(peer_pb2.PeerReport(stage_failed=peer_pb2.StageFailed(task_id="u")))
+    assert len(stream._reports) == MAX_REPORTS
+    assert stream._lost.is_set()
 
 
-async def test_nothing_is_queued_while_there_is_no_stream(session: Session) -> None:
-    session._open = False
-    session.send(_progress(1))
-    assert not session._reports
+async def test_nothing_is_queued_while_there_is_no_stream(stream: RouterStream) -> None:
+    stream._open = False
+    stream.send(_progress(1))
+    assert not stream._reports
 
 
 @pytest.fixture

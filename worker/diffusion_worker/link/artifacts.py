@@ -7,21 +7,19 @@ are tried again until the job's deadline.
 from __future__ import annotations
 
 import asyncio
-import io
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
 import grpc
 import structlog
-from PIL import Image, ImageOps
 
 from diffusion_worker.model.types import InvalidRequest, Media
-from diffusion_worker.work.tasks import DeadlinePassed, StoreRefused
+from diffusion_worker.work.store import StoreRefused
+from diffusion_worker.work.tasks import DeadlinePassed
 from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
 
 CHUNK_BYTES: Final = 1 << 20
-IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 EXTENSIONS: Final = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg", "video/mp4": "mp4"}
 
 # One try: fixed costs, and the slowest network worth waiting for.
@@ -120,18 +118,3 @@ async def _persist(call: Callable[[float], Awaitable[T]], nbytes: int, deadline:
         log.warning("artifact_call_failed", task_id=task_id, code=code.name, details=details)
         await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), max(0.0, deadline - loop.time())))
         pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def open_image(name: str, data: bytes, *, max_pixels: int) -> Image.Image:
-    """The picture in a client's file, upright and RGB. The size is checked before any pixel is decoded.
-
-    Raises InvalidRequest, which names the input.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise InvalidRequest(f"{name}: {width}x{height} pixels, at most {max_pixels} are allowed")
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(f"{name}: not a PNG, JPEG or WebP picture that can be read ({error})") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusion_worker.model.loading import identify, resolve_model
+from diffusion_worker.model.folder import identify, resolve_model
 from diffusion_worker.model.types import (
     InvalidRequest,
     Media,
@@ -50,7 +50,7 @@ def load_model(
     Raises UnsupportedModel, which names what is missing.
     """
     from diffusion_worker.model.cut import find_cut
-    from diffusion_worker.model.loading import open_folder, quieten
+    from diffusion_worker.model.folder import open_folder, quieten
     from diffusion_worker.model.modular import ModularModel
 
     quieten()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from diffusion_worker.model.loading import DTYPES, count_elements, open_folder, resolve_model
+from diffusion_worker.model.folder import DTYPES, count_elements, open_folder, resolve_model
 from diffusion_worker.model.types import UnsupportedModel
 from diffusionpipeline.words import STAGES, Stage
 

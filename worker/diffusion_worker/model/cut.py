@@ -20,7 +20,7 @@ from diffusion_worker.model.families import (
     Family,
     family_of,
 )
-from diffusion_worker.model.loading import ModelFolder
+from diffusion_worker.model.folder import ModelFolder
 from diffusion_worker.model.types import UnsupportedModel
 from diffusionpipeline.words import STAGES, Stage
 

@@ -21,7 +21,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusion_worker.model import arguments, media
 from diffusion_worker.model.cut import Cut, Pieces, find_cut
 from diffusion_worker.model.families import FPS_INPUTS
-from diffusion_worker.model.loading import ModelFolder, load_component, open_folder, quieten, torch_dtype
+from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.steps import StepHook, hooked
 from diffusion_worker.model.types import InvalidRequest, Media, ModelError, OnStep, Parameters, UnsupportedModel, Values

@@ -23,7 +23,7 @@ from PIL import Image
 
 from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS, output_of
-from diffusion_worker.model.loading import ModelFolder, load_component, open_folder, quieten, torch_dtype
+from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_cut

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from diffusion_worker.model.loading import DEFAULTS_FILE, INDEX_FILES, ModelFolder, open_folder
+from diffusion_worker.model.folder import DEFAULTS_FILE, INDEX_FILES, ModelFolder, open_folder
 
 DEPTH_KEYS: Final = ("num_layers", "num_single_layers", "num_refiner_layers", "n_refiner_layers", "n_layers", "depth")
 """What the networks of diffusers call their number of layers."""

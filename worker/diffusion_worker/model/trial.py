@@ -35,7 +35,7 @@ from diffusion_worker.model import (
     load_model,
 )
 from diffusion_worker.model.cut import find_cut
-from diffusion_worker.model.loading import ModelFolder, open_folder, quieten, torch_dtype
+from diffusion_worker.model.folder import ModelFolder, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shrink import shrink
 from diffusionpipeline.words import STAGES, Stage
 

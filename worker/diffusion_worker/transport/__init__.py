@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffusion_worker.transport.descriptor import Descriptor
+from diffusion_worker.transport.descriptor import Descriptor, from_wire, to_wire
 from diffusion_worker.transport.errors import (
     DigestMismatch,
     EngineInitFailed,
@@ -16,10 +16,9 @@ from diffusion_worker.transport.errors import (
     TransferTimeout,
     TransportError,
 )
-from diffusion_worker.transport.interface import TransferObserver, Transport
+from diffusion_worker.transport.interface import Transport
 from diffusion_worker.transport.open import open_transport
-from diffusion_worker.transport.pool import Pool, Slot, SlotState
-from diffusion_worker.transport.wire import from_wire, to_wire
+from diffusion_worker.transport.pool import Pool, Slot
 
 __all__ = [
     "Descriptor",
@@ -32,10 +31,8 @@ __all__ = [
     "PoolFull",
     "Slot",
     "SlotLost",
-    "SlotState",
     "StaleDescriptor",
     "TooLarge",
-    "TransferObserver",
     "TransferTimeout",
     "Transport",
     "TransportError",

@@ -1,10 +1,11 @@
-"""The name of a published slot, as it travels from producer to router to consumer."""
+"""The name of a published slot, in memory and as protobuf, as it travels from producer to router to consumer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from diffusion_worker.transport.seal import SEAL_BYTES
+from diffusionpipeline.v1 import stage_pb2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +24,37 @@ class Descriptor:
     """Of seal and payload, in bytes."""
     digest: int
     """xxh3-64 of the payload."""
-    generation: str = ""
-    """Hash of the pod template of the peer that made it."""
 
     @property
     def payload_bytes(self) -> int:
         """What to lease for pulling it."""
         return self.length - SEAL_BYTES
+
+
+def to_wire(descriptor: Descriptor, generation: str) -> stage_pb2.Descriptor:
+    """As the router carries it, with the maker's generation (pod template hash), of which the pool knows nothing."""
+    return stage_pb2.Descriptor(
+        incarnation=descriptor.incarnation,
+        mode=descriptor.mode,
+        session=descriptor.session,
+        slot=descriptor.slot,
+        slot_generation=descriptor.slot_generation,
+        address=descriptor.address,
+        length=descriptor.length,
+        digest=descriptor.digest,
+        generation=generation,
+    )
+
+
+def from_wire(message: stage_pb2.Descriptor) -> Descriptor:
+    """Without the maker's generation, which is the task's to check."""
+    return Descriptor(
+        incarnation=message.incarnation,
+        mode=message.mode,
+        session=message.session,
+        slot=message.slot,
+        slot_generation=message.slot_generation,
+        address=message.address,
+        length=message.length,
+        digest=message.digest,
+    )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_worker.transport.ports import ACTIVE, attribute, ports_of, state_of
+from diffusion_worker.transport.rdma_ports import ACTIVE, attribute, ports_of, state_of
 
 Openable = Callable[[Path], bool]
 

@@ -20,12 +20,12 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from diffusion_worker.engine.wire import DATAGRAM, REPLY, REQUEST
 from diffusion_worker.transport.descriptor import Descriptor
-from diffusion_worker.transport.engine.wire import DATAGRAM, REPLY, REQUEST
 from diffusion_worker.transport.errors import EngineInitFailed, PeerDead
 from diffusion_worker.transport.seal import SEAL_BYTES
 
-PROGRAM: Final = "from diffusion_worker.transport.engine.program import main; main()"
+PROGRAM: Final = "from diffusion_worker.engine.program import main; main()"
 # Beyond `patience`: importing the library, and touching a large pool's page table.
 START_SECONDS: Final = 30.0
 # One failed pull can write hundreds of lines.

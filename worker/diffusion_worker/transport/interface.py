@@ -13,16 +13,6 @@ from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.pool import Pool, Slot
 
 
-class TransferObserver(Protocol):
-    """Told of every pull, on the event loop. Must not block."""
-
-    def started(self) -> None: ...
-    def finished(self, nbytes: int, seconds: float) -> None: ...
-    def failed(self, kind: str) -> None:
-        """`kind` is a `TransportError.kind`, or "cancelled"."""
-        ...
-
-
 class Transport(Protocol):
     """One per worker. All methods are called on the event loop; `pool` may be used from any thread."""
 

@@ -12,7 +12,6 @@ import numpy as np
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.digest import digest_of
 from diffusion_worker.transport.errors import OutOfRange, PeerDead
-from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.seal import SEAL_BYTES
@@ -21,9 +20,9 @@ _POOLS: Final[weakref.WeakValueDictionary[str, Pool]] = weakref.WeakValueDiction
 
 
 class MemoryTransport(PullingTransport):
-    def __init__(self, *, pool_size: int, incarnation: str, observer: TransferObserver | None = None) -> None:
+    def __init__(self, *, pool_size: int, incarnation: str) -> None:
         session = f"memory://{secrets.token_hex(8)}"
-        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode="memory", session=session), observer)
+        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode="memory", session=session))
         _POOLS[session] = self.pool
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:

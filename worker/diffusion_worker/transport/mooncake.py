@@ -15,16 +15,15 @@ from typing import Final
 
 import structlog
 
+from diffusion_worker.engine.guard import MODES
+from diffusion_worker.engine.session import Session
+from diffusion_worker.engine.wire import Outcome
 from diffusion_worker.transport.descriptor import Descriptor
-from diffusion_worker.transport.engine.guard import MODES
-from diffusion_worker.transport.engine.session import Session
-from diffusion_worker.transport.engine.wire import Outcome
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, Reply
 from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead, TransportError
-from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot, allocate
-from diffusion_worker.transport.ports import Ports
 from diffusion_worker.transport.pull import Deadline, PullingTransport
+from diffusion_worker.transport.rdma_ports import RdmaPorts
 
 # Ports of a killed process are in TIME-WAIT for a minute.
 PATIENCE: Final = 70.0
@@ -68,10 +67,9 @@ class MooncakeTransport(PullingTransport):
         pool_file: int,
         server: EngineProcess,
         settings: EngineSettings,
-        ports: Ports,
-        observer: TransferObserver | None,
+        ports: RdmaPorts,
     ) -> None:
-        super().__init__(pool, observer)
+        super().__init__(pool)
         self._pool_file = pool_file
         self._server = server
         self._settings = settings
@@ -88,12 +86,11 @@ class MooncakeTransport(PullingTransport):
         *,
         pool_size: int,
         incarnation: str,
-        observer: TransferObserver | None = None,
         patience: float = PATIENCE,
     ) -> MooncakeTransport:
         """Raises EngineInitFailed after at most `patience` seconds and the time that a process takes to start."""
         pool_file = os.memfd_create("diffusion-pool")
-        ports = Ports(settings.devices.split(",") if settings.devices else ())
+        ports = RdmaPorts(settings.devices.split(",") if settings.devices else ())
         try:
             memory = allocate(pool_size, pool_file)
             server = await EngineProcess.start(pool_file, len(memory), settings, patience)
@@ -107,7 +104,7 @@ class MooncakeTransport(PullingTransport):
             session=server.session,
             address=Session.parse(server.session).address,
         )
-        return MooncakeTransport(pool, pool_file, server, settings, ports, observer)
+        return MooncakeTransport(pool, pool_file, server, settings, ports)
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
         try:
@@ -240,7 +237,7 @@ class MooncakeTransport(PullingTransport):
         self.failure = f"the engine process that serves this worker's pool ended with status {status}"
         log.error("pool_server_ended", status=status)
 
-    async def _watch_ports(self, ports: Ports) -> None:
+    async def _watch_ports(self, ports: RdmaPorts) -> None:
         while (fault := await asyncio.to_thread(ports.fault)) is None:  # noqa: ASYNC110  # the kernel tells nobody
             await asyncio.sleep(PORT_SECONDS)
         self.failure = f"{fault}, and Mooncake's engines do not get over that: the pool can't be pulled from any more"

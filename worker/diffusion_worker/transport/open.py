@@ -11,7 +11,7 @@ import structlog
 from diffusion_worker.transport.devices import Openable, describe, devices, opens
 from diffusion_worker.transport.engine_process import EngineSettings
 from diffusion_worker.transport.errors import EngineInitFailed
-from diffusion_worker.transport.interface import TransferObserver, Transport
+from diffusion_worker.transport.interface import Transport
 from diffusion_worker.transport.memory import MemoryTransport
 from diffusion_worker.transport.mooncake import PATIENCE, MooncakeTransport
 from diffusion_worker.transport.shm import ShmTransport
@@ -76,7 +76,6 @@ async def open_transport(
     port_max: int,
     incarnation: str,
     rdma_devices: Collection[str] = frozenset(),
-    observer: TransferObserver | None = None,
     patience: float = PATIENCE,
 ) -> Transport:
     """Open a pool of at least `pool_size` bytes that peers can pull from.
@@ -92,9 +91,7 @@ async def open_transport(
         network, names = choose_network(protocol, fallback, allowed=rdma_devices)
         settings = EngineSettings(host, network, names, port_min, port_max)
         log.info("transport_opening", backend=backend, network=network, devices=names)
-        return await MooncakeTransport.open(
-            settings, pool_size=pool_size, incarnation=incarnation, observer=observer, patience=patience
-        )
+        return await MooncakeTransport.open(settings, pool_size=pool_size, incarnation=incarnation, patience=patience)
     if backend not in BACKENDS:
         raise EngineInitFailed(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     refuse_other_networks(backend, protocol, fallback)
@@ -105,8 +102,7 @@ async def open_transport(
             port_max=port_max,
             pool_size=pool_size,
             incarnation=incarnation,
-            observer=observer,
         )
     if backend == "shm":
-        return ShmTransport(pool_size=pool_size, incarnation=incarnation, observer=observer)
-    return MemoryTransport(pool_size=pool_size, incarnation=incarnation, observer=observer)
+        return ShmTransport(pool_size=pool_size, incarnation=incarnation)
+    return MemoryTransport(pool_size=pool_size, incarnation=incarnation)

@@ -80,7 +80,6 @@ class Pool:
         address: int = 0,
         slots: int = DEFAULT_SLOTS,
     ) -> None:
-        self.memory = memory
         self.view = memoryview(memory)
         self.size = self.view.nbytes
         self.incarnation = incarnation
@@ -253,8 +252,3 @@ def allocate(nbytes: int, file: int | None = None) -> mmap.mmap:
             memory.madvise(mmap.MADV_HUGEPAGE)
     np.frombuffer(memory, np.uint8)[::PAGE] = 0
     return memory
-
-
-def address_of(memory: mmap.mmap) -> int:
-    """Where a mapping begins in this process."""
-    return int(np.frombuffer(memory, np.uint8).ctypes.data)

@@ -6,7 +6,6 @@ A back end supplies `fetch`, which moves the bytes and says what their digest is
 from __future__ import annotations
 
 import abc
-import asyncio
 import time
 from dataclasses import dataclass
 
@@ -18,19 +17,9 @@ from diffusion_worker.transport.errors import (
     SlotLost,
     StaleDescriptor,
     TransferTimeout,
-    TransportError,
 )
-from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot
 from diffusion_worker.transport.seal import SEAL_BYTES, Seal, fingerprint
-
-
-class Unobserved:
-    """A TransferObserver for those who do not count."""
-
-    def started(self) -> None: ...
-    def finished(self, nbytes: int, seconds: float) -> None: ...
-    def failed(self, kind: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,10 +45,9 @@ class PullingTransport(abc.ABC):
     pool: Pool
     failure: str | None = None
 
-    def __init__(self, pool: Pool, observer: TransferObserver | None) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.mode = pool.mode
-        self._observer: TransferObserver = observer or Unobserved()
 
     @abc.abstractmethod
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
@@ -75,31 +63,8 @@ class PullingTransport(abc.ABC):
     async def close(self) -> None: ...
 
     async def pull(self, descriptor: Descriptor, slot: Slot, *, timeout: float) -> None:
-        self._observer.started()
-        begun = time.monotonic()
-        try:
-            self._refuse(descriptor, slot)
-            await self._pull(descriptor, slot, Deadline.after(timeout))
-        except TransportError as error:
-            self._observer.failed(error.kind)
-            raise
-        except asyncio.CancelledError:
-            self._observer.failed("cancelled")
-            raise
-        self._observer.finished(descriptor.payload_bytes, time.monotonic() - begun)
-
-    def _refuse(self, descriptor: Descriptor, slot: Slot) -> None:
-        if descriptor.mode != self.mode or not descriptor.session.startswith(f"{self.mode}://"):
-            raise ModeMismatch(
-                f"{_name(descriptor)} is reached by {descriptor.mode}, this worker by {self.mode}: all workers of a "
-                "pipeline need the same spec.transport"
-            )
-        if not SEAL_BYTES <= descriptor.length <= slot.capacity:
-            raise OutOfRange(f"{_name(descriptor)}: {descriptor.length} bytes for a slot of {slot.capacity}")
-        if not self.pool.holds(slot):
-            raise SlotLost(f"slot {slot.index} generation {slot.generation} of {slot.owner} is no longer its own")
-
-    async def _pull(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> None:
+        self._refuse(descriptor, slot)
+        deadline = Deadline.after(timeout)
         wanted = Seal(
             fingerprint(descriptor.incarnation),
             descriptor.slot,
@@ -120,6 +85,17 @@ class PullingTransport(abc.ABC):
                 return
             if last:
                 raise DigestMismatch(f"{_name(descriptor)}: digest {digest:016x} is not {descriptor.digest:016x}")
+
+    def _refuse(self, descriptor: Descriptor, slot: Slot) -> None:
+        if descriptor.mode != self.mode or not descriptor.session.startswith(f"{self.mode}://"):
+            raise ModeMismatch(
+                f"{_name(descriptor)} is reached by {descriptor.mode}, this worker by {self.mode}: all workers of a "
+                "pipeline need the same spec.transport"
+            )
+        if not SEAL_BYTES <= descriptor.length <= slot.capacity:
+            raise OutOfRange(f"{_name(descriptor)}: {descriptor.length} bytes for a slot of {slot.capacity}")
+        if not self.pool.holds(slot):
+            raise SlotLost(f"slot {slot.index} generation {slot.generation} of {slot.owner} is no longer its own")
 
 
 def _name(descriptor: Descriptor) -> str:

@@ -24,7 +24,6 @@ import xxhash
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.digest import PIECE
 from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead
-from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.seal import SEAL_BYTES
@@ -54,12 +53,10 @@ class _Segment:
 
 
 class ShmTransport(PullingTransport):
-    def __init__(self, *, pool_size: int, incarnation: str, observer: TransferObserver | None = None) -> None:
+    def __init__(self, *, pool_size: int, incarnation: str) -> None:
         remove_orphans()
         self._path, self._file, memory = _create(pool_size)
-        super().__init__(
-            Pool(memory, incarnation=incarnation, mode=MODE, session=f"{MODE}://{self._path.name}"), observer
-        )
+        super().__init__(Pool(memory, incarnation=incarnation, mode=MODE, session=f"{MODE}://{self._path.name}"))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
         # Apart, so that a pull never waits for a thread that waits for it.
         self._helpers = ThreadPoolExecutor(THREADS, thread_name_prefix="pull-half")

@@ -19,7 +19,6 @@ import xxhash
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.digest import PIECE
 from diffusion_worker.transport.errors import ModeMismatch, OutOfRange, PeerDead, StaleDescriptor, TransportError
-from diffusion_worker.transport.interface import TransferObserver
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.seal import SEAL_BYTES, fingerprint
@@ -50,16 +49,12 @@ class TcpTransport(PullingTransport):
         port_max: int,
         pool_size: int,
         incarnation: str,
-        observer: TransferObserver | None = None,
     ) -> None:
         listener = listen(host, port_min, port_max)
         port = listener.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
         session = f"{MODE}://{name}:{port}"
-        super().__init__(
-            Pool(allocate(pool_size), incarnation=incarnation, mode=MODE, session=session),
-            observer,
-        )
+        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode=MODE, session=session))
         self._server = PullServer(listener, self.pool)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
         self._idle: dict[str, list[socket.socket]] = {}

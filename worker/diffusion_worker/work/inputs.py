@@ -6,36 +6,32 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final
 
-from diffusion_worker.link.artifacts import Artifacts
 from diffusion_worker.metrics import StageMetrics
-from diffusion_worker.transport import PoolFull, Slot, Transport, TransportError, from_wire
-from diffusion_worker.work.tasks import DeadlinePassed, Task
+from diffusion_worker.transport import Slot, Transport, TransportError, from_wire
+from diffusion_worker.work.room import Room
+from diffusion_worker.work.store import ArtifactStore
+from diffusion_worker.work.tasks import Task
 from diffusionpipeline.v1 import stage_pb2
 
 # A pull's own deadline: first contact with a peer, and the slowest network worth waiting for.
 PULL_SECONDS: Final = 10.0
 SLOWEST_BYTES_PER_SECOND: Final = 50e6
 
-# How long a full pool is given to make room, and how often one looks for slots that come out of quarantine.
-ROOM_SECONDS: Final = 5.0
-ROOM_POLL_SECONDS: Final = 0.05
-
 MAX_SOURCES: Final = 256
 
 
 class Inputs:
-    def __init__(self, transport: Transport, artifacts: Artifacts, *, max_bytes: int) -> None:
+    def __init__(self, transport: Transport, room: Room, artifacts: ArtifactStore, *, max_bytes: int) -> None:
         self._transport = transport
+        self._room = room
         self._artifacts = artifacts
         self._max_bytes = max_bytes
-        self._room = asyncio.Event()
         self._sources: OrderedDict[str, None] = OrderedDict()
 
     async def pull(self, task: Task, metrics: StageMetrics) -> Slot:
-        """The input's bytes in a slot of this worker, seal and digest checked. Raises TransportError.
+        """The input's bytes in a slot of this worker, seal and digest checked. Raises TransportError, DeadlinePassed.
 
         Whatever happens but success, also when cancelled, no slot is kept.
         """
@@ -44,14 +40,15 @@ class Inputs:
         self._sources.move_to_end(descriptor.incarnation)
         if len(self._sources) > MAX_SOURCES:
             self._sources.popitem(last=False)
-        slot = await self.lease(task, descriptor.payload_bytes)
-        begun = time.perf_counter()
         nbytes = descriptor.payload_bytes
-        timeout = min(PULL_SECONDS + nbytes / SLOWEST_BYTES_PER_SECOND, max(0.0, task.deadline - _now()))
+        slot = await self._room.lease(task, nbytes)
+        begun = time.perf_counter()
+        left = max(0.0, task.deadline - asyncio.get_running_loop().time())
+        timeout = min(PULL_SECONDS + nbytes / SLOWEST_BYTES_PER_SECOND, left)
         try:
             await self._transport.pull(descriptor, slot, timeout=timeout)
         except BaseException as error:
-            self.release(slot)
+            self._room.release(slot)
             metrics.transfer_failed(error.kind if isinstance(error, TransportError) else "cancelled")
             raise
         seconds = time.perf_counter() - begun
@@ -74,27 +71,6 @@ class Inputs:
         task.timings.transfer_bytes = self._max_bytes - left
         return files
 
-    async def lease(self, task: Task, nbytes: int) -> Slot:
-        """A slot, if need be after a short wait for one to be released. Raises PoolFull, TooLarge, DeadlinePassed."""
-        until = _now() + ROOM_SECONDS
-        while True:
-            try:
-                return self._transport.pool.lease(nbytes, task.id)
-            except PoolFull:
-                if _now() >= task.deadline:
-                    raise DeadlinePassed("the pool stayed full until the job's deadline") from None
-                if _now() >= until:
-                    raise
-            self._room.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ROOM_POLL_SECONDS):
-                    await self._room.wait()
-
-    def release(self, slot: Slot) -> None:
-        """Gives a slot back, and wakes those who wait for one."""
-        self._transport.pool.release(slot)
-        self._room.set()
-
     def forget_peers(self) -> None:
         """Drop what was built to pull from others: they know this worker by an incarnation that is no more."""
         for incarnation in self._sources:
@@ -107,7 +83,3 @@ def mismatch(generation: str, descriptor: stage_pb2.Descriptor) -> str:
     if descriptor.generation == generation:
         return ""
     return f"the input was made by generation {descriptor.generation!r}, this worker is of {generation!r}"
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from diffusion_worker.link import reports
 from diffusion_worker.metrics import Metrics
 from diffusion_worker.model.types import StepCancelled
+from diffusion_worker.work import reports
 from diffusion_worker.work.compute import ComputeThread
 from diffusion_worker.work.tasks import Task
 from diffusionpipeline.v1 import peer_pb2

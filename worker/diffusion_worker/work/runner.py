@@ -1,4 +1,4 @@
-"""The tasks that the router gave this worker: fetched side by side, computed one at a time, kept until released.
+"""The tasks that the router gave this worker, on their way: fetched side by side, computed one at a time, published.
 
 All of it runs on the event loop and shares no state with other threads, but for what `Task` names; the compute thread
 is handed one stage at a time. A task costs two hops between threads: to the compute thread, and back.
@@ -9,27 +9,28 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from functools import partial
 from itertools import count
 from typing import Final
 
 import structlog
 
-from diffusion_worker.link import reports
-from diffusion_worker.link.artifacts import Artifacts
 from diffusion_worker.metrics import Metrics
-from diffusion_worker.model.types import InvalidRequest, Media, StageModel
+from diffusion_worker.model.types import Media, StageModel
 from diffusion_worker.payload import Plan
-from diffusion_worker.transport import Slot, StaleDescriptor, Transport, TransportError, to_wire
+from diffusion_worker.transport import StaleDescriptor, Transport, to_wire
+from diffusion_worker.work import reports
 from diffusion_worker.work.compute import ComputeThread
+from diffusion_worker.work.holdings import Holdings
 from diffusion_worker.work.inputs import Inputs, mismatch
-from diffusion_worker.work.outcomes import Failures, Outputs
 from diffusion_worker.work.progress import StepReports
+from diffusion_worker.work.room import Room
 from diffusion_worker.work.stages import Files, NoRoom, Published, Result, publish, run_stage
-from diffusion_worker.work.tasks import DeadlinePassed, State, StoreRefused, Task, classify
+from diffusion_worker.work.store import ArtifactStore
+from diffusion_worker.work.tasks import State, Task
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from diffusionpipeline.words import Stage, number, word
+from diffusionpipeline.words import Stage, number
 
 CANCEL_SECONDS: Final = 10.0
 
@@ -48,7 +49,7 @@ class Runner:
         *,
         model: StageModel,
         transport: Transport,
-        artifacts: Artifacts,
+        artifacts: ArtifactStore,
         compute: ComputeThread,
         metrics: Metrics,
         send: Callable[[peer_pb2.PeerReport], None],
@@ -58,7 +59,8 @@ class Runner:
     ) -> None:
         self._model = model
         self._pool = transport.pool
-        self._inputs = Inputs(transport, artifacts, max_bytes=max_input_bytes)
+        self._room = Room(transport.pool)
+        self._inputs = Inputs(transport, self._room, artifacts, max_bytes=max_input_bytes)
         self._artifacts = artifacts
         self._compute = compute
         self._metrics = metrics
@@ -68,22 +70,19 @@ class Runner:
         self._pixels = max_input_pixels
         self._loop = asyncio.get_running_loop()
         self._arrivals = count()
-        self._tasks: dict[str, Task] = {}
-        self._outputs = Outputs(self._inputs.release)
-        self._failures = Failures()
         self._waiting: list[Task] = []
         self._running: Task | None = None
         self._works: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
+        self.holdings = Holdings(metrics, send, self._room.release)
         self.draining = False
 
     # ------------------------------------------------------------ commands
 
     def execute(self, command: peer_pb2.Execute) -> None:
         """Takes a task on. One that is known is not run again: what it left is reported once more."""
-        if command.task_id in self._tasks:
+        if command.task_id in self.holdings.tasks:
             return
-        known = self._outputs.report(command.task_id) or self._failures.report(command.task_id)
+        known = self.holdings.left_by(command.task_id)
         if known is not None:
             self._send(known)
             return
@@ -92,97 +91,60 @@ class Runner:
             kind = stage_pb2.FAILURE_KIND_INCOMPATIBLE
             self._send(reports.failed(command.task_id, kind, f"stage {command.stage} is none of this worker's"))
             return
-        now = self._loop.time()
         task = Task(
             id=command.task_id,
             job_id=command.job_id,
             stage=stage,
             execute=command,
             order=(_RANK[stage], next(self._arrivals)),
-            deadline=now + command.deadline_seconds,
+            deadline=self._loop.time() + command.deadline_seconds,
         )
-        self._tasks[task.id] = task
-        self._metrics.stages[stage].inflight.inc()
+        self.holdings.add(task)
         passed = (stage_pb2.FAILURE_KIND_DEADLINE, "the job's deadline passed")
-        task.timer = self._loop.call_at(task.deadline, self._stop, task, *passed)
+        task.timer = self._loop.call_at(task.deadline, self.holdings.stop, task, *passed)
         self._accept(task)
 
     def _accept(self, task: Task) -> None:
         command = task.execute
         if self.draining:
-            self._fail(task, *_HANDED_BACK)
+            self.holdings.fail(task, *_HANDED_BACK)
         elif command.deadline_seconds <= 0:
-            self._fail(task, stage_pb2.FAILURE_KIND_DEADLINE, "the job's deadline passed before its task arrived")
+            passed = "the job's deadline passed before its task arrived"
+            self.holdings.fail(task, stage_pb2.FAILURE_KIND_DEADLINE, passed)
         elif task.stage is Stage.ENCODE:
             if command.parameters.inputs:
                 self._begin(task, self._download(task))
             else:
                 self._ready(task)
         elif reason := mismatch(self._generation, command.input):
-            self._fail(task, stage_pb2.FAILURE_KIND_INCOMPATIBLE, reason)
+            self.holdings.fail(task, stage_pb2.FAILURE_KIND_INCOMPATIBLE, reason)
         elif command.input.incarnation == self._pool.incarnation:
             self._use_own(task)
         else:
             self._begin(task, self._pull(task))
 
     def cancel(self, task_id: str, *, only_if_waiting: bool) -> None:
-        task = self._tasks.get(task_id)
+        task = self.holdings.tasks.get(task_id)
         if task is None:
             return
         if not only_if_waiting:
-            self._stop(task, stage_pb2.FAILURE_KIND_CANCELLED, "cancelled")
+            self.holdings.stop(task, stage_pb2.FAILURE_KIND_CANCELLED, "cancelled")
         elif not task.started:
-            self._stop(task, stage_pb2.FAILURE_KIND_HANDED_BACK, "given back before it was started")
-
-    def release(self, task_id: str) -> None:
-        """Nobody needs this task's output any more."""
-        self._outputs.release(task_id)
-        self._changed.set()
-
-    # ------------------------------------------------------------ what a registration says
-
-    def held(self) -> tuple[list[peer_pb2.HeldTask], list[peer_pb2.StageDone]]:
-        """Tasks that have not ended, as far as the router can know, and outputs that it has not released."""
-        tasks = [task.held() for task in self._tasks.values()] + [task for task, _ in self._failures.unsent()]
-        return tasks, self._outputs.reports()
-
-    def unsettled(self) -> Iterator[peer_pb2.PeerReport]:
-        """What the router may have missed while it was away, beyond what a registration says."""
-        for task in self._tasks.values():
-            if task.started:
-                yield reports.progress(task)
-            elif task.state is State.WAITING and task.stage is not Stage.ENCODE:
-                yield reports.input_received(task)
-        for _, report in self._failures.unsent():
-            yield report
-
-    def failure_sent(self, task_id: str) -> None:
-        self._failures.sent(task_id)
+            self.holdings.stop(task, stage_pb2.FAILURE_KIND_HANDED_BACK, "given back before it was started")
 
     # ------------------------------------------------------------ leaving
 
     def drain(self) -> None:
         """Take nothing more, hand back what has not been started. What runs goes on; outputs stay."""
         self.draining = True
-        for task in list(self._tasks.values()):
+        for task in list(self.holdings.tasks.values()):
             if not task.started:
-                self._stop(task, *_HANDED_BACK)
+                self.holdings.stop(task, *_HANDED_BACK)
 
     def hand_back(self) -> None:
         """Also what runs, at its next boundary."""
-        for task in list(self._tasks.values()):
-            self._stop(task, *_HANDED_BACK)
-
-    async def empty(self, *, outputs: bool, timeout: float) -> bool:
-        """Wait until no task is left, and with `outputs` no output either. False: not within `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self._tasks or self._running is not None or (outputs and self._outputs):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+        for task in list(self.holdings.tasks.values()):
+            self.holdings.stop(task, *_HANDED_BACK)
 
     async def abandon(self, incarnation: str) -> None:
         """The router gave this worker's work to others: drop all of it, and be a new peer.
@@ -190,14 +152,13 @@ class Runner:
         Returns when nothing of the old incarnation computes or moves any more. A stage can't be interrupted between
         two boundaries, so that is the stage's to say.
         """
-        for task in list(self._tasks.values()):
-            self._stop(task, stage_pb2.FAILURE_KIND_CANCELLED, "fenced")
+        for task in list(self.holdings.tasks.values()):
+            self.holdings.stop(task, stage_pb2.FAILURE_KIND_CANCELLED, "fenced")
         if self._works:
             await asyncio.wait(self._works, timeout=CANCEL_SECONDS)
-        while not await self.empty(outputs=False, timeout=CANCEL_SECONDS):
-            log.warning("waiting_for_compute_to_stop", tasks=sorted(self._tasks))
-        self._outputs.release_all()
-        self._failures.clear()
+        while not await self.holdings.empty(outputs=False, timeout=CANCEL_SECONDS):
+            log.warning("waiting_for_compute_to_stop", tasks=sorted(self.holdings.tasks))
+        self.holdings.forget()
         self._pool.reincarnate(incarnation)
         self._inputs.forget_peers()
 
@@ -212,22 +173,23 @@ class Runner:
     def _finished(self, task: Task, work: asyncio.Task[None]) -> None:
         self._works.discard(work)
         if not work.cancelled() and (error := work.exception()) is not None:
-            self._fail_with(task, error)
+            self.holdings.fail_with(task, error)
 
     def _use_own(self, task: Task) -> None:
         wanted = task.execute.input
-        source = self._outputs.read(wanted)
+        source = self.holdings.outputs.read(wanted)
         if source is None:
             place = f"slot {wanted.slot} generation {wanted.slot_generation}"
-            self._fail_with(task, StaleDescriptor(f"{place} of this worker's own pool does not hold this output"))
+            error = StaleDescriptor(f"{place} of this worker's own pool does not hold this output")
+            self.holdings.fail_with(task, error)
             return
         task.source, task.slot = source, source.slot
         self._ready(task)
 
     async def _pull(self, task: Task) -> None:
         slot = await self._inputs.pull(task, self._metrics.stages[task.stage])
-        if self._tasks.get(task.id) is not task:
-            self._inputs.release(slot)
+        if task.state is State.ENDED:
+            self._room.release(slot)
             return
         task.slot = slot
         self._ready(task)
@@ -250,7 +212,7 @@ class Runner:
     def _start_next(self) -> None:
         while self._running is None and self._waiting:
             task = heapq.heappop(self._waiting)
-            if self._tasks.get(task.id) is not task:
+            if task.state is State.ENDED:
                 continue
             now = time.monotonic()
             task.timings.wait_seconds = now - task.ready_at
@@ -260,21 +222,19 @@ class Runner:
             self._send(reports.progress(task))
             stage = self._metrics.stages[task.stage]
             on_step = partial(self._steps.on_step, task)
-            self._run(task, partial(run_stage, task, self._model, self._pool, on_step, stage, self._pixels))
-
-    def _run(self, task: Task, work: Callable[[], Result]) -> None:
-        self._running = task
-        self._compute.submit(work, partial(self._computed, task))
+            work = partial(run_stage, task, self._model, self._pool, on_step, stage, self._pixels)
+            self._running = task
+            self._compute.submit(work, partial(self._computed, task))
 
     def _computed(self, task: Task, result: Result | None, error: BaseException | None) -> None:
         self._running = None
-        self._drop_input(task)
+        self.holdings.drop_input(task)
         if task.stop is not None:
             if isinstance(result, Published):
-                self._inputs.release(result.slot)
-            self._fail(task, *task.stop)
+                self._room.release(result.slot)
+            self.holdings.fail(task, *task.stop)
         elif error is not None:
-            self._fail_with(task, error)
+            self.holdings.fail_with(task, error)
         else:
             self._steps.flush(task)
             self._publish(task, result)
@@ -288,8 +248,8 @@ class Runner:
             case Published(slot, descriptor):
                 report = reports.done(task)
                 report.output.CopyFrom(to_wire(descriptor, self._generation))
-                self._keep(task, report, slot)
-            case NoRoom(plan, _):
+                self.holdings.complete(task, report, slot)
+            case NoRoom(plan):
                 task.state = State.PUBLISHING
                 self._begin(task, self._publish_later(task, plan))
             case Files(media):
@@ -298,15 +258,15 @@ class Runner:
 
     async def _publish_later(self, task: Task, plan: Plan) -> None:
         """Computed, but the pool is full: wait for room aside, so that tasks that make room can be computed."""
-        slot = await self._inputs.lease(task, plan.nbytes)
+        slot = await self._room.lease(task, plan.nbytes)
         self._compute.submit(partial(publish, plan, slot, self._pool), partial(self._written, task))
 
     def _written(self, task: Task, result: Published | None, error: BaseException | None) -> None:
-        if self._tasks.get(task.id) is not task:
+        if task.state is State.ENDED:
             if result is not None:
-                self._inputs.release(result.slot)
+                self._room.release(result.slot)
         elif error is not None:
-            self._fail_with(task, error)
+            self.holdings.fail_with(task, error)
         else:
             self._publish(task, result)
 
@@ -319,67 +279,4 @@ class Runner:
             )
             report.artifacts.append(artifact)
         report.timings.publish_seconds = time.monotonic() - begun
-        self._keep(task, report, None)
-
-    def _keep(self, task: Task, report: peer_pb2.StageDone, slot: Slot | None) -> None:
-        self._outputs.keep(report, slot)
-        self._metrics.stages[task.stage].done.inc()
-        self._forget(task)
-        self._send(peer_pb2.PeerReport(stage_done=report))
-        log.info("task_done", **_ids(task), stage=task.stage.value, seconds=round(task.timings.compute_seconds, 4))
-
-    # ------------------------------------------------------------ endings
-
-    def _stop(self, task: Task, kind: int, message: str) -> None:
-        """End a task: at once, or when it computes, at its next boundary."""
-        if self._tasks.get(task.id) is not task:
-            return
-        if task.stop is None:
-            task.stop = (kind, message)
-        if task.state is State.RUNNING:
-            return
-        if task.work is not None:
-            task.work.cancel()
-        self._drop_input(task)
-        self._fail(task, *task.stop)
-
-    def _fail_with(self, task: Task, error: BaseException) -> None:
-        """The client's mistakes are told to the client, the world's to the router; ours come with a traceback."""
-        if self._tasks.get(task.id) is task:
-            if not isinstance(error, InvalidRequest | TransportError | StoreRefused | DeadlinePassed):
-                log.error("stage_raised", **_ids(task), stage=task.stage.value, exc_info=error)
-            self._fail(task, *classify(error))
-
-    def _fail(self, task: Task, kind: int, message: str) -> None:
-        """Report a task's failure, unless it has ended already."""
-        if self._tasks.get(task.id) is not task:
-            return
-        self._drop_input(task)
-        self._metrics.stages[task.stage].failed(kind)
-        self._forget(task)
-        report = reports.failed(task.id, kind, message)
-        self._failures.add(task.held(), report)
-        self._send(report)
-        kind_word = word(stage_pb2.FailureKind, kind)
-        log.info("task_failed", **_ids(task), stage=task.stage.value, kind=kind_word, error=message)
-
-    def _forget(self, task: Task) -> None:
-        del self._tasks[task.id]
-        task.state = State.ENDED
-        self._metrics.stages[task.stage].inflight.dec()
-        if task.timer is not None:
-            task.timer.cancel()
-        self._changed.set()
-
-    def _drop_input(self, task: Task) -> None:
-        """What was pulled for this task goes; what another task of this worker made stays until it is released."""
-        slot, source = task.slot, task.source
-        task.slot = task.source = None
-        if source is not None:
-            self._outputs.done_reading(source)
-        elif slot is not None:
-            self._inputs.release(slot)
-
-
-def _ids(task: Task) -> dict[str, str]:
-    return {"job_id": task.job_id, "task_id": task.id}
+        self.holdings.complete(task, report, None)

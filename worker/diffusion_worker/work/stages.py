@@ -5,16 +5,21 @@ Split and colocated workers run this very code; the only difference is whose poo
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import dataclass
+from typing import Final
+
+from PIL import Image, ImageOps
 
 from diffusion_worker import payload
-from diffusion_worker.link.artifacts import open_image
 from diffusion_worker.metrics import StageMetrics
-from diffusion_worker.model.types import Media, ModelError, OnStep, StageModel, StepCancelled
+from diffusion_worker.model.types import InvalidRequest, Media, ModelError, OnStep, StageModel, StepCancelled
 from diffusion_worker.transport import Descriptor, Pool, PoolFull, Slot
 from diffusion_worker.work.tasks import Task, parameters
 from diffusionpipeline.words import Stage
+
+IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,6 @@ class NoRoom:
     """An output for which the pool has no room just now."""
 
     plan: payload.Plan
-    error: PoolFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,8 @@ def run_stage(task: Task, model: StageModel, pool: Pool, on_step: OnStep, metric
         raise ModelError(f"the {task.stage} stage made what can't be carried: {error}") from error
     try:
         slot = pool.lease(plan.nbytes, task.id)
-    except PoolFull as error:
-        return NoRoom(plan, error)
+    except PoolFull:
+        return NoRoom(plan)
     published = publish(plan, slot, pool)
     task.timings.publish_seconds = time.perf_counter() - begun
     return published
@@ -85,10 +89,25 @@ def publish(plan: payload.Plan, slot: Slot, pool: Pool) -> Published:
 
 def _compute(task: Task, model: StageModel, on_step: OnStep, pixels: int) -> dict[str, object] | list[Media]:
     if task.stage is Stage.ENCODE:
-        images = {name: open_image(name, data, max_pixels=pixels) for name, data in task.files.items()}
+        images = {name: _open_image(name, data, max_pixels=pixels) for name, data in task.files.items()}
         return model.encode(parameters(task.execute.parameters, images))
     assert task.slot is not None, "an input was fetched before its stage was started"
     values = payload.read(task.slot.payload)
     if task.stage is Stage.DENOISE:
         return model.denoise(values, on_step)
     return model.decode(values)
+
+
+def _open_image(name: str, data: bytes, *, max_pixels: int) -> Image.Image:
+    """The picture in a client's file, upright and RGB. The size is checked before any pixel is decoded.
+
+    Raises InvalidRequest, which names the input.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise InvalidRequest(f"{name}: {width}x{height} pixels, at most {max_pixels} are allowed")
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidRequest(f"{name}: not a PNG, JPEG or WebP picture that can be read ({error})") from error

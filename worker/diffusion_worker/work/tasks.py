@@ -11,6 +11,7 @@ from diffusion_worker.model.types import InvalidRequest, Parameters
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
 from diffusion_worker.work.outcomes import Output
+from diffusion_worker.work.store import StoreRefused
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import Stage, number
 
@@ -34,10 +35,6 @@ class State(Enum):
 
 class DeadlinePassed(Exception):
     """The job's deadline came before the work was done."""
-
-
-class StoreRefused(Exception):
-    """The artifact store did not take a file, or has none of that name; another try would not help."""
 
 
 @dataclass(eq=False, slots=True)

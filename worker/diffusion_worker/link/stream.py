@@ -11,13 +11,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import grpc
 import structlog
 
+from diffusion_worker.link.worker import Worker
 from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc
 
 MAX_REPORTS: Final = 1024
@@ -44,26 +45,7 @@ class StreamLost(Exception):
     """The stream ended, or can't be trusted any more."""
 
 
-class Worker(Protocol):
-    """Whom the session speaks for. No method blocks, but for `abandon`."""
-
-    def registration(self) -> peer_pb2.Register: ...
-    def unsettled(self) -> Iterator[peer_pb2.PeerReport]:
-        """What the router may have missed, beyond what a registration says."""
-        ...
-
-    def heartbeat(self) -> peer_pb2.Heartbeat: ...
-    def obey(self, command: peer_pb2.RouterCommand) -> None:
-        """Any command but Registered and Refused."""
-        ...
-
-    def failure_sent(self, task_id: str) -> None: ...
-    async def abandon(self) -> None:
-        """Drop all work and become a new incarnation."""
-        ...
-
-
-class Session:
+class RouterStream:
     """Over `channel`; `on_registered` hears when the router begins and ceases to count on this worker."""
 
     def __init__(self, channel: grpc.aio.Channel, on_registered: Callable[[bool], None]) -> None:
@@ -133,7 +115,7 @@ class Session:
         self._lost.set()
 
     async def _attach(self, worker: Worker) -> None:
-        """One stream, from registration to its end. Always raises, but when the session is closing."""
+        """One stream, from registration to its end. Always raises, but when this is closing."""
         self._open = True
         self._ended.clear()
         self._written_at = time.monotonic()

@@ -21,8 +21,11 @@ CAPACITY: Final = 1
 log = structlog.get_logger()
 
 
-class Peer:
-    """`leave` is called when the router asks this worker to drain."""
+class Worker:
+    """Whom the stream speaks for: a peer, and after it was fenced another. No method blocks, but for `abandon`.
+
+    `leave` is called when the router asks this worker to drain.
+    """
 
     def __init__(
         self, settings: Settings, loaded: Loaded, transport: Transport, runner: Runner, *, leave: Callable[[], None]
@@ -35,7 +38,7 @@ class Peer:
         self._versions = versions()
 
     def registration(self) -> peer_pb2.Register:
-        tasks, outputs = self._runner.held()
+        tasks, outputs = self._runner.holdings.registered()
         pool = self._transport.pool
         return peer_pb2.Register(
             incarnation=pool.incarnation,
@@ -58,7 +61,8 @@ class Peer:
         )
 
     def unsettled(self) -> Iterator[peer_pb2.PeerReport]:
-        return self._runner.unsettled()
+        """What the router may have missed, beyond what a registration says."""
+        return self._runner.holdings.unsettled()
 
     def heartbeat(self) -> peer_pb2.Heartbeat:
         pool = self._transport.pool
@@ -67,22 +71,24 @@ class Peer:
         )
 
     def obey(self, command: peer_pb2.RouterCommand) -> None:
+        """Any command but Registered and Refused."""
         match command.WhichOneof("command"):
             case "execute":
                 self._runner.execute(command.execute)
             case "cancel":
                 self._runner.cancel(command.cancel.task_id, only_if_waiting=command.cancel.only_if_waiting)
             case "release_slot":
-                self._runner.release(command.release_slot.task_id)
+                self._runner.holdings.release(command.release_slot.task_id)
             case "drain":
                 self._leave()
             case other:
                 log.warning("unknown_command", command=other)
 
     def failure_sent(self, task_id: str) -> None:
-        self._runner.failure_sent(task_id)
+        self._runner.holdings.failure_sent(task_id)
 
     async def abandon(self) -> None:
+        """Drop all work and become a new incarnation."""
         incarnation = secrets.token_hex(16)
         await self._runner.abandon(incarnation)
         log.info("reincarnated", incarnation=incarnation)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from diffusion_worker.transport.engine.session import Session
+from diffusion_worker.engine.session import Session
 
 MODULE: Final = "mooncake.engine"
 MODES: Final = {"tcp": "mooncake-tcp", "rdma": "mooncake-rdma"}

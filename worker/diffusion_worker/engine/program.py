@@ -20,9 +20,9 @@ from typing import Final
 
 import xxhash
 
-from diffusion_worker.transport.engine.guard import Engine, EngineUnavailableError, Reading
-from diffusion_worker.transport.engine.session import Session
-from diffusion_worker.transport.engine.wire import DATAGRAM, REPLY, REQUEST, Outcome
+from diffusion_worker.engine.guard import Engine, EngineUnavailableError, Reading
+from diffusion_worker.engine.session import Session
+from diffusion_worker.engine.wire import DATAGRAM, REPLY, REQUEST, Outcome
 
 # A read is split, so that several of the engine's lanes are busy and its first bytes are hashed while its last are on
 # the way: measured over TCP, up to a third less time than pieces of 4 MiB.

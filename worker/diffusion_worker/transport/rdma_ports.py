@@ -13,7 +13,7 @@ from typing import Final
 ACTIVE: Final = "ACTIVE"
 
 
-class Ports:
+class RdmaPorts:
     """The ports of `devices` that are ACTIVE now, below `root` (a file system's root). Reads block for a moment."""
 
     def __init__(self, devices: Sequence[str], root: Path = Path("/")) -> None:
