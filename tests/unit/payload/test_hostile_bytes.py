@@ -240,11 +240,11 @@ def test_claims_larger_than_the_bytes_allocate_nothing(field: str, claim: int) -
 
 def test_the_whole_is_bounded_by_the_limits_given() -> None:
     with pytest.raises(PayloadError, match="at most 100"):
-        read(memoryview(VALID), limit=Limits(total_bytes=100))
+        read(memoryview(VALID), limits=Limits(total_bytes=100))
     with pytest.raises(PayloadError, match="at most 10 are"):
-        read(memoryview(VALID), limit=Limits(header_bytes=10))
+        read(memoryview(VALID), limits=Limits(header_bytes=10))
     with pytest.raises(PayloadError):
-        read(memoryview(VALID), limit=Limits(tensors=1))
+        read(memoryview(VALID), limits=Limits(tensors=1))
     assert math.isfinite(len(read(memoryview(VALID))))
 
 

@@ -16,16 +16,55 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NotRequired, Self, TypedDict
 
 import torch
 
 from diffusion_worker.model.records import hollow, outline, pack, unpack
 from diffusion_worker.model.taps import Answer, Method, Reached, Taps
-from diffusion_worker.model.types import ModelError, OnStep, UnsupportedModel, Values
+from diffusion_worker.model.types import ModelError, OnStep, UnsupportedModel
 
 DIRECT: Final = "component:"
 """Prefix of a record's name where `__call__` used the component itself and not one of the pipeline's methods."""
+
+
+class Record(TypedDict):
+    """What a call that belongs to an encoder returned."""
+
+    name: str
+    call: int
+    """Which call of that name."""
+    result: object
+    """As `pack` gives it; for `decode`, as `hollow` does."""
+    generator: NotRequired[torch.Tensor]
+    """The generator's state after the call; not for `decode`."""
+
+
+class Denoised(TypedDict):
+    """The outline of a denoiser's output."""
+
+    output: object
+    times: int
+    """In a row."""
+
+
+class Decoding(TypedDict):
+    """The first call that decodes, and its arguments."""
+
+    name: str
+    call: int
+    args: object
+    kwargs: object
+    generator: torch.Tensor
+
+
+class Made(TypedDict):
+    """What `decode` needs of what `denoise` did."""
+
+    records: list[Record]
+    outputs: dict[str, list[Denoised]]
+    """By denoiser."""
+    decoding: Decoding
 
 
 @dataclass(frozen=True)
@@ -58,12 +97,12 @@ class Run:
         return self.pipeline(**self.arguments)
 
 
-def encode(run: Run) -> list[Values]:
+def encode(run: Run) -> list[Record]:
     """Runs up to the denoiser. Returns the records of what the encoders made.
 
     Raises UnsupportedModel if the denoiser is never reached, or a result can't be sent.
     """
-    records: list[Values] = []
+    records: list[Record] = []
     touched = 0
 
     def touch() -> None:
@@ -102,25 +141,25 @@ def encode(run: Run) -> list[Values]:
     raise UnsupportedModel(f"{run.name} never calls {_either(run.parts.denoisers)}, so nothing denoises")
 
 
-def denoise(run: Run, records: Sequence[Values], on_step: OnStep) -> Values:
+def denoise(run: Run, records: Sequence[Record], on_step: OnStep) -> Made:
     """Runs from the encoders' records up to the first decoding.
 
-    Returns what `decode` needs: the decoding's arguments, the outlines of the records and of the denoiser's outputs,
-    and the generator's state. Raises UnsupportedModel if nothing is ever decoded, and what `on_step` raises.
+    Raises UnsupportedModel if nothing is ever decoded, and what `on_step` raises.
     """
-    outputs: dict[str, list[Values]] = {name: [] for name in run.parts.denoisers}
-    decoding: Values = {}
+    outputs: dict[str, list[Denoised]] = {name: [] for name in run.parts.denoisers}
+    reached: list[Decoding] = []
     denoised = 0
 
     def reach(name: str, call: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         what = f"{run.name}.{name}'s argument"
-        decoding.update(
-            name=name,
-            call=call,
-            args=pack(list(args), what, run.generator),
-            kwargs=pack(dict(kwargs), what, run.generator),
-            generator=run.generator.get_state(),
-        )
+        decoding: Decoding = {
+            "name": name,
+            "call": call,
+            "args": pack(list(args), what, run.generator),
+            "kwargs": pack(dict(kwargs), what, run.generator),
+            "generator": run.generator.get_state(),
+        }
+        reached.append(decoding)
 
     def answer(name: str, call: int, method: Method, args: Any, kwargs: Any) -> Any:
         if (name, call) in answers:
@@ -159,21 +198,19 @@ def denoise(run: Run, records: Sequence[Values], on_step: OnStep) -> Values:
         try:
             run.start(taps, answer)
         except Reached:
-            outlines = [{"name": r["name"], "call": r["call"], "result": hollow(r["result"])} for r in records]
-            return {"records": outlines, "outputs": outputs, "decoding": decoding}
+            outlines = [Record(name=r["name"], call=r["call"], result=hollow(r["result"])) for r in records]
+            return {"records": outlines, "outputs": outputs, "decoding": reached[-1]}
     raise UnsupportedModel(f"{run.name} never calls decode of {_either(run.parts.decoders)}, so nothing decodes")
 
 
-def decode(run: Run, values: Values) -> Any:
+def decode(run: Run, made: Made) -> Any:
     """Runs with zeros up to the decoding where `denoise` stopped, and from there for real. Returns the output.
 
     Raises UnsupportedModel if the pipeline decodes more than once or denoises after it: what is decoded then depends
     on what this role does not have.
     """
-    records: Any = values["records"]
-    outputs: Any = values["outputs"]
-    target: Any = values["decoding"]
-    pending = {name: [dict(entry) for entry in entries] for name, entries in outputs.items()}
+    target = made["decoding"]
+    pending = {name: [entry.copy() for entry in entries] for name, entries in made["outputs"].items()}
     entered = inside = False
 
     def enter(method: Method) -> Any:
@@ -208,7 +245,7 @@ def decode(run: Run, values: Values) -> Any:
         return unpack(_take(pending[name], name), run.device)
 
     with Taps() as taps:
-        answers = _Answers(run, records)
+        answers = _Answers(run, made["records"])
         answers.attach(taps)
         for name, denoiser in run.parts.denoisers.items():
             taps.handle(denoiser, "forward", name, silent)
@@ -256,7 +293,7 @@ class Steps:
 class _Answers:
     """The encoders' records, given in the place of the calls that made them."""
 
-    def __init__(self, run: Run, records: Sequence[Values]) -> None:
+    def __init__(self, run: Run, records: Sequence[Record]) -> None:
         self._run = run
         self._records = {(record["name"], record["call"]): record for record in records}
 
@@ -265,7 +302,7 @@ class _Answers:
 
     def give(self, name: str, call: int) -> Any:
         """The recorded result; the generator is left as the call that was recorded left it."""
-        record: Any = self._records[name, call]
+        record = self._records[name, call]
         if "generator" in record:
             self._run.generator.set_state(record["generator"])
         return unpack(record["result"], self._run.device, self._run.generator)
@@ -293,18 +330,18 @@ def _ignore(_step: int, _steps: int) -> None:
     return None
 
 
-def _append(entries: list[Values], outputs: object) -> None:
+def _append(entries: list[Denoised], outputs: object) -> None:
     """Adds a denoiser output's outline; equal ones in a row are counted."""
     if entries and entries[-1]["output"] == outputs:
-        entries[-1]["times"] = int(str(entries[-1]["times"])) + 1
+        entries[-1]["times"] += 1
     else:
         entries.append({"output": outputs, "times": 1})
 
 
-def _take(entries: list[Values], name: str) -> object:
+def _take(entries: list[Denoised], name: str) -> object:
     if not entries:
         raise ModelError(f"{name} was called more often than when it denoised")
-    entry: Any = entries[0]
+    entry = entries[0]
     entry["times"] -= 1
     return entry["output"] if entry["times"] else entries.pop(0)["output"]
 

@@ -132,9 +132,7 @@ def open_folder(path: Path, *, allow_pickle: bool = False) -> ModelFolder:
     return folder
 
 
-def resolve_model(
-    source: str, id: str, revision: str, allow_pickle: bool = False, cache_dir: Path | None = None
-) -> Path:
+def resolve_model(source: str, id: str, revision: str, allow_pickle: bool = False) -> Path:
     """The local folder of a model: `source` is Bundled, Path (id is a folder) or Hub (id is owner/name)."""
     match source:
         case "Bundled":
@@ -152,7 +150,7 @@ def resolve_model(
             from huggingface_hub import snapshot_download
 
             patterns = [*HUB_PATTERNS, *(HUB_PICKLE_PATTERNS if allow_pickle else ())]
-            return Path(snapshot_download(id, revision=revision or None, cache_dir=cache_dir, allow_patterns=patterns))
+            return Path(snapshot_download(id, revision=revision or None, allow_patterns=patterns))
         case _:
             raise UnsupportedModel(f"model.source: {source!r} is none of Bundled, Path, Hub")
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, cast
 
 import diffusers
 import numpy as np
@@ -40,6 +40,23 @@ class Pipe:
     hook: StepHook
     guiders: Mapping[str, Any]
     """The guiders as the blocks made them: a request's own are derived from these."""
+
+
+class Made(TypedDict):
+    """What one stage hands to the next."""
+
+    pipeline: str
+    diffusers: str
+    """Its version."""
+    triggers: dict[str, object]
+    guidance_scale: float | None
+    """None: the guider's own."""
+    fps: int
+    output_format: str
+    inputs: dict[str, object]
+    tags: Mapping[str, list[str]]
+    """Names of inputs by the kind that blocks ask for."""
+    generator: torch.Generator
 
 
 class ModularModel:
@@ -111,83 +128,61 @@ class ModularModel:
         bound, scale = arguments.bind(fields, defaults, pieces, name=name, guided=guided)
         arguments.check_strength(bound, pieces)
         bound |= parameters.images
-        request: Values = {
+        made: Made = {
             "pipeline": self._cut.name,
             "diffusers": diffusers.__version__,
             "triggers": triggers,
             "guidance_scale": scale,
             "fps": parameters.fps or self._folder.default_fps or _declared_fps(pieces) or self._cut.family.fps,
             "output_format": parameters.output_format,
+            "inputs": bound,
+            "tags": {},
+            "generator": torch.Generator("cpu").manual_seed(parameters.seed),
         }
-        generator = torch.Generator("cpu").manual_seed(parameters.seed)
-        return self._run(Stage.ENCODE, request, bound, {}, generator, None)
+        return self._run(Stage.ENCODE, made, None)
 
     def denoise(self, values: Values, on_step: OnStep) -> Values:
         self._require(Stage.DENOISE)
-        return self._run(Stage.DENOISE, *self._unpack(values), on_step)
+        return self._run(Stage.DENOISE, self._unpack(values), on_step)
 
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
-        request, inputs, tags, generator = self._unpack(values)
-        inputs["output_type"] = "pil" if self.output == "image" else "np"
-        state = self._call(Stage.DECODE, request, inputs, tags, generator, None)
+        made = self._unpack(values)
+        made["inputs"]["output_type"] = "pil" if self.output == "image" else "np"
+        state = self._call(Stage.DECODE, made, None)
         if self.output == "image":
-            output_format = str(request["output_format"])
-            return [media.encode_image(frames, output_format) for frames in media.frames_of(state.values["images"])]
-        fps = request["fps"]
-        if not isinstance(fps, int):
-            raise ModelError("the input does not say how many frames a second has")
+            pictures = media.frames_of(state.values["images"])
+            return [media.encode_image(frames, made["output_format"]) for frames in pictures]
         audio = self._audio(state.values.get("audio"))
-        return [media.encode_video(frames, fps, audio) for frames in media.frames_of(state.values["videos"])]
+        return [media.encode_video(frames, made["fps"], audio) for frames in media.frames_of(state.values["videos"])]
 
     # What follows runs one stage.
 
-    def _run(
-        self,
-        stage: Stage,
-        request: Values,
-        inputs: dict[str, object],
-        tags: Mapping[str, list[str]],
-        generator: torch.Generator,
-        on_step: OnStep | None,
-    ) -> Values:
-        state = self._call(stage, request, inputs, tags, generator, on_step)
-        needs = self._cut.pieces(_triggers(request)).needs_after(stage)
-        merged = {**inputs, **state.values}
-        made = {tag: list(names) for tag, names in tags.items()}
+    def _run(self, stage: Stage, made: Made, on_step: OnStep | None) -> Values:
+        state = self._call(stage, made, on_step)
+        needs = self._cut.pieces(made["triggers"]).needs_after(stage)
+        merged = {**made["inputs"], **state.values}
+        tags = dict(made["tags"])
         for tag, names in state.kwargs_mapping.items():
-            made[tag] = list(dict.fromkeys([*made.get(tag, []), *names]))
-        wanted = needs.names.union(*(made.get(tag, []) for tag in needs.tags)) - {"generator", "output_type"}
+            tags[tag] = list(dict.fromkeys([*tags.get(tag, []), *names]))
+        wanted = needs.names.union(*(tags.get(tag, []) for tag in needs.tags)) - {"generator", "output_type"}
         shipped = {name: _plain(merged[name]) for name in sorted(wanted) if merged.get(name) is not None}
-        kept = {tag: [name for name in names if name in shipped] for tag, names in sorted(made.items())}
-        return {
-            **request,
-            "inputs": shipped,
-            "tags": {tag: names for tag, names in kept.items() if names},
-            "generator": generator,
-        }
+        kept = {tag: [name for name in names if name in shipped] for tag, names in sorted(tags.items())}
+        return {**made, "inputs": shipped, "tags": {tag: names for tag, names in kept.items() if names}}
 
-    def _call(
-        self,
-        stage: Stage,
-        request: Values,
-        inputs: Mapping[str, object],
-        tags: Mapping[str, list[str]],
-        generator: torch.Generator,
-        on_step: OnStep | None,
-    ) -> Any:
+    def _call(self, stage: Stage, made: Made, on_step: OnStep | None) -> Any:
         """Runs the stage's blocks and returns their PipelineState."""
-        triggers = _triggers(request)
-        pipe = self._pipe(stage, triggers)
-        self._set_guidance(pipe, stage, request["guidance_scale"])
+        inputs, tags = made["inputs"], made["tags"]
+        pipe = self._pipe(stage, made["triggers"])
+        self._set_guidance(pipe, stage, made["guidance_scale"])
         for name, component in pipe.pipeline.components.items():
             if isinstance(component, SchedulerMixin):
                 # A scheduler keeps the state of one denoising, such as the history of a multistep method.
                 setattr(pipe.pipeline, name, type(component).from_config(component.config))
         given: dict[str, Any] = {}
-        for parameter in self._cut.pieces(triggers).inputs_of(stage):
+        for parameter in self._cut.pieces(made["triggers"]).inputs_of(stage):
             if parameter.name == "generator":
-                given["generator"] = generator
+                given["generator"] = made["generator"]
             elif parameter.name in inputs:
                 given[parameter.name] = inputs[parameter.name]
             elif not parameter.name and parameter.kwargs_type in tags:
@@ -206,21 +201,21 @@ class ModularModel:
         finally:
             pipe.hook.listener = None
 
-    def _unpack(self, values: Values) -> tuple[Values, dict[str, object], Mapping[str, list[str]], torch.Generator]:
-        """The parts of what an earlier stage made, as copies that this stage may change."""
+    def _unpack(self, values: Values) -> Made:
+        """What an earlier stage made, as a copy that this stage may change."""
         made_by = (values.get("pipeline"), values.get("diffusers"))
         if made_by != (self._cut.name, diffusers.__version__):
             raise ModelError(
                 f"the input was made by {made_by[0]} of diffusers {made_by[1]}; this worker runs {self._cut.name} of "
                 f"diffusers {diffusers.__version__}"
             )
-        request = {name: value for name, value in values.items() if name not in ("inputs", "tags", "generator")}
-        inputs, tags, generator = (values.get(name) for name in ("inputs", "tags", "generator"))
-        if not isinstance(inputs, dict) or not isinstance(tags, dict) or not isinstance(generator, torch.Generator):
-            raise ModelError("the input is not what a stage of this model makes")
-        own_generator = torch.Generator("cpu")
-        own_generator.set_state(generator.get_state())
-        return request, {name: self._own(value) for name, value in inputs.items()}, tags, own_generator
+        if missing := Made.__required_keys__ - values.keys():
+            raise ModelError(f"the input is not what a stage of this model makes: it has no {min(missing)}")
+        made = cast(Made, values)
+        generator = torch.Generator("cpu")
+        generator.set_state(made["generator"].get_state())
+        inputs = {name: self._own(value) for name, value in made["inputs"].items()}
+        return {**made, "inputs": inputs, "generator": generator}
 
     def _own(self, value: object) -> object:
         if isinstance(value, torch.Tensor):
@@ -261,13 +256,13 @@ class ModularModel:
             setattr(pipeline, name, component)
         return pipeline
 
-    def _set_guidance(self, pipe: Pipe, stage: Stage, scale: object) -> None:
+    def _set_guidance(self, pipe: Pipe, stage: Stage, scale: float | None) -> None:
         """Gives the stage guiders of this request's own: a guider counts steps, and its scale is the request's."""
         family = self._cut.family
         for name, guider in pipe.guiders.items():
             if stage is Stage.ENCODE and family.encodes_negative:
                 changes: dict[str, Any] = {"guidance_scale": ANY_GUIDANCE, "enabled": True}
-            elif isinstance(scale, float):
+            elif scale is not None:
                 # The published formula has no effect at 0, the common one at 1.
                 neutral = 0.0 if family.guider.get("use_original_formulation") else 1.0
                 changes = {"guidance_scale": scale, "enabled": scale > neutral, **family.guider}
@@ -339,13 +334,6 @@ def _declared_fps(pieces: Pieces) -> int | None:
     inputs = pieces.inputs()
     defaults = [inputs[name].default for name in FPS_INPUTS if name in inputs]
     return round(defaults[0]) if defaults and defaults[0] else None
-
-
-def _triggers(request: Values) -> Mapping[str, object]:
-    triggers = request["triggers"]
-    if not isinstance(triggers, dict):
-        raise ModelError("the input names no blocks")
-    return triggers
 
 
 def _output(workflows: Iterable[Pieces], cut: Cut) -> str:

@@ -20,7 +20,7 @@ MARK: Final = "$"
 _PLAIN: Final = (torch.Tensor, np.ndarray, Image.Image, torch.dtype, torch.device, str, bool, int, float, type(None))
 
 
-class Output:
+class Replayed:
     """A stand-in for an output object: its fields as attributes, by name and by position."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ def unpack(value: object, device: torch.device, generator: torch.Generator | Non
             case "dict":
                 return {key: walk(member) for key, member in item["items"]}
             case "output":
-                return Output({name: walk(member) for name, member in item["fields"].items()})
+                return Replayed({name: walk(member) for name, member in item["fields"].items()})
             case "tensor":
                 return torch.zeros(tuple(item["shape"]), dtype=item["dtype"], device=device)
             case "generator" if generator is not None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, cast
 
 import diffusers
 import torch
@@ -37,6 +37,21 @@ IMAGE_INPUTS: Final = ("image", "last_image", "mask_image", "control_image")
 """Arguments that take one picture."""
 
 DEFAULT_FPS: Final = 16
+
+
+class Request(TypedDict):
+    """What goes with a request through all stages, beside what they make."""
+
+    pipeline: str
+    diffusers: str
+    """Its version."""
+    kind: str
+    """Which pipeline: own or image."""
+    call: object
+    """Packed arguments of `__call__`."""
+    seed: int
+    fps: int
+    output_format: str
 
 
 class ReplayModel:
@@ -100,7 +115,7 @@ class ReplayModel:
         arguments.check_format(parameters.output_format, self.output)
         kind = "image" if parameters.images and "image" in self._classes else "own"
         call, fps = _bind(self._classes[kind], parameters, self._folder)
-        request: Values = {
+        request: Request = {
             "pipeline": self._folder.pipeline_class,
             "diffusers": diffusers.__version__,
             "kind": kind,
@@ -114,8 +129,8 @@ class ReplayModel:
 
     def denoise(self, values: Values, on_step: OnStep) -> Values:
         self._require(Stage.DENOISE)
-        request, made = self._split(values)
-        records: Any = made["records"]
+        request = self._request(values)
+        records = cast(list[capture.Record], values["records"])
         raised: list[Exception] = []
 
         def listener(step: int, steps: int) -> None:
@@ -130,19 +145,19 @@ class ReplayModel:
 
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
-        request, made = self._split(values)
+        request = self._request(values)
         with self._run(Stage.DECODE, request) as run:
-            result = capture.decode(run, made)
+            result = capture.decode(run, cast(capture.Made, values))
         frames = media.frames_of(_made(result))
         if self.output == "image":
-            return [media.encode_image(one, str(request["output_format"])) for one in frames]
-        return [media.encode_video(one, int(str(request["fps"]))) for one in frames]
+            return [media.encode_image(one, request["output_format"]) for one in frames]
+        return [media.encode_video(one, request["fps"]) for one in frames]
 
     @contextmanager
-    def _run(self, stage: Stage, request: Values, raised: list[Exception] | None = None) -> Iterator[capture.Run]:
+    def _run(self, stage: Stage, request: Request, raised: list[Exception] | None = None) -> Iterator[capture.Run]:
         """One run of the request's pipeline. Names what goes wrong in it, but for what is in `raised`."""
-        generator = torch.Generator("cpu").manual_seed(int(str(request["seed"])))
-        pipeline = copy.copy(self._pipelines[str(request["kind"])])
+        generator = torch.Generator("cpu").manual_seed(request["seed"])
+        pipeline = copy.copy(self._pipelines[request["kind"]])
         for name, component in self._components.items():
             if isinstance(component, SchedulerMixin):
                 # A scheduler keeps the state of one denoising, such as the history of a multistep method.
@@ -155,7 +170,7 @@ class ReplayModel:
             # What a pipeline draws without a generator comes from the global one; a retry must draw the same.
             with torch.random.fork_rng(devices), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                torch.manual_seed(int(str(request["seed"])))
+                torch.manual_seed(request["seed"])
                 yield capture.Run(pipeline, self._parts, call, generator, self._device)
         except ModelError:
             raise
@@ -182,18 +197,15 @@ class ReplayModel:
         except Exception as error:
             raise UnsupportedModel(f"{self._folder.path}: {pipeline_class.__name__} can't be made: {error}") from error
 
-    def _split(self, values: Values) -> tuple[Values, Values]:
+    def _request(self, values: Values) -> Request:
+        """The request of what an earlier stage made."""
         made_by = (values.get("pipeline"), values.get("diffusers"))
         if made_by != (self._folder.pipeline_class, diffusers.__version__):
             raise ModelError(
                 f"the input was made by {made_by[0]} of diffusers {made_by[1]}; this worker runs "
                 f"{self._folder.pipeline_class} of diffusers {diffusers.__version__}"
             )
-        made = ("records", "outputs", "decoding")
-        return (
-            {name: value for name, value in values.items() if name not in made},
-            {name: value for name, value in values.items() if name in made},
-        )
+        return cast(Request, {name: value for name, value in values.items() if name in Request.__required_keys__})
 
     def _require(self, stage: Stage) -> None:
         if stage not in self.stages:

@@ -39,14 +39,14 @@ KEEP_ENCODER_DEPTH: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 """Encoders of which the pipeline reads layers by number, or all of them, by the pipeline's class."""
 
 
-def shrink(source: Path, target: Path, *, dtype: torch.dtype, seed: int = 0) -> None:
+def shrink(source: Path, target: Path, *, dtype: torch.dtype) -> None:
     """Writes a small random copy of the model in `source` to the new folder `target`, in `dtype`."""
     folder = open_folder(source, allow_pickle=True)
     target.mkdir(parents=True)
     for name in (*INDEX_FILES, DEFAULTS_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     keep_depth = KEEP_ENCODER_DEPTH.get(folder.pipeline_class, frozenset())
     for name in folder.components:
         if folder.is_module(name):

@@ -37,13 +37,13 @@ _MERSENNE_LEFT: Final = slice(8, 12)
 _MERSENNE_NEXT: Final = slice(16, 24)
 
 
-def read(data: memoryview, *, limit: Limits | None = None, device: str | torch.device = "cpu") -> dict[str, object]:
+def read(data: memoryview, limits: Limits | None = None) -> dict[str, object]:
     """The values in `data`, a view of bytes that begins with a payload and may be longer.
 
-    Tensors are copied out, to `device`; `data` may be reused afterwards. Raises PayloadError for anything that is not
-    a payload within `limit`.
+    Tensors are copied out; `data` may be reused afterwards. Raises PayloadError for anything that is not a payload
+    within `limits`.
     """
-    limits = limit or Limits()
+    limits = limits or Limits()
     view = data.cast("B") if data.format != "B" or data.ndim != 1 else data
     header, header_bytes, total = _header(view, limits)
     if not isinstance(header, dict) or set(header) != {"tree", "tensors"}:
@@ -55,7 +55,7 @@ def read(data: memoryview, *, limit: Limits | None = None, device: str | torch.d
     rows = [
         np.frombuffer(view[start : start + entry.nbytes], np.uint8) for entry, start in zip(table, starts, strict=True)
     ]
-    values = _Values(limits, table, rows, torch.device(device)).node(header["tree"], "values", 0)
+    values = _Values(limits, table, rows).node(header["tree"], "values", 0)
     if not isinstance(values, dict):
         raise PayloadError("values: not a dict")
     return values
@@ -114,7 +114,6 @@ class _Values:
     limits: Limits
     table: list[Entry]
     rows: list[np.ndarray[Any, np.dtype[np.uint8]]]
-    device: torch.device
     made: dict[tuple[str, int], object] = field(default_factory=dict)
     nodes: int = 0
 
@@ -179,11 +178,11 @@ class _Values:
     def tensor(self, row: int, place: str) -> torch.Tensor:
         entry, dtype = self.table[row], TORCH_DTYPES[self.table[row].dtype]
         if not entry.nbytes:
-            return torch.empty(entry.shape, dtype=dtype, device=self.device)
+            return torch.empty(entry.shape, dtype=dtype)
         self.check_bool(row, place)
         flat = torch.empty(entry.nbytes, dtype=torch.uint8)
         np.copyto(flat.numpy(), self.rows[row])
-        return flat.view(dtype).view(entry.shape).to(self.device)
+        return flat.view(dtype).view(entry.shape)
 
     def array(self, row: int, place: str) -> np.ndarray[Any, Any]:
         entry = self.table[row]

@@ -81,19 +81,13 @@ class MooncakeTransport(PullingTransport):
             self._watchers.append(asyncio.create_task(self._watch_ports(ports)))
 
     @staticmethod
-    async def open(
-        settings: EngineSettings,
-        *,
-        pool_size: int,
-        incarnation: str,
-        patience: float = PATIENCE,
-    ) -> MooncakeTransport:
-        """Raises EngineInitFailed after at most `patience` seconds and the time that a process takes to start."""
+    async def open(settings: EngineSettings, *, pool_size: int, incarnation: str) -> MooncakeTransport:
+        """Raises EngineInitFailed after at most PATIENCE seconds and the time that a process takes to start."""
         pool_file = os.memfd_create("diffusion-pool")
         ports = RdmaPorts(settings.devices.split(",") if settings.devices else ())
         try:
             memory = allocate(pool_size, pool_file)
-            server = await EngineProcess.start(pool_file, len(memory), settings, patience)
+            server = await EngineProcess.start(pool_file, len(memory), settings, PATIENCE)
         except BaseException:
             os.close(pool_file)
             raise

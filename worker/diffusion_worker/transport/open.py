@@ -13,7 +13,7 @@ from diffusion_worker.transport.engine_process import EngineSettings
 from diffusion_worker.transport.errors import EngineInitFailed
 from diffusion_worker.transport.interface import Transport
 from diffusion_worker.transport.memory import MemoryTransport
-from diffusion_worker.transport.mooncake import PATIENCE, MooncakeTransport
+from diffusion_worker.transport.mooncake import MooncakeTransport
 from diffusion_worker.transport.shm import ShmTransport
 from diffusion_worker.transport.tcp import TcpTransport
 
@@ -76,7 +76,6 @@ async def open_transport(
     port_max: int,
     incarnation: str,
     rdma_devices: Collection[str] = frozenset(),
-    patience: float = PATIENCE,
 ) -> Transport:
     """Open a pool of at least `pool_size` bytes that peers can pull from.
 
@@ -84,14 +83,13 @@ async def open_transport(
     `fallback` Allow or Deny; `host` is the address that peers reach this worker by; ports are taken from
     `port_min` to `port_max`, both included (Mooncake: two, and two more for each peer that is pulled from, and as many
     again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any.
-    `patience` in seconds is for ports that are not free yet.
     Raises EngineInitFailed, which names what is missing.
     """
     if backend == "mooncake":
         network, names = choose_network(protocol, fallback, allowed=rdma_devices)
         settings = EngineSettings(host, network, names, port_min, port_max)
         log.info("transport_opening", backend=backend, network=network, devices=names)
-        return await MooncakeTransport.open(settings, pool_size=pool_size, incarnation=incarnation, patience=patience)
+        return await MooncakeTransport.open(settings, pool_size=pool_size, incarnation=incarnation)
     if backend not in BACKENDS:
         raise EngineInitFailed(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     refuse_other_networks(backend, protocol, fallback)
