@@ -72,8 +72,9 @@ class ScriptedModel:
         self.before_stage(stage)
 
 
-def busy(seconds: float) -> None:
-    """Computes like a model: without ever giving the event loop's thread anything to wait for."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+def busy(until: Callable[[], bool]) -> None:
+    """Computes like a model until something is so: without ever giving the event loop's thread anything to wait for."""
+    end = time.monotonic() + DEADLINE
+    while not until():
+        assert time.monotonic() < end, "what the test computes for never came"
         sum(range(1000))

@@ -91,6 +91,11 @@ class Stream:
         assert not self.said("stage_failed", task_id), self.said("stage_failed", task_id)
         return self.said("stage_done", task_id)[-1].stage_done
 
+    async def encoded(self, task_id: str = "e", **parameters: object) -> stage_pb2.Descriptor:
+        """The output of an encode task, to denoise from."""
+        await self.execute(ENCODE, task_id, **parameters)
+        return (await self.done(task_id)).output
+
     async def failed(self, task_id: str) -> str:
         """The failure's kind, in short."""
         return stage_pb2.FailureKind.Name((await self.failure(task_id)).kind).removeprefix("FAILURE_KIND_")

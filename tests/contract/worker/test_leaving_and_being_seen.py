@@ -23,8 +23,7 @@ async def test_a_worker_that_leaves_finishes_hands_back_and_waits_for_its_output
     worker = await start(drain_seconds=10.0)
     stream = await worker.stream()
     worker.model.hold = True
-    await stream.execute(ENCODE, "e")
-    await stream.execute(DENOISE, "n", source=(await stream.done("e")).output)
+    await stream.execute(DENOISE, "n", source=await stream.encoded())
     await stream.step("n", 0)
     await stream.execute(ENCODE, "waiting")
     worker.stop.set()
@@ -46,8 +45,7 @@ async def test_a_drain_is_bounded_though_nobody_releases_anything(start: Start) 
     worker = await start(drain_seconds=0.2)
     stream = await worker.stream()
     worker.model.step_seconds = 0.05
-    await stream.execute(ENCODE, "e", num_inference_steps=1000)
-    await stream.execute(DENOISE, "n", source=(await stream.done("e")).output)
+    await stream.execute(DENOISE, "n", source=await stream.encoded("e", num_inference_steps=1000))
     await stream.step("n", 1)
     worker.stop.set()
     await stream.until(lambda: bool(stream.said("drained")), "drained")
@@ -105,8 +103,7 @@ async def test_alive_is_not_ready_until_the_router_answered(router: ScriptedRout
 async def test_the_metrics_parse_and_count(start: Start) -> None:
     encoder, denoiser = await start("encoder"), await start("denoiser")
     made, used = await encoder.stream(), await denoiser.stream()
-    await made.execute(ENCODE, "e")
-    source = (await made.done("e")).output
+    source = await made.encoded()
     await used.execute(DENOISE, "n", source=source)
     await used.done("n")
     source.digest += 1

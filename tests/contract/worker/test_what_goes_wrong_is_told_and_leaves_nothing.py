@@ -9,6 +9,8 @@ import grpc
 import pytest
 from PIL import Image
 
+from diffusion_worker.link.stream import Incompatible
+from diffusion_worker.transport.memory import _POOLS, MemoryTransport
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import Stage
 
@@ -17,15 +19,10 @@ from .scripted_model import busy
 from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter, Stream
 
 
-async def encoded(stream: Stream, task_id: str = "e", **parameters: object) -> stage_pb2.Descriptor:
-    await stream.execute(ENCODE, task_id, **parameters)
-    return (await stream.done(task_id)).output
-
-
 async def running(worker: Worker, stream: Stream, task_id: str = "n", **command: object) -> None:
     """A denoising that waits at its first step."""
     worker.model.hold = True
-    source = await encoded(stream, f"input of {task_id}")
+    source = await stream.encoded(f"input of {task_id}")
     await stream.execute(DENOISE, task_id, source=source, **command)
     await stream.step(task_id, 0)
 
@@ -75,8 +72,6 @@ async def test_a_task_is_given_back_only_if_it_was_not_started(start: Start) -> 
 async def test_a_pull_that_is_under_way_is_cancelled_and_its_slot_comes_back(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diffusion_worker.transport.memory import MemoryTransport
-
     pulling, never = asyncio.Event(), asyncio.Event()
 
     async def fetch(*_: object) -> int:
@@ -84,8 +79,9 @@ async def test_a_pull_that_is_under_way_is_cancelled_and_its_slot_comes_back(
         await never.wait()
         return 0
 
-    encoder, denoiser = await (await start("encoder")).stream(), await (await start("denoiser")).stream()
-    source = await encoded(encoder)
+    worker = await start("denoiser")
+    encoder, denoiser = await (await start("encoder")).stream(), await worker.stream()
+    source = await encoder.encoded()
     monkeypatch.setattr(MemoryTransport, "fetch", fetch)
     await denoiser.execute(DENOISE, "n", source=source)
     await asyncio.wait_for(pulling.wait(), 10)
@@ -93,21 +89,22 @@ async def test_a_pull_that_is_under_way_is_cancelled_and_its_slot_comes_back(
     await denoiser.cancel("n")
     assert await denoiser.failed("n") == "CANCELLED"
     await denoiser.slots_used(0)
+    await worker.until_metrics('transfer_failures_total{kind="cancelled",role="denoiser"} 1.0')
 
 
 async def test_commands_for_unknown_tasks_are_ignored(start: Start) -> None:
     stream = await (await start()).stream()
     await stream.cancel("nobody")
     await stream.release("nobody")
-    await encoded(stream)
+    await stream.encoded()
 
 
 async def test_a_task_past_its_deadline_ends_at_the_next_step(start: Start) -> None:
     worker = await start()
     stream = await worker.stream()
-    await running(worker, stream, deadline=0.2)
-    await stream.execute(ENCODE, "waiting", deadline=0.4)
-    assert await stream.failed("waiting") == "DEADLINE"
+    await running(worker, stream, deadline=1.0)
+    await stream.execute(ENCODE, "waiting", deadline=1.2)
+    assert await stream.failed("waiting") == "DEADLINE"  # later than the other
     worker.model.let_go()
     assert await stream.failed("n") == "DEADLINE"
     await stream.execute(ENCODE, "late", deadline=0)
@@ -136,7 +133,7 @@ async def test_what_the_model_raises_fails_the_task_and_not_the_worker(start: St
     assert failure.kind == stage_pb2.FAILURE_KIND_MODEL_ERROR
     assert failure.message == f"{type(error).__name__}: {error}"
     worker.model.before_stage = lambda _: None
-    await encoded(stream, "again")
+    await stream.encoded("again")
 
 
 async def test_an_output_larger_than_the_pool_is_too_large(start: Start) -> None:
@@ -154,10 +151,10 @@ async def test_an_output_waits_for_room_in_a_full_pool(start: Start) -> None:
     worker = await start(pool_size=1 << 16)
     stream = await worker.stream()
     worker.model.nbytes = 40_000
-    await encoded(stream, "first")
+    await stream.encoded("first")
     await stream.execute(ENCODE, "second")
     worker.model.nbytes_of["small"] = 10
-    await encoded(stream, "third", prompt="small")
+    await stream.encoded("third", prompt="small")
     assert not stream.said("stage_done", "second")
     await stream.release("first")
     await stream.done("second")
@@ -168,7 +165,7 @@ async def test_a_pool_that_stays_full_fails_the_task(start: Start, monkeypatch: 
     worker = await start(pool_size=1 << 16)
     stream = await worker.stream()
     worker.model.nbytes = 40_000
-    await encoded(stream, "first")
+    await stream.encoded("first")
     await stream.execute(ENCODE, "second")
     assert await stream.failed("second") == "POOL_FULL"
     await stream.slots_used(1)
@@ -193,7 +190,7 @@ async def test_a_wrong_descriptor_is_never_computed(
 ) -> None:
     made = await start("encoder", *(["denoiser"] if colocated else []))
     used = made if colocated else await start("denoiser")
-    source = await encoded(await made.stream())
+    source = await (await made.stream()).encoded()
     setattr(source, field, value)
     stream = await used.stream()
     await stream.execute(DENOISE, "n", source=source)
@@ -203,10 +200,8 @@ async def test_a_wrong_descriptor_is_never_computed(
 
 
 async def test_bytes_that_changed_after_they_were_published_are_a_failed_transfer(start: Start) -> None:
-    from diffusion_worker.transport.memory import _POOLS
-
     encoder, denoiser = await (await start("encoder")).stream(), await (await start("denoiser")).stream()
-    source = await encoded(encoder)
+    source = await encoder.encoded()
     _POOLS[source.session].view[source.address + 400] ^= 1
     await denoiser.execute(DENOISE, "n", source=source)
     failure = await denoiser.failure("n")
@@ -224,7 +219,7 @@ async def test_a_stage_of_another_role_is_refused(start: Start) -> None:
 async def test_an_upload_is_tried_again_while_the_router_is_away(router: ScriptedRouter, start: Start) -> None:
     worker = await start()
     stream = await worker.stream()
-    await stream.execute(DENOISE, "n", source=await encoded(stream))
+    await stream.execute(DENOISE, "n", source=await stream.encoded())
     denoised = (await stream.done("n")).output
     router.store_failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL]
     await stream.execute(DECODE, "d", source=denoised)
@@ -256,11 +251,10 @@ async def test_heartbeats_go_on_during_a_long_computation(router: ScriptedRouter
     router.lease = 0.6
     worker = await start()
     stream = await worker.stream()
-    worker.model.before_stage = lambda _: busy(1.0)
     seen = len(stream.said("heartbeat"))
+    worker.model.before_stage = lambda _: busy(lambda: len(stream.said("heartbeat")) >= seen + 3)
     await stream.execute(ENCODE, "e")
     await stream.done("e")
-    assert len(stream.said("heartbeat")) - seen >= 3
     assert stream.said("heartbeat")[0].heartbeat.slots_used == 0
     await stream.until(lambda: stream.said("heartbeat")[-1].heartbeat.slots_used == 1, "slot in a heartbeat")
 
@@ -317,14 +311,14 @@ async def test_a_fenced_worker_drops_all_and_comes_back_as_another(router: Scrip
     assert not again.register.outputs
     await again.slots_used(0)
     worker.model.hold = False
-    await again.execute(DENOISE, "n2", source=await encoded(again, "e2"))
+    await again.execute(DENOISE, "n2", source=await again.encoded("e2"))
     await again.done("n2")
 
 
 async def test_a_refusal_on_an_open_stream_fences_as_well(start: Start) -> None:
     worker = await start()
     stream = await worker.stream()
-    await encoded(stream)
+    await stream.encoded()
     await stream.send(refused=peer_pb2.Refused(reason=peer_pb2.REFUSAL_REASON_FENCED, message="replaced"))
     again = await worker.stream(after=stream)
     assert again.register.incarnation != stream.register.incarnation
@@ -333,8 +327,6 @@ async def test_a_refusal_on_an_open_stream_fences_as_well(start: Start) -> None:
 async def test_a_worker_that_the_router_cannot_use_ends_with_the_routers_words(
     router: ScriptedRouter, start: Start
 ) -> None:
-    from diffusion_worker.link.stream import Incompatible
-
     words = "this pipeline serves another model"
     router.refusals.append(peer_pb2.Refused(reason=peer_pb2.REFUSAL_REASON_INCOMPATIBLE, message=words))
     worker = await start()

@@ -51,8 +51,7 @@ async def test_a_job_passes_three_stages_and_leaves_no_slot_behind(
 
 async def test_steps_are_reported_in_order_and_the_last_one_is_never_lost(start: Start) -> None:
     stream = await (await start()).stream()
-    await stream.execute(ENCODE, "e", num_inference_steps=50)
-    await stream.execute(DENOISE, "n", source=(await stream.done("e")).output)
+    await stream.execute(DENOISE, "n", source=await stream.encoded("e", num_inference_steps=50))
     await stream.done("n")
     kinds = [kind for report in stream.reports if (kind := report.WhichOneof("report")) != "heartbeat"]
     assert kinds[:3] == ["progress", "stage_done", "progress"]

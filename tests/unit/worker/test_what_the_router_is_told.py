@@ -1,6 +1,7 @@
+"""How errors and requests are translated, and that no report and no output is lost or kept without bound."""
+
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -140,14 +141,3 @@ def test_failures_are_remembered_up_to_a_bound() -> None:
     failures.sent("5")
     assert "5" not in [task.task_id for task, _ in failures.unsent()]
     assert failures.report("5") is not None
-
-
-async def test_the_event_loop_and_the_compute_thread_pass_results_and_errors() -> None:
-    from diffusion_worker.work.compute import ComputeThread
-
-    compute = ComputeThread(asyncio.get_running_loop())
-    assert await compute.run(lambda: 7) == 7
-    with pytest.raises(ZeroDivisionError):
-        await compute.run(lambda: 1 // 0)
-    assert compute.alive
-    compute.stop()

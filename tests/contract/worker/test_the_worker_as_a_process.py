@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter
+from .scripted_router import DECODE, DENOISE, ScriptedRouter
 
 DEADLINE = 240.0
 
@@ -72,8 +72,7 @@ async def test_the_bundled_model_makes_a_picture_and_sigterm_ends_the_worker_cle
     stream = await router.attached()
     assert len(stream.register.roles) == 3
     assert stream.register.model.digest
-    await stream.execute(ENCODE, "e")
-    await stream.execute(DENOISE, "n", source=(await stream.done("e")).output)
+    await stream.execute(DENOISE, "n", source=await stream.encoded())
     await stream.execute(DECODE, "d", source=(await stream.done("n")).output)
     (artifact,) = (await stream.done("d")).artifacts
     assert router.files[artifact.key].startswith(b"\x89PNG")

@@ -1,0 +1,18 @@
+"""The one thread that computes hands results and errors to the event loop, and survives both."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from diffusion_worker.work.compute import ComputeThread
+
+
+async def test_the_event_loop_and_the_compute_thread_pass_results_and_errors() -> None:
+    compute = ComputeThread(asyncio.get_running_loop())
+    assert await compute.run(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        await compute.run(lambda: 1 // 0)
+    assert compute.alive
+    compute.stop()
