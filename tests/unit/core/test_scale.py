@@ -51,7 +51,7 @@ class Fleet:
             self.tell(InputReceived(task.incarnation, task.task_id))
         self.tell(Progressed(task.incarnation, task.task_id, 0, 1))
         self.tell(
-            StageDone(task.incarnation, StageResult(task.task_id, task.job_id, task.stage, task.task_id, "r", 1.0))
+            StageDone(task.incarnation, StageResult(task.task_id, task.job_id, task.stage, "r", 1.0))
         )
 
 
