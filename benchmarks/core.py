@@ -47,7 +47,7 @@ from diffusion_router.core import (
 
 SECONDS: Final = {Stage.ENCODE: 0.2, Stage.DENOISE: 4.0, Stage.DECODE: 0.3}
 STEPS: Final = 4
-FAR: Final = 1e9
+TIMEOUT: Final = 3600.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class World:
 
     def _submit(self) -> None:
         number = next(self._order)
-        self.tell(JobSubmitted(f"job-{number}", FAR, f"{number % 5}"))
+        self.tell(JobSubmitted(f"job-{number}", self.now + TIMEOUT, f"{number % 5}"))
 
     def run(self, events: int) -> None:
         end = self.events + events

@@ -50,9 +50,7 @@ class Fleet:
         if task.input is not None:
             self.tell(InputReceived(task.incarnation, task.task_id))
         self.tell(Progressed(task.incarnation, task.task_id, 0, 1))
-        self.tell(
-            StageDone(task.incarnation, StageResult(task.task_id, task.job_id, task.stage, "r", 1.0))
-        )
+        self.tell(StageDone(task.incarnation, StageResult(task.task_id, task.job_id, task.stage, "r", 1.0)))
 
 
 @pytest.mark.parametrize("colocated", [False, True])

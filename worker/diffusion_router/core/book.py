@@ -97,7 +97,8 @@ class Book(Generic[R]):
     def at(self, queue: list[tuple[float, str]], when: float, job: Job[R]) -> None:
         """Entries of jobs that are gone are swept out when they could be the most."""
         if len(queue) > 2 * len(self.jobs) + _SWEEP:
-            queue[:] = sorted({entry for entry in queue if entry[1] in self.jobs})
+            queue[:] = {entry for entry in queue if entry[1] in self.jobs}
+            heapq.heapify(queue)
         heapq.heappush(queue, (when, job.id))
 
     # ------------------------------------------------------------ peers
@@ -134,6 +135,7 @@ class Book(Generic[R]):
         peer.tasks[task.id] = task
         peer.slots_used += task.slots
         self.scheduler.refresh(peer)
+        self.scheduler.relist(peer)
 
     def disown(self, peer: Peer[R], task_id: str) -> Task[R] | None:
         """Gives the credit back."""
@@ -141,6 +143,7 @@ class Book(Generic[R]):
         if task is not None:
             peer.slots_used -= task.slots
             self.scheduler.refresh(peer)
+            self.scheduler.relist(peer)
         return task
 
     def begin(self, peer: Peer[R], task: Task[R]) -> None:

@@ -108,7 +108,7 @@ def input_gone(book: Book[R], output: Output[R]) -> None:
 def keep_reserve(book: Book[R], peer: Peer[R]) -> None:
     """Encoded inputs never fill a pool that a later stage on the same peer needs: the youngest that wait give way.
 
-    The scheduler sees to that too (`Peer.has_room`), but not in a pool that turned out to be smaller than announced.
+    The scheduler sees to that too (`Peer.needs`), but not in a pool that turned out to be smaller than announced.
     """
     if len(peer.stages) == 1 or peer.room == peer.slots:
         return

@@ -176,10 +176,11 @@ class Core(Book[R]):
                 self.scheduler.push(job)
 
     def _schedule(self) -> None:
-        for stage in _LATER_FIRST:
-            for job in self.scheduler.assign(stage, self.now, self._start):
-                jobs.start_over(self, job)
-        for task in self.scheduler.revoke():
+        while not self.scheduler.settled():
+            for stage in _LATER_FIRST:
+                for job in self.scheduler.assign(stage, self.now, self._start):
+                    jobs.start_over(self, job)
+        for task in self.scheduler.to_ask_back():
             self.ask_back(task)
 
     def _start(self, job: Job[R], peer: Peer[R]) -> None:

@@ -20,7 +20,7 @@ from operator import attrgetter
 from typing import Final, Generic
 
 from diffusion_router.core.events import R, Stage
-from diffusion_router.core.state import Job, Output, Peer, Task
+from diffusion_router.core.state import Job, Peer, Task
 
 # Whom jobs compete for: peers of this generation ("" before their first stage), or this incarnation alone, which holds
 # their input and has the role ("" if it has not).
@@ -58,7 +58,9 @@ class Scheduler(Generic[R]):
         self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
         # Peers with a credit and room, by load (tasks beyond capacity), the longest unchanged first; where each is.
         self._open: dict[Place, dict[int, dict[str, Peer[R]]]] = defaultdict(dict)
-        self._loads: dict[tuple[str, Stage], int] = {}
+        self._loads: dict[str, dict[Stage, int]] = {}
+        # How many of them have an idle place.
+        self._idle = 0
         # Tasks that wait behind others on their peer, by what they avoid; under None those asked back. Where each is.
         self._behind: dict[Place, dict[Avoid | None, dict[str, Task[R]]]] = defaultdict(dict)
         self._listed: dict[str, dict[str, tuple[Place, Avoid | None]]] = {}
@@ -102,26 +104,32 @@ class Scheduler(Generic[R]):
             if job is not None and job.input is output and not job.state.has_task:
                 self.push(job)
         self.refresh(peer)
-
-    def refresh(self, peer: Peer[R]) -> None:
-        """To be called when the peer owns another task, or its pool has other room."""
-        tasks = len(peer.tasks)
-        load = tasks - peer.capacity
-        known = peer.incarnation in self._peers
-        credit = known and load < peer.prefetch and peer.takes_tasks
-        for stage in peer.stages:
-            before = self._loads.get((peer.incarnation, stage))
-            now = load if credit and peer.could_pull(stage) else None
-            if now != before:
-                self._move(stage, peer, before, now)
-            if credit:
-                self._touch(stage, peer)
         self.relist(peer)
 
-    def _touch(self, stage: Stage, peer: Peer[R]) -> None:
+    def refresh(self, peer: Peer[R]) -> None:
+        """To be called when the peer owns more tasks or fewer, or its pool has other room."""
+        load = len(peer.tasks) - peer.capacity
+        credit = load < peer.prefetch and peer.takes_tasks and peer.incarnation in self._peers
+        free = peer.free_slots
+        loads = self._loads.setdefault(peer.incarnation, {})
+        for stage, need in peer.needs.items():
+            before = loads.get(stage)
+            now = load if credit and free >= need else None
+            if now != before:
+                self._move(stage, peer, before, now)
+            if credit and self._lanes[stage]:
+                self._touch(stage, peer, now is not None)
+        if not loads:
+            del self._loads[peer.incarnation]
+
+    def _touch(self, stage: Stage, peer: Peer[R], could_pull: bool) -> None:
         groups, touched = self._lanes[stage], self._touched[stage]
-        for group in ((peer.generation, peer.incarnation), (peer.generation, ""), _ANYWHERE):
-            if group in groups:
+        bound = (peer.generation, peer.incarnation)
+        if bound in groups:
+            touched.add(bound)
+        for group in ((peer.generation, ""), _ANYWHERE):
+            # A peer with no room to pull is still good for a job that had better avoid it, but finds no other.
+            if group in groups and (could_pull or any(groups[group])):
                 touched.add(group)
 
     def _move(self, stage: Stage, peer: Peer[R], before: int | None, now: int | None) -> None:
@@ -129,18 +137,20 @@ class Scheduler(Generic[R]):
         by_load = self._open[place]
         if before is not None:
             del by_load[before][peer.incarnation]
+            self._idle -= before < 0
             if not by_load[before]:
                 del by_load[before]
         if now is None:
-            del self._loads[peer.incarnation, stage]
+            del self._loads[peer.incarnation][stage]
         else:
-            self._loads[peer.incarnation, stage] = now
+            self._loads[peer.incarnation][stage] = now
+            self._idle += now < 0
             by_load.setdefault(now, {})[peer.incarnation] = peer
         if not by_load:
             del self._open[place]
 
     def relist(self, peer: Peer[R]) -> None:
-        """To be called when a task of the peer waits no more, or is asked back."""
+        """To be called when the peer owns more tasks or fewer, or one of them waits no more or is asked back."""
         before = self._listed.pop(peer.incarnation, {})
         crowded = len(peer.tasks) > peer.capacity and peer.incarnation in self._peers
         if not (before or crowded):
@@ -165,13 +175,22 @@ class Scheduler(Generic[R]):
 
     # ------------------------------------------------------------ what follows
 
+    def settled(self) -> bool:
+        """Whether nothing has changed since all lanes concerned were looked at."""
+        return not any(self._touched.values())
+
     def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R]], None]) -> list[Job[R]]:
         """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over)."""
         touched = self._touched[stage]
         if not touched:
             return []
         groups = self._lanes[stage]
-        heads = [(lane.heap[0], group, avoid) for group in touched for avoid, lane in groups.get(group, {}).items()]
+        heads = [
+            (lane.heap[0], group, avoid)
+            for group in touched
+            for avoid, lane in groups.get(group, {}).items()
+            if self._worth_a_look(stage, group, avoid)
+        ]
         self._touched[stage] = set()
         heapq.heapify(heads)
         stranded: list[Job[R]] = []
@@ -180,28 +199,28 @@ class Scheduler(Generic[R]):
             lane = groups[group][avoid]
             job = self._jobs.get(job_id)
             if job is not None and job.ready(stage, now) and job.avoid == avoid and self._group(job) == group:
-                if self._is_stranded(job.input, stage):
+                if self._is_stranded(group[0], stage):
                     stranded.append(job)
                 elif (peer := self._choose(job)) is not None:
                     start(job, peer)
                 else:
                     continue
             lane.pop()
-            if lane.heap:
-                heapq.heappush(heads, (lane.heap[0], group, avoid))
-            else:
+            if not lane.heap:
                 del groups[group][avoid]
                 if not groups[group]:
                     del groups[group]
+            elif self._worth_a_look(stage, group, avoid):
+                heapq.heappush(heads, (lane.heap[0], group, avoid))
         return stranded
 
-    def revoke(self) -> Iterator[Task[R]]:
+    def to_ask_back(self) -> Iterator[Task[R]]:
         """Tasks that wait on a busy peer while another could start them at once.
 
         A peer holds one task more than it runs, so that its input is pulled meanwhile; which peer will be free first
         is only known later.
         """
-        for place, by_avoid in list(self._behind.items()):
+        for place, by_avoid in list(self._behind.items()) if self._idle else ():
             idle = {load: peers for load, peers in self._open.get(place, {}).items() if load < 0}
             # Tasks on their way back will take idle places too.
             places = sum(-load * len(peers) for load, peers in idle.items()) - len(by_avoid.get(None, ()))
@@ -239,9 +258,12 @@ class Scheduler(Generic[R]):
         """
         source, stage = job.input, job.stage
         holder = self._holder(job)
-        able = holder if holder is not None and holder.credits and holder.has_room(stage, source) else None
-        if holder is not None and holder.incarnation not in job.avoid:
-            return able
+        able: Peer[R] | None = None
+        if holder is not None:
+            # It need not pull.
+            able = holder if holder.credits and holder.free_slots >= holder.needs[stage] - 1 else None
+            if holder.incarnation not in job.avoid:
+                return able
         generations = [source.generation] if source is not None else self._complete
         shun = job.avoid if job.avoid and self._has_others(job, generations) else ()
         open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
@@ -261,9 +283,19 @@ class Scheduler(Generic[R]):
         """Whether a job of this generation can go on from `stage` to its end; a role that nobody has may yet come."""
         return all(generation in self._staying[later] or not self._staying[later] for later in Stage if later >= stage)
 
-    def _is_stranded(self, source: Output[R] | None, stage: Stage) -> bool:
+    def _is_stranded(self, generation: str, stage: Stage) -> bool:
+        """Whether a job with an input of this generation ends only if it starts over with another."""
         return (
-            source is not None
-            and any(generation != source.generation for generation in self._complete)
-            and not self._can_end(source.generation, stage)
+            bool(generation)
+            and any(other != generation for other in self._complete)
+            and not self._can_end(generation, stage)
         )
+
+    def _worth_a_look(self, stage: Stage, group: Group, avoid: Avoid) -> bool:
+        """False only if none of the lane's jobs could start or would be stranded."""
+        generation, bound = group
+        if bound or avoid:
+            return True
+        if generation:
+            return (stage, generation) in self._open or self._is_stranded(generation, stage)
+        return any((stage, complete) in self._open for complete in self._complete)

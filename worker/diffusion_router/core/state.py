@@ -152,9 +152,16 @@ class Peer(Generic[R]):
     room: int = field(init=False)
     """Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did."""
     full_at: float = 0.0
+    needs: dict[Stage, int] = field(init=False)
+    """Slots that must be free for a task of each stage, wherever its input lies."""
 
     def __post_init__(self) -> None:
         self.room = self.slots
+        self.needs = {stage: _slots_for(stage, pulled=True) for stage in self.stages}
+        if Stage.ENCODE in self.stages and len(self.stages) > 1:
+            # A worker of several roles that filled its pool with early outputs could never start the later stage that
+            # empties it: one slot is kept back for that.
+            self.needs[Stage.ENCODE] += 1
 
     @property
     def state(self) -> PeerState:
@@ -171,21 +178,16 @@ class Peer(Generic[R]):
         """Tasks that could be sent to it now."""
         return max(0, self.capacity + self.prefetch - len(self.tasks)) if self.takes_tasks else 0
 
+    @property
+    def free_slots(self) -> int:
+        return self.room - self.slots_used
+
     def slots_for(self, stage: Stage, source: Output[R] | None) -> int:
-        pulled = source is not None and source.incarnation != self.incarnation
-        return int(pulled) + int(stage is not Stage.DECODE)
+        return _slots_for(stage, pulled=source is not None and source.incarnation != self.incarnation)
 
-    def has_room(self, stage: Stage, source: Output[R] | None) -> bool:
-        # A worker of several roles that filled its pool with early outputs could never start the later stage that
-        # empties it: one slot is kept back for that.
-        reserve = 1 if stage is Stage.ENCODE and len(self.stages) > 1 else 0
-        return self.room - self.slots_used >= self.slots_for(stage, source) + reserve
 
-    def could_pull(self, stage: Stage) -> bool:
-        """Whether it has room for a task of this stage wherever its input lies."""
-        if stage is Stage.ENCODE:
-            return self.has_room(stage, None)
-        return self.room - self.slots_used >= (2 if stage is Stage.DENOISE else 1)
+def _slots_for(stage: Stage, *, pulled: bool) -> int:
+    return int(pulled and stage is not Stage.ENCODE) + int(stage is not Stage.DECODE)
 
 
 def slots_needed(stages: frozenset[Stage]) -> int:
