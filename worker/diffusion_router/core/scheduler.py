@@ -118,18 +118,14 @@ class Scheduler(Generic[R]):
             if now != before:
                 self._move(stage, peer, before, now)
             if credit and self._lanes[stage]:
-                self._touch(stage, peer, now is not None)
+                self._touch(stage, peer)
         if not loads:
             del self._loads[peer.incarnation]
 
-    def _touch(self, stage: Stage, peer: Peer[R], could_pull: bool) -> None:
+    def _touch(self, stage: Stage, peer: Peer[R]) -> None:
         groups, touched = self._lanes[stage], self._touched[stage]
-        bound = (peer.generation, peer.incarnation)
-        if bound in groups:
-            touched.add(bound)
-        for group in ((peer.generation, ""), _ANYWHERE):
-            # A peer with no room to pull is still good for a job that had better avoid it, but finds no other.
-            if group in groups and (could_pull or any(groups[group])):
+        for group in ((peer.generation, peer.incarnation), (peer.generation, ""), _ANYWHERE):
+            if group in groups:
                 touched.add(group)
 
     def _move(self, stage: Stage, peer: Peer[R], before: int | None, now: int | None) -> None:
