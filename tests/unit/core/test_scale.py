@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from collections.abc import Callable
+from types import FrameType
 
 import pytest
 
@@ -84,6 +87,45 @@ def test_a_long_life_leaves_nothing_behind() -> None:
         fleet.tell(Tick())
         sizes.append(_size(fleet.core))
     assert max(sizes) < 4 * 1024, sizes
+
+
+def test_an_event_costs_the_same_whatever_the_fleet_and_the_queue() -> None:
+    """In lines of code that are run, which no other load on the machine changes."""
+    costs = {
+        (denoisers, queue): _lines_an_event(denoisers, queue) for denoisers, queue in ((10, 0), (10, 1500), (150, 1500))
+    }
+    assert max(costs.values()) < 1.25 * min(costs.values()), costs
+
+
+def _lines_an_event(denoisers: int, queue: int) -> float:
+    fleet = Fleet(Policy(lease=1e6))
+    helpers = max(1, denoisers // 10)
+    for stage, peers in ((Stage.ENCODE, helpers), (Stage.DENOISE, denoisers), (Stage.DECODE, helpers)):
+        for number in range(peers):
+            fleet.tell(PeerRegistered(f"{stage.name}{number}", frozenset({stage}), slots=8))
+    for number in range(2 * denoisers + queue):
+        fleet.tell(JobSubmitted(f"j{number}", 1e9, "shape"))
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
+        nonlocal lines
+        lines += event == "line" and frame.f_globals["__name__"].startswith("diffusion_router")
+        return trace
+
+    before, after = fleet.events, fleet.events + 1000
+    # A step hears what one peer says; for each job that ends another comes, so that the queue keeps its length.
+    ended = fleet.ended
+    traced = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        while fleet.events < after:
+            fleet.step()
+            for number in range(ended, fleet.ended):
+                fleet.tell(JobSubmitted(f"again{number}", 1e9, "shape"))
+            ended = fleet.ended
+    finally:
+        sys.settrace(traced)
+    return lines / (fleet.events - before)
 
 
 def _size(core: Core) -> int:
