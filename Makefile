@@ -100,6 +100,7 @@ chart-crds:  ## Copy crds/ into the chart, which installs them
 .PHONY: docs
 docs: setup  ## Write docs/resource.md, the reference of the resources, from their definitions
 	$(BIN)/python docs/resource.py
+	$(BIN)/python docs/lifecycle.py
 
 .PHONY: bench
 bench: setup  ## All benchmarks, side by side with their baselines

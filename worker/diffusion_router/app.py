@@ -19,6 +19,7 @@ from diffusion_router import core
 from diffusion_router.api import create_app
 from diffusion_router.api.grpc import add_services
 from diffusion_router.metrics import Metrics
+from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.registry import Registry
 from diffusion_router.peers.sessions import Sessions
@@ -44,7 +45,7 @@ async def serve(
         jobs = await JobStore.open(settings.resolved_store_url, retain_seconds=settings.retain_seconds)
         stack.push_async_callback(jobs.close)
         policy = core.Policy(lease=settings.lease_seconds, settle=settings.settle_seconds)
-        machine = core.Core(policy, epoch=secrets.token_hex(4), now=time.monotonic())
+        machine: messages.Core = core.Core(policy, epoch=secrets.token_hex(4), now=time.monotonic())
         dispatcher = Dispatcher(machine)
         stack.callback(dispatcher.close)
         metrics = Metrics()

@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from diffusion_router import core
+from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
@@ -110,7 +111,7 @@ class Metrics:
         self.registry.register(_CoreCollector(dispatcher, sessions))
         dispatcher.add_hands(self)
 
-    def perform(self, action: core.Action) -> None:
+    def perform(self, action: messages.Action) -> None:
         match action:
             case core.PeerLost(reason="lease expired"):
                 self.lease_expirations.inc()
@@ -143,20 +144,19 @@ class _CoreCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         machine = self._dispatcher.core
-        jobs = [job for job in machine.jobs.values() if not job.status.ended]
-        inflight = sum(job.task is not None for job in jobs)
+        inflight = sum(jobs for state, jobs in machine.counts.items() if state.has_task)
         yield GaugeMetricFamily("diffusion_router_inflight_requests", "Jobs with a task under way", value=inflight)
         yield GaugeMetricFamily(
             "diffusion_router_predicted_wait_seconds", "Of a job accepted now", value=machine.predicted_wait()
         )
-        waiting = Counter(job.stage for job in jobs if job.task is None)
         queued = GaugeMetricFamily("diffusion_router_queued_requests", "Jobs that wait for a peer", labels=["role"])
         for stage, role in _ROLES.items():
-            queued.add_metric([role], waiting[stage])
+            waiting = (state for state in core.JobState if state.stage is stage and not state.has_task)
+            queued.add_metric([role], sum(machine.counts[state] for state in waiting))
         yield queued
         yield from self._peers(machine)
 
-    def _peers(self, machine: core.Core) -> Iterable[Metric]:
+    def _peers(self, machine: messages.Core) -> Iterable[Metric]:
         states = Counter((role, peer.state.value) for peer in machine.peers.values() for role in _roles(peer))
         peers = GaugeMetricFamily("diffusion_router_peers", "Registered peers", labels=["role", "state"])
         for role in _ROLES.values():
@@ -193,5 +193,5 @@ class _CoreCollector(Collector):
             yield family
 
 
-def _roles(peer: core.Peer) -> list[str]:
+def _roles(peer: messages.Peer) -> list[str]:
     return [_ROLES[stage] for stage in sorted(peer.stages)]

@@ -255,7 +255,7 @@ class JobService:
 
     def ready(self) -> bool:
         """Whether each role has a peer that takes tasks."""
-        return all(self._dispatcher.core.capacity().values())
+        return all(self._dispatcher.core.capacity.values())
 
     def parameters(self, job_id: str) -> stage_pb2.GenerationParameters | None:
         live = self._live.get(job_id)
@@ -263,7 +263,7 @@ class JobService:
 
     # ------------------------------------------------------------ what the core says
 
-    def perform(self, action: core.Action) -> None:
+    def perform(self, action: messages.Action) -> None:
         match action:
             case core.JobChanged():
                 if (live := self._live.get(action.job_id)) is not None:
@@ -335,12 +335,12 @@ class JobService:
             view.stages.extend(messages.stage_report(record) for record in job.records)
         return view
 
-    def _final_view(self, live: _Live, end: core.JobEnded) -> generation_pb2.Job:
+    def _final_view(self, live: _Live, end: core.JobEnded[messages.Report]) -> generation_pb2.Job:
         view = self._view(live)
         view.status = number(generation_pb2.JobStatus, end.status)
         view.completed_at = time.time()
-        if isinstance(end.result, tuple):
-            view.artifacts.extend(end.result)
+        if end.result is not None:
+            view.artifacts.extend(end.result.artifacts)
         if end.kind:
             view.failure.kind = stage_pb2.FailureKind.ValueType(end.kind)
             view.failure.message = end.message

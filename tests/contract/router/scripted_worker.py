@@ -16,7 +16,14 @@ DEADLINE = 10.0
 
 class ScriptedWorker:
     def __init__(
-        self, target: str, *roles: str, pod_name: str = "", incarnation: str = "", mode: str = "memory"
+        self,
+        target: str,
+        *roles: str,
+        pod_name: str = "",
+        incarnation: str = "",
+        mode: str = "memory",
+        capacity: int = 1,
+        slots: int = 64,
     ) -> None:
         self.incarnation = incarnation or secrets.token_hex(8)
         self.pod_name = pod_name or f"pod-{self.incarnation[:4]}"
@@ -29,6 +36,8 @@ class ScriptedWorker:
         self.target = target
         self._roles = [stage_pb2.Role.ValueType(ROLES[role]) for role in roles]
         self._mode = mode
+        self._capacity = capacity
+        self._slots = slots
         self._commands: asyncio.Queue[peer_pb2.RouterCommand | None] = asyncio.Queue()
         self._auto: asyncio.Task[None] | None = None
 
@@ -40,9 +49,9 @@ class ScriptedWorker:
             incarnation=self.incarnation,
             pod_name=self.pod_name,
             roles=self._roles,
-            pool=peer_pb2.Pool(mode=self._mode, slots=64, size=1 << 20),
+            pool=peer_pb2.Pool(mode=self._mode, slots=self._slots, size=1 << 20),
             model=peer_pb2.ModelIdentity(id="scripted", digest="d1", output="image"),
-            capacity=1,
+            capacity=self._capacity,
             tasks=[
                 peer_pb2.HeldTask(task_id=task.task_id, job_id=task.job_id, stage=task.stage, started=True)
                 for task in self.tasks.values()

@@ -246,6 +246,35 @@ async def test_a_peer_of_the_same_generation_with_another_transport_is_refused(r
     assert "tcp" in refused.message and "memory" in refused.message
 
 
+@pytest.mark.parametrize(
+    ("roles", "settings", "words"),
+    [
+        (["denoiser"], {"slots": 1}, ["pool of 1 slots", "need 2", "transport.poolSize"]),
+        (["encoder", "decoder"], {"slots": 1}, ["pool of 1 slots", "need 2"]),
+        (["encoder"], {"slots": 0}, ["pool of 0 slots", "need 1"]),
+        (["encoder"], {"capacity": 0}, ["capacity 0", "at least one task"]),
+        ([], {}, ["without a role", "--role encoder, denoiser or decoder"]),
+    ],
+    ids=lambda value: str(value),
+)
+async def test_a_worker_that_could_never_take_its_turn_is_refused_in_words(
+    router: Router, roles: list[str], settings: dict[str, int], words: list[str]
+) -> None:
+    worker = await ScriptedWorker(router.target, *roles, pod_name="small-0", **settings).attach()
+    refused = worker.refused
+    assert refused is not None
+    assert refused.reason == peer_pb2.REFUSAL_REASON_INCOMPATIBLE
+    assert "small-0" in refused.message
+    assert all(word in refused.message for word in words)
+    await worker.ended()
+    assert not await peers(router)
+
+
+async def test_a_worker_with_just_enough_slots_is_taken(router: Router) -> None:
+    worker = await ScriptedWorker(router.target, "denoiser", slots=2).attach()
+    assert worker.registered is not None
+
+
 async def test_a_store_that_fails_for_a_while_delays_the_end_and_loses_nothing(
     router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

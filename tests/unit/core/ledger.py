@@ -1,6 +1,7 @@
-"""What is known of every job and task from events and actions alone, and the invariants of design §5 that follow.
+"""What is known of every job and task from events and actions alone, and the invariants that follow.
 
-Kept apart from the core's own books, so that the core can't be wrong in both.
+Kept apart from the core's own book, so that the core can't be wrong in both. The book itself is held against what it
+sums up: counts against the things counted, states against tasks and inputs, the scheduler against a fresh one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from diffusion_router.core import (
     FailureKind,
     JobEnded,
     JobKilled,
+    JobState,
     JobStatus,
     PeerLost,
     PeerRegistered,
@@ -27,6 +29,8 @@ from diffusion_router.core import (
     StageDone,
     StageFailed,
 )
+from diffusion_router.core.lifecycle import TRANSITIONS
+from diffusion_router.core.scheduler import Scheduler
 from unit.core.workers import Where, Worker, content_of
 
 
@@ -60,6 +64,7 @@ class Ledger:
         self._place: dict[str, str] = {}
         self._running: dict[str, str] = {}
         self._fenced_at: dict[str, float] = {}
+        self._states: dict[str, JobState] = {}
 
     # ------------------------------------------------------------ what the router hears
 
@@ -162,6 +167,53 @@ class Ledger:
             if peer.takes_tasks:
                 assert peer.credits == limit - len(peer.tasks), "I4: credits are what is not owned"
 
+    def check_jobs(self) -> None:
+        """Every job is in a state that the table leads to, and has what the state says."""
+        for job in self._core.jobs.values():
+            before = self._states.get(job.id, JobState.QUEUED)
+            assert job.state in _reachable(before), f"{job.id} came from {before.name} to {job.state.name}"
+            assert (job.task is not None, job.input is not None) == (job.state.has_task, job.state.has_input), job
+            assert job.state.stage in (job.stage, None)
+            if job.task is not None:
+                assert job.task.stage is job.stage
+                assert self._core.peers[job.task.incarnation].tasks[job.task.id] is job.task
+                assert job.task.input is job.input
+            if job.input is not None:
+                assert job.input.stage == job.stage - 1
+        self._states = {job.id: job.state for job in self._core.jobs.values()}
+
+    def check_sums(self) -> None:
+        core = self._core
+        assert +core.counts == Counter(job.state for job in core.jobs.values())
+        unfinished = [job for job in core.jobs.values() if not job.status.ended]
+        assert core.unfinished == Counter((job.stage, job.shape) for job in unfinished)
+        assert core.waiting() == sum(job.status is JobStatus.QUEUED for job in core.jobs.values())
+        for stage in Stage:
+            able = (peer.capacity for peer in core.peers.values() if stage in peer.stages and peer.takes_tasks)
+            assert core.capacity[stage] == sum(able)
+        for peer in core.peers.values():
+            kept = sum(output.stage is not Stage.DECODE for output in peer.outputs.values())
+            assert peer.slots_used == kept + sum(task.slots for task in peer.tasks.values())
+            for output in peer.outputs.values():
+                job = core.jobs.get(output.job_id)
+                assert job is None or job.outputs[output.task_id] is output
+
+    def check_nothing_is_overlooked(self) -> None:
+        """A scheduler that looks at everything finds nothing that the one that looks at changes has left."""
+        core = self._core
+        fresh: Scheduler[object] = Scheduler(core.jobs, core.peers)
+        for peer in core.peers.values():
+            fresh.seat(peer)
+        for job in core.jobs.values():
+            if job.state.stage is not None and not job.state.has_task:
+                fresh.push(job)
+        started: list[str] = []
+        for stage in Stage:
+            stranded = fresh.assign(stage, core.now, lambda job, peer: started.append(f"{job.id} on {peer.pod_name}"))
+            assert not stranded, "they should have started over"
+        assert not started, f"{started} could have been started"
+        assert not list(fresh.to_ask_back()), "tasks wait while others could start them"
+
     def check_at_rest(self, workers: Iterable[Worker], now: float) -> None:
         for job_id, job in self._store.items():
             assert job.status is not None, f"I6, I7: {job_id} never ended: {self._core.jobs.get(job_id)}"
@@ -187,6 +239,15 @@ class Ledger:
             assert job.deadline <= now
         else:
             assert job.tainted, f"I6: {job_id} failed with {job.kind.name} though all that happened was losses"
+
+
+def _reachable(state: JobState) -> set[JobState]:
+    found, todo = {state}, [state]
+    while todo:
+        new = set(TRANSITIONS[todo.pop()].values()) - found
+        found |= new
+        todo += new
+    return found
 
 
 def _job_of(task_id: str) -> str:

@@ -119,7 +119,7 @@ def test_i3_of_two_outputs_that_an_adopted_task_may_read_both_are_kept_until_it_
     # An encoder that a release never reached has an older output of the same job.
     stale = world.spawn(ENCODE)
     (result,) = encoder.outputs.values()
-    where = type(result.output)(stale.incarnation, f"{job}.encode.9.e0", "g1", "ENCODE of j1")
+    where = type(result.report)(stale.incarnation, f"{job}.encode.9.e0", "g1", "ENCODE of j1")
     stale.outputs[where.task_id] = type(result)(where.task_id, job, ENCODE, where)
     world.restart_router()
     attach_all(world, [denoiser, stale, encoder])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from collections.abc import Callable
+from types import FrameType
 
 import pytest
 
@@ -50,9 +53,7 @@ class Fleet:
         if task.input is not None:
             self.tell(InputReceived(task.incarnation, task.task_id))
         self.tell(Progressed(task.incarnation, task.task_id, 0, 1))
-        self.tell(
-            StageDone(task.incarnation, StageResult(task.task_id, task.job_id, task.stage, task.task_id, "r", 1.0))
-        )
+        self.tell(StageDone(task.incarnation, StageResult(task.task_id, task.job_id, task.stage, "r", 1.0)))
 
 
 @pytest.mark.parametrize("colocated", [False, True])
@@ -86,6 +87,49 @@ def test_a_long_life_leaves_nothing_behind() -> None:
         fleet.tell(Tick())
         sizes.append(_size(fleet.core))
     assert max(sizes) < 4 * 1024, sizes
+
+
+def test_an_event_costs_the_same_whatever_the_fleet_and_the_queue() -> None:
+    """In lines of code that are run, which no other load on the machine changes."""
+    costs = {
+        (denoisers, queue): _lines_an_event(denoisers, queue) for denoisers, queue in ((5, 0), (5, 2000), (60, 2000))
+    }
+    assert max(costs.values()) < 1.25 * min(costs.values()), costs
+
+
+def _lines_an_event(denoisers: int, queue: int) -> float:
+    fleet = Fleet(Policy(lease=1e6))
+    # More encoders than denoisers: jobs wait before both stages, and the encoders' pools are full.
+    for stage, peers in ((Stage.ENCODE, 2 * denoisers), (Stage.DENOISE, denoisers), (Stage.DECODE, 2 * denoisers)):
+        for number in range(peers):
+            fleet.tell(PeerRegistered(f"{stage.name}{number}", frozenset({stage}), slots=8))
+    for number in range(2 * denoisers + queue):
+        fleet.tell(JobSubmitted(f"j{number}", 1e9, "shape"))
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
+        nonlocal lines
+        lines += event == "line" and frame.f_globals["__name__"].startswith("diffusion_router")
+        return trace
+
+    _keep_busy(fleet, fleet.events + 40 * denoisers)
+    before, traced = fleet.events, sys.gettrace()
+    sys.settrace(trace)
+    try:
+        _keep_busy(fleet, before + 1000)
+    finally:
+        sys.settrace(traced)
+    return lines / (fleet.events - before)
+
+
+def _keep_busy(fleet: Fleet, events: int) -> None:
+    """For each job that ends another comes, so that the queue keeps its length."""
+    submitted = fleet.ended
+    while fleet.events < events:
+        fleet.step()
+        for number in range(submitted, fleet.ended):
+            fleet.tell(JobSubmitted(f"again{number}", 1e9, "shape"))
+        submitted = fleet.ended
 
 
 def _size(core: Core) -> int:

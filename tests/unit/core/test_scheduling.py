@@ -230,6 +230,30 @@ def test_a_peer_whose_pool_is_full_is_asked_again_later_and_later() -> None:
     assert world.store["j1"].status is None, "a full pool fails no job"
 
 
+def test_a_job_that_waits_for_the_peer_with_its_input_goes_elsewhere_once_that_takes_no_tasks() -> None:
+    world = World()
+    encoder = world.spawn(ENCODE)
+    older = world.submit()
+    both = world.spawn(ENCODE, DENOISE, capacity=2)
+    younger = world.submit()
+    for _ in range(3):
+        world.submit()
+    world.deliver_all()
+    for index in range(2):
+        world.work(both, index)
+    for worker in (encoder, encoder, encoder, both):
+        world.work(worker)
+        world.deliver_all()
+    job = world.core.jobs[younger]
+    assert world.core.jobs[older].task.incarnation == job.input.incarnation == both.incarnation
+    assert job.task is None
+    both.drain()
+    world.deliver_up(both)
+    assert job.task is None, "there is nobody else"
+    other = world.spawn(DENOISE)
+    assert job.task.incarnation == other.incarnation
+
+
 def test_the_predicted_wait_is_learnt_from_the_busiest_role() -> None:
     world = World()
     split(world, denoisers=2)

@@ -251,13 +251,13 @@ class Worker:
             assert held.content == expected, f"{task_id} computed from {held.content}"
         content = content_of(stage, job_id)
         if stage is Stage.DECODE:
-            done = StageResult(task_id, job_id, stage, result=content, compute_seconds=1.0)
+            done = StageResult(task_id, job_id, stage, content, compute_seconds=1.0)
         else:
             if self.slots_used - held.pulls + 1 > self.real_slots:
                 self.end_task(held, FailureKind.POOL_FULL)
                 return
             where = Where(self.incarnation, task_id, self.generation, content)
-            done = StageResult(task_id, job_id, stage, output=where, compute_seconds=1.0)
+            done = StageResult(task_id, job_id, stage, where, compute_seconds=1.0)
         del self.tasks[task_id]
         self.outputs[task_id] = done
         assert self.slots_used <= self.slots, "the pool's slots are overdrawn by an output"

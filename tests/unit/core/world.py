@@ -83,6 +83,9 @@ class World:
         for action in actions:
             self._carry_out(action, actions)
         self.ledger.check_credits()
+        self.ledger.check_jobs()
+        self.ledger.check_sums()
+        self.ledger.check_nothing_is_overlooked()
         return actions
 
     def _carry_out(self, action: Action, batch: list[Action]) -> None:

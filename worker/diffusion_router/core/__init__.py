@@ -1,4 +1,4 @@
-"""The router's rules as a pure state machine: events in, actions out. No I/O, no clock, no asyncio (design §6)."""
+"""The router's rules as a pure state machine: events in, actions out. No I/O, no clock, no asyncio (see `machine`)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ from diffusion_router.core.events import (
     Tick,
     Welcome,
 )
+from diffusion_router.core.lifecycle import JobState
 from diffusion_router.core.machine import Core
-from diffusion_router.core.state import Job, Peer, PeerState
+from diffusion_router.core.state import Job, Peer, PeerState, StageRecord
 
 __all__ = [
     "Action",
@@ -52,6 +53,7 @@ __all__ = [
     "JobEnded",
     "JobKilled",
     "JobRecorded",
+    "JobState",
     "JobStatus",
     "JobSubmitted",
     "Peer",
@@ -69,6 +71,7 @@ __all__ = [
     "Stage",
     "StageDone",
     "StageFailed",
+    "StageRecord",
     "StageResult",
     "Tick",
     "Welcome",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from diffusion_router.core.events import Stage
-from diffusion_router.core.state import Job
 
 _WEIGHT: Final = 0.2
 _MAX_SHAPES: Final = 1024
@@ -30,13 +29,16 @@ class Estimates:
         """0.0 until the first such stage has ended."""
         return self._by_shape.get((stage, shape), self._by_stage.get(stage, 0.0))
 
-    def wait(self, jobs: Iterable[Job], capacity: Mapping[Stage, int]) -> float:
-        """Seconds until a job accepted now would have passed the busiest role's queue."""
+    def wait(self, jobs: Mapping[tuple[Stage, str], int], capacity: Mapping[Stage, int]) -> float:
+        """Seconds until a job accepted now would have passed the busiest role's queue.
+
+        jobs: how many there are, by the stage that they have come to and their shape.
+        """
         work = dict.fromkeys(Stage, 0.0)
-        for job in jobs:
+        for (reached, shape), count in jobs.items():
             for stage in Stage:
-                if stage >= job.stage:
-                    work[stage] += self.seconds(stage, job.shape)
+                if stage >= reached:
+                    work[stage] += count * self.seconds(stage, shape)
         return max(work[stage] / max(1, capacity.get(stage, 0)) for stage in Stage)
 
 

@@ -2,13 +2,17 @@
 
 Events come from worker streams, the public API, the store and the clock; actions go to the shells that own sockets and
 disks. Both are plain frozen data, so that a history can be recorded, replayed, shuffled and cut off at any point.
-Times are seconds on one monotonic clock of the caller's choice.
+Times are seconds on one monotonic clock of the caller's choice. `R` is what workers report at a stage's end: the core
+carries it from one to the next and to the client without looking inside.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
 
 
 class Stage(IntEnum):
@@ -67,19 +71,15 @@ class HeldTask:
 
 
 @dataclass(frozen=True, slots=True)
-class StageResult:
-    """What a finished task leaves: `output` is where a later stage finds it, `result` what the client gets.
-
-    Both, and `timings`, are opaque to the core.
-    """
+class StageResult(Generic[R]):
+    """What a finished task leaves."""
 
     task_id: str
     job_id: str
     stage: Stage
-    output: object | None = None
-    result: object | None = None
+    report: R
+    """Where a later stage finds it, or what the client gets; how long it took, and whatever else the shells want."""
     compute_seconds: float = 0.0
-    timings: object | None = None
 
 
 # ---------------------------------------------------------------- events
@@ -109,7 +109,7 @@ class JobRecorded:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerRegistered:
+class PeerRegistered(Generic[R]):
     incarnation: str
     stages: frozenset[Stage]
     pod_name: str = ""
@@ -120,7 +120,7 @@ class PeerRegistered:
     slots: int = 64
     draining: bool = False
     tasks: tuple[HeldTask, ...] = ()
-    outputs: tuple[StageResult, ...] = ()
+    outputs: tuple[StageResult[R], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +158,9 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
-class StageDone:
+class StageDone(Generic[R]):
     incarnation: str
-    result: StageResult
+    result: StageResult[R]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +180,13 @@ Event = (
     JobSubmitted
     | CancelRequested
     | JobRecorded
-    | PeerRegistered
+    | PeerRegistered[R]
     | PeerDisconnected
     | PeerHeartbeat
     | PeerDrained
     | InputReceived
     | Progressed
-    | StageDone
+    | StageDone[R]
     | StageFailed
     | Tick
 )
@@ -196,13 +196,14 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True)
-class Execute:
+class Execute(Generic[R]):
     incarnation: str
     task_id: str
     job_id: str
     stage: Stage
     attempt: int
-    input: object | None
+    input: R | None
+    """The report of the stage before."""
     deadline: float
 
 
@@ -253,17 +254,17 @@ class JobChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class JobEnded:
-    """Said once for every job (I1)."""
+class JobEnded(Generic[R]):
+    """Said once for every job (I1). `result`: the report of its last stage, of a job that is completed."""
 
     job_id: str
     status: JobStatus
     kind: FailureKind = FailureKind.UNSPECIFIED
     message: str = ""
-    result: object | None = None
+    result: R | None = None
 
 
-Action = Execute | CancelTask | ReleaseSlot | Welcome | Refuse | PeerLost | JobKilled | JobChanged | JobEnded
+Action = Execute[R] | CancelTask | ReleaseSlot | Welcome | Refuse | PeerLost | JobKilled | JobChanged | JobEnded[R]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ Order: a later stage before an earlier one, then the oldest job first, so that a
 one is begun. A job stays on the peer that holds its input if that peer has the next role too (nothing is transferred);
 else it goes to the least loaded peer of the same generation, equals taking turns.
 
-Jobs wait in lanes, one for each set of peers that could take them, and peers are indexed by what they could take, so
-that an event costs what it changes and not the length of the queue times the size of the fleet.
+Jobs wait in lanes, one for each set of peers that could take them: what holds back the first of a lane holds back all
+of it. Peers are indexed by what they could take. After an event only those lanes are looked at that got a job or whose
+peers changed, so that an event costs what it changes and neither the length of the queue nor the size of the fleet.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from operator import attrgetter
+from typing import Final, Generic
 
-from diffusion_router.core.events import Stage
-from diffusion_router.core.state import Job, Output, Peer, Task
+from diffusion_router.core.events import R, Stage
+from diffusion_router.core.state import Job, Peer, Task
 
-# Who could take a job: peers of this generation ("" before its first stage), and first of all this incarnation, which
-# holds its input and has the role ("" if it has not).
-LaneKey = tuple[str, str]
+# Whom jobs compete for: peers of this generation ("" before their first stage), or this incarnation alone, which holds
+# their input and has the role ("" if it has not).
+Group = tuple[str, str]
+# Peers that the jobs of a lane had better not go to.
+Avoid = frozenset[str]
+Place = tuple[Stage, str]
+
+_ANYWHERE: Final[Group] = ("", "")
 
 
 @dataclass(slots=True)
@@ -30,188 +39,259 @@ class Lane:
     heap: list[tuple[int, str]] = field(default_factory=list)
     entries: set[str] = field(default_factory=set)
 
-    def push(self, job: Job) -> None:
-        if job.id not in self.entries:
-            self.entries.add(job.id)
-            heapq.heappush(self.heap, (job.seq, job.id))
+    def push(self, seq: int, job_id: str) -> None:
+        if job_id not in self.entries:
+            self.entries.add(job_id)
+            heapq.heappush(self.heap, (seq, job_id))
 
-    def pop(self) -> str:
-        job_id = heapq.heappop(self.heap)[1]
-        self.entries.discard(job_id)
-        return job_id
+    def pop(self) -> None:
+        self.entries.discard(heapq.heappop(self.heap)[1])
 
 
-class Scheduler:
-    """Ready jobs, and the peers that could take them. `jobs` and `peers` are the core's own and only read here."""
+class Scheduler(Generic[R]):
+    """Ready jobs, and the peers that could take them. `jobs` and `peers` are the book's own and only read here."""
 
-    def __init__(self, jobs: Mapping[str, Job], peers: Mapping[str, Peer]) -> None:
+    def __init__(self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]]) -> None:
         self._jobs = jobs
         self._peers = peers
-        self._lanes: dict[Stage, dict[LaneKey, Lane]] = {stage: {} for stage in Stage}
-        # By stage and generation: peers with a credit, by load, the longest unchanged first; peers with an idle place;
-        # peers with a task that waits behind others.
-        self._open: dict[tuple[Stage, str], dict[int, dict[str, Peer]]] = defaultdict(dict)
-        self._idle: dict[tuple[Stage, str], dict[str, Peer]] = defaultdict(dict)
-        self._overfull: dict[tuple[Stage, str], dict[str, Peer]] = defaultdict(dict)
-        # Under which load a peer is in `_open`.
-        self._loads: dict[str, int] = {}
-        # Peers that take tasks, or may again, by stage and generation.
+        self._lanes: dict[Stage, dict[Group, dict[Avoid, Lane]]] = {stage: {} for stage in Stage}
+        self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
+        # Peers with a credit and room, by load (tasks beyond capacity), the longest unchanged first; where each is.
+        self._open: dict[Place, dict[int, dict[str, Peer[R]]]] = defaultdict(dict)
+        self._loads: dict[str, dict[Stage, int]] = {}
+        # How many of them have an idle place.
+        self._idle = 0
+        # Tasks that wait behind others on their peer, by what they avoid; under None those asked back. Where each is.
+        self._behind: dict[Place, dict[Avoid | None, dict[str, Task[R]]]] = defaultdict(dict)
+        self._listed: dict[str, dict[str, tuple[Place, Avoid | None]]] = {}
+        # Peers that take tasks, or may again, by stage and generation; generations that have every role.
         self._staying: dict[Stage, dict[str, set[str]]] = {stage: {} for stage in Stage}
+        self._complete: list[str] = []
 
     # ------------------------------------------------------------ what changes
 
-    def push(self, job: Job) -> None:
-        self._lanes[job.stage].setdefault(self._lane_key(job), Lane()).push(job)
+    def push(self, job: Job[R]) -> None:
+        """To be called when the job may start: its stage, its input or what it avoids is another."""
+        group = self._group(job)
+        lanes = self._lanes[job.stage].setdefault(group, {})
+        lane = lanes.get(job.avoid)
+        if lane is None:
+            lane = lanes[job.avoid] = Lane()
+        lane.push(job.seq, job.id)
+        self._touched[job.stage].add(group)
 
-    def refresh(self, peer: Peer) -> None:
-        """To be called after every change of what a peer owns, or of its state."""
-        known = self._peers.get(peer.incarnation) is peer
-        idle = known and peer.idle
-        overfull = known and len(peer.tasks) > peer.capacity
-        load = len(peer.tasks) - peer.capacity if known and peer.credits else None
-        before = self._loads.pop(peer.incarnation, None)
-        if load is not None:
-            self._loads[peer.incarnation] = load
+    def seat(self, peer: Peer[R]) -> None:
+        """To be called when the peer comes or goes, or its state is another."""
+        known = peer.incarnation in self._peers
+        stays = known and not peer.draining
+        turned = False
         for stage in peer.stages:
-            key = (stage, peer.generation)
-            if load != before:
-                self._move(key, peer, before, load)
-            for index, member in ((self._idle, idle), (self._overfull, overfull)):
-                if member:
-                    index[key][peer.incarnation] = peer
-                elif key in index:
-                    index[key].pop(peer.incarnation, None)
-                    if not index[key]:
-                        del index[key]
-            staying = self._staying[stage].setdefault(peer.generation, set())
-            if known and not peer.draining:
-                staying.add(peer.incarnation)
-            else:
-                staying.discard(peer.incarnation)
-                if not staying:
-                    del self._staying[stage][peer.generation]
+            of_generation = self._staying[stage].setdefault(peer.generation, set())
+            turned |= stays and not of_generation
+            (of_generation.add if stays else of_generation.discard)(peer.incarnation)
+            if not of_generation:
+                del self._staying[stage][peer.generation]
+                turned = True
+        if turned:
+            self._complete = [g for g in self._staying[Stage.ENCODE] if self._can_end(g, Stage.ENCODE)]
+        for stage, groups in self._lanes.items():
+            # Who is held back by what it avoids may have no other choice now; whose roles are gone starts over.
+            self._touched[stage].update(group for group in groups if turned or not group[1])
+            if not known:
+                groups.pop((peer.generation, peer.incarnation), None)
+        for output in peer.outputs.values() if known else ():
+            job = self._jobs.get(output.job_id)
+            if job is not None and job.input is output and not job.state.has_task:
+                self.push(job)
+        self.refresh(peer)
+        self.relist(peer)
 
-    def _move(self, key: tuple[Stage, str], peer: Peer, before: int | None, load: int | None) -> None:
-        by_load = self._open[key]
+    def refresh(self, peer: Peer[R]) -> None:
+        """To be called when the peer owns more tasks or fewer, or its pool has other room."""
+        load = len(peer.tasks) - peer.capacity
+        credit = load < peer.prefetch and peer.takes_tasks and peer.incarnation in self._peers
+        free = peer.free_slots
+        loads = self._loads.setdefault(peer.incarnation, {})
+        for stage, need in peer.needs.items():
+            before = loads.get(stage)
+            now = load if credit and free >= need else None
+            if now != before:
+                self._move(stage, peer, before, now)
+            if credit and self._lanes[stage]:
+                self._touch(stage, peer)
+        if not loads:
+            del self._loads[peer.incarnation]
+
+    def _touch(self, stage: Stage, peer: Peer[R]) -> None:
+        groups, touched = self._lanes[stage], self._touched[stage]
+        for group in ((peer.generation, peer.incarnation), (peer.generation, ""), _ANYWHERE):
+            if group in groups:
+                touched.add(group)
+
+    def _move(self, stage: Stage, peer: Peer[R], before: int | None, now: int | None) -> None:
+        place = (stage, peer.generation)
+        by_load = self._open[place]
         if before is not None:
             del by_load[before][peer.incarnation]
+            self._idle -= before < 0
             if not by_load[before]:
                 del by_load[before]
-        if load is not None:
-            by_load.setdefault(load, {})[peer.incarnation] = peer
+        if now is None:
+            del self._loads[peer.incarnation][stage]
+        else:
+            self._loads[peer.incarnation][stage] = now
+            self._idle += now < 0
+            by_load.setdefault(now, {})[peer.incarnation] = peer
         if not by_load:
-            del self._open[key]
+            del self._open[place]
+
+    def relist(self, peer: Peer[R]) -> None:
+        """To be called when the peer owns more tasks or fewer, or one of them waits no more or is asked back."""
+        before = self._listed.pop(peer.incarnation, {})
+        crowded = len(peer.tasks) > peer.capacity and peer.incarnation in self._peers
+        if not (before or crowded):
+            return
+        now: dict[str, tuple[Place, Avoid | None]] = {}
+        for task in peer.tasks.values() if crowded else ():
+            job = self._jobs.get(task.job_id)
+            if job is not None and task.could_move:
+                now[task.id] = ((task.stage, peer.generation), None if task.revoked else job.avoid)
+        if now:
+            self._listed[peer.incarnation] = now
+        for task_id, (place, avoid) in before.items():
+            if now.get(task_id) != (place, avoid):
+                of_place = self._behind[place]
+                del of_place[avoid][task_id]
+                if not of_place[avoid]:
+                    del of_place[avoid]
+                if not of_place:
+                    del self._behind[place]
+        for task_id, (place, avoid) in now.items():
+            self._behind[place].setdefault(avoid, {})[task_id] = peer.tasks[task_id]
 
     # ------------------------------------------------------------ what follows
 
-    def assign(self, stage: Stage, now: float, start: Callable[[Job, Peer], None]) -> list[Job]:
+    def settled(self) -> bool:
+        """Whether nothing has changed since all lanes concerned were looked at."""
+        return not any(self._touched.values())
+
+    def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R]], None]) -> list[Job[R]]:
         """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over)."""
-        lanes = self._lanes[stage]
-        if not lanes:
+        touched = self._touched[stage]
+        if not touched:
             return []
-        heads = [(lane.heap[0][0], key) for key, lane in lanes.items() if lane.heap]
+        groups = self._lanes[stage]
+        heads = [
+            (lane.heap[0], group, avoid)
+            for group in touched
+            for avoid, lane in groups.get(group, {}).items()
+            if self._worth_a_look(stage, group, avoid)
+        ]
+        self._touched[stage] = set()
         heapq.heapify(heads)
-        aside: list[Job] = []
-        stranded: list[Job] = []
+        stranded: list[Job[R]] = []
         while heads:
-            _, key = heapq.heappop(heads)
-            lane = lanes[key]
-            job = self._jobs.get(lane.pop())
-            if job is not None and is_ready(job, stage, now) and self._lane_key(job) == key:
-                if self._is_stranded(job.input, stage):
+            (_, job_id), group, avoid = heapq.heappop(heads)
+            lane = groups[group][avoid]
+            job = self._jobs.get(job_id)
+            if job is not None and job.ready(stage, now) and job.avoid == avoid and self._group(job) == group:
+                if self._is_stranded(group[0], stage):
                     stranded.append(job)
                 elif (peer := self._choose(job)) is not None:
                     start(job, peer)
                 else:
-                    aside.append(job)
-                    if not job.avoid:
-                        continue  # what held this one back holds back all the later ones of its lane
-            if lane.heap:
-                heapq.heappush(heads, (lane.heap[0][0], key))
-        for key in [key for key, lane in lanes.items() if not lane.heap]:
-            del lanes[key]
-        for job in aside:
-            self.push(job)
+                    continue
+            lane.pop()
+            if not lane.heap:
+                del groups[group][avoid]
+                if not groups[group]:
+                    del groups[group]
+            elif self._worth_a_look(stage, group, avoid):
+                heapq.heappush(heads, (lane.heap[0], group, avoid))
         return stranded
 
-    def revoke(self) -> Iterator[Task]:
+    def to_ask_back(self) -> Iterator[Task[R]]:
         """Tasks that wait on a busy peer while another could start them at once.
 
         A peer holds one task more than it runs, so that its input is pulled meanwhile; which peer will be free first
         is only known later.
         """
-        for key in [key for key in self._idle if key in self._overfull]:
-            stage = key[0]
-            waiting = [
-                (task, peer)
-                for peer in self._overfull[key].values()
-                for task in peer.tasks.values()
-                if task.stage is stage and task.waits
-            ]
+        for place, by_avoid in list(self._behind.items()) if self._idle else ():
+            idle = {load: peers for load, peers in self._open.get(place, {}).items() if load < 0}
             # Tasks on their way back will take idle places too.
-            places = sum(peer.capacity - len(peer.tasks) for peer in self._idle[key].values())
-            places -= sum(task.revoked for task, _ in waiting)
-            for task, peer in sorted(waiting, key=lambda pair: pair[0].sent_at):
-                if places <= 0:
-                    break
-                if not task.revoked and self._could_move(task, peer, self._idle[key].values()):
-                    task.revoked = True
-                    places -= 1
-                    yield task
+            places = sum(-load * len(peers) for load, peers in idle.items()) - len(by_avoid.get(None, ()))
+            if places > 0:
+                yield from self._longest_behind(by_avoid, idle.values(), places)
 
-    def _could_move(self, task: Task, peer: Peer, idle: Iterable[Peer]) -> bool:
-        job = self._jobs.get(task.job_id)
-        if job is None or (task.input is not None and task.input.incarnation == peer.incarnation):
-            return False
-        return any(other.incarnation not in job.avoid and other.has_room(task.stage, task.input) for other in idle)
+    def _longest_behind(
+        self, by_avoid: Mapping[Avoid | None, dict[str, Task[R]]], idle: Iterable[Mapping[str, Peer[R]]], places: int
+    ) -> list[Task[R]]:
+        movable = [
+            tasks.values()
+            for avoid, tasks in by_avoid.items()
+            if avoid is not None and any(name not in avoid for peers in idle for name in peers)
+        ]
+        return list(islice(heapq.merge(*movable, key=attrgetter("sent_at")), places))
 
     # ------------------------------------------------------------ rules
 
-    def _lane_key(self, job: Job) -> LaneKey:
+    def _group(self, job: Job[R]) -> Group:
         source = job.input
         if source is None:
-            return ("", "")
-        holder = self._peers.get(source.incarnation)
-        return (source.generation, source.incarnation if holder is not None and job.stage in holder.stages else "")
+            return _ANYWHERE
+        bound = self._holder(job) is not None and source.incarnation not in job.avoid
+        return (source.generation, source.incarnation if bound else "")
 
-    def _choose(self, job: Job) -> Peer | None:
+    def _holder(self, job: Job[R]) -> Peer[R] | None:
+        """The peer that holds its input, if it takes tasks of the job's stage."""
+        holder = self._peers.get(job.input.incarnation) if job.input is not None else None
+        return holder if holder is not None and job.stage in holder.stages and holder.takes_tasks else None
+
+    def _choose(self, job: Job[R]) -> Peer[R] | None:
         """The peer that should run it, if any can just now.
 
         One on which a task of this job failed is taken again only where there is no other.
         """
         source, stage = job.input, job.stage
-        holder = self._peers.get(source.incarnation) if source is not None else None
-        if holder is not None and holder.takes_tasks and stage in holder.stages and holder.incarnation not in job.avoid:
-            return holder if holder.credits and holder.has_room(stage, source) else None
-        generations = [source.generation] if source is not None else self._complete_generations()
+        holder = self._holder(job)
+        able: Peer[R] | None = None
+        if holder is not None:
+            # It need not pull.
+            able = holder if holder.credits and holder.free_slots >= holder.needs[stage] - 1 else None
+            if holder.incarnation not in job.avoid:
+                return able
+        generations = [source.generation] if source is not None else self._complete
         shun = job.avoid if job.avoid and self._has_others(job, generations) else ()
         open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
         for load in sorted({load for by_load in open_ for load in by_load}):
             for by_load in open_:
-                for peer in by_load.get(load, {}).values():
-                    if peer.incarnation not in shun and peer.has_room(stage, source):
+                for incarnation, peer in by_load.get(load, {}).items():
+                    if incarnation not in shun:
                         return peer
-        return None
+        return None if shun else able
 
-    def _has_others(self, job: Job, generations: Iterable[str]) -> bool:
+    def _has_others(self, job: Job[R], generations: Iterable[str]) -> bool:
         staying = self._staying[job.stage]
         candidates = (self._peers[name] for generation in generations for name in staying.get(generation, ()))
         return any(peer.takes_tasks and peer.incarnation not in job.avoid for peer in candidates)
 
-    def _complete(self, generation: str, stage: Stage) -> bool:
+    def _can_end(self, generation: str, stage: Stage) -> bool:
         """Whether a job of this generation can go on from `stage` to its end; a role that nobody has may yet come."""
         return all(generation in self._staying[later] or not self._staying[later] for later in Stage if later >= stage)
 
-    def _complete_generations(self) -> list[str]:
-        return [generation for generation in self._staying[Stage.ENCODE] if self._complete(generation, Stage.ENCODE)]
-
-    def _is_stranded(self, source: Output | None, stage: Stage) -> bool:
+    def _is_stranded(self, generation: str, stage: Stage) -> bool:
+        """Whether a job with an input of this generation ends only if it starts over with another."""
         return (
-            source is not None
-            and not self._complete(source.generation, stage)
-            and any(generation != source.generation for generation in self._complete_generations())
+            bool(generation)
+            and any(other != generation for other in self._complete)
+            and not self._can_end(generation, stage)
         )
 
-
-def is_ready(job: Job, stage: Stage, now: float) -> bool:
-    return not job.status.ended and job.task is None and job.stage is stage and job.not_before <= now
+    def _worth_a_look(self, stage: Stage, group: Group, avoid: Avoid) -> bool:
+        """False only if none of the lane's jobs could start or would be stranded."""
+        generation, bound = group
+        if bound or avoid:
+            return True
+        if generation:
+            return (stage, generation) in self._open or self._is_stranded(generation, stage)
+        return any((stage, complete) in self._open for complete in self._complete)

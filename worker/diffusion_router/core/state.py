@@ -1,19 +1,22 @@
 """What the core knows: jobs, their tasks and outputs, and the peers that hold them.
 
-Credits are not counted but derived from the tasks that a peer owns, so they can't leak, go negative or be given back
-twice (I4). An output knows who may be reading it, so that its slot is released no earlier than I3 allows.
+Records only; what they hold is changed by `Book`, which keeps counts and indexes right. Credits are not counted but
+derived from the tasks that a peer owns, so they can't leak, go negative or be given back twice (I4). An output knows
+who may be reading it, so that its slot is released no earlier than I3 allows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Generic
 
-from diffusion_router.core.events import FailureKind, JobStatus, Stage
+from diffusion_router.core.events import JobStatus, R, Stage
+from diffusion_router.core.lifecycle import JobState
 
 
 @dataclass(slots=True, eq=False)
-class Output:
+class Output(Generic[R]):
     """A finished task's output, kept by `incarnation` until released."""
 
     task_id: str
@@ -21,7 +24,7 @@ class Output:
     stage: Stage
     incarnation: str
     generation: str
-    descriptor: object | None
+    report: R
     readers: set[str] = field(default_factory=set)
     """Tasks that may be reading it."""
     wanted: bool = True
@@ -30,42 +33,48 @@ class Output:
     """Its peer is lost, and the bytes with it."""
     transfer_failures: int = 0
 
+    @property
+    def slots(self) -> int:
+        # What a decoder keeps until the store has it is a list of files, not a slot.
+        return int(self.stage is not Stage.DECODE)
+
 
 @dataclass(slots=True, eq=False)
-class Task:
+class Task(Generic[R]):
     id: str
     job_id: str
     stage: Stage
     incarnation: str
     attempt: int
-    input: Output | None
+    input: Output[R] | None
     sent_at: float
     slots: int
     """Slots of its peer's pool that it may take: an input that is pulled, an output that is made."""
-    received: bool = False
     started: bool = False
     abandoned: bool = False
     """The job ended or moved on without it; its report only gives the credit back."""
     revoked: bool = False
     """Asked to be handed back, once."""
-    reads: list[Output] = field(default_factory=list)
+    reads: list[Output[R]] = field(default_factory=list)
     """Outputs that it may be reading: its input, and, for a task that an earlier life of the router sent, whatever
     could be its input."""
 
     @property
-    def waits(self) -> bool:
-        return not (self.started or self.abandoned)
+    def could_move(self) -> bool:
+        """Waits for its peer, which does not hold its input."""
+        bound = self.input is not None and self.input.incarnation == self.incarnation
+        return not (self.started or self.abandoned or bound)
 
 
 @dataclass(slots=True)
-class StageRecord:
-    """One try of a stage, for the client's stage table."""
+class StageRecord(Generic[R]):
+    """One try of a stage, for the client's stage table. `report`: once it is done."""
 
     stage: Stage
     pod_name: str
     attempt: int
     queue_seconds: float
-    timings: object | None = None
+    report: R | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,34 +86,42 @@ class Failure:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class Job(Generic[R]):
+    """`state`, `stage`, `task` and `input` are changed by `Book.move` alone."""
+
     id: str
     seq: int
     deadline: float
     shape: str
     kills: int
-    created: float
     ready_since: float
-    stage: Stage = Stage.ENCODE
-    input: Output | None = None
-    task: Task | None = None
-    status: JobStatus = JobStatus.QUEUED
     not_before: float = 0.0
+    state: JobState = JobState.QUEUED
+    stage: Stage = Stage.ENCODE
+    """The state's; of a job that has ended, where it was then."""
+    task: Task[R] | None = None
+    input: Output[R] | None = None
     failures: list[Failure] = field(default_factory=list)
     model_errors: int = 0
     pool_full: int = 0
-    """Times that a pool was full since its last stage ended."""
+    """Times that a pool was full since it came to its stage."""
     attempts: dict[Stage, int] = field(default_factory=dict)
-    avoid: set[str] = field(default_factory=set)
+    avoid: frozenset[str] = frozenset()
     """Peers on which one of its tasks failed; tried again only where there is no other."""
-    outputs: dict[str, Output] = field(default_factory=dict)
+    outputs: dict[str, Output[R]] = field(default_factory=dict)
     """Outputs that peers keep for it, by task."""
     step: int = 0
     steps: int = 0
-    records: list[StageRecord] = field(default_factory=list)
-    kind: FailureKind = FailureKind.UNSPECIFIED
-    message: str = ""
-    result: object | None = None
+    records: list[StageRecord[R]] = field(default_factory=list)
+
+    @property
+    def status(self) -> JobStatus:
+        return self.state.status
+
+    def ready(self, stage: Stage, now: float) -> bool:
+        """Whether it waits for a task of this stage, and may have one."""
+        state = self.state
+        return state.stage is stage and not state.has_task and self.not_before <= now
 
 
 class PeerState(Enum):
@@ -114,7 +131,7 @@ class PeerState(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Peer:
+class Peer(Generic[R]):
     incarnation: str
     pod_name: str
     stages: frozenset[Stage]
@@ -128,14 +145,23 @@ class Peer:
     heard_at: float = 0.0
     connected: bool = True
     draining: bool = False
-    tasks: dict[str, Task] = field(default_factory=dict)
-    outputs: dict[str, Output] = field(default_factory=dict)
+    tasks: dict[str, Task[R]] = field(default_factory=dict)
+    outputs: dict[str, Output[R]] = field(default_factory=dict)
+    slots_used: int = 0
+    """By its tasks and outputs together."""
     room: int = field(init=False)
     """Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did."""
     full_at: float = 0.0
+    needs: dict[Stage, int] = field(init=False)
+    """Slots that must be free for a task of each stage, wherever its input lies."""
 
     def __post_init__(self) -> None:
         self.room = self.slots
+        self.needs = {stage: _slots_for(stage, pulled=True) for stage in self.stages}
+        if Stage.ENCODE in self.stages and len(self.stages) > 1:
+            # A worker of several roles that filled its pool with early outputs could never start the later stage that
+            # empties it: one slot is kept back for that.
+            self.needs[Stage.ENCODE] += 1
 
     @property
     def state(self) -> PeerState:
@@ -153,28 +179,15 @@ class Peer:
         return max(0, self.capacity + self.prefetch - len(self.tasks)) if self.takes_tasks else 0
 
     @property
-    def idle(self) -> bool:
-        return self.takes_tasks and len(self.tasks) < self.capacity
-
-    @property
-    def slots_used(self) -> int:
-        # What a decoder keeps until the store has it is a list of files, not a slot.
-        kept = sum(output.stage is not Stage.DECODE for output in self.outputs.values())
-        return kept + sum(task.slots for task in self.tasks.values())
-
-    @property
     def free_slots(self) -> int:
         return self.room - self.slots_used
 
-    def slots_for(self, stage: Stage, source: Output | None) -> int:
-        pulled = source is not None and source.incarnation != self.incarnation
-        return int(pulled) + int(stage is not Stage.DECODE)
+    def slots_for(self, stage: Stage, source: Output[R] | None) -> int:
+        return _slots_for(stage, pulled=source is not None and source.incarnation != self.incarnation)
 
-    def has_room(self, stage: Stage, source: Output | None) -> bool:
-        # A worker of several roles that filled its pool with early outputs could never start the later stage that
-        # empties it: one slot is kept back for that.
-        reserve = 1 if stage is Stage.ENCODE and len(self.stages) > 1 else 0
-        return self.free_slots >= self.slots_for(stage, source) + reserve
+
+def _slots_for(stage: Stage, *, pulled: bool) -> int:
+    return int(pulled and stage is not Stage.ENCODE) + int(stage is not Stage.DECODE)
 
 
 def slots_needed(stages: frozenset[Stage]) -> int:

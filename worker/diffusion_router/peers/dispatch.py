@@ -11,16 +11,17 @@ import time
 from typing import Protocol
 
 from diffusion_router import core
+from diffusion_router.peers import messages
 
 
 class Hands(Protocol):
     """Who carries out actions. Must neither block nor raise."""
 
-    def perform(self, action: core.Action) -> None: ...
+    def perform(self, action: messages.Action) -> None: ...
 
 
 class Dispatcher:
-    def __init__(self, machine: core.Core) -> None:
+    def __init__(self, machine: messages.Core) -> None:
         self.core = machine
         self._hands: list[Hands] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -30,7 +31,7 @@ class Dispatcher:
     def add_hands(self, hands: Hands) -> None:
         self._hands.append(hands)
 
-    def dispatch(self, event: core.Event) -> None:
+    def dispatch(self, event: messages.Event) -> None:
         revision = self.core.revision
         for action in self.core.handle(event, time.monotonic()):
             for hands in self._hands:

@@ -1,22 +1,31 @@
 """Protobuf on the wire <-> the core's events and actions.
 
-Descriptors, artifacts and timings stay protobuf messages: the core carries them without looking inside.
+What the core carries without looking inside is the report of a stage's end, as the worker sent it: the shells find the
+descriptor, the artifacts and the timings in it.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from diffusion_router import core
-from diffusion_router.core.state import StageRecord
 from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+
+Report: TypeAlias = peer_pb2.StageDone
+Core: TypeAlias = core.Core[Report]
+Event: TypeAlias = core.Event[Report]
+Action: TypeAlias = core.Action[Report]
+Peer: TypeAlias = core.Peer[Report]
 
 
 class MalformedReport(ValueError):
     """A worker said something that no version of the protocol has."""
 
 
-def registration(message: peer_pb2.Register) -> core.PeerRegistered:
-    if not message.incarnation or not message.roles:
-        raise MalformedReport("Register: incarnation and roles must be given")
+def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
+    """What the worker says, as it says it: whether it will do is the core's to judge. Raises MalformedReport."""
+    if not message.incarnation:
+        raise MalformedReport("Register: incarnation must be given")
     return core.PeerRegistered(
         incarnation=message.incarnation,
         stages=frozenset(_stage(role) for role in message.roles),
@@ -24,8 +33,8 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered:
         generation=message.generation,
         mode=message.pool.mode,
         model=message.model.digest,
-        capacity=max(1, message.capacity),
-        slots=max(3, message.pool.slots),
+        capacity=message.capacity,
+        slots=message.pool.slots,
         draining=message.draining,
         tasks=tuple(
             core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started) for task in message.tasks
@@ -34,7 +43,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered:
     )
 
 
-def event(incarnation: str, report: peer_pb2.PeerReport) -> core.Event:
+def event(incarnation: str, report: peer_pb2.PeerReport) -> Event:
     """What any report but the first says. Raises MalformedReport."""
     match report.WhichOneof("report"):
         case "register":
@@ -72,7 +81,7 @@ def command(
 
 
 def execute(
-    action: core.Execute, parameters: stage_pb2.GenerationParameters, deadline_seconds: float
+    action: core.Execute[Report], parameters: stage_pb2.GenerationParameters, deadline_seconds: float
 ) -> peer_pb2.RouterCommand:
     message = peer_pb2.Execute(
         task_id=action.task_id,
@@ -82,32 +91,23 @@ def execute(
         parameters=parameters,
         deadline_seconds=deadline_seconds,
     )
-    if isinstance(action.input, stage_pb2.Descriptor):
-        message.input.CopyFrom(action.input)
+    if action.input is not None:
+        message.input.CopyFrom(action.input.output)
     return peer_pb2.RouterCommand(execute=message)
 
 
-def stage_report(record: StageRecord) -> generation_pb2.StageReport:
+def stage_report(record: core.StageRecord[Report]) -> generation_pb2.StageReport:
     return generation_pb2.StageReport(
         stage=stage_pb2.Stage.ValueType(record.stage),
         pod_name=record.pod_name,
         attempt=record.attempt,
         queue_seconds=record.queue_seconds,
-        timings=record.timings if isinstance(record.timings, stage_pb2.StageTimings) else None,
+        timings=record.report.timings if record.report is not None else None,
     )
 
 
-def _result(done: peer_pb2.StageDone) -> core.StageResult:
-    stage = _stage(done.stage)
-    return core.StageResult(
-        task_id=done.task_id,
-        job_id=done.job_id,
-        stage=stage,
-        output=done.output if done.HasField("output") else None,
-        result=tuple(done.artifacts) if stage is core.Stage.DECODE else None,
-        compute_seconds=done.timings.compute_seconds,
-        timings=done.timings,
-    )
+def _result(done: Report) -> core.StageResult[Report]:
+    return core.StageResult(done.task_id, done.job_id, _stage(done.stage), done, done.timings.compute_seconds)
 
 
 def _stage(number: int) -> core.Stage:

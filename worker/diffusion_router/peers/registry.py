@@ -9,7 +9,7 @@ from typing import Final
 
 import grpc
 
-from diffusion_router import core
+from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
@@ -49,7 +49,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
     def peers(self) -> list[registry_pb2.Peer]:
         return [self._describe(peer) for peer in self._dispatcher.core.peers.values()]
 
-    def _describe(self, peer: core.Peer) -> registry_pb2.Peer:
+    def _describe(self, peer: messages.Peer) -> registry_pb2.Peer:
         message = registry_pb2.Peer(
             incarnation=peer.incarnation,
             pod_name=peer.pod_name,

@@ -76,7 +76,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         for session in self._sessions.values():
             session.close()
 
-    def perform(self, action: core.Action) -> None:
+    def perform(self, action: messages.Action) -> None:
         match action:
             case core.Execute():
                 self._execute(action)
@@ -93,7 +93,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
                 text = f"this incarnation was given up: {action.reason}"
                 self._dismiss(core.Refuse(action.incarnation, core.RefusalReason.FENCED, text))
 
-    def _execute(self, action: core.Execute) -> None:
+    def _execute(self, action: core.Execute[messages.Report]) -> None:
         parameters = self._parameters.parameters(action.job_id)
         if parameters is not None:
             left = max(0.0, action.deadline - self._dispatcher.core.now)

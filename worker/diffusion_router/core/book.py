@@ -1,0 +1,198 @@
+"""The book: all that the core knows at one moment, and the few changes that keep its counts and indexes right.
+
+Everything else in the core decides; whatever it decides about who has which task, which output or which state is
+entered here. The indexes are the scheduler's (who waits, who could take it) and the counts below.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from itertools import count
+from typing import Final, Generic
+
+from diffusion_router.core.estimates import Estimates
+from diffusion_router.core.events import Action, CancelTask, Policy, R, Stage
+from diffusion_router.core.lifecycle import JobState, Move, after
+from diffusion_router.core.scheduler import Scheduler
+from diffusion_router.core.state import Job, Output, Peer, Task
+
+# Entries beyond twice the number of jobs that a queue of times may have.
+_SWEEP: Final = 1024
+
+
+class Book(Generic[R]):
+    """`epoch` is unique to this life of the router and part of every task id."""
+
+    def __init__(self, policy: Policy, *, epoch: str, now: float) -> None:
+        self.policy = policy
+        self.epoch = epoch
+        self.now = now
+        self.settle_until = now + policy.settle
+        self.jobs: dict[str, Job[R]] = {}
+        self.peers: dict[str, Peer[R]] = {}
+        self.fenced: dict[str, float] = {}
+        self.revision = 0
+        """Rises with every change of the list of peers."""
+        self.counts: Counter[JobState] = Counter()
+        """Jobs by state."""
+        self.unfinished: Counter[tuple[Stage, str]] = Counter()
+        """Jobs that have not ended, by stage and shape."""
+        self.capacity = dict.fromkeys(Stage, 0)
+        """Of the peers that take tasks."""
+        self.estimates = Estimates()
+        self.scheduler: Scheduler[R] = Scheduler(self.jobs, self.peers)
+        self.actions: list[Action[R]] = []
+        # Times at which a lease may end, a deadline passes, a job that was held back is ready.
+        self.leases: list[tuple[float, str]] = []
+        self.deadlines: list[tuple[float, str]] = []
+        self.delayed: list[tuple[float, str]] = []
+        # Readers that go by themselves: when, order, what they read, who they are.
+        self.passing: list[tuple[float, int, Output[R], str]] = []
+        # Tasks of an earlier life, by job: any output of the stage before may be their input.
+        self.adopted: dict[str, list[Task[R]]] = {}
+        self.order = count(1)
+        # The capacity with which a peer is counted.
+        self._counted: dict[str, int] = {}
+
+    def emit(self, action: Action[R]) -> None:
+        self.actions.append(action)
+
+    # ------------------------------------------------------------ jobs
+
+    def add(self, job: Job[R]) -> None:
+        self.jobs[job.id] = job
+        self.counts[job.state] += 1
+        self.unfinished[job.stage, job.shape] += 1
+        self.at(self.deadlines, job.deadline, job)
+
+    def remove(self, job: Job[R]) -> None:
+        """One that has ended."""
+        del self.jobs[job.id]
+        self.counts[job.state] -= 1
+
+    def move(self, job: Job[R], move: Move, *, task: Task[R] | None = None, source: Output[R] | None = None) -> None:
+        """Task and input stay what they are where the new state has them and no others are given."""
+        state = after(job.state, move)
+        self.counts[job.state] -= 1
+        self.counts[state] += 1
+        if state.stage is not job.stage:
+            self._count_unfinished(job, state.stage)
+            job.stage = state.stage or job.stage
+            job.pool_full = 0
+            if state.stage is Stage.ENCODE:
+                job.step = job.steps = 0
+        job.state = state
+        job.task = (task or job.task) if state.has_task else None
+        job.input = (source or job.input) if state.has_input else None
+
+    def _count_unfinished(self, job: Job[R], stage: Stage | None) -> None:
+        key = (job.stage, job.shape)
+        self.unfinished[key] -= 1
+        if not self.unfinished[key]:
+            del self.unfinished[key]
+        if stage is not None:
+            self.unfinished[stage, job.shape] += 1
+
+    def at(self, queue: list[tuple[float, str]], when: float, job: Job[R]) -> None:
+        """Entries of jobs that are gone are swept out when they could be the most."""
+        if len(queue) > 2 * len(self.jobs) + _SWEEP:
+            queue[:] = {entry for entry in queue if entry[1] in self.jobs}
+            heapq.heapify(queue)
+        heapq.heappush(queue, (when, job.id))
+
+    # ------------------------------------------------------------ peers
+
+    def changed(self, peer: Peer[R]) -> None:
+        """The list of peers, or the state of this one, is another."""
+        self.revision += 1
+        capacity = peer.capacity if peer.incarnation in self.peers and peer.takes_tasks else 0
+        more = capacity - self._counted.pop(peer.incarnation, 0)
+        if capacity:
+            self._counted[peer.incarnation] = capacity
+        for stage in peer.stages:
+            self.capacity[stage] += more
+        self.scheduler.seat(peer)
+
+    def hear(self, incarnation: str) -> Peer[R] | None:
+        """Renews the lease; None for a peer that is fenced or unknown."""
+        peer = self.peers.get(incarnation)
+        if peer is not None:
+            peer.heard_at = self.now
+            peer.lease_until = self.now + self.policy.lease
+        return peer
+
+    def watch_lease(self, peer: Peer[R]) -> None:
+        heapq.heappush(self.leases, (peer.lease_until, peer.incarnation))
+
+    def set_room(self, peer: Peer[R], slots: int) -> None:
+        peer.room, peer.full_at = slots, self.now
+        self.scheduler.refresh(peer)
+
+    # ------------------------------------------------------------ tasks
+
+    def own(self, peer: Peer[R], task: Task[R]) -> None:
+        peer.tasks[task.id] = task
+        peer.slots_used += task.slots
+        self.scheduler.refresh(peer)
+        self.scheduler.relist(peer)
+
+    def disown(self, peer: Peer[R], task_id: str) -> Task[R] | None:
+        """Gives the credit back."""
+        task = peer.tasks.pop(task_id, None)
+        if task is not None:
+            peer.slots_used -= task.slots
+            self.scheduler.refresh(peer)
+            self.scheduler.relist(peer)
+        return task
+
+    def begin(self, peer: Peer[R], task: Task[R]) -> None:
+        """It computes."""
+        if not task.started:
+            task.started = True
+            self.scheduler.relist(peer)
+
+    def cancel(self, task: Task[R]) -> None:
+        """Told to stop; its credit comes back with its report."""
+        task.abandoned = True
+        self._relist(task)
+        self.emit(CancelTask(task.incarnation, task.id))
+
+    def ask_back(self, task: Task[R]) -> None:
+        """Unless it has started meanwhile."""
+        task.revoked = True
+        self._relist(task)
+        self.emit(CancelTask(task.incarnation, task.id, only_if_waiting=True))
+
+    def not_asked_back(self, task: Task[R]) -> None:
+        task.revoked = False
+        self._relist(task)
+
+    def _relist(self, task: Task[R]) -> None:
+        peer = self.peers.get(task.incarnation)
+        if peer is not None:
+            self.scheduler.relist(peer)
+
+    # ------------------------------------------------------------ outputs
+
+    def keep(self, peer: Peer[R], task_id: str, job_id: str, stage: Stage, report: R) -> Output[R]:
+        output = Output(task_id, job_id, stage, peer.incarnation, peer.generation, report)
+        peer.outputs[task_id] = output
+        peer.slots_used += output.slots
+        job = self.jobs.get(job_id)
+        if job is not None:
+            job.outputs[task_id] = output
+        self.scheduler.refresh(peer)
+        return output
+
+    def drop(self, output: Output[R]) -> Peer[R] | None:
+        """The peer that kept it until now, if any does."""
+        job = self.jobs.get(output.job_id)
+        if job is not None:
+            job.outputs.pop(output.task_id, None)
+        peer = self.peers.get(output.incarnation)
+        if peer is None or peer.outputs.pop(output.task_id, None) is None:
+            return None
+        peer.slots_used -= output.slots
+        self.scheduler.refresh(peer)
+        return peer
