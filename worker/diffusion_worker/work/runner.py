@@ -289,7 +289,7 @@ class Runner:
                 report = reports.done(task)
                 report.output.CopyFrom(to_wire(descriptor, self._generation))
                 self._keep(task, report, slot)
-            case NoRoom(plan, _):
+            case NoRoom(plan):
                 task.state = State.PUBLISHING
                 self._begin(task, self._publish_later(task, plan))
             case Files(media):

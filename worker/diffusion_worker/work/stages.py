@@ -30,7 +30,6 @@ class NoRoom:
     """An output for which the pool has no room just now."""
 
     plan: payload.Plan
-    error: PoolFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ def run_stage(task: Task, model: StageModel, pool: Pool, on_step: OnStep, metric
         raise ModelError(f"the {task.stage} stage made what can't be carried: {error}") from error
     try:
         slot = pool.lease(plan.nbytes, task.id)
-    except PoolFull as error:
-        return NoRoom(plan, error)
+    except PoolFull:
+        return NoRoom(plan)
     published = publish(plan, slot, pool)
     task.timings.publish_seconds = time.perf_counter() - begun
     return published
