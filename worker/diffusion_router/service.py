@@ -37,10 +37,6 @@ _Jobs = list[generation_pb2.Job]
 _Status: TypeAlias = generation_pb2.JobStatus.ValueType
 
 
-class JobNotEnded(Exception):
-    """A job that still runs can be cancelled, not deleted."""
-
-
 @dataclass(slots=True, eq=False)
 class _Live:
     """A job that has not ended in the store."""
@@ -159,9 +155,14 @@ class JobService:
         """The newest first. status: what the job is now."""
         if status not in UNFINISHED:
             return [self._recorded_view(record) for record in await self._jobs.list(status, limit)]
-        # The store can't tell queued from in progress.
-        accepted = (live for live in reversed(self._live.values()) if live.record.id in self._dispatcher.core.jobs)
-        return [self._view(live) for live in islice((live for live in accepted if self._status(live) == status), limit)]
+        # The store can't tell queued from in progress. What the core has not been given is not written down yet.
+        accepted = self._dispatcher.core.jobs
+        found = (
+            live
+            for live in reversed(self._live.values())
+            if live.record.id in accepted and self._status(live) == status
+        )
+        return [self._view(live) for live in islice(found, limit)]
 
     async def page(
         self, output_format: str, limit: int, *, after: str | None = None, oldest_first: bool = False
@@ -196,11 +197,9 @@ class JobService:
         return await self.wait(job_id, timeout=self._timeout_seconds)
 
     async def delete(self, job_id: str) -> None:
-        """Forgets an ended job and its files. Raises JobNotEnded."""
-        if job_id in self._live:
-            raise JobNotEnded(f"{job_id} has not ended; cancel it first")
+        """Forgets an ended job and its files; any other is left as it is."""
         record = await self._jobs.get(job_id)
-        if record is not None:
+        if record is not None and job_id not in self._live:
             await self._forget([record])
 
     async def put_input(self, data: bytes) -> str:

@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse
 
 from diffusion_router.admission import IdempotencyConflict, QueueFull
 from diffusion_router.api.fields import InvalidField
-from diffusion_router.service import JobNotEnded
 from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from diffusionpipeline.words import word
@@ -65,8 +64,6 @@ def translate(error: Exception) -> ApiError | None:
             )
         case IdempotencyConflict():
             return ApiError(422, str(error), code="idempotency_conflict", param="Idempotency-Key")
-        case JobNotEnded():
-            return ApiError(400, str(error), code="job_not_ended")
         case ArtifactNotFound() | InvalidKey():
             return ApiError(404, "This file does not exist, or has expired", code="not_found")
         case StoreUnavailable():
