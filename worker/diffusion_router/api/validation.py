@@ -41,10 +41,6 @@ class RequestReader:
         self._limits = limits
         self._fields = {kind: request_fields(kind, limits) for kind in KINDS}
 
-    def fields(self, kind: Kind) -> frozenset[str]:
-        """Names of all that such a request may say, apart from its files."""
-        return frozenset(self._fields[kind])
-
     def read(self, kind: Kind, values: Mapping[str, object]) -> Request:
         """`values` as parsed from JSON; null is absent. Raises InvalidField."""
         checked: dict[str, Any] = {}
