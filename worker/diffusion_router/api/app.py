@@ -126,7 +126,7 @@ class Guard:
                 await self._app(scope, receive, watched)
         except Exception as error:
             expected = translate(error)
-            if expected is None:
+            if expected is None or started:
                 log.exception("request_failed", method=scope["method"], path=scope["path"])
             # Once an answer has begun, all that is left is to break it off.
             if not started:
