@@ -56,25 +56,25 @@ async def serve(
             metrics=metrics,
             max_queued=settings.max_queued_requests,
             timeout_seconds=settings.request_timeout_seconds,
-            model_id=settings.model_id,
         )
         sessions = Sessions(dispatcher, service)
         dispatcher.add_hands(sessions)
         metrics.watch(dispatcher, sessions)
-        await service.start(sessions)
+        registry = Registry(dispatcher, sessions, settings.model_id)
+        await service.start()
         stack.push_async_callback(service.stop)
 
         server = grpc.aio.server(options=ROUTER_SERVER)
         healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # which the stubs lack
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(sessions, server)
-        registry_pb2_grpc.add_RegistryServiceServicer_to_server(Registry(dispatcher, sessions), server)
-        add_services(server, service, settings.limits)
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+        add_services(server, service, registry, settings.limits)
         grpc_port = listen(server, settings.host, settings.grpc_port, flag="--grpc-port")
         await server.start()
         stack.push_async_callback(server.stop, _GRACE_SECONDS)
 
-        app = create_app(service, settings.limits, metrics=metrics.render, metrics_type=metrics.content_type)
+        app = create_app(service, registry, settings.limits, metrics=metrics.render, metrics_type=metrics.content_type)
         http_port = await stack.enter_async_context(
             serve_http(
                 app, host=settings.host, port=settings.http_port, flag="--http-port", grace_seconds=_GRACE_SECONDS

@@ -2,40 +2,31 @@
 
 The one door to jobs for the HTTP and gRPC shells. A job is written down before it is answered (so a router that dies
 loses none, I7), and its end is written down before anybody hears of it (so no end is told twice, I1). In between it
-lives in the core; here are only what it makes, who waits for it and how it looks to a client.
+lives in the core; here are only what it makes, who waits for it and how it looks to a client. Whether a request
+becomes jobs is for `admission`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeAlias
 
 import structlog
 
 from diffusion_router import core
+from diffusion_router.admission import Admission, check_same, digest_of, new_records
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
-from diffusion_router.peers.sessions import Sessions
-from diffusion_router.store import (
-    ENDED,
-    ArtifactStore,
-    DuplicateKey,
-    JobRecord,
-    JobStore,
-    StoreUnavailable,
-)
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+from diffusion_router.store import UNFINISHED, ArtifactStore, DuplicateKey, JobRecord, JobStore, StoreUnavailable
+from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from diffusionpipeline.words import number
 
-# Seeds are drawn below this, so that every client's JSON parser holds them exactly.
-_MAX_SEED: Final = 2**32
 _RETRY_SECONDS: Final = 1.0
 _SWEEP_SECONDS: Final = 30.0
 
@@ -43,23 +34,7 @@ log = structlog.get_logger()
 
 # Within JobService, `list` is its method.
 _Jobs = list[generation_pb2.Job]
-_Models = list[peer_pb2.ModelIdentity]
-
-
-class QueueFull(Exception):
-    """No more jobs can wait. `retry_after`: predicted seconds until one would be let in."""
-
-    def __init__(self, queued: int, limit: int, retry_after: float) -> None:
-        super().__init__(f"{queued} jobs are waiting and {limit} may; try again in about {retry_after:.0f} s")
-        self.retry_after = retry_after
-
-
-class IdempotencyConflict(Exception):
-    """The key was used for another request before."""
-
-
-class JobNotEnded(Exception):
-    """A job that still runs can be cancelled, not deleted."""
+_Status: TypeAlias = generation_pb2.JobStatus.ValueType
 
 
 @dataclass(slots=True, eq=False)
@@ -88,28 +63,23 @@ class JobService:
         metrics: Metrics,
         max_queued: int,
         timeout_seconds: float,
-        model_id: str = "",
     ) -> None:
         self.artifacts = artifacts
         self._dispatcher = dispatcher
         self._jobs = jobs
         self._metrics = metrics
-        self._max_queued = max_queued
+        self._admission = Admission(dispatcher, jobs, metrics, max_queued)
         self._timeout_seconds = timeout_seconds
-        self._model_id = model_id
         self._live: dict[str, _Live] = {}
-        self._admitting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
-        self._sessions: Sessions | None = None
         self._stopping = False
         dispatcher.add_hands(self)
 
     # ------------------------------------------------------------ life
 
-    async def start(self, sessions: Sessions) -> None:
+    async def start(self) -> None:
         """Takes up what an earlier life of the router accepted."""
-        self._sessions = sessions
         now, monotonic = time.time(), time.monotonic()
         for record in await self._jobs.unfinished():
             self._live[record.id] = _Live(record, monotonic)
@@ -136,55 +106,43 @@ class JobService:
         self,
         requests: Sequence[stage_pb2.GenerationParameters],
         *,
+        model: str = "",
         idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> _Jobs:
-        """Accepts all or none; they are written down when this returns. Raises QueueFull, IdempotencyConflict."""
-        digest = _digest(requests)
-        if idempotency_key is not None:
-            known = await self._jobs.by_idempotency_key(idempotency_key)
-            if known:
-                return self._same_request(known, digest)
-        waiting = self._dispatcher.core.waiting() + self._admitting
-        if waiting + len(requests) > self._max_queued:
-            self._metrics.rejected.inc()
-            raise QueueFull(waiting, self._max_queued, max(1.0, self._dispatcher.core.predicted_wait()))
-        now = time.time()
+        """Accepts all or none; they are written down when this returns. model: the served one's id, if it is known.
+
+        Raises QueueFull, IdempotencyConflict, StoreUnavailable.
+        """
+        digest = digest_of(requests)
+        if idempotency_key is not None and (known := await self._admission.earlier(idempotency_key, digest)):
+            return [self._recorded_view(record) for record in known]
+        self._admission.check_room(len(requests), len(self._live) - len(self._dispatcher.core.jobs))
         seconds = timeout if timeout is not None else self._timeout_seconds
-        records = [
-            JobRecord(
-                id=f"job_{uuid.uuid4().hex}",
-                parameters=_with_seed(request),
-                created_at=now,
-                deadline_at=now + seconds,
-                idempotency_key=idempotency_key,
-                index=index,
-                digest=digest,
-            )
-            for index, request in enumerate(requests)
-        ]
+        records = new_records(requests, model=model, digest=digest, key=idempotency_key, timeout=seconds)
         try:
             # A client that goes away now must leave no job that is written down and never run.
-            await asyncio.shield(self._spawn(self._accept(records, seconds)))
-        except DuplicateKey:
-            return self._same_request(await self._jobs.by_idempotency_key(idempotency_key or ""), digest)
+            await asyncio.shield(self._let_in(records, seconds))
+        except DuplicateKey as error:
+            check_same(error.records, digest)
+            records = error.records
         return [self._recorded_view(record) for record in records]
 
-    async def _accept(self, records: Sequence[JobRecord], seconds: float) -> None:
+    def _let_in(self, records: Sequence[JobRecord], seconds: float) -> asyncio.Task[None]:
         monotonic = time.monotonic()
-        self._admitting += len(records)
         # Known before they are written down: a request with the same key may find them in the store at once.
         self._live.update({record.id: _Live(record, monotonic) for record in records})
+        return self._spawn(self._accept(records, monotonic + seconds))
+
+    async def _accept(self, records: Sequence[JobRecord], deadline: float) -> None:
         try:
             await self._jobs.add(records)
         except BaseException:
             for record in records:
                 del self._live[record.id]
             raise
-        finally:
-            self._admitting -= len(records)
         for record in records:
-            self._dispatcher.dispatch(core.JobSubmitted(record.id, monotonic + seconds, _shape(record.parameters)))
+            self._dispatcher.dispatch(core.JobSubmitted(record.id, deadline, _shape(record.parameters)))
 
     async def find(self, job_id: str) -> generation_pb2.Job | None:
         live = self._live.get(job_id)
@@ -193,9 +151,25 @@ class JobService:
         record = await self._jobs.get(job_id)
         return None if record is None else self._recorded_view(record)
 
-    async def list(self, status: generation_pb2.JobStatus.ValueType | None = None, limit: int = 100) -> _Jobs:
-        """The newest first."""
-        return [self._recorded_view(record) for record in await self._jobs.list(status, limit)]
+    async def list(self, status: _Status | None = None, limit: int = 100) -> _Jobs:
+        """The newest first. status: what the job is now."""
+        if status not in UNFINISHED:
+            return [self._recorded_view(record) for record in await self._jobs.list(status, limit)]
+        # The store can't tell queued from in progress. What the core has not been given is not written down yet.
+        accepted = self._dispatcher.core.jobs
+        found = (
+            live
+            for live in reversed(self._live.values())
+            if live.record.id in accepted and self._status(live) == status
+        )
+        return [self._view(live) for live in islice(found, limit)]
+
+    async def page(
+        self, output_format: str, limit: int, *, after: str | None = None, oldest_first: bool = False
+    ) -> tuple[_Jobs, bool]:
+        """Jobs of one output format beyond the job `after`, and whether there are more."""
+        records = await self._jobs.page(output_format, limit + 1, after=after, oldest_first=oldest_first)
+        return [self._recorded_view(record) for record in records[:limit]], len(records) > limit
 
     async def wait(self, job_id: str, timeout: float | None = None) -> generation_pb2.Job | None:
         """The job once it has ended. Raises TimeoutError; None: there is no such job."""
@@ -223,11 +197,9 @@ class JobService:
         return await self.wait(job_id, timeout=self._timeout_seconds)
 
     async def delete(self, job_id: str) -> None:
-        """Forgets an ended job and its files. Raises JobNotEnded."""
-        if job_id in self._live:
-            raise JobNotEnded(f"{job_id} has not ended; cancel it first")
+        """Forgets an ended job and its files; any other is left as it is."""
         record = await self._jobs.get(job_id)
-        if record is not None:
+        if record is not None and job_id not in self._live:
             await self._forget([record])
 
     async def put_input(self, data: bytes) -> str:
@@ -240,22 +212,6 @@ class JobService:
         """Whether this task is the job's current one: others' uploads are refused."""
         job = self._dispatcher.core.jobs.get(job_id)
         return job is not None and job.task is not None and job.task.id == task_id
-
-    def models(self) -> _Models:
-        """What the registered workers serve, under the pipeline's name for it if it has one."""
-        found: dict[tuple[str, str], peer_pb2.ModelIdentity] = {}
-        for peer in self._dispatcher.core.peers.values():
-            session = self._sessions.session(peer.incarnation) if self._sessions else None
-            if session is not None:
-                model = peer_pb2.ModelIdentity()
-                model.CopyFrom(session.register.model)
-                model.id = self._model_id or model.id
-                found.setdefault((model.id, model.revision), model)
-        return list(found.values())
-
-    def ready(self) -> bool:
-        """Whether each role has a peer that takes tasks."""
-        return all(self._dispatcher.core.capacity.values())
 
     def parameters(self, job_id: str) -> stage_pb2.GenerationParameters | None:
         live = self._live.get(job_id)
@@ -305,31 +261,26 @@ class JobService:
 
     # ------------------------------------------------------------ inside
 
-    def _same_request(self, known: Sequence[JobRecord], digest: str) -> _Jobs:
-        if any(record.digest != digest for record in known):
-            raise IdempotencyConflict("this Idempotency-Key was used for another request; use a new key")
-        return [self._recorded_view(record) for record in known]
-
     def _recorded_view(self, record: JobRecord) -> generation_pb2.Job:
-        if (live := self._live.get(record.id)) is not None:
-            return self._view(live)
-        if record.result is not None and record.status in ENDED:
+        if record.result is not None:
             return record.result
-        return generation_pb2.Job(
-            id=record.id, status=record.status, parameters=record.parameters, created_at=record.created_at
-        )
+        live = self._live.get(record.id)
+        return _accepted(record) if live is None else self._view(live)
+
+    def _status(self, live: _Live) -> _Status:
+        job = self._dispatcher.core.jobs.get(live.record.id)
+        if job is None:
+            return generation_pb2.JOB_STATUS_QUEUED
+        # An end that is not written down yet is nobody's to know.
+        return number(generation_pb2.JobStatus, core.JobStatus.IN_PROGRESS if job.status.ended else job.status)
 
     def _view(self, live: _Live) -> generation_pb2.Job:
-        record = live.record
-        view = generation_pb2.Job(id=record.id, parameters=record.parameters, created_at=record.created_at)
-        view.status = generation_pb2.JOB_STATUS_QUEUED
-        job = self._dispatcher.core.jobs.get(record.id)
         if live.ended.done():
             return live.ended.result()
+        view = _accepted(live.record)
+        view.status = self._status(live)
+        job = self._dispatcher.core.jobs.get(live.record.id)
         if job is not None:
-            # An end that is not written down yet is nobody's to know.
-            status = core.JobStatus.IN_PROGRESS if job.status.ended else job.status
-            view.status = number(generation_pb2.JobStatus, status)
             view.stage = stage_pb2.Stage.ValueType(job.stage)
             view.step, view.steps = job.step, job.steps
             view.stages.extend(messages.stage_report(record) for record in job.records)
@@ -368,28 +319,17 @@ class JobService:
         return task
 
 
-def _with_seed(request: stage_pb2.GenerationParameters) -> stage_pb2.GenerationParameters:
-    parameters = stage_pb2.GenerationParameters()
-    parameters.CopyFrom(request)
-    if not parameters.HasField("seed"):
-        parameters.seed = secrets.randbelow(_MAX_SEED)
-    return parameters
+def _accepted(record: JobRecord) -> generation_pb2.Job:
+    return generation_pb2.Job(
+        id=record.id,
+        status=record.status,
+        parameters=record.parameters,
+        created_at=record.created_at,
+        model=record.model,
+    )
 
 
 def _shape(parameters: stage_pb2.GenerationParameters) -> str:
     """Requests of one shape take about the same time."""
     p = parameters
     return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}"
-
-
-def _digest(requests: Iterable[stage_pb2.GenerationParameters]) -> str:
-    digest = hashlib.sha256()
-    for request in requests:
-        # An upload has another key each time it is sent.
-        comparable = stage_pb2.GenerationParameters()
-        comparable.CopyFrom(request)
-        for file in comparable.inputs:
-            file.key = ""
-        data = comparable.SerializeToString(deterministic=True)
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()

@@ -115,6 +115,7 @@ class Job(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     status: Global___JobStatus.ValueType
     created_at: _builtins.float
@@ -124,6 +125,8 @@ class Job(_message.Message):
     """Of the denoise stage."""
     steps: _builtins.int
     stage: _stage_pb2.Stage.ValueType
+    model: _builtins.str
+    """The id of the served model that it was accepted for; empty where that was not known."""
     @_builtins.property
     def parameters(self) -> _stage_pb2.GenerationParameters: ...
     @_builtins.property
@@ -146,10 +149,11 @@ class Job(_message.Message):
         stages: _abc.Iterable[Global___StageReport] | None = ...,
         artifacts: _abc.Iterable[_stage_pb2.Artifact] | None = ...,
         failure: Global___Failure | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "completed_at", b"completed_at", "created_at", b"created_at", "failure", b"failure", "id", b"id", "parameters", b"parameters", "stage", b"stage", "stages", b"stages", "status", b"status", "step", b"step", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "completed_at", b"completed_at", "created_at", b"created_at", "failure", b"failure", "id", b"id", "model", b"model", "parameters", b"parameters", "stage", b"stage", "stages", b"stages", "status", b"status", "step", b"step", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

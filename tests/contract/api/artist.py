@@ -24,7 +24,7 @@ def picture(picture_format: str = "PNG", size: tuple[int, int] = (64, 64), shade
 class Artist(ScriptedWorker):
     """While `allowed` is clear, it stops in the middle of denoising until it is set, or the task is cancelled."""
 
-    def __init__(self, target: str, output: str = "image") -> None:
+    def __init__(self, target: str, output: str = "image", model: str = "scripted") -> None:
         super().__init__(target, "encoder", "denoiser", "decoder")
         self.allowed = asyncio.Event()
         self.allowed.set()
@@ -32,12 +32,14 @@ class Artist(ScriptedWorker):
         self.cancelled: list[str] = []
         self.failure: tuple[stage_pb2.FailureKind.ValueType, str] | None = None
         self._output = output
+        self._model = model
         self._writing = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def report(self, **report: object) -> None:
         if isinstance(register := report.get("register"), peer_pb2.Register):
             register.model.output = self._output
+            register.model.id = self._model
         # A stream takes one write at a time.
         async with self._writing:
             await super().report(**report)

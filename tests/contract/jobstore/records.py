@@ -6,12 +6,22 @@ from diffusion_router.store import JobRecord
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 
 
-def record(job_id: str, *, key: str | None = None, index: int = 0, digest: str = "d", kills: int = 0) -> JobRecord:
+def record(
+    job_id: str,
+    *,
+    key: str | None = None,
+    index: int = 0,
+    digest: str = "d",
+    kills: int = 0,
+    output_format: str = "png",
+    model: str = "",
+) -> JobRecord:
     return JobRecord(
         id=job_id,
-        parameters=stage_pb2.GenerationParameters(prompt=f"picture of {job_id}", seed=7, output_format="png"),
+        parameters=stage_pb2.GenerationParameters(prompt=f"picture of {job_id}", seed=7, output_format=output_format),
         created_at=1000.0,
         deadline_at=1600.0,
+        model=model,
         idempotency_key=key,
         index=index,
         digest=digest,

@@ -1,20 +1,48 @@
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text, update
 
 from diffusion_router.store import JobStore, StoreError
-from diffusion_router.store.schema import schema_version
+from diffusion_router.store.schema import SCHEMA_VERSION, schema_version
 
 
 async def test_a_newer_schema(url: str) -> None:
     await (await JobStore.open(url)).close()
     with create_engine(url).begin() as connection:
         connection.execute(update(schema_version).values(version=99))
-    with pytest.raises(StoreError, match=r"jobs\.db has schema version 99.*reads version 1.*STORE_URL"):
+    with pytest.raises(
+        StoreError, match=rf"jobs\.db has schema version 99.*reads version {SCHEMA_VERSION}\..*STORE_URL"
+    ):
         await JobStore.open(url)
+
+
+# As routers made it at version 1.
+_OLD_TABLES = """
+CREATE TABLE jobs (
+    seq INTEGER NOT NULL, id VARCHAR(64) NOT NULL, idempotency_key VARCHAR(255), request_index INTEGER NOT NULL,
+    request_digest VARCHAR(64) NOT NULL, parameters BLOB NOT NULL, status INTEGER NOT NULL,
+    created_at FLOAT NOT NULL, deadline_at FLOAT NOT NULL, completed_at FLOAT, expires_at FLOAT,
+    kills INTEGER NOT NULL, result BLOB,
+    PRIMARY KEY (seq), UNIQUE (id), CONSTRAINT jobs_idempotency_key UNIQUE (idempotency_key, request_index)
+);
+CREATE TABLE schema_version (version INTEGER NOT NULL, PRIMARY KEY (version));
+INSERT INTO schema_version VALUES (1);
+INSERT INTO jobs VALUES (1, 'a', NULL, 0, 'd', x'', 1, 1000.0, 1600.0, NULL, NULL, 0, NULL);
+"""
+
+
+async def test_an_older_schema_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(_OLD_TABLES)
+    with pytest.raises(StoreError, match=rf"{path} has schema version 1; .*Start the router version that wrote it"):
+        await JobStore.open(f"sqlite:///{path}")
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("select id from jobs").fetchall() == [("a",)]
 
 
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:

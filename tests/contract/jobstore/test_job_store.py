@@ -18,7 +18,7 @@ def ids(records: list) -> list[str]:
 
 
 async def test_a_job_is_read_back_as_it_was_written(store: JobStore) -> None:
-    written = record("a", key="k", index=3, digest="request", kills=1)
+    written = record("a", key="k", index=3, digest="request", kills=1, model="x" * 1000)
     await store.add([written])
     assert await store.get("a") == written
     assert await store.get("b") is None
@@ -77,6 +77,21 @@ async def test_a_list_is_newest_first_by_status_and_bounded(store: JobStore) -> 
     assert len(await store.list(limit=10 * MAX_LISTED)) == MAX_LISTED
 
 
+async def test_a_page_has_one_kind_of_output_and_begins_after_a_job(store: JobStore) -> None:
+    for name in "abcdef":
+        await store.add([record(name, output_format="mp4" if name in "ace" else "png")])
+    await store.finish([ended("a")])
+    assert ids(await store.page("mp4", 10)) == ["e", "c", "a"]
+    assert ids(await store.page("mp4", 2)) == ["e", "c"]
+    assert ids(await store.page("mp4", 2, after="c")) == ["a"]
+    assert ids(await store.page("mp4", 2, oldest_first=True)) == ["a", "c"]
+    assert ids(await store.page("mp4", 2, after="c", oldest_first=True)) == ["e"]
+    assert ids(await store.page("png", 1, after="f")) == ["d"]
+    assert ids(await store.page("mp4", 10, after="nobody")) == []
+    await store.add([record(f"more{index}", output_format="mp4") for index in range(MAX_LISTED)])
+    assert len(await store.page("mp4", 10 * MAX_LISTED)) == MAX_LISTED
+
+
 async def test_ended_jobs_expire_and_others_never_do(store: JobStore) -> None:
     await store.add([record(name) for name in "abc"])
     await store.finish([ended("b", at=2000.0), ended("a", at=1000.0)])
@@ -100,7 +115,7 @@ async def test_a_second_request_with_a_key_adds_nothing_and_names_the_first_ones
     await store.add([record("a", key="k", digest="first"), record("b", key="k", index=1, digest="first")])
     with pytest.raises(DuplicateKey) as caught:
         await store.add([record("c", key="k", digest="second"), record("d", key="k", index=1, digest="second")])
-    assert (caught.value.job_ids, caught.value.digest) == (["a", "b"], "first")
+    assert [(record.id, record.digest) for record in caught.value.records] == [("a", "first"), ("b", "first")]
     assert ids(await store.list()) == ["b", "a"]
 
 
@@ -123,7 +138,7 @@ async def test_of_many_requests_with_one_key_at_once_exactly_one_is_added(store:
     )
     assert sum(outcome is None for outcome in outcomes) == 1
     winner = f"job{outcomes.index(None)}"
-    assert all(outcome.job_ids == [winner] for outcome in outcomes if isinstance(outcome, DuplicateKey))
+    assert all(ids(outcome.records) == [winner] for outcome in outcomes if isinstance(outcome, DuplicateKey))
     assert ids(await store.list()) == [winner]
 
 

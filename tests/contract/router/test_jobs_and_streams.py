@@ -197,6 +197,12 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(start_router: Start
     assert float(dict(refusal.value.trailing_metadata() or ())["retry-after"]) >= 1
 
 
+async def test_of_many_requests_at_once_no_more_are_let_in_than_may_wait(start_router: Start) -> None:
+    router = await start_router(max_queued_requests=3)
+    outcomes = await asyncio.gather(*(create(router) for _ in range(20)), return_exceptions=True)
+    assert sum(isinstance(outcome, generation_pb2.Job) for outcome in outcomes) == 3
+
+
 async def test_the_same_idempotency_key_finds_the_same_job_also_after_a_restart(start_router: Start) -> None:
     request = generation_pb2.CreateJobRequest(
         parameters=stage_pb2.GenerationParameters(prompt="a red seven", output_format="png"), idempotency_key="k1"

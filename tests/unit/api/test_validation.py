@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from diffusion_router.api.fields import InvalidField
+from diffusion_router.api.kinds import EDIT, GENERATION, JOB, VIDEO, Kind, request_fields
 from diffusion_router.api.limits import Limits
-from diffusion_router.api.validation import EDIT, GENERATION, JOB, VIDEO, Kind, RequestReader
+from diffusion_router.api.validation import RequestReader
 from diffusionpipeline.v1 import stage_pb2
 
 LIMITS = Limits(
@@ -42,7 +43,7 @@ def test_an_open_seed_stays_open() -> None:
 
 
 def test_what_is_absent_or_null_is_the_models_default() -> None:
-    null = dict.fromkeys(GENERATION.fields)
+    null = dict.fromkeys(request_fields(GENERATION, LIMITS))
     request = READER.read(GENERATION, {**null, "prompt": "x"})
     assert request.parameters == stage_pb2.GenerationParameters(prompt="x")
     assert (request.n, request.model, request.as_url, request.timeout) == (1, None, False, None)
@@ -105,7 +106,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=5,
 )
-NAMES = st.sampled_from(sorted(JOB.fields | GENERATION.fields)) | st.text(max_size=8)
+NAMES = st.sampled_from(sorted(request_fields(JOB, LIMITS) | request_fields(GENERATION, LIMITS))) | st.text(max_size=8)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

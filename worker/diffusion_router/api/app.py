@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_router.api.body import BodyLimit
 from diffusion_router.api.errors import ApiError, translate
-from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.files import file_routes
 from diffusion_router.api.images import image_routes
 from diffusion_router.api.jobs import job_routes
@@ -27,8 +26,8 @@ from diffusion_router.api.models import model_routes
 from diffusion_router.api.submission import Api
 from diffusion_router.api.validation import RequestReader
 from diffusion_router.api.videos import video_routes
-from diffusion_router.service import IdempotencyConflict, JobNotEnded, JobService, QueueFull
-from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
+from diffusion_router.peers.registry import Registry
+from diffusion_router.service import JobService
 
 # For sending the body and for the answer, beyond the longest job.
 _MARGIN_SECONDS: Final = 120.0
@@ -41,7 +40,9 @@ class Health(BaseModel):
     reason: str | None = None
 
 
-def create_app(service: JobService, limits: Limits, *, metrics: Callable[[], bytes], metrics_type: str) -> FastAPI:
+def create_app(
+    service: JobService, registry: Registry, limits: Limits, *, metrics: Callable[[], bytes], metrics_type: str
+) -> FastAPI:
     """metrics: makes the body of /metrics, of the content type metrics_type."""
     app = FastAPI(
         title="diffusion-operator",
@@ -51,25 +52,22 @@ def create_app(service: JobService, limits: Limits, *, metrics: Callable[[], byt
         docs_url=None,
         redoc_url=None,
     )
-    api = Api(service, limits, RequestReader(limits))
+    api = Api(service, registry, limits, RequestReader(limits))
     for routes in (image_routes, video_routes, job_routes, file_routes, model_routes):
         app.include_router(routes(api))
-    _add_health(app, service)
+    _add_health(app, registry)
+    _add_refusals(app)
 
     @app.get("/metrics", include_in_schema=False)
     async def scrape() -> Response:
         return Response(metrics(), headers={"Content-Type": metrics_type})
 
-    for kind in _EXPECTED:
-        app.add_exception_handler(kind, _answer)
-    app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_middleware(BodyLimit, max_bytes=limits.max_upload_bytes)
     app.add_middleware(Guard, max_seconds=limits.max_seconds + _MARGIN_SECONDS)
     return app
 
 
-def _add_health(app: FastAPI, service: JobService) -> None:
+def _add_health(app: FastAPI, registry: Registry) -> None:
     @app.get("/healthz", operation_id="get_health", tags=["health"], responses={200: {"model": Health}})
     async def healthz() -> Response:
         """Whether this process works."""
@@ -83,9 +81,26 @@ def _add_health(app: FastAPI, service: JobService) -> None:
     )
     async def readyz() -> Response:
         """Whether each role has a worker that takes tasks."""
-        if service.ready():
+        if registry.ready():
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not_ready", "reason": "A role has no worker that takes tasks"}, 503)
+
+
+def _add_refusals(app: FastAPI) -> None:
+    """What FastAPI itself refuses, in OpenAI's form."""
+
+    @app.exception_handler(HTTPException)
+    async def refuse_url(request: Request, error: HTTPException) -> Response:
+        codes = {404: "unknown_url", 405: "method_not_allowed"}
+        text = f"{request.method} {request.url.path[:200]}: {error.detail}"
+        code = codes.get(error.status_code, "http_error")
+        return ApiError(error.status_code, text, code=code, headers=error.headers).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_query(_request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        return ApiError(400, f"Parameter {name!r}: {first['msg']}", code="invalid_value", param=name).response()
 
 
 class Guard:
@@ -111,45 +126,9 @@ class Guard:
                 await self._app(scope, receive, watched)
         except Exception as error:
             expected = translate(error)
-            if expected is None:
+            if expected is None or started:
                 log.exception("request_failed", method=scope["method"], path=scope["path"])
             # Once an answer has begun, all that is left is to break it off.
             if not started:
                 answer = expected or ApiError(500, "The router failed on this request", code="internal_error")
                 await answer.response()(scope, receive, send)
-
-
-_EXPECTED: Final = (
-    ApiError,
-    InvalidField,
-    QueueFull,
-    IdempotencyConflict,
-    JobNotEnded,
-    ArtifactNotFound,
-    InvalidKey,
-    StoreUnavailable,
-    TimeoutError,
-)
-
-
-async def _answer(_request: Request, error: Exception) -> Response:
-    return (translate(error) or ApiError(500, "The router failed on this request", code="internal_error")).response()
-
-
-async def _answer_http(request: Request, error: Exception) -> Response:
-    """What Starlette itself refuses: unknown paths and methods."""
-    if not isinstance(error, HTTPException):
-        raise error
-    codes = {404: "unknown_url", 405: "method_not_allowed"}
-    text = f"{request.method} {request.url.path[:200]}: {error.detail}"
-    code = codes.get(error.status_code, "http_error")
-    return ApiError(error.status_code, text, code=code, headers=error.headers).response()
-
-
-async def _answer_validation(_request: Request, error: Exception) -> Response:
-    """A query parameter that FastAPI refused."""
-    if not isinstance(error, RequestValidationError):
-        raise error
-    first = error.errors()[0]
-    name = str(first["loc"][-1])
-    return ApiError(400, f"Parameter {name!r}: {first['msg']}", code="invalid_value", param=name).response()

@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_router.api.errors import ApiError, too_large
 from diffusion_router.api.fields import InvalidField
+from diffusion_router.api.kinds import Kind
 from diffusion_router.api.limits import Limits
-from diffusion_router.api.validation import Kind, RequestReader
+from diffusion_router.api.validation import RequestReader
 
 BODY_SECONDS: Final = 60.0
 _MAX_FORM_FIELDS: Final = 200
@@ -164,7 +165,7 @@ def _decode(name: str, data: bytes, max_pixels: int) -> str:
         raise InvalidField(name, f"File {name!r} is not a PNG, JPEG or WebP picture", code="invalid_image") from None
     except Image.DecompressionBombError:
         raise InvalidField(name, f"File {name!r} has more than the {max_pixels} pixels allowed") from None
+    except InvalidField:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-        if isinstance(error, InvalidField):
-            raise
         raise InvalidField(name, f"File {name!r} is a broken picture: {error}", code="invalid_image") from None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diffusion_router.api.kinds import Kind
 from diffusion_router.api.objects import ErrorResponse
-from diffusion_router.api.validation import Kind
 
 _WHY: Final = {
     400: "Something in the request can't be served; `param` names it",
@@ -26,15 +26,15 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse, "description": _WHY[status]} for status in statuses}
 
 
-def json_body(schema: Mapping[str, object]) -> dict[str, Any]:
+def json_body(schema: Mapping[str, Any]) -> dict[str, Any]:
     return _with_key({"application/json": {"schema": schema}})
 
 
-def form_body(schema: Mapping[str, object], kind: Kind) -> dict[str, Any]:
+def form_body(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     return _with_key({"multipart/form-data": {"schema": _with_files(schema, kind)}})
 
 
-def json_or_form_body(schema: Mapping[str, object], kind: Kind) -> dict[str, Any]:
+def json_or_form_body(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     return _with_key(
         {"application/json": {"schema": schema}, "multipart/form-data": {"schema": _with_files(schema, kind)}}
     )
@@ -52,14 +52,12 @@ def _with_key(content: Mapping[str, object]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "parameters": [key]}
 
 
-def _with_files(schema: Mapping[str, object], kind: Kind) -> dict[str, object]:
-    properties = schema["properties"]
-    required = schema["required"]
+def _with_files(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     file = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP picture"}
     # `image[]` is another spelling of `image`.
     files = {name: file for name in kind.files if not name.endswith("[]")}
     return {
         **schema,
-        "properties": {**(properties if isinstance(properties, dict) else {}), **files},
-        "required": [*(required if isinstance(required, list) else []), *(["image"] if kind.needs_image else [])],
+        "properties": schema["properties"] | files,
+        "required": schema["required"] + (["image"] if kind.needs_image else []),
     }

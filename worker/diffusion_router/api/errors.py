@@ -8,9 +8,9 @@ from typing import Final
 
 from starlette.responses import JSONResponse
 
+from diffusion_router.admission import IdempotencyConflict, QueueFull
 from diffusion_router.api.fields import InvalidField
-from diffusion_router.service import IdempotencyConflict, JobNotEnded, QueueFull
-from diffusion_router.store import ArtifactNotFound, ArtifactTooLarge, InvalidKey, StoreUnavailable
+from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from diffusionpipeline.words import word
 
@@ -63,18 +63,9 @@ def translate(error: Exception) -> ApiError | None:
                 headers={"Retry-After": str(seconds)},
             )
         case IdempotencyConflict():
-            return ApiError(
-                422,
-                "This Idempotency-Key was used for another request: repeat that one unchanged, or take a new key",
-                code="idempotency_conflict",
-                param="Idempotency-Key",
-            )
-        case JobNotEnded():
-            return ApiError(400, f"{error}", code="job_not_ended")
+            return ApiError(422, str(error), code="idempotency_conflict", param="Idempotency-Key")
         case ArtifactNotFound() | InvalidKey():
             return ApiError(404, "This file does not exist, or has expired", code="not_found")
-        case ArtifactTooLarge():
-            return ApiError(413, str(error), code="artifact_too_large")
         case StoreUnavailable():
             return ApiError(503, str(error), code="store_unavailable", headers={"Retry-After": "1"})
         case TimeoutError():

@@ -11,11 +11,12 @@ import structlog
 
 from diffusion_router.api.errors import ApiError, not_found, translate
 from diffusion_router.api.fields import InvalidField
+from diffusion_router.api.kinds import JOB
 from diffusion_router.api.limits import Limits
-from diffusion_router.api.submission import set_output
-from diffusion_router.api.validation import JOB, RequestReader
+from diffusion_router.api.submission import settle_output
+from diffusion_router.api.validation import RequestReader
+from diffusion_router.peers.registry import Registry
 from diffusion_router.service import JobService
-from diffusion_router.store import ArtifactTooLarge
 from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc
 
 # Of an answer that waits for no model.
@@ -40,17 +41,18 @@ _CODES: Final = {
 log = structlog.get_logger()
 
 
-def add_services(server: grpc.aio.Server, service: JobService, limits: Limits) -> None:
+def add_services(server: grpc.aio.Server, service: JobService, registry: Registry, limits: Limits) -> None:
     """Register GenerationService and ArtifactService."""
-    generation_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(service, limits), server)
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(service, registry, limits), server)
     generation_pb2_grpc.add_ArtifactServiceServicer_to_server(Artifacts(service, limits.max_artifact_bytes), server)
 
 
 class Generation(generation_pb2_grpc.GenerationServiceServicer):
     """Errors carry `code`, and where there is one `field` and `retry-after`, as trailing metadata."""
 
-    def __init__(self, service: JobService, limits: Limits) -> None:
+    def __init__(self, service: JobService, registry: Registry, limits: Limits) -> None:
         self._service = service
+        self._registry = registry
         self._limits = limits
         self._reader = RequestReader(limits)
 
@@ -67,12 +69,13 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
 
     async def _create(self, request: generation_pb2.CreateJobRequest) -> generation_pb2.Job:
         generation = self._reader.read_parameters(request.parameters)
-        set_output(self._service, generation, JOB)
+        model = settle_output(self._registry, generation, JOB)
         if not 0 <= request.timeout_seconds <= self._limits.max_seconds:
             bound = f"{self._limits.max_seconds:g}"
             raise InvalidField("timeout_seconds", f"Field 'timeout_seconds' must be from 0 to {bound}")
         jobs = await self._service.submit(
             generation.jobs(),
+            model=model,
             idempotency_key=request.idempotency_key or None,
             timeout=request.timeout_seconds or None,
         )
@@ -121,8 +124,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.ListJobsResponse:
         try:
             jobs = await self._service.list(request.status or None, min(request.limit or 100, _MAX_LISTED))
-            wanted = [job for job in jobs if request.status in (generation_pb2.JOB_STATUS_UNSPECIFIED, job.status)]
-            return generation_pb2.ListJobsResponse(jobs=wanted)
+            return generation_pb2.ListJobsResponse(jobs=jobs)
         except Exception as error:
             await _abort(context, error)
 
@@ -157,7 +159,8 @@ class Artifacts(generation_pb2_grpc.ArtifactServiceServicer):
         header = first.header
         self._check_task(header)
         if header.size > self._max_bytes:
-            raise ArtifactTooLarge(f"{header.name} has {header.size} bytes; at most {self._max_bytes} are allowed")
+            text = f"{header.name} has {header.size} bytes; at most {self._max_bytes} are allowed"
+            raise ApiError(413, text, code="artifact_too_large")
         key = f"jobs/{header.job_id}/{header.name}"
         chunks = self._chunks(header, requests)
         if header.size <= _WHOLE_BYTES:

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from diffusion_router.api.documents import errors, form_body, json_body
+from diffusion_router.api.kinds import EDIT, GENERATION, Kind
 from diffusion_router.api.objects import ImagesResponse, file_url
 from diffusion_router.api.submission import Api
-from diffusion_router.api.validation import EDIT, GENERATION, Kind
 from diffusion_router.api.waiting import ClientGone, wait_for_all
 from diffusionpipeline.v1 import generation_pb2
 

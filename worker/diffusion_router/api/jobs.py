@@ -12,10 +12,10 @@ from starlette.responses import Response, StreamingResponse
 from diffusion_router.api.documents import errors, json_or_form_body
 from diffusion_router.api.errors import ApiError
 from diffusion_router.api.events import job_events
+from diffusion_router.api.kinds import JOB
 from diffusion_router.api.objects import JobDeleted, JobList, JobObject, Status, has_ended, job_object
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
-from diffusion_router.api.validation import JOB
 from diffusionpipeline.v1 import generation_pb2
 from diffusionpipeline.words import number
 
@@ -48,10 +48,7 @@ def job_routes(api: Api) -> APIRouter:
         request: Request, status: Status | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
     ) -> Response:
         wanted = None if status is None else number(generation_pb2.JobStatus, status)
-        # The store can't tell queued from in progress: look at all that have not ended.
-        unfinished = status in ("queued", "in_progress")
-        jobs = await api.service.list(wanted, 1000 if unfinished else limit)
-        return respond(_list(api, request, [job for job in jobs if wanted in (None, job.status)][:limit]))
+        return respond(_list(api, request, await api.service.list(wanted, limit)))
 
     @routes.get(
         "/v1/jobs/{job_id}",

@@ -24,7 +24,7 @@ def model_routes(api: Api) -> APIRouter:
         "/v1/models", operation_id="list_models", summary="Served models", responses={200: {"model": ModelList}}
     )
     async def list_models() -> Response:
-        return respond(ModelList(data=[_object(model, created) for model in api.service.models()]))
+        return respond(ModelList(data=[_object(model, created) for model in api.registry.models()]))
 
     @routes.get(
         "/v1/models/{model_id:path}",
@@ -33,7 +33,7 @@ def model_routes(api: Api) -> APIRouter:
         responses={200: {"model": ModelObject}, **errors(404)},
     )
     async def get(model_id: str) -> Response:
-        for model in api.service.models():
+        for model in api.registry.models():
             if model.id == model_id:
                 return respond(_object(model, created))
         raise not_found("Model", model_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel
+from google.protobuf.descriptor import FieldDescriptor
+from pydantic import BaseModel, create_model
 
 from diffusion_router.api.errors import job_error
-from diffusion_router.api.validation import VIDEO_FORMAT, scalar_value
+from diffusion_router.api.kinds import PARAMETERS, VIDEO_FORMAT
+from diffusion_router.api.validation import scalar_value
 from diffusion_router.store import ENDED
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from diffusionpipeline.words import word
@@ -113,17 +115,36 @@ class ArtifactObject(BaseModel):
     num_frames: int
 
 
-class ParametersObject(BaseModel):
-    prompt: str
-    negative_prompt: str | None
-    size: str
-    num_inference_steps: int | None
-    guidance_scale: float | None
+_SHOWN: Final = [
+    field
+    for field in stage_pb2.GenerationParameters.DESCRIPTOR.fields
+    if field.name in PARAMETERS - {"width", "height", "seed"}
+]
+_TYPES: Final[dict[int, Any]] = {
+    FieldDescriptor.CPPTYPE_STRING: str,
+    FieldDescriptor.CPPTYPE_BOOL: bool,
+    FieldDescriptor.CPPTYPE_INT32: int,
+    FieldDescriptor.CPPTYPE_INT64: int,
+    FieldDescriptor.CPPTYPE_UINT32: int,
+    FieldDescriptor.CPPTYPE_UINT64: int,
+    FieldDescriptor.CPPTYPE_FLOAT: float,
+    FieldDescriptor.CPPTYPE_DOUBLE: float,
+}
+
+
+def _as_json(field: FieldDescriptor) -> Any:
+    kind = _TYPES[field.cpp_type]
+    return (kind | None if field.has_presence else kind, ...)
+
+
+_Shown: Any = create_model("_Shown", **{field.name: _as_json(field) for field in _SHOWN})
+
+
+class ParametersObject(_Shown):
+    """What a job was asked for, in the protobuf's fields."""
+
     seed: int
-    strength: float | None
-    num_frames: int | None
-    fps: int | None
-    output_format: str
+    size: str
     model_args: dict[str, bool | int | float | str | None]
 
 
@@ -131,6 +152,7 @@ class JobObject(BaseModel):
     id: str
     object: Literal["job"] = "job"
     status: Status
+    model: str
     created_at: float
     completed_at: float | None
     expires_at: float | None
@@ -156,9 +178,6 @@ class JobDeleted(BaseModel):
     deleted: bool = True
 
 
-_OPTIONAL: Final = ("negative_prompt", "num_inference_steps", "guidance_scale", "strength", "num_frames", "fps")
-
-
 def is_video(job: generation_pb2.Job) -> bool:
     return job.parameters.output_format == VIDEO_FORMAT
 
@@ -176,13 +195,13 @@ def progress(job: generation_pb2.Job) -> int:
     return min(99, 100 * job.step // job.steps) if job.stage == stage_pb2.STAGE_DENOISE and job.steps else 0
 
 
-def video_object(job: generation_pb2.Job, model: str, retain_seconds: float) -> VideoObject:
+def video_object(job: generation_pb2.Job, retain_seconds: float) -> VideoObject:
     """A cancelled video is a failed one there: OpenAI's clients wait for ever on a status that they don't know."""
     status = word(generation_pb2.JobStatus, job.status)
     return VideoObject(
         id=job.id,
         status="failed" if status == "cancelled" else status,
-        model=model,
+        model=job.model,
         progress=progress(job),
         created_at=int(job.created_at),
         completed_at=int(job.completed_at) if job.completed_at else None,
@@ -197,11 +216,10 @@ def video_object(job: generation_pb2.Job, model: str, retain_seconds: float) -> 
 
 def job_object(job: generation_pb2.Job, base_url: str, retain_seconds: float) -> JobObject:
     """base_url: of this API as the client reaches it, with a slash at its end."""
-    given = job.parameters
-    present = {field.name: value for field, value in given.ListFields()}
     return JobObject(
         id=job.id,
         status=word(generation_pb2.JobStatus, job.status),
+        model=job.model,
         created_at=job.created_at,
         completed_at=job.completed_at or None,
         expires_at=job.completed_at + retain_seconds if job.completed_at else None,
@@ -209,14 +227,7 @@ def job_object(job: generation_pb2.Job, base_url: str, retain_seconds: float) ->
         step=job.step,
         steps=job.steps,
         progress=progress(job),
-        parameters=ParametersObject(
-            prompt=given.prompt,
-            size=f"{given.width}x{given.height}" if given.width else "auto",
-            seed=given.seed,
-            output_format=given.output_format,
-            model_args={name: scalar_value(scalar) for name, scalar in given.extra.items()},
-            **{name: present.get(name) for name in _OPTIONAL},
-        ),
+        parameters=_parameters_object(job.parameters),
         stages=[_stage_object(report) for report in job.stages],
         artifacts=[
             ArtifactObject(
@@ -236,6 +247,16 @@ def job_object(job: generation_pb2.Job, base_url: str, retain_seconds: float) ->
 
 def file_url(base_url: str, key: str) -> str:
     return f"{base_url}v1/files/{key}"
+
+
+def _parameters_object(given: stage_pb2.GenerationParameters) -> ParametersObject:
+    present = {field.name: value for field, value in given.ListFields()}
+    return ParametersObject(
+        seed=given.seed,
+        size=f"{given.width}x{given.height}" if given.width else "auto",
+        model_args={name: scalar_value(scalar) for name, scalar in given.extra.items()},
+        **{field.name: present.get(field.name, None if field.has_presence else "") for field in _SHOWN},
+    )
 
 
 def _stage_object(report: generation_pb2.StageReport) -> StageObject:

@@ -13,9 +13,11 @@ from starlette.requests import Request
 from diffusion_router.api.body import read_body
 from diffusion_router.api.errors import ApiError, not_found
 from diffusion_router.api.fields import InvalidField
+from diffusion_router.api.kinds import VIDEO_FORMAT, Kind
 from diffusion_router.api.limits import Limits
-from diffusion_router.api.validation import VIDEO_FORMAT, Kind, RequestReader
 from diffusion_router.api.validation import Request as GenerationRequest
+from diffusion_router.api.validation import RequestReader
+from diffusion_router.peers.registry import Registry
 from diffusion_router.service import JobService
 from diffusion_router.store import StoreError
 from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
@@ -39,6 +41,7 @@ class Api:
     """What every handler of the public API works with."""
 
     service: JobService
+    registry: Registry
     limits: Limits
     reader: RequestReader
     _background: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -48,14 +51,16 @@ class Api:
         key = _idempotency_key(request)
         body = await read_body(request, kind, self.reader, self.limits)
         generation = self.reader.read(kind, body.values)
-        set_output(self.service, generation, kind)
+        model = settle_output(self.registry, generation, kind)
         kept: list[str] = []
         try:
             for picture in body.pictures:
                 kept.append(await self.service.put_input(picture.data))
                 file = stage_pb2.InputFile(name=picture.argument, key=kept[-1], media_type=picture.media_type)
                 generation.parameters.inputs.append(file)
-            jobs = await self.service.submit(generation.jobs(), idempotency_key=key, timeout=generation.timeout)
+            jobs = await self.service.submit(
+                generation.jobs(), model=model, idempotency_key=key, timeout=generation.timeout
+            )
         except BaseException:
             self._discard(kept)
             raise
@@ -63,11 +68,15 @@ class Api:
         self._discard(set(kept) - {file.key for job in jobs for file in job.parameters.inputs})
         return Submitted(jobs, generation, key is not None)
 
+    async def find(self, job_id: str) -> generation_pb2.Job | None:
+        """None for what is no job's id, too."""
+        if len(job_id) > 64 or not (job_id.isascii() and job_id.isprintable()):
+            return None
+        return await self.service.find(job_id)
+
     async def job(self, job_id: str) -> generation_pb2.Job:
         """Raises ApiError 404."""
-        job = (
-            await self.service.find(job_id) if len(job_id) <= 64 and job_id.isascii() and job_id.isprintable() else None
-        )
+        job = await self.find(job_id)
         if job is None:
             raise not_found("Job", job_id)
         return job
@@ -90,14 +99,15 @@ class Api:
                 log.warning("unused_input_not_removed", key=key, error=str(error))
 
 
-def set_output(service: JobService, generation: GenerationRequest, kind: Kind) -> None:
+def settle_output(registry: Registry, generation: GenerationRequest, kind: Kind) -> str:
     """Settle what comes out, by the kind of request, by what it asks for, or by what the served model makes.
 
-    Raises ApiError 404 for a model that is not served, 400 for one of another output, 503 if that can't be known yet.
+    Returns the model's id, or "" while it is not known. Raises ApiError 404 for a model that is not served, 400 for one
+    of another output, 503 if that can't be known yet.
     """
     parameters = generation.parameters
     asked = kind.output or _asked_output(parameters)
-    model = _served_model(service, generation.model, asked)
+    model = _served_model(registry, generation.model, asked)
     makes = asked or (model.output if model else "")
     if not parameters.output_format:
         parameters.output_format = VIDEO_FORMAT if makes == "video" else "png"
@@ -106,6 +116,7 @@ def set_output(service: JobService, generation: GenerationRequest, kind: Kind) -
             raise InvalidField(name, f"Field {name!r} is for videos; this is a request for an image")
     if (parameters.output_format == VIDEO_FORMAT) != (makes == "video"):
         raise InvalidField("output_format", f"Field 'output_format': this request makes no {parameters.output_format}")
+    return model.id if model else registry.model_id
 
 
 def _asked_output(parameters: stage_pb2.GenerationParameters) -> str | None:
@@ -114,9 +125,9 @@ def _asked_output(parameters: stage_pb2.GenerationParameters) -> str | None:
     return "video" if parameters.HasField("num_frames") or parameters.HasField("fps") else None
 
 
-def _served_model(service: JobService, name: str | None, output: str | None) -> peer_pb2.ModelIdentity | None:
+def _served_model(registry: Registry, name: str | None, output: str | None) -> peer_pb2.ModelIdentity | None:
     """None while no worker is there and nothing depends on its model."""
-    models = service.models()
+    models = registry.models()
     if not models:
         if name is None and output is not None:
             return None

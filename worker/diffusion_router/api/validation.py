@@ -1,107 +1,15 @@
-"""What a request may say, and what it means to a worker. Pure, and shared by HTTP and gRPC."""
+"""What a request means to a worker, once it has been checked. Pure, and shared by HTTP and gRPC."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Any
 
-from diffusion_router.api.fields import (
-    Arguments,
-    Choice,
-    Field,
-    Integer,
-    InvalidField,
-    Never,
-    Number,
-    Seconds,
-    Size,
-    Text,
-    parse_scalar,
-)
+from diffusion_router.api.fields import InvalidField, parse_scalar
+from diffusion_router.api.kinds import DEFAULT_FPS, JOB, KINDS, MAX_SEED, PARAMETERS, PASSED_ON, Kind, request_fields
 from diffusion_router.api.limits import Limits
 from diffusionpipeline.v1 import stage_pb2
-
-# A generator's seed, and what fits into every client's 64-bit integer.
-MAX_SEED: Final = 2**63 - 1
-# Of a video whose length is given in seconds alone.
-DEFAULT_FPS: Final = 16
-IMAGE_FORMATS: Final = ("png", "webp", "jpeg")
-VIDEO_FORMAT: Final = "mp4"
-
-# Arguments of the pipeline that have a field of their own, or that the worker sets.
-_RESERVED: Final = frozenset(
-    [
-        "prompt",
-        "negative_prompt",
-        "width",
-        "height",
-        "num_inference_steps",
-        "guidance_scale",
-        "seed",
-        "strength",
-        "num_frames",
-        "fps",
-        "image",
-        "mask_image",
-        "last_image",
-        "control_image",
-        "generator",
-        "latents",
-        "output_type",
-        "return_dict",
-    ]
-)
-# Flat fields that go to the model as they are.
-_PASSED_ON: Final = ("max_sequence_length", "true_cfg_scale")
-
-_COMMON: Final = [
-    "prompt",
-    "negative_prompt",
-    "model",
-    "size",
-    "num_inference_steps",
-    "guidance_scale",
-    "seed",
-    "model_args",
-    "timeout_seconds",
-    "user",
-    "safety_identifier",
-]
-_IMAGE_ONLY: Final = ["n", "output_format", "quality", "background", "moderation"]
-_VIDEO_ONLY: Final = ["num_frames", "fps", "seconds"]
-_IMAGE_FILES: Final = {"image": "image", "image[]": "image", "mask": "mask_image", "control_image": "control_image"}
-_VIDEO_FILES: Final = {"input_reference": "image", "last_image": "last_image"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
-    """A kind of request: its fields, and its files by form field, each with the pipeline's argument that takes it.
-
-    output: image or video; None: whichever is asked for, or the served model makes.
-    """
-
-    output: str | None
-    fields: frozenset[str]
-    output_formats: tuple[str, ...] = IMAGE_FORMATS
-    files: Mapping[str, str] = field(default_factory=dict)
-    needs_image: bool = False
-
-
-GENERATION: Final = Kind(
-    output="image", fields=frozenset([*_COMMON, *_IMAGE_ONLY, *_PASSED_ON, "response_format", "stream"])
-)
-EDIT: Final = Kind(output="image", fields=GENERATION.fields | {"strength"}, files=_IMAGE_FILES, needs_image=True)
-VIDEO: Final = Kind(
-    output="video", fields=frozenset([*_COMMON, *_VIDEO_ONLY, *_PASSED_ON, "strength"]), files=_VIDEO_FILES
-)
-# All of them, asynchronously: whether a picture or a video comes out is up to the served model.
-JOB: Final = Kind(
-    output=None,
-    output_formats=(*IMAGE_FORMATS, VIDEO_FORMAT),
-    fields=(EDIT.fields | VIDEO.fields) - {"response_format", "stream"},
-    files=_IMAGE_FILES | _VIDEO_FILES,
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,39 +39,15 @@ class RequestReader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._fields: dict[str, Field] = {
-            "prompt": Text("What to make", limits.max_prompt_chars, min_length=1),
-            "negative_prompt": Text("What to keep out", limits.max_prompt_chars),
-            "model": Text("The served model; absent: whichever is served", 256, min_length=1),
-            "n": Integer("How many; each has a seed one higher", 1, limits.max_images_per_request),
-            "size": Size(limits.max_pixels),
-            "response_format": Choice("b64_json by default", ("b64_json", "url")),
-            "num_inference_steps": Integer("Denoising steps", 1, limits.max_steps),
-            "guidance_scale": Number("How closely to follow the prompt", 0, 1000),
-            "seed": Integer("The same seed makes the same bytes; drawn if absent", 0, MAX_SEED),
-            "strength": Number("How much of the input image is redrawn", 0, 1),
-            "num_frames": Integer("Frames of the video", 1, limits.max_frames),
-            "fps": Integer("Frames a second", 1, 120),
-            "seconds": Seconds(f"Length of the video, at `fps` or {DEFAULT_FPS} frames a second", limits.max_frames),
-            "max_sequence_length": Integer("Tokens of the prompt that count", 1, 65_536),
-            "true_cfg_scale": Number("Guidance by the negative prompt, of models with two kinds", 0, 1000),
-            "model_args": Arguments("Arguments that only this family of models has", _RESERVED | set(_PASSED_ON)),
-            "timeout_seconds": Seconds("The deadline, from now", limits.max_seconds),
-            "user": Text("Accepted for OpenAI's clients; not kept", 1024),
-            "safety_identifier": Text("Accepted for OpenAI's clients; not kept", 1024),
-            "quality": Choice("Set `num_inference_steps` instead", ("auto", "standard")),
-            "background": Choice("Always the model's own", ("auto",)),
-            "moderation": Choice("There is none", ("auto",)),
-            "stream": Never("follow the job's events instead"),
-        }
+        self._fields = {kind: request_fields(kind, limits) for kind in KINDS}
 
     def read(self, kind: Kind, values: Mapping[str, object]) -> Request:
         """`values` as parsed from JSON; null is absent. Raises InvalidField."""
-        checked: dict[str, object] = {}
+        checked: dict[str, Any] = {}
         for name, value in values.items():
             self._known(kind, name)
             if value is not None:
-                checked[name] = self._field(kind, name).check(name, value)
+                checked[name] = self._fields[kind][name].check(name, value)
         if "prompt" not in checked:
             raise InvalidField("prompt", "Field 'prompt' is required", code="missing_field")
         return self._request(checked)
@@ -179,74 +63,67 @@ class RequestReader:
             self._known(kind, name)
             if name in values:
                 raise InvalidField(name, f"Field {name!r} is given twice")
-            values[name] = self._field(kind, name).parse(name, text)
+            values[name] = self._fields[kind][name].parse(name, text)
         return values | ({"model_args": arguments} if arguments else {})
 
     def read_parameters(self, message: stage_pb2.GenerationParameters) -> Request:
         """The same rules for parameters that came as protobuf. Raises InvalidField."""
         values: dict[str, object] = {
-            name.name: value for name, value in message.ListFields() if name.name in JOB.fields | {"output_format"}
+            field.name: value for field, value in message.ListFields() if field.name in PARAMETERS
         }
-        if message.HasField("width") or message.HasField("height"):
-            values["size"] = f"{message.width}x{message.height}"
+        if "width" in values or "height" in values:
+            values["size"] = f"{values.pop('width', 0)}x{values.pop('height', 0)}"
         if message.inputs:
             raise InvalidField("inputs", "Field 'inputs' can't be set: files are sent to POST /v1/jobs")
         if message.extra:
             arguments = {name: scalar_value(scalar) for name, scalar in message.extra.items()}
-            values |= {name: arguments.pop(name) for name in _PASSED_ON if name in arguments}
+            values |= {name: arguments.pop(name) for name in PASSED_ON if name in arguments}
             values["model_args"] = arguments
         return self.read(JOB, values)
 
-    def schema(self, kind: Kind) -> dict[str, object]:
+    def schema(self, kind: Kind) -> dict[str, Any]:
         """The JSON schema of such a request without files."""
         return {
             "type": "object",
-            "properties": {name: self._field(kind, name).schema() for name in sorted(kind.fields)},
+            "properties": {name: field.schema() for name, field in sorted(self._fields[kind].items())},
             "required": ["prompt"],
             "additionalProperties": False,
         }
 
-    def _field(self, kind: Kind, name: str) -> Field:
-        if name == "output_format":
-            return Choice("png or mp4 by default", kind.output_formats)
-        return self._fields[name]
-
     def _known(self, kind: Kind, name: str) -> None:
-        if name in kind.fields:
+        if name in self._fields[kind]:
             return
         shown = name[:100]
         if name in kind.files:
             raise InvalidField(shown, f"Field {shown!r} must be a file, in a multipart form", code="invalid_type")
-        if name in JOB.fields | GENERATION.fields:
+        if any(name in fields for fields in self._fields.values()):
             raise InvalidField(shown, f"Field {shown!r} is not for this kind of request", code="unknown_field")
         text = f"Unknown field {shown!r}. Arguments that only this family of models has go into 'model_args'"
         raise InvalidField(shown, text, code="unknown_field")
 
-    def _request(self, checked: Mapping[str, object]) -> Request:
+    def _request(self, checked: Mapping[str, Any]) -> Request:
+        """checked: by their fields, so of the fields' types."""
         parameters = stage_pb2.GenerationParameters()
-        for name in _PLAIN:
-            if name in checked:
-                setattr(parameters, name, checked[name])
-        if isinstance(size := checked.get("size"), tuple):
-            parameters.width, parameters.height = size
-        if isinstance(seconds := checked.get("seconds"), float):
-            self._set_length(parameters, seconds)
-        arguments = checked.get("model_args")
-        for name, value in arguments.items() if isinstance(arguments, dict) else ():
+        for name, value in checked.items():
+            if name in PARAMETERS:
+                setattr(parameters, name, value)
+            elif name in PASSED_ON:
+                _set_scalar(parameters.extra[name], value)
+        for name, value in checked.get("model_args", {}).items():
             _set_scalar(parameters.extra[name], value)
-        for name in _PASSED_ON:
-            if name in checked:
-                _set_scalar(parameters.extra[name], checked[name])
-        n, model, timeout = checked.get("n", 1), checked.get("model"), checked.get("timeout_seconds")
-        n = n if isinstance(n, int) else 1
+        if (size := checked.get("size")) is not None:
+            parameters.width, parameters.height = size
+        if "seconds" in checked:
+            self._set_length(parameters, checked["seconds"])
+        n = checked.get("n", 1)
         if parameters.seed + n - 1 > MAX_SEED:
             raise InvalidField("seed", f"Field 'seed' must leave room for {n} seeds up to {MAX_SEED}")
         return Request(
             parameters=parameters,
             n=n,
-            model=model if isinstance(model, str) else None,
+            model=checked.get("model"),
             as_url=checked.get("response_format") == "url",
-            timeout=timeout if isinstance(timeout, float) else None,
+            timeout=checked.get("timeout_seconds"),
         )
 
     def _set_length(self, parameters: stage_pb2.GenerationParameters, seconds: float) -> None:
@@ -260,19 +137,6 @@ class RequestReader:
                 f"Field 'seconds' asks for {parameters.num_frames} frames at {parameters.fps} a second; "
                 f"at most {self._limits.max_frames} are allowed",
             )
-
-
-_PLAIN: Final = [
-    "prompt",
-    "negative_prompt",
-    "num_inference_steps",
-    "guidance_scale",
-    "seed",
-    "strength",
-    "num_frames",
-    "fps",
-    "output_format",
-]
 
 
 def _set_scalar(scalar: stage_pb2.Scalar, value: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -12,13 +12,11 @@ from diffusion_router.api.documents import errors, json_or_form_body
 from diffusion_router.api.errors import ApiError, job_error, not_found
 from diffusion_router.api.files import stream_artifact
 from diffusion_router.api.jobs import cancel_or_delete
+from diffusion_router.api.kinds import VIDEO, VIDEO_FORMAT
 from diffusion_router.api.objects import VideoDeleted, VideoList, VideoObject, has_ended, is_video, video_object
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
-from diffusion_router.api.validation import VIDEO
 from diffusionpipeline.v1 import generation_pb2
-
-_SEARCHED: Final = 1000
 
 
 def video_routes(api: Api) -> APIRouter:
@@ -46,21 +44,16 @@ def video_routes(api: Api) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> Response:
-        found = [job for job in await api.service.list(None, _SEARCHED) if is_video(job)]
-        if order == "asc":
-            found.reverse()
-        if after is not None:
-            place = next((index for index, job in enumerate(found) if job.id == after), None)
-            if place is None:
-                raise ApiError(400, f"There is no video {after!r} to begin after", code="invalid_value", param="after")
-            found = found[place + 1 :]
-        data = [_object(api, job) for job in found[:limit]]
+        if after is not None and ((last := await api.find(after)) is None or not is_video(last)):
+            raise ApiError(400, f"There is no video {after!r} to begin after", code="invalid_value", param="after")
+        jobs, has_more = await api.service.page(VIDEO_FORMAT, limit, after=after, oldest_first=order == "asc")
+        data = [_object(api, job) for job in jobs]
         return respond(
             VideoList(
                 data=data,
                 first_id=data[0].id if data else None,
                 last_id=data[-1].id if data else None,
-                has_more=len(found) > limit,
+                has_more=has_more,
             )
         )
 
@@ -114,5 +107,4 @@ async def _video(api: Api, video_id: str) -> generation_pb2.Job:
 
 
 def _object(api: Api, job: generation_pb2.Job) -> VideoObject:
-    models = api.service.models()
-    return video_object(job, models[0].id if models else "", api.limits.retain_seconds)
+    return video_object(job, api.limits.retain_seconds)

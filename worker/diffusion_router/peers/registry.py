@@ -1,4 +1,4 @@
-"""`RegistryService`: who is there, what they hold, where their pools are."""
+"""`RegistryService`: who is there, what they hold, where their pools are; and what they serve together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import grpc
 from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
-from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
+from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
 from diffusionpipeline.words import number
 
 # Changes that come in bursts are sent together.
@@ -20,9 +20,27 @@ _SETTLE_SECONDS: Final = 0.05
 
 
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
-    def __init__(self, dispatcher: Dispatcher, sessions: Sessions) -> None:
+    def __init__(self, dispatcher: Dispatcher, sessions: Sessions, model_id: str) -> None:
+        """model_id: the pipeline's name for its model; empty: whatever the workers call it."""
+        self.model_id = model_id
         self._dispatcher = dispatcher
         self._sessions = sessions
+
+    def models(self) -> list[peer_pb2.ModelIdentity]:
+        """What the registered workers serve, under the pipeline's name for it if it has one."""
+        found: dict[tuple[str, str], peer_pb2.ModelIdentity] = {}
+        for peer in self._dispatcher.core.peers.values():
+            session = self._sessions.session(peer.incarnation)
+            if session is not None:
+                model = peer_pb2.ModelIdentity()
+                model.CopyFrom(session.register.model)
+                model.id = self.model_id or model.id
+                found.setdefault((model.id, model.revision), model)
+        return list(found.values())
+
+    def ready(self) -> bool:
+        """Whether each role has a peer that takes tasks."""
+        return all(self._dispatcher.core.capacity.values())
 
     async def ListPeers(  # noqa: N802
         self,

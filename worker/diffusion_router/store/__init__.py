@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from diffusion_router.store.artifacts import Artifact, ArtifactNotFound, ArtifactStore, ArtifactTooLarge, InvalidKey
-from diffusion_router.store.errors import DuplicateKey, StoreBusy, StoreError, StoreUnavailable
+from diffusion_router.store.artifacts import Artifact, ArtifactNotFound, ArtifactStore, InvalidKey
+from diffusion_router.store.errors import DuplicateKey, StoreError, StoreUnavailable
 from diffusion_router.store.jobs import JobStore
 from diffusion_router.store.records import ENDED, UNFINISHED, JobRecord
 
@@ -13,12 +13,10 @@ __all__ = [
     "Artifact",
     "ArtifactNotFound",
     "ArtifactStore",
-    "ArtifactTooLarge",
     "DuplicateKey",
     "InvalidKey",
     "JobRecord",
     "JobStore",
-    "StoreBusy",
     "StoreError",
     "StoreUnavailable",
 ]

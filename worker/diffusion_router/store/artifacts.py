@@ -40,10 +40,6 @@ class ArtifactNotFound(KeyError):
         return f"No artifact {self.args[0]!r}"
 
 
-class ArtifactTooLarge(ValueError):
-    """More bytes came than were announced or are allowed; none of them were kept."""
-
-
 @dataclass(frozen=True)
 class Artifact:
     """A file's size in bytes, and its content as chunks of at most about CHUNK_BYTES."""
@@ -75,26 +71,22 @@ class ArtifactStore:
                 "this user may write, or to an s3://, gs:// or az:// URL"
             ) from error
 
-    async def put(self, key: str, data: bytes | AsyncIterable[bytes], *, max_bytes: int | None = None) -> int:
-        """Write a file under `key`, in place of one that is there; returns its size in bytes.
+    async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
+        """Write a file under `key`, in place of one that is there.
 
-        Raises ArtifactTooLarge once more than `max_bytes` came. Whatever `data` raises passes through; then, as after
-        any failure, there is no new file.
+        Whatever `data` raises passes through; then, as after any failure, there is no new file.
         """
         _check(key)
         if isinstance(data, bytes):
-            if max_bytes is not None and len(data) > max_bytes:
-                raise ArtifactTooLarge(f"{key} has {len(data)} bytes, more than {max_bytes}")
             await self._put(key, data)
-            return len(data)
-        counted = _Counted(data, key, max_bytes)
+            return
+        source = _Source(data)
         try:
-            await self._put(key, counted)
+            await self._put(key, source)
         except StoreUnavailable:
-            if counted.failure is None:
+            if source.failure is None:
                 raise
-            raise counted.failure from None
-        return counted.size
+            raise source.failure from None
 
     async def get(self, key: str) -> AsyncIterator[bytes]:
         """The file's bytes, in chunks. Raises ArtifactNotFound."""
@@ -121,16 +113,6 @@ class ArtifactStore:
             raise ArtifactNotFound(key) from error
         except (BaseError, OSError) as error:
             raise self._unavailable("a read", key, error) from error
-
-    async def head(self, key: str) -> int:
-        """The file's size in bytes. Raises ArtifactNotFound."""
-        _check(key)
-        try:
-            return (await obstore.head_async(self._store, key))["size"]
-        except FileNotFoundError as error:
-            raise ArtifactNotFound(key) from error
-        except (BaseError, OSError) as error:
-            raise self._unavailable("a look-up", key, error) from error
 
     async def delete(self, key: str) -> None:
         """Remove one file; an absent one is no error."""
@@ -174,22 +156,16 @@ class ArtifactStore:
         return StoreUnavailable(f"{self._name} refused {what} of {key}: {_first_line(error)}")
 
 
-class _Counted:
-    """Passes chunks on, stops at the first beyond the bound, and tells the source's failures from the storage's."""
+class _Source:
+    """Passes chunks on, and tells the source's failures from the storage's."""
 
-    def __init__(self, chunks: AsyncIterable[bytes], key: str, max_bytes: int | None) -> None:
-        self.size = 0
+    def __init__(self, chunks: AsyncIterable[bytes]) -> None:
         self.failure: Exception | None = None
         self._chunks = chunks
-        self._key = key
-        self._max_bytes = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._chunks:
-                self.size += len(chunk)
-                if self._max_bytes is not None and self.size > self._max_bytes:
-                    raise ArtifactTooLarge(f"{self._key} has more than {self._max_bytes} bytes")
                 yield chunk
         except Exception as error:
             self.failure = error

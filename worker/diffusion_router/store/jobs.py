@@ -7,15 +7,15 @@ an unfinished job has come is not here: the workers say what they hold when they
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
-from sqlalchemy import Connection, Engine, RowMapping, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, Select, bindparam, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from diffusion_router.store.errors import DuplicateKey, StoreError, StoreUnavailable
-from diffusion_router.store.records import ENDED, UNFINISHED, JobRecord
+from diffusion_router.store.records import UNFINISHED, JobRecord
 from diffusion_router.store.schema import describe, jobs, open_engine
 from diffusion_router.store.writer import Row, Statement, Writer
 from diffusionpipeline.v1 import generation_pb2, stage_pb2
@@ -23,16 +23,14 @@ from diffusionpipeline.v1 import generation_pb2, stage_pb2
 TIMEOUT_SECONDS: Final = 30.0
 MAX_LISTED: Final = 1000
 
-_Result = TypeVar("_Result")
 # Within JobStore, `list` is its method.
 _Records = list[JobRecord]
 
 
 def _duplicate_key(connection: Connection, rows: Sequence[Row]) -> Exception | None:
     key = rows[0]["idempotency_key"]
-    query = select(jobs.c.id, jobs.c.request_digest).where(jobs.c.idempotency_key == key).order_by(jobs.c.request_index)
-    found = connection.execute(query).all() if key is not None else []
-    return DuplicateKey(key, [row.id for row in found], found[0].request_digest) if found else None
+    found = _records(connection, _of_key(key)) if key is not None else []
+    return DuplicateKey(found) if found else None
 
 
 # The ranks keep the order of any one job's life, also when several of its writes meet in one transaction.
@@ -68,7 +66,7 @@ class JobStore:
     async def open(cls, url: str, *, retain_seconds: float = 86_400.0) -> Self:
         """url: a SQLAlchemy URL with a synchronous driver. retain_seconds: how long an ended job is kept.
 
-        Raises StoreError, naming the database and the remedy, when it is damaged, newer, or out of reach.
+        Raises StoreError, naming the database and the remedy, when it is damaged, another version's, or out of reach.
         """
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -118,40 +116,42 @@ class JobStore:
         In two steps, so that a router that dies between them finds the job again and leaves no file behind.
         """
         due = select(jobs).where(jobs.c.expires_at <= now).order_by(jobs.c.expires_at).limit(limit)
-        return await self._read(lambda connection: [_to_record(row) for row in connection.execute(due).mappings()])
+        return await self._read(due)
 
     async def unfinished(self) -> _Records:
         """All jobs that have not ended, in the order in which they were accepted."""
         query = select(jobs).where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.seq)
-        return await self._read(lambda connection: [_to_record(row) for row in connection.execute(query).mappings()])
+        return await self._read(query)
 
     async def get(self, job_id: str) -> JobRecord | None:
-        query = select(jobs).where(jobs.c.id == job_id)
-
-        def first(connection: Connection) -> JobRecord | None:
-            row = connection.execute(query).mappings().one_or_none()
-            return None if row is None else _to_record(row)
-
-        return await self._read(first)
+        found = await self._read(select(jobs).where(jobs.c.id == job_id))
+        return found[0] if found else None
 
     async def list(self, status: generation_pb2.JobStatus.ValueType | None = None, limit: int = 100) -> _Records:
-        """The newest jobs first. status: QUEUED and IN_PROGRESS both mean "not ended"; None or UNSPECIFIED mean all."""
+        """The newest jobs first. status: as written down, so an unfinished job has the one it was added with."""
         query = select(jobs).order_by(jobs.c.seq.desc()).limit(min(limit, MAX_LISTED))
-        if status in UNFINISHED:
-            query = query.where(jobs.c.status.in_(UNFINISHED))
-        elif status in ENDED:
+        if status is not None:
             query = query.where(jobs.c.status == status)
-        return await self._read(lambda connection: [_to_record(row) for row in connection.execute(query).mappings()])
+        return await self._read(query)
+
+    async def page(
+        self, output_format: str, limit: int, *, after: str | None = None, oldest_first: bool = False
+    ) -> _Records:
+        """Jobs of one output format, by acceptance. after: begin beyond this job; with one that is not there, none."""
+        query = select(jobs).where(jobs.c.output_format == output_format).limit(min(limit, MAX_LISTED))
+        if after is not None:
+            place = select(jobs.c.seq).where(jobs.c.id == after).scalar_subquery()
+            query = query.where(jobs.c.seq > place if oldest_first else jobs.c.seq < place)
+        return await self._read(query.order_by(jobs.c.seq if oldest_first else jobs.c.seq.desc()))
 
     async def by_idempotency_key(self, key: str) -> _Records:
         """The jobs that were made under `key`, in their order in the request; none if it is new."""
-        query = select(jobs).where(jobs.c.idempotency_key == key).order_by(jobs.c.request_index)
-        return await self._read(lambda connection: [_to_record(row) for row in connection.execute(query).mappings()])
+        return await self._read(_of_key(key))
 
-    async def _read(self, query: Callable[[Connection], _Result]) -> _Result:
-        def run() -> _Result:
+    async def _read(self, query: Select[Any]) -> _Records:
+        def run() -> _Records:
             with self._engine.connect() as connection:
-                return query(connection)
+                return _records(connection, query)
 
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -164,6 +164,14 @@ class JobStore:
             raise StoreUnavailable(f"{self._name} refused a read: {getattr(error, 'orig', None) or error}") from error
 
 
+def _of_key(key: str) -> Select[Any]:
+    return select(jobs).where(jobs.c.idempotency_key == key).order_by(jobs.c.request_index)
+
+
+def _records(connection: Connection, query: Select[Any]) -> list[JobRecord]:
+    return [_to_record(row) for row in connection.execute(query).mappings()]
+
+
 def _to_row(record: JobRecord) -> dict[str, Any]:
     return {
         "id": record.id,
@@ -171,6 +179,8 @@ def _to_row(record: JobRecord) -> dict[str, Any]:
         "request_index": record.index,
         "request_digest": record.digest,
         "parameters": record.parameters.SerializeToString(),
+        "output_format": record.parameters.output_format,
+        "model": record.model,
         "status": record.status,
         "created_at": record.created_at,
         "deadline_at": record.deadline_at,
@@ -187,6 +197,7 @@ def _to_record(row: RowMapping) -> JobRecord:
         parameters=stage_pb2.GenerationParameters.FromString(row["parameters"]),
         created_at=row["created_at"],
         deadline_at=row["deadline_at"],
+        model=row["model"],
         idempotency_key=row["idempotency_key"],
         index=row["request_index"],
         digest=row["request_digest"],

@@ -19,8 +19,9 @@ ENDED: Final = (
 class JobRecord:
     """One row.
 
-    Times are seconds since 1970. `index` is the job's place in the request that made it; `digest` is the request's, and
-    the same in all of its jobs. `kills` counts the workers that were lost while they ran it. An unfinished job's
+    Times are seconds since 1970. `model` is the id of the served model that the job was accepted for, empty where that
+    was not known; `index` is the job's place in the request that made it; `digest` is the request's, and the same in
+    all of its jobs. `kills` counts the workers that were lost while they ran it. An unfinished job's
     `status` is the one it was added with: how far it has come is known to the router alone, not to the store.
     """
 
@@ -28,6 +29,7 @@ class JobRecord:
     parameters: stage_pb2.GenerationParameters
     created_at: float
     deadline_at: float
+    model: str = ""
     idempotency_key: str | None = None
     index: int = 0
     digest: str = ""

@@ -1,4 +1,4 @@
-"""Tables of the job store, and how a database is opened: made when empty, refused when it is not ours or is newer.
+"""Tables of the job store, and how a database is opened: made when empty, refused when it is not this version's.
 
 Everything but the two settings of `_durable_sqlite` is common SQL, so that another database is another URL.
 """
@@ -20,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
     create_engine,
     event,
@@ -31,7 +32,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLA
 
 from diffusion_router.store.errors import StoreError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 
 metadata = MetaData()
@@ -46,6 +47,8 @@ jobs = Table(
     Column("request_index", Integer, nullable=False),
     Column("request_digest", String(64), nullable=False),
     Column("parameters", LargeBinary, nullable=False),
+    Column("output_format", String(16), nullable=False),
+    Column("model", Text, nullable=False),
     Column("status", Integer, nullable=False),
     Column("created_at", Float(53), nullable=False),
     Column("deadline_at", Float(53), nullable=False),
@@ -55,6 +58,7 @@ jobs = Table(
     Column("result", LargeBinary),
     UniqueConstraint("idempotency_key", "request_index", name="jobs_idempotency_key"),
     Index("jobs_status", "status", "seq"),
+    Index("jobs_output_format", "output_format", "seq"),
     Index("jobs_expires_at", "expires_at"),
 )
 
@@ -78,8 +82,9 @@ def open_engine(url: str) -> Engine:
             if version is None:
                 connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
                 version = SCHEMA_VERSION
-            # A table of the same name made by something else shows here, not at the first job.
-            connection.execute(select(jobs).limit(1)).all()
+            if version == SCHEMA_VERSION:
+                # A table of the same name made by something else shows here, not at the first job.
+                connection.execute(select(jobs).limit(1)).all()
     except SQLAlchemyError as error:
         engine.dispose()
         raise StoreError(_why_not(name, error)) from error

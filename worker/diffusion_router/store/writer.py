@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
-from diffusion_router.store.errors import StoreBusy, StoreUnavailable
+from diffusion_router.store.errors import StoreUnavailable
 
 MAX_PENDING: Final = 4096
 MAX_BATCH: Final = 512
@@ -69,7 +69,7 @@ class Writer:
             raise StoreUnavailable(f"{self._name} is closed")
         pending = len(self._waiting) + self._in_flight
         if pending >= MAX_PENDING:
-            raise StoreBusy(f"{self._name} has {pending} writes waiting, as many as may wait. Try again later")
+            raise StoreUnavailable(f"{self._name} has {pending} writes waiting, as many as may wait. Try again later")
         write = _Write(statement, rows, self._loop.create_future())
         self._waiting.append(write)
         self._send_soon()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from types import UnionType
@@ -13,16 +14,10 @@ from diffusion_worker.model.types import InvalidRequest, Parameters, Scalar
 if TYPE_CHECKING:
     from diffusion_worker.model.cut import Cut, Pieces
 
-FIELDS: Final = (
-    "prompt",
-    "negative_prompt",
-    "width",
-    "height",
-    "num_inference_steps",
-    "guidance_scale",
-    "strength",
-    "num_frames",
-    "fps",
+FIELDS: Final = tuple(
+    field.name
+    for field in dataclasses.fields(Parameters)
+    if field.name not in ("seed", "images", "extra", "output_format")
 )
 FORMATS: Final = {"image": ("png", "webp", "jpeg"), "video": ("mp4",)}
 SCALARS: Final[frozenset[type]] = frozenset({int, float, str, bool})

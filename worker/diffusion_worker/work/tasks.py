@@ -82,24 +82,11 @@ class Task:
 
 def parameters(message: stage_pb2.GenerationParameters, images: Mapping[str, Image]) -> Parameters:
     """What the model is asked for; an absent field is the model's own default."""
-
-    def given(name: str) -> bool:
-        return message.HasField(name)  # type: ignore[arg-type]  # the stubs know the names, this function does not
-
+    given = {field.name: value for field, value in message.ListFields() if field.message_type is None}
     return Parameters(
-        prompt=message.prompt,
-        seed=message.seed,
-        negative_prompt=message.negative_prompt if given("negative_prompt") else None,
-        width=message.width if given("width") else None,
-        height=message.height if given("height") else None,
-        num_inference_steps=message.num_inference_steps if given("num_inference_steps") else None,
-        guidance_scale=message.guidance_scale if given("guidance_scale") else None,
-        strength=message.strength if given("strength") else None,
-        num_frames=message.num_frames if given("num_frames") else None,
-        fps=message.fps if given("fps") else None,
+        **{"prompt": "", "seed": 0, **given},
         images=images,
         extra={name: _scalar(value) for name, value in message.extra.items()},
-        output_format=message.output_format or "png",
     )
 
 
