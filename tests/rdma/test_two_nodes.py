@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rdma.guests import Guest, Link
 from rdma.inner import SOFT_ROCE, judged, pytest_in_guest
+from testbed.guests.running import Guest, Link
 
 pytestmark = pytest.mark.timeout(900)
 SECONDS = 600.0

@@ -165,7 +165,10 @@ class Operator:
 
 
 class HastyOperator(Operator):
-    """The same process, but for these constants: `{"cluster.watching.LAG_SECONDS": 4.0}`. It waits seconds, not minutes."""
+    """The same process with other constants, so that it waits seconds, not minutes.
+
+    `{"cluster.watching.LAG_SECONDS": 4.0}`: by their paths in diffusion_operator.
+    """
 
     def __init__(self, kubeconfig: Path, *flags: str, constants: Mapping[str, object], log: Path) -> None:
         super().__init__(kubeconfig, *flags, log=log)
