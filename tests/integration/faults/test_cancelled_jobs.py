@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx
 
-from testbed.pipelines import at_rest, draw, metric, resource, running, until
+from testbed.pipelines import at_rest, draw, metric, resource, running
+from testbed.waiting import until
 
 STEPS = 200
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,6 +16,7 @@ from testbed.controlplane.access import allow
 from testbed.controlplane.children import free_ports, spawn, tail
 from testbed.controlplane.cluster import Cluster
 from testbed.exposition import total
+from testbed.waiting import TooLate, until
 
 _ALL = ("get", "list", "watch", "create", "patch", "delete")
 _GROUP = "diffusion-operator.dev"
@@ -121,11 +121,13 @@ class Operator:
         return spawn(sys.executable, "-m", "diffusion_operator", *self.flags, log=self.log, environment=environment)
 
     def wait_ready(self, seconds: float = 30.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not self.answers("/readyz"):
+        def runs() -> None:
             assert self.exit_code is None, f"the operator ended with {self.exit_code}:\n{tail(self.log)}"
-            assert time.monotonic() < deadline, f"the operator is not ready after {seconds:.0f} s:\n{tail(self.log)}"
-            time.sleep(0.02)
+
+        try:
+            until(lambda: self.answers("/readyz"), seconds, "the operator is ready", unless=runs, longest_pause=0.02)
+        except TooLate as late:
+            raise TooLate(f"{late}:\n{tail(self.log)}") from None
 
     def answers(self, path: str) -> bool:
         try:
