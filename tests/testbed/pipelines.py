@@ -1,4 +1,4 @@
-"""Whole pipelines for tests: an example's resource, changed a little, run as the processes that `dpipe up` makes."""
+"""Whole pipelines for tests, run as the processes that `dpipe up` makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 from grpc import insecure_channel
 
 from diffusion_operator.api import load_pipeline
@@ -21,21 +20,8 @@ from dpipe.up.local import LocalPipeline
 from testbed.exposition import total
 from testbed.waiting import until
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 STARTUP_SECONDS = 120.0
 JOB_SECONDS = 60.0
-
-
-def resource(example: str, **changes: Any) -> dict[str, Any]:
-    """An example with fields of its spec replaced: `roles__denoiser__replicas=2`."""
-    document: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text())
-    for path, value in changes.items():
-        *parents, name = path.split("__")
-        target = document["spec"]
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[name] = value
-    return document
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx
 
-from testbed.pipelines import at_rest, draw, metric, resource, running
+from testbed.examples import resource
+from testbed.pipelines import at_rest, draw, metric, running
 from testbed.waiting import until
 
 STEPS = 200

@@ -7,7 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running
+from testbed.examples import resource
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, running
 from testbed.waiting import eventually, until
 
 LEASE = 3

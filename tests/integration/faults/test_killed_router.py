@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, draw, metric, peers, ready, resource, running
+from testbed.examples import resource
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, draw, metric, peers, ready, running
 from testbed.waiting import until
 
 JOBS = 12

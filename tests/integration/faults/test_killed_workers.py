@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running
+from testbed.examples import resource
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, running
 from testbed.waiting import eventually, until
 
 KILLS = int(os.environ.get("KILLS", "30"))

@@ -7,26 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import render
 from dpipe.up.local import LocalPipeline
 from dpipe.up.pods import LocalProcess, NotLocalError, local_processes
 from dpipe.up.ports import free_ports, is_free
+from unit.render.children import pipeline
 
-ROOT = Path(__file__).parents[3]
 DATA = Path("/data")
 
 
 def processes(http_port: int = 0, **sections: Any) -> dict[str, LocalProcess]:
-    resource = yaml.safe_load((ROOT / "examples/digits.yaml").read_text())
-    for section, values in sections.items():
-        if isinstance(values, dict):
-            resource["spec"].setdefault(section, {}).update(values)
-        else:
-            resource["spec"][section] = values
-    found = local_processes(render(load_pipeline(resource)), data_dir=DATA, http_port=http_port)
+    found = local_processes(render(pipeline(**sections)), data_dir=DATA, http_port=http_port)
     return {process.pod: process for process in found}
 
 
@@ -114,7 +106,7 @@ def test_references_are_expanded_as_the_kubelet_does() -> None:
 
 
 def test_a_variable_that_only_a_cluster_can_fill_is_refused_by_name() -> None:
-    children = render(load_pipeline(yaml.safe_load((ROOT / "examples/digits.yaml").read_text())))
+    children = render(pipeline())
     stateful_set = next(child for child in children if child["kind"] == "StatefulSet")
     container = stateful_set["spec"]["template"]["spec"]["containers"][0]
     container["env"].append({"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}})

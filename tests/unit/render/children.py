@@ -10,8 +10,8 @@ import yaml
 
 from diffusion_operator.api import Pipeline, load_pipeline
 from diffusion_operator.render import Images, names, render
+from testbed.examples import resource
 
-ROOT = Path(__file__).parents[3]
 FEATURES = Path(__file__).parent / "features"
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = Images(worker="example/worker:1", router="example/router:1")
@@ -36,26 +36,21 @@ BASES = {
 Child = dict[str, Any]
 
 
-def example(name: str) -> Child:
-    loaded: Child = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
-    return loaded
-
-
 def whole(name: str) -> list[Child]:
     """The children of an example or a feature."""
     file = FEATURES / f"{name}.yaml"
-    return render(load_pipeline(yaml.safe_load(file.read_text()) if file.exists() else example(name)), IMAGES)
+    return render(load_pipeline(yaml.safe_load(file.read_text()) if file.exists() else resource(name)), IMAGES)
 
 
 def pipeline(**sections: Any) -> Pipeline:
     """The digits example with values of its spec's sections set, or replaced where they are no objects."""
-    resource = example("digits")
+    document = resource("digits")
     for key, value in sections.items():
         if isinstance(value, dict):
-            resource["spec"].setdefault(key, {}).update(value)
+            document["spec"].setdefault(key, {}).update(value)
         else:
-            resource["spec"][key] = value
-    return load_pipeline(resource)
+            document["spec"][key] = value
+    return load_pipeline(document)
 
 
 def rdma_pipeline(rdma: Child, **sections: Any) -> Pipeline:

@@ -8,11 +8,11 @@ import pytest
 
 from diffusion_operator.api import Pipeline, Role, load_pipeline
 from diffusion_operator.render import Images, names, render, seed
+from testbed.examples import resource
 from unit.render.children import (
     IMAGES,
     Child,
     environment,
-    example,
     main_container,
     of_kind,
     pipeline,
@@ -24,10 +24,10 @@ from unit.render.children import (
 
 
 def everything() -> Pipeline:
-    resource = example("digits")
-    resource["spec"] |= {"networkPolicy": {"mode": "Isolate"}, "monitoring": {"podMonitor": True}}
-    resource["spec"]["roles"]["denoiser"] |= {"replicas": 2, "scaling": {"mode": "External"}}
-    return load_pipeline(resource)
+    document = resource("digits")
+    document["spec"] |= {"networkPolicy": {"mode": "Isolate"}, "monitoring": {"podMonitor": True}}
+    document["spec"]["roles"]["denoiser"] |= {"replicas": 2, "scaling": {"mode": "External"}}
+    return load_pipeline(document)
 
 
 def test_what_pods_need_comes_before_the_pods_and_the_router_first() -> None:
@@ -104,9 +104,9 @@ def test_replicas_threads_device_and_arguments_reach_the_pods_of_their_role_alon
 
 
 def test_threads_left_out_leave_the_choice_to_the_libraries() -> None:
-    resource = example("digits")
-    del resource["spec"]["roles"]["encoder"]["threads"]
-    sets = stateful_sets(render(load_pipeline(resource)))
+    document = resource("digits")
+    del document["spec"]["roles"]["encoder"]["threads"]
+    sets = stateful_sets(render(load_pipeline(document)))
     assert not {"DIFFUSION_WORKER_THREADS", "OMP_NUM_THREADS"} & environment(sets["encoder"]).keys()
 
 
@@ -204,9 +204,9 @@ def test_a_suspended_pipeline_keeps_everything_but_its_pods() -> None:
 
 
 def test_a_restart_changes_an_annotation_of_all_pods() -> None:
-    resource = example("digits")
-    resource["spec"]["restart"] = {"id": "monday"}
-    for stateful_set in stateful_sets(render(load_pipeline(resource))).values():
+    document = resource("digits")
+    document["spec"]["restart"] = {"id": "monday"}
+    for stateful_set in stateful_sets(render(load_pipeline(document))).values():
         annotations = stateful_set["spec"]["template"]["metadata"]["annotations"]
         assert annotations[names.RESTART_ANNOTATION] == "monday"
 
