@@ -23,9 +23,9 @@ from contract.transport.peers import (
 )
 from contract.transport.producer import content
 from diffusion_worker.transport import (
+    Descriptor,
     OutOfRange,
     PeerDead,
-    Slot,
     StaleDescriptor,
     TransferTimeout,
     Transport,
@@ -83,27 +83,23 @@ async def test_a_peer_killed_during_a_pull_gives_all_bytes_or_an_error(
     assert isinstance(await asyncio.wait_for(pulling, 30), PeerDead)
 
 
-def emptied(slot: Slot) -> Slot:
+async def pull_and_cancel(consumer: Transport, descriptor: Descriptor) -> None:
+    """When its first bytes have come, unless the back end is through at once."""
+    slot = consumer.pool.lease(LARGE, "test")
     slot.payload[:PAGE] = bytes(PAGE)
-    return slot
-
-
-async def begun(pulling: asyncio.Task[None], slot: Slot) -> None:
-    """Until bytes have come into the slot, which was emptied before. Some back ends are through at once."""
+    pulling = asyncio.create_task(consumer.pull(descriptor, slot, timeout=20))
     await waiting.eventually(lambda: pulling.done() or any(slot.payload[:PAGE]), 10, "the pull has begun", pause=0)
+    pulling.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await pulling
+    consumer.pool.release(slot)
 
 
 async def test_a_cancelled_pull_lets_go_of_its_slot_and_the_next_one_works(healthy: Peer, consumer: Transport) -> None:
     descriptor = healthy.publish(5, LARGE)
     assert await pulled(consumer, descriptor) == content(5, LARGE)
     for _ in range(3):
-        slot = emptied(consumer.pool.lease(LARGE, "test"))
-        pulling = asyncio.create_task(consumer.pull(descriptor, slot, timeout=20))
-        await begun(pulling, slot)
-        pulling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await pulling
-        consumer.pool.release(slot)
+        await pull_and_cancel(consumer, descriptor)
         await eventually(lambda: consumer.pool.slots_used == 0)
     assert await pulled(consumer, descriptor) == content(5, LARGE)
     healthy.release(descriptor.slot)
@@ -115,13 +111,7 @@ async def test_a_slot_is_not_leased_again_while_a_cancelled_pull_may_write_to_it
     """The next owner's bytes stay as they are."""
     descriptor = healthy.publish(6, LARGE)
     await pulled(consumer, descriptor)
-    slot = emptied(consumer.pool.lease(LARGE, "test"))
-    pulling = asyncio.create_task(consumer.pull(descriptor, slot, timeout=20))
-    await begun(pulling, slot)
-    pulling.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await pulling
-    consumer.pool.release(slot)
+    await pull_and_cancel(consumer, descriptor)
     next_slot = consumer.pool.lease(LARGE, "next")
     next_slot.payload[:] = bytes(LARGE)
     await eventually(lambda: consumer.pool.quarantined == 0)
