@@ -24,7 +24,7 @@ def user(cluster: Cluster, namespace: str) -> User:
 @pytest.fixture
 def pipeline(user: User, everywhere: Operator) -> User:
     """examples/digits.yaml, applied and ready."""
-    user.apply_resource("digits")
+    user.apply_example("digits.yaml")
     user.until_ready()
     return user
 
@@ -164,7 +164,7 @@ def test_children_that_were_orphaned_are_adopted_by_the_pipeline_that_is_applied
     before, pods = owners(), {role: uids(pipeline.pods(role)) for role in ROLES}
     pipeline.kubectl("delete", "dpipe/digits", "--cascade=orphan", f"--timeout={COLLECTED_SECONDS}s")
     assert owners() == {}
-    pipeline.apply_resource("digits")
+    pipeline.apply_example("digits.yaml")
     pipeline.until_ready()
     after = owners()
     assert after.keys() == before.keys()
