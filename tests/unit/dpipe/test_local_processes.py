@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import render
 from dpipe.up.local import LocalPipeline
 from dpipe.up.pods import LocalProcess, NotLocalError, local_processes
 from dpipe.up.ports import free_ports, is_free
+from testbed.examples import resource
 from unit.render.children import pipeline
 
 DATA = Path("/data")
@@ -37,10 +39,8 @@ def test_every_pod_is_a_process_with_its_containers_command() -> None:
 
 
 def test_all_pods_log_as_told_but_for_those_of_which_the_resource_says_how(tmp_path: Path) -> None:
-    resource = yaml.safe_load((ROOT / "examples/digits.yaml").read_text())
-    env = [{"name": "DIFFUSION_WORKER_LOG_LEVEL", "value": "error"}]
-    resource["spec"].setdefault("roles", {}).setdefault("decoder", {})["env"] = env
-    local = LocalPipeline(load_pipeline(resource), data_dir=tmp_path, log_level="debug", log_format="console")
+    document = resource("digits", roles__decoder__env=[{"name": "DIFFUSION_WORKER_LOG_LEVEL", "value": "error"}])
+    local = LocalPipeline(load_pipeline(document), data_dir=tmp_path, log_level="debug", log_format="console")
     told = {name: pod.spec.environment for name, pod in local.pods.items()}
     assert told["digits-router-0"]["DIFFUSION_ROUTER_LOG_LEVEL"] == "debug"
     assert told["digits-encoder-0"]["DIFFUSION_WORKER_LOG_LEVEL"] == "debug"
