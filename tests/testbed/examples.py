@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 
 
 def resource(example: str, **changes: Any) -> dict[str, Any]:
