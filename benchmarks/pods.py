@@ -26,9 +26,9 @@ from testbed.deployment.load import draw, requests
 from testbed.deployment.operator import installed
 from testbed.deployment.pipeline import Deployed
 from testbed.deployment.starts import phases
+from testbed.examples import resource
 from testbed.images.building import archive
 from testbed.nodes.cluster import NodeCluster
-from testbed.pipelines import resource
 
 MIB = 2**20
 

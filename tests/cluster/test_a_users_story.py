@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from cluster.user import EXAMPLES, LABEL, ROLES, User, example
+from cluster.user import LABEL, ROLES, User
 from testbed.controlplane.client import JSON
 from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.operators import Operator
+from testbed.examples import EXAMPLES, resource
 
 # The garbage collector looks for new kinds twice a minute: what is owned by one outlives its owner for so long.
 COLLECTED_SECONDS = 90
@@ -58,7 +59,7 @@ def test_each_example_becomes_ready(cluster: Cluster, namespace: str, everywhere
 
 
 def test_edited_replicas_and_kubectl_scale_change_the_pods(pipeline: User) -> None:
-    edited = example("digits.yaml")
+    edited = resource("digits")
     edited["spec"]["roles"]["encoder"]["replicas"] = 2
     pipeline.kubectl("apply", "-f", "-", stdin=json.dumps(edited))
     pipeline.until_counts(encoder=2)

@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from cluster.drawn_resources import combined, draws, fields, put
-from cluster.user import API_VERSION, EXAMPLES, User
+from cluster.user import API_VERSION, User
 from diffusion_operator.api import SCALER_PLURAL, InvalidResourceError, crd, with_defaults
 from testbed.controlplane.client import JSON, Refused
 from testbed.controlplane.cluster import Cluster, ClusterError
+from testbed.examples import EXAMPLES
 from unit.resource.test_edits import ALLOWED_EDITS, REFUSED_EDITS
 from unit.resource.test_validation import BROKEN_RULES, MINIMAL, UNKNOWN_FIELDS, WRONG_VALUES
 

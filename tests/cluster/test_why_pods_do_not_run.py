@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from cluster.user import DIGITS, EXAMPLES, User, example
+from cluster.user import DIGITS, User
 from testbed.controlplane.client import JSON
 from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.operators import Operator
+from testbed.examples import EXAMPLES, resource
 
 RDMA = {"protocol": "rdma", "rdma": {"resourceName": "rdma/hca"}}
 # For a controller that was refused pods tries again after ever longer pauses.
@@ -195,7 +196,7 @@ class TestRefused:
         files = [file for file in EXAMPLES.glob("digits*.yaml") if "shm" not in file.name]
         users = [User(restricted.cluster, restricted.namespace, file.stem) for file in files]
         for user, file in zip(users, files, strict=True):
-            user.make(example(file.name)["spec"])
+            user.make(resource(file.stem)["spec"])
         restricted.make({**DIGITS, "networkPolicy": {"mode": "Isolate"}})
         for user in (*users, restricted):
             user.until_ready()

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from testbed.controlplane.client import JSON
 from testbed.controlplane.cluster import Cluster, ClusterError
+from testbed.examples import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 API_VERSION = "diffusion-operator.dev/v1alpha1"
 LABEL = "diffusion-operator.dev/pipeline"
 ROLES = ("encoder", "denoiser", "decoder", "router")
@@ -132,8 +130,3 @@ class User:
 
     def events(self) -> list[JSON]:
         return self.api.items(f"{self.core}/events", fieldSelector=f"involvedObject.name={self.name}")
-
-
-def example(file: str) -> JSON:
-    found: JSON = yaml.safe_load((EXAMPLES / file).read_text())
-    return found

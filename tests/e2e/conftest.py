@@ -14,9 +14,9 @@ from testbed.controlplane.client import JSON
 from testbed.deployment.load import Request, expected, requests
 from testbed.deployment.operator import installed
 from testbed.deployment.pipeline import Deployed
+from testbed.examples import resource
 from testbed.images.building import archive
 from testbed.nodes.cluster import NodeCluster
-from testbed.pipelines import resource
 
 IMAGES = ("operator", "router", "worker")
 DEVICES = {"rdma/hca": 8}

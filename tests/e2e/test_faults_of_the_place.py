@@ -8,21 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import httpx
 import pytest
-import yaml
 from grpc import RpcError
 
-from testbed.controlplane.client import JSON
 from testbed.deployment.load import Done, Load, Request
 from testbed.deployment.operator import NAMESPACE as OPERATORS
-from testbed.deployment.pipeline import MODEL_ROLES, Deployed
+from testbed.deployment.pipeline import MODEL_ROLES, Deployed, two_of_each
+from testbed.examples import resource
 from testbed.nodes.cluster import NodeCluster
 
-EXAMPLE = Path(__file__).parents[2] / "examples/digits.yaml"
 CLIENTS = 3
 LEASE_SECONDS = 5
 # As long as it takes nodes to be found lost, pods to be made and to start, beside others on the same machine.
@@ -63,19 +60,18 @@ class Place:
             word in found["message"] for word in words
         )
 
+    def until_half_is_ready(self, why: str, what: str) -> None:
+        half = ("Ready", "False", "RolesNotReady", "1 of 2 ready", why)
+        self.pipeline.until(lambda: self.says(*half), SECONDS, what)
+
 
 @pytest.fixture(scope="module")
 def place(cluster: NodeCluster, deploy: Callable[..., Deployed]) -> Iterator[Place]:
     home = operators_node(cluster)
     (away,) = cluster.nodes.keys() - {home}
-    document: JSON = yaml.safe_load(EXAMPLE.read_text())
-    apart = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}
-    for role in MODEL_ROLES:
-        document["spec"]["roles"][role] |= {"replicas": 2, "topologySpreadConstraints": [apart]}
-    document["spec"]["router"] = {
-        "leaseSeconds": LEASE_SECONDS,
-        "storage": {"type": "PersistentVolumeClaim", "size": "1Gi"},
-    }
+    router = {"leaseSeconds": LEASE_SECONDS, "storage": {"type": "PersistentVolumeClaim", "size": "1Gi"}}
+    document = resource("digits", router=router)
+    two_of_each(document, "DoNotSchedule")
     pipeline = deploy(document, ready=False)
     volume = f"{pipeline.namespace}-jobs"
     cluster.add_volume(volume, home, claim=f"{pipeline.namespace}/data-{pipeline.router_pod}")
@@ -123,19 +119,11 @@ def test_a_node_of_workers_without_power_costs_time_and_no_job(
         with cluster.power_cut(place.away):
             cut = time.monotonic()
             pipeline.until(lambda: enough(load, near, cut), SECONDS, "the other node's workers go on")
-            pipeline.until(
-                lambda: place.says("Ready", "False", "RolesNotReady", "1 of 2 ready", "NodeNotReady"),
-                SECONDS,
-                "the status names the node's silence",
-            )
+            place.until_half_is_ready("NodeNotReady", "the status names the node's silence")
             assert place.says("Available", "True", "Available")
             assert place.incarnations().keys() == near
             pipeline.until(lambda: not place.workers(place.away), SECONDS, "its pods are given up")
-            pipeline.until(
-                lambda: place.says("Ready", "False", "RolesNotReady", "1 of 2 ready", "NodeNotReady"),
-                SECONDS,
-                "the status names the node's silence still",
-            )
+            place.until_half_is_ready("NodeNotReady", "the status names the node's silence still")
         back = time.monotonic()
         pipeline.wait_ready(SECONDS)
         after = place.incarnations()
@@ -162,11 +150,7 @@ def test_workers_beyond_a_partition_are_fenced_and_come_back_as_others(
             pipeline.until(lambda: place.incarnations().keys() == near, SECONDS, "the peers beyond are lost")
             fenced = time.monotonic()
             pipeline.until(lambda: enough(load, near, fenced), SECONDS, "the router's side goes on")
-            pipeline.until(
-                lambda: place.says("Ready", "False", "RolesNotReady", "1 of 2 ready", "NotReady"),
-                SECONDS,
-                "the status tells of workers that have no router",
-            )
+            place.until_half_is_ready("NotReady", "the status tells of workers that have no router")
             assert place.says("Available", "True", "Available")
         healed = time.monotonic()
         pipeline.wait_ready(SECONDS)

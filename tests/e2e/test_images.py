@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import PurePosixPath
 
 import pytest
 
 from testbed.images.building import TARGETS, version
-from testbed.images.running import opened
+from testbed.images.running import last_layer, opened
 
 MODULES = {"operator": "diffusion_operator", "router": "diffusion_router", "worker": "diffusion_worker", "cli": "dpipe"}
 
@@ -29,7 +30,6 @@ def test_an_image_runs_without_rights_and_holds_no_more_than_it_needs(target: st
     with opened(target) as image:
         assert image.config["User"] == "65532:65532"
         assert image.config["StopSignal"] == "SIGTERM"
-        assert image.config["Labels"]["org.opencontainers.image.version"] == version()
         with pytest.raises(subprocess.CalledProcessError, match="returned non-zero") as refused:
             image.run("sh", "-c", "echo >/opt/app/x")
         assert "Read-only file system" in refused.value.stderr
@@ -39,6 +39,26 @@ def test_an_image_runs_without_rights_and_holds_no_more_than_it_needs(target: st
         assert "imported" in image.run("python", "-c", IMPORT_ALL, MODULES[target], seconds=120)
         torch = image.run("python", "-c", "from importlib.util import find_spec; print(find_spec('torch') is not None)")
         assert torch.strip() == str(target == "worker")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_says_what_it_is(target: str) -> None:
+    with opened(target) as image:
+        prefix = "org.opencontainers.image."
+        labels = {
+            key.removeprefix(prefix): value for key, value in image.config["Labels"].items() if key.startswith(prefix)
+        }
+    assert (labels["title"], labels["version"], labels["licenses"]) == (target, version(), "Apache-2.0")
+    assert labels["description"]
+    # What a build was not told.
+    assert (labels["revision"], labels["created"]) == ("unknown", "unknown")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_edit_of_the_code_changes_the_last_layer_alone(target: str) -> None:
+    files = last_layer(target)
+    assert PurePosixPath(f"opt/app/{MODULES[target]}/__init__.py") in files
+    assert [file for file in files if not file.is_relative_to("opt/app")] == []
 
 
 def test_a_workers_image_draws_the_bundled_digits_the_same_whole_and_cut() -> None:

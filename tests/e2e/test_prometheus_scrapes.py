@@ -17,8 +17,8 @@ from testbed.deployment.load import Load, Request, requests
 from testbed.deployment.operator import CHART, NAMESPACE, RELEASE
 from testbed.deployment.pipeline import HEALTH_PORT, HTTP_PORT, MODEL_ROLES, Deployed
 from testbed.deployment.prometheus import Prometheus, by_annotations, by_monitor, serving
+from testbed.examples import resource
 from testbed.nodes.cluster import NodeCluster
-from testbed.pipelines import resource
 
 # Names of scrape configurations. The first two are those of users without the Prometheus operator, and what they store
 # is what dashboards and alerts are asked of. The others only find: twice stored would be twice counted.

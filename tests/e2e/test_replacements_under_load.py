@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import pytest
 
@@ -18,10 +17,10 @@ from testbed.controlplane.pipelines import GROUP
 from testbed.controlplane.pods import is_ready
 from testbed.deployment import revisions
 from testbed.deployment.load import Load, Request, expected
-from testbed.deployment.pipeline import MODEL_ROLES, Deployed
+from testbed.deployment.pipeline import MODEL_ROLES, Deployed, two_of_each
+from testbed.examples import resource
 from testbed.images.building import name as image_name
 from testbed.nodes.cluster import NodeCluster
-from testbed.pipelines import resource
 
 CLIENTS = 3
 SECONDS = 300.0
@@ -31,18 +30,8 @@ CACHE_CLAIM = "hub"
 pytestmark = pytest.mark.timeout(1200)
 
 
-@dataclass(frozen=True)
-class Served:
-    """A pipeline, and what its model's other revision draws."""
-
-    pipeline: Deployed
-    retrained: dict[Request, bytes]
-
-
 @pytest.fixture(scope="module")
-def served(
-    cluster: NodeCluster, deploy: Callable[..., Deployed], long_pictures: dict[Request, bytes]
-) -> Iterator[Served]:
+def served(cluster: NodeCluster, deploy: Callable[..., Deployed]) -> Iterator[Deployed]:
     pipeline = deploy(_document(), ready=False)
     namespace = pipeline.namespace
     cluster.add_volume(f"{namespace}-jobs", HOME, claim=f"{namespace}/data-{pipeline.router_pod}")
@@ -50,9 +39,7 @@ def served(
         revisions.fill(cache)
     cluster.api.post(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", _cache_claim())
     pipeline.wait_ready(SECONDS)
-    retrained = expected(pipeline, list(long_pictures))
-    assert all(retrained[request] != picture for request, picture in long_pictures.items())
-    yield Served(pipeline, retrained)
+    yield pipeline
     for volume in ("jobs", "hub"):
         cluster.api.delete(f"/api/v1/persistentvolumes/{namespace}-{volume}")
 
@@ -64,15 +51,13 @@ def _document() -> JSON:
         model={
             "source": "Hub",
             "id": revisions.MODEL,
-            "revision": revisions.RETRAINED,
+            "revision": revisions.ORIGINAL,
             "dtype": "float32",
             "cache": cache,
         },
         router={"storage": {"type": "PersistentVolumeClaim", "size": "1Gi"}},
     )
-    apart = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
-    for role in MODEL_ROLES:
-        document["spec"]["roles"][role] |= {"replicas": 2, "topologySpreadConstraints": [apart]}
+    two_of_each(document, "ScheduleAnyway")
     return document
 
 
@@ -88,11 +73,11 @@ def _cache_claim() -> JSON:
 
 
 @pytest.fixture
-def digits(served: Served) -> Deployed:
+def digits(served: Deployed) -> Deployed:
     """Ready, with the model that is the monolith's."""
-    served.pipeline.edit(model={"revision": revisions.ORIGINAL})
-    served.pipeline.wait_ready(SECONDS)
-    return served.pipeline
+    served.edit(model={"revision": revisions.ORIGINAL})
+    served.wait_ready(SECONDS)
+    return served
 
 
 @pytest.fixture
@@ -181,15 +166,20 @@ def test_another_image_comes_as_another_generation_and_no_job_is_lost(
 
 
 def test_another_revision_of_the_model_comes_as_another_generation_and_no_tensor_crosses(
-    served: Served, digits: Deployed, load: Load, change: Change
+    digits: Deployed, load: Load, change: Change, long_pictures: dict[Request, bytes]
 ) -> None:
     """Both revisions' pods register as the same model, and a picture of which each made a part would be neither's."""
-    load.or_else = served.retrained
-    pictures = {*served.retrained.values()}
+    load.judges = False
     with change(), _another_generation(digits):
         digits.edit(model={"revision": revisions.RETRAINED})
-    assert [job for job in load.done if job.picture in pictures]
-    assert [job for job in load.done if job.picture not in pictures]
+    retrained = expected(digits, list(long_pictures))
+    assert all(retrained[request] != picture for request, picture in long_pictures.items())
+    before, after = (
+        [job for job in load.done if job.picture == pictures[job.request]] for pictures in (long_pictures, retrained)
+    )
+    assert before
+    assert after
+    assert len(before) + len(after) == len(load.done), "a picture is neither's"
 
 
 @contextlib.contextmanager

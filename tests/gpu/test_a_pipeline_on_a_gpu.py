@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from testbed.pipelines import draw, metric, peers, resource, running
+from testbed.examples import resource
+from testbed.pipelines import draw, metric, peers, running
 
 ALL_ON_GPU = {f"roles__{role}__device": "cuda" for role in ("encoder", "denoiser", "decoder")}
 # The first process on a fresh machine also compiles bytecode and loads CUDA's libraries from the disk.

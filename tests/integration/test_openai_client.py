@@ -13,7 +13,9 @@ import openai
 import pytest
 from PIL import Image
 
-from testbed.pipelines import at_rest, draw, metric, peers, resource, running, until
+from testbed.examples import resource
+from testbed.pipelines import at_rest, draw, metric, peers, running
+from testbed.waiting import until
 
 SIZE = (64, 64)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rdma.image import install_project
+from testbed.guests.image import install_project
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from rdma.guests import Done
+from testbed.guests.running import Done
 
 SOFT_ROCE = "bash tests/rdma/inside/soft-roce.sh"
 

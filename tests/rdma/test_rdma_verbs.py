@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rdma.guests import run
 from rdma.inner import SOFT_ROCE, judged, pytest_in_guest
+from testbed.guests.running import run
 
 # Emulation takes twenty times as long, and other work on this machine more.
 pytestmark = pytest.mark.timeout(1800)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rdma.guests import Guest, Link
 from rdma.inner import SOFT_ROCE, judged, pytest_in_guest
+from testbed.guests.running import Guest, Link
+from testbed.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
 SECONDS = 600.0
@@ -22,10 +22,7 @@ def test_pulls_across_nodes_end_in_time_whatever_becomes_of_the_link(
     producer = f"{SOFT_ROCE} && PYTHONPATH=tests python3 tests/rdma/inside/far_node.py 2>&1"
     consumer = f"{SOFT_ROCE} && {pytest_in_guest('two-nodes', 'tests/rdma/inside/two_nodes.py')}"
     with Guest(producer, share, name="far", address="10.78.0.1/24", link=link, listens=True) as far:
-        until = time.monotonic() + 10
-        while not link.socket.exists():
-            assert time.monotonic() < until, "qemu does not listen for the other end of the link"
-            time.sleep(0.01)
+        until(link.socket.exists, 10, "qemu listens for the other end of the link")
         with Guest(consumer, share, name="near", address="10.78.0.2/24", link=link) as near:
             done = near.wait(SECONDS)
             if done.status != 0:

@@ -1,4 +1,4 @@
-"""Whole pipelines for tests: an example's resource, changed a little, run as the processes that `dpipe up` makes."""
+"""Whole pipelines for tests, run as the processes that `dpipe up` makes."""
 
 from __future__ import annotations
 
@@ -6,35 +6,22 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 from grpc import insecure_channel
 
 from diffusion_operator.api import load_pipeline
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc
 from dpipe.up.local import LocalPipeline
 from testbed.exposition import total
+from testbed.waiting import until
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 STARTUP_SECONDS = 120.0
 JOB_SECONDS = 60.0
-
-
-def resource(example: str, **changes: Any) -> dict[str, Any]:
-    """An example with fields of its spec replaced: `roles__denoiser__replicas=2`."""
-    document: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text())
-    for path, value in changes.items():
-        *parents, name = path.split("__")
-        target = document["spec"]
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[name] = value
-    return document
 
 
 @contextlib.contextmanager
@@ -49,15 +36,6 @@ def ready(local: LocalPipeline) -> bool:
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(f"{local.http_url}/readyz").status_code == 200
     return False
-
-
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    pause = 0.01
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.2)
 
 
 def peers(local: LocalPipeline) -> dict[str, registry_pb2.Peer]:

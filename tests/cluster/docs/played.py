@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from testbed.controlplane.client import JSON, Refused
 from testbed.controlplane.cluster import Cluster, ClusterError
 from testbed.controlplane.operators import Operator
 from testbed.controlplane.pods import is_ready
+from testbed.waiting import TooLate, until
 
 _LOOK_SECONDS: Final = 0.1
 _SETTLE_SECONDS: Final = 1.0  # the operator waits for an answer for 2
@@ -108,12 +108,16 @@ class EveryWorkerIsRegistered(FakeRouter):
 
     def _settled(self) -> list[JSON]:
         """The workers, all of which are ready unless it takes too long: real ones are not until registered."""
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while True:
+        pods: list[JSON] = []
+
+        def settled() -> bool:
+            nonlocal pods
             pods = self._workers()
-            if all(map(is_ready, pods)) or time.monotonic() > deadline:
-                return pods
-            time.sleep(_LOOK_SECONDS)
+            return all(map(is_ready, pods))
+
+        with contextlib.suppress(TooLate):
+            until(settled, _SETTLE_SECONDS, "all workers are ready")
+        return pods
 
     def _workers(self) -> list[JSON]:
         made = self._api.items(_PIPELINES)

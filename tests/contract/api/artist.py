@@ -10,6 +10,7 @@ from PIL import Image
 
 from contract.router.scripted_worker import DEADLINE, ScriptedWorker
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
+from testbed.waiting import eventually
 
 STEPS = 4
 VIDEO = b"\x00\x00\x00\x18ftypmp42 not really a film"
@@ -99,7 +100,4 @@ class Artist(ScriptedWorker):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Fails if the condition does not come true within DEADLINE."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110  # nobody tells of it
-            await asyncio.sleep(0.005)
+    await eventually(condition, DEADLINE, "it came true")

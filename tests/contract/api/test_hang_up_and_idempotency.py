@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 
 from contract.api.artist import Artist, picture, until
 from contract.router.conftest import DEADLINE, Router, Start
+from testbed.waiting import eventually
 
 GENERATIONS = "/v1/images/generations"
 BODY = {"prompt": "a red seven", "seed": 3}
@@ -33,9 +34,11 @@ async def statuses(http: httpx.AsyncClient) -> list[str]:
 async def test_a_client_that_hangs_up_cancels_its_jobs(router: Router, http: httpx.AsyncClient, artist: Artist) -> None:
     await hang_up(router, artist, {}, n=3)
     await until(lambda: bool(artist.cancelled))
-    async with asyncio.timeout(DEADLINE):
-        while await statuses(http) != ["cancelled"] * 3:
-            pass
+
+    async def all_cancelled() -> bool:
+        return await statuses(http) == ["cancelled"] * 3
+
+    await eventually(all_cancelled, DEADLINE, "all jobs are cancelled")
     artist.allowed.set()
     assert (await http.post(GENERATIONS, json=BODY)).status_code == 200
 

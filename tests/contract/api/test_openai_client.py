@@ -9,10 +9,12 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
+from openai.types import Video
 from PIL import Image
 
 from contract.api.artist import VIDEO, Artist, picture
-from contract.router.conftest import Router
+from contract.router.conftest import DEADLINE, Router
+from testbed.waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
@@ -125,8 +127,12 @@ async def test_a_videos_progress_is_made_of_real_steps_and_deleting_it_stops_it(
     video = await client.videos.create(prompt="turn")
     assert video.status == "queued" or video.status == "in_progress"
     await film_maker.denoising.wait()
-    while (video := await client.videos.retrieve(video.id)).progress == 0:
-        pass
+
+    async def under_way() -> Video | None:
+        found = await client.videos.retrieve(video.id)
+        return found if found.progress else None
+
+    video = await eventually(under_way, DEADLINE, "progress is told")
     assert (video.status, video.progress) == ("in_progress", 50)
     with pytest.raises(openai.BadRequestError, match="not finished"):
         await client.videos.download_content(video.id)

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ import pytest
 from contract.transport.producer import Producer
 from diffusion_worker.transport import Descriptor, Transport, open_transport
 from diffusion_worker.transport.devices import describe, devices
+from testbed import waiting
 
 MOONCAKE = ("mooncake-tcp", "mooncake-rdma")
 BACKENDS = ("memory", "shm", "tcp", *MOONCAKE)
@@ -69,11 +69,8 @@ def settings(backend: str, pool_size: int = POOL) -> dict[str, Any]:
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for a condition, with a deadline."""
-    until = time.monotonic() + seconds * SLOWNESS
-    while not condition():
-        assert time.monotonic() < until, "did not come true in time"
-        await asyncio.sleep(0.005)
+    """By this machine's time."""
+    await waiting.eventually(condition, seconds * SLOWNESS, "it came true")
 
 
 def processes_of(group: int) -> list[int]:
@@ -151,9 +148,11 @@ class ProcessPeer:
     def freeze(self) -> None:
         """Returns when every thread has stopped: until then some still answer."""
         os.killpg(self._process.pid, signal.SIGSTOP)
-        until = time.monotonic() + 10
-        while not all(state in "tTZX" for pid in processes_of(self._process.pid) for state in thread_states(pid)):
-            assert time.monotonic() < until, "did not stop in time"
+
+        def stopped() -> bool:
+            return all(state in "tTZX" for pid in processes_of(self._process.pid) for state in thread_states(pid))
+
+        waiting.until(stopped, 10, "every thread has stopped")
 
     def thaw(self) -> None:
         with contextlib.suppress(ProcessLookupError):  # killed meanwhile

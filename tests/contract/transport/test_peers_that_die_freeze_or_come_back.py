@@ -22,6 +22,7 @@ from contract.transport.peers import (
 )
 from contract.transport.producer import content
 from diffusion_worker.transport import (
+    Descriptor,
     OutOfRange,
     PeerDead,
     StaleDescriptor,
@@ -29,8 +30,10 @@ from diffusion_worker.transport import (
     Transport,
     TransportError,
 )
+from testbed import waiting
 
 LARGE = 40 << 20
+PAGE = 4096
 WARM = [pytest.param(backend, True, id=f"{backend}-warm") for backend in here(TALKING)]
 FIRST_CONTACT = [pytest.param(backend, False, id=f"{backend}-first contact") for backend in here(MEETING)]
 
@@ -78,17 +81,23 @@ async def test_a_peer_killed_during_a_pull_gives_all_bytes_or_an_error(
     assert isinstance(await asyncio.wait_for(pulling, 30), PeerDead)
 
 
+async def pull_and_cancel(consumer: Transport, descriptor: Descriptor) -> None:
+    """When its first bytes have come, unless the back end is through at once."""
+    slot = consumer.pool.lease(LARGE, "test")
+    slot.payload[:PAGE] = bytes(PAGE)
+    pulling = asyncio.create_task(consumer.pull(descriptor, slot, timeout=20))
+    await waiting.eventually(lambda: pulling.done() or any(slot.payload[:PAGE]), 10, "the pull has begun", pause=0)
+    pulling.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await pulling
+    consumer.pool.release(slot)
+
+
 async def test_a_cancelled_pull_lets_go_of_its_slot_and_the_next_one_works(healthy: Peer, consumer: Transport) -> None:
     descriptor = healthy.publish(5, LARGE)
     assert await pulled(consumer, descriptor) == content(5, LARGE)
     for _ in range(3):
-        slot = consumer.pool.lease(LARGE, "test")
-        pulling = asyncio.create_task(consumer.pull(descriptor, slot, timeout=20))
-        await asyncio.sleep(0.002)  # somewhere in the middle
-        pulling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await pulling
-        consumer.pool.release(slot)
+        await pull_and_cancel(consumer, descriptor)
         await eventually(lambda: consumer.pool.slots_used == 0)
     assert await pulled(consumer, descriptor) == content(5, LARGE)
     healthy.release(descriptor.slot)
@@ -100,13 +109,7 @@ async def test_a_slot_is_not_leased_again_while_a_cancelled_pull_may_write_to_it
     """The next owner's bytes stay as they are."""
     descriptor = healthy.publish(6, LARGE)
     await pulled(consumer, descriptor)
-    slot = consumer.pool.lease(LARGE, "test")
-    pulling = asyncio.create_task(consumer.pull(descriptor, slot, timeout=20))
-    await asyncio.sleep(0.002)
-    pulling.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await pulling
-    consumer.pool.release(slot)
+    await pull_and_cancel(consumer, descriptor)
     next_slot = consumer.pool.lease(LARGE, "next")
     next_slot.payload[:] = bytes(LARGE)
     await eventually(lambda: consumer.pool.quarantined == 0)
@@ -127,13 +130,13 @@ async def test_a_frozen_peer_costs_its_own_pulls_their_deadline_and_others_nothi
     frozen.freeze()
 
     begun = time.monotonic()
-    waiting = asyncio.create_task(pulled(consumer, descriptor, timeout=1.5))
-    while not waiting.done():
+    held_up = asyncio.create_task(pulled(consumer, descriptor, timeout=1.5))
+    while not held_up.done():
         since = time.monotonic()
         assert await pulled(consumer, other) == content(9, 100_000)
         assert time.monotonic() - since < 1.0 * SLOWNESS
     with pytest.raises(TransferTimeout):
-        await waiting
+        await held_up
     assert 1.5 <= (time.monotonic() - begun) / SLOWNESS < 2.5
 
     # What the frozen peer still sends, or lets through, must not land in a slot that somebody else has by now.

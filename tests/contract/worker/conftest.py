@@ -12,6 +12,7 @@ from diffusion_worker.app import serve
 from diffusion_worker.health import Ports
 from diffusion_worker.settings import Settings
 from diffusionpipeline.words import Role
+from testbed.waiting import eventually
 
 from .scripted_model import ScriptedModel
 from .scripted_router import ScriptedRouter, Stream
@@ -41,9 +42,11 @@ class Worker:
 
     async def until_metrics(self, text: str) -> None:
         """Until a scrape contains `text`."""
-        async with asyncio.timeout(DEADLINE):
-            while text not in (await self.get("/metrics")).text:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+
+        async def told() -> bool:
+            return text in (await self.get("/metrics")).text
+
+        await eventually(told, DEADLINE, f"a scrape contains {text!r}")
 
     async def ended(self) -> None:
         await asyncio.wait_for(asyncio.shield(self.task), DEADLINE)

@@ -11,6 +11,7 @@ import grpc
 import httpx
 
 from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
+from testbed.waiting import eventually
 
 DEADLINE = 10.0
 ENCODE, DENOISE, DECODE = stage_pb2.STAGE_ENCODE, stage_pb2.STAGE_DENOISE, stage_pb2.STAGE_DECODE
@@ -118,12 +119,11 @@ class Stream:
         """Until the worker's own metrics say that this many slots are in use."""
         wanted = re.compile(rf"^diffusion_worker_slots_used{{.*}} {count}\.0$", re.MULTILINE)
         async with httpx.AsyncClient() as client:
-            try:
-                async with asyncio.timeout(DEADLINE):
-                    while not wanted.search((await client.get(self.metrics_url)).text):  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-            except TimeoutError:
-                raise AssertionError(f"never {count} slots in use within {DEADLINE} s") from None
+
+            async def told() -> bool:
+                return wanted.search((await client.get(self.metrics_url)).text) is not None
+
+            await eventually(told, DEADLINE, f"{count} slots are in use")
 
 
 class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, generation_pb2_grpc.ArtifactServiceServicer):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -12,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from diffusion_worker.app import TransportFailed
 from diffusion_worker.transport.memory import MemoryTransport
 from diffusionpipeline.v1 import peer_pb2
+from testbed.waiting import eventually
 
 from .conftest import Start, Worker
 from .scripted_router import DENOISE, ENCODE, ScriptedRouter
@@ -93,9 +92,11 @@ async def test_alive_is_not_ready_until_the_router_answered(router: ScriptedRout
     assert await grpc_health(worker, "diffusionpipeline.v1.PeerService") == "SERVING"
     await router.stop()
     await stream.until(lambda: stream.ended, "end")
-    async with asyncio.timeout(DEADLINE):
-        while (await worker.get("/readyz")).status_code == 200:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+
+    async def unready() -> bool:
+        return (await worker.get("/readyz")).status_code != 200
+
+    await eventually(unready, DEADLINE, "it is not ready")
     assert "router" in (await worker.get("/readyz")).text
     assert (await worker.get("/healthz")).status_code == 200
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.waiting import eventually
+
 from .scripted_router import DECODE, DENOISE, ScriptedRouter
 
 DEADLINE = 240.0
@@ -65,10 +67,9 @@ async def test_the_bundled_model_makes_a_picture_and_sigterm_ends_the_worker_cle
     router: ScriptedRouter, spawn: Spawn
 ) -> None:
     process = await spawn("--role", "encoder,denoiser", "--role", "decoder", "--drain-seconds", "20")
-    async with asyncio.timeout(DEADLINE):
-        while not router.streams:  # loading a model takes longer than a stream's own deadline
-            assert process.returncode is None, await outcome(process)
-            await asyncio.sleep(0.05)
+    # Loading a model takes longer than a stream's own deadline.
+    await eventually(lambda: router.streams or process.returncode is not None, DEADLINE, "the worker attaches or ends")
+    assert process.returncode is None, await outcome(process)
     stream = await router.attached()
     assert len(stream.register.roles) == 3
     assert stream.register.model.digest

@@ -8,14 +8,16 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from testbed.processes import is_alive
+from testbed.waiting import until
 
 ROOT = Path(__file__).parents[3]
 COMMAND_SECONDS = 60.0
@@ -84,20 +86,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def pids(up: Up) -> list[int]:
     return [int(found) for line in up.lines for found in re.findall(r"pid (\d+)", line)]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def until(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not so in time"
-        time.sleep(0.05)
 
 
 def test_generate_writes_a_picture_and_prints_seed_and_times(up: Up, tmp_path: Path) -> None:
@@ -180,11 +168,11 @@ def test_a_signal_ends_everything_and_the_status_is_0(tmp_path: Path, number: in
     running = start(tmp_path)
     try:
         # While the models still load: a signal must find its way then, too.
-        until(lambda: len(list(running.data.glob("digits-*"))) == 4, COMMAND_SECONDS)
+        until(lambda: len(list(running.data.glob("digits-*"))) == 4, COMMAND_SECONDS, "there are four pods")
         running.read_until("digits-decoder-0: starting")
     finally:
         stop(running, number)
     assert running.process.returncode == 0
     assert len(pids(running)) >= 4
-    until(lambda: not any(is_alive(pid) for pid in pids(running)), COMMAND_SECONDS)
+    until(lambda: not any(is_alive(pid) for pid in pids(running)), COMMAND_SECONDS, "all processes have ended")
     assert not list((tmp_path / "dpipe").glob("*.json"))

@@ -14,6 +14,8 @@ import pytest
 
 from dpipe.up.pods import LocalProcess
 from dpipe.up.process import LocalPod, PodState
+from testbed import waiting
+from testbed.processes import is_alive
 
 SECONDS = 20.0
 
@@ -28,19 +30,8 @@ print(subprocess.Popen([sys.executable, "-c", {SLEEPER!r}]).pid, flush=True)
 """
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "not so in time"
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    """Also says no of a process that has ended and is not yet reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def until(condition: Callable[[], object], what: str) -> None:
+    waiting.until(condition, SECONDS, what)
 
 
 @pytest.fixture
@@ -69,7 +60,7 @@ def make_pod(tmp_path: Path) -> Iterator[MakePod]:
 
 def test_a_process_runs_in_its_folder_with_its_environment_and_its_log(make_pod: MakePod, tmp_path: Path) -> None:
     pod = make_pod("import os; print(os.getcwd(), os.environ['ANSWER'])", restart=False, ANSWER="42")
-    until(lambda: pod.state is PodState.ENDED)
+    until(lambda: pod.state is PodState.ENDED, "it has ended")
     assert pod.log_tail() == f"{tmp_path / 'test-0'} 42"
     assert pod.exit_code == 0
 
@@ -79,7 +70,7 @@ def test_variables_of_a_worker_in_the_shell_do_not_reach_the_pods(
 ) -> None:
     monkeypatch.setenv("DIFFUSION_WORKER_BACKEND", "from the shell")
     pod = make_pod("import os; print(os.environ.get('DIFFUSION_WORKER_BACKEND'))", restart=False)
-    until(lambda: pod.state is PodState.ENDED)
+    until(lambda: pod.state is PodState.ENDED, "it has ended")
     assert pod.log_tail() == "None"
 
 
@@ -88,7 +79,7 @@ def test_a_killed_process_is_started_again(make_pod: MakePod) -> None:
     first = pod.pid
     assert first is not None
     pod.kill()
-    until(lambda: pod.pid not in (None, first))
+    until(lambda: pod.pid not in (None, first), "another process runs")
     assert (pod.restarts, pod.exit_code) == (1, -signal.SIGKILL)
     assert not is_alive(first)
 
@@ -96,7 +87,7 @@ def test_a_killed_process_is_started_again(make_pod: MakePod) -> None:
 def test_restarts_come_slower_and_slower(make_pod: MakePod) -> None:
     started = time.monotonic()
     pod = make_pod(CRASHER)
-    until(lambda: pod.restarts == 2)
+    until(lambda: pod.restarts == 2, "it was restarted twice")
     # 0.5 s before the first restart, 1 s before the second.
     assert time.monotonic() - started >= 1.5
     assert pod.exit_code == 3
@@ -104,11 +95,11 @@ def test_restarts_come_slower_and_slower(make_pod: MakePod) -> None:
 
 def test_with_restarts_off_a_process_that_ended_stays_so_until_it_is_started_again(make_pod: MakePod) -> None:
     pod = make_pod(CRASHER, restart=False)
-    until(lambda: pod.state is PodState.ENDED)
+    until(lambda: pod.state is PodState.ENDED, "it has ended")
     assert (pod.pid, pod.restarts) == (None, 0)
     assert pod.wait_stopped(time.monotonic() + SECONDS)
     pod.start()
-    until(lambda: pod.log_tail() == "again\nagain")
+    until(lambda: pod.log_tail() == "again\nagain", "it ran twice")
 
 
 def test_sigterm_ends_a_process_for_good(make_pod: MakePod) -> None:
@@ -120,7 +111,7 @@ def test_sigterm_ends_a_process_for_good(make_pod: MakePod) -> None:
 
 def test_a_stop_during_back_off_starts_nothing(make_pod: MakePod) -> None:
     pod = make_pod(CRASHER)
-    until(lambda: pod.state is PodState.BACK_OFF)
+    until(lambda: pod.state is PodState.BACK_OFF, "it waits before it starts again")
     pod.begin_stop()
     assert pod.wait_stopped(time.monotonic() + SECONDS)
     assert pod.pid is None
@@ -128,7 +119,7 @@ def test_a_stop_during_back_off_starts_nothing(make_pod: MakePod) -> None:
 
 def test_a_process_that_ignores_sigterm_is_killed(make_pod: MakePod) -> None:
     pod = make_pod(STUBBORN)
-    until(lambda: pod.log_tail() == "on")
+    until(lambda: pod.log_tail() == "on", "it runs")
     pod.begin_stop()
     assert not pod.wait_stopped(time.monotonic() + 0.3)
     pod.kill()
@@ -145,8 +136,8 @@ def test_a_stopped_process_is_killed_too(make_pod: MakePod) -> None:
 
 def test_what_a_process_leaves_behind_goes_with_it(make_pod: MakePod) -> None:
     pod = make_pod(PARENT, restart=False)
-    until(lambda: pod.state is PodState.ENDED)
-    until(lambda: not is_alive(int(pod.log_tail())))
+    until(lambda: pod.state is PodState.ENDED, "it has ended")
+    until(lambda: not is_alive(int(pod.log_tail())), "what it started has ended")
 
 
 def test_no_process_outlives_a_dpipe_that_was_killed(tmp_path: Path) -> None:
@@ -165,8 +156,8 @@ time.sleep(600)
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
     # Until it is past its own beginning: the program it was to become.
-    until(lambda: b"child.py" not in Path(f"/proc/{pid}/cmdline").read_bytes())
+    until(lambda: b"child.py" not in Path(f"/proc/{pid}/cmdline").read_bytes(), "the program runs")
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait(SECONDS)
     owner.stdout.close()
-    until(lambda: not is_alive(pid))
+    until(lambda: not is_alive(pid), "the process has ended")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx
 
-from testbed.pipelines import at_rest, draw, metric, resource, running, until
+from testbed.examples import resource
+from testbed.pipelines import at_rest, draw, metric, running
+from testbed.waiting import until
 
 STEPS = 200
 

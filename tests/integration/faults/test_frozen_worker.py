@@ -7,7 +7,9 @@ import signal
 import time
 from pathlib import Path
 
-from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running, until
+from testbed.examples import resource
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, running
+from testbed.waiting import eventually, until
 
 LEASE = 3
 
@@ -20,7 +22,7 @@ async def test_a_frozen_denoiser_is_fenced_in_its_lease_and_its_late_work_harms_
         frozen = local.pods["digits-denoiser-0"]
         async with load.running():
             answered = len(load.answers)
-            await asyncio.to_thread(until, lambda: len(load.answers) > answered + 4, 60, "load is answered")
+            await eventually(lambda: len(load.answers) > answered + 4, 60, "load is answered")
             old = peers(local)[frozen.name].incarnation
             assert frozen.signal(signal.SIGSTOP)
             start = time.monotonic()
@@ -28,7 +30,7 @@ async def test_a_frozen_denoiser_is_fenced_in_its_lease_and_its_late_work_harms_
                 await asyncio.to_thread(until, lambda: frozen.name not in peers(local), 3 * LEASE, "it is fenced")
                 noticed = time.monotonic() - start
                 answered = len(load.answers)
-                await asyncio.to_thread(until, lambda: len(load.answers) > answered + 8, 60, "the other one goes on")
+                await eventually(lambda: len(load.answers) > answered + 8, 60, "the other one goes on")
             finally:
                 frozen.signal(signal.SIGCONT)
 
@@ -38,7 +40,7 @@ async def test_a_frozen_denoiser_is_fenced_in_its_lease_and_its_late_work_harms_
 
             await asyncio.to_thread(until, is_back, STARTUP_SECONDS, "it comes back as a new incarnation")
             answered = len(load.answers)
-            await asyncio.to_thread(until, lambda: len(load.answers) > answered + 8, 60, "load is answered")
+            await eventually(lambda: len(load.answers) > answered + 8, 60, "load is answered")
         assert noticed <= LEASE + 1
         assert frozen.restarts == 0
         until(lambda: at_rest(local), 30, "slots, outputs and tasks are given back")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, draw, metric, peers, ready, resource, running, until
+from testbed.examples import resource
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, draw, metric, peers, ready, running
+from testbed.waiting import until
 
 JOBS = 12
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, resource, running, until
+from testbed.examples import resource
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, running
+from testbed.waiting import eventually, until
 
 KILLS = int(os.environ.get("KILLS", "30"))
 LEASE = 3
@@ -34,10 +36,9 @@ async def test_i6_sigkill_of_any_role_at_any_moment_loses_and_changes_no_accepte
             for number in range(KILLS):
                 pod = local.workers[number % 3]
                 before, answered = peers(local)[pod.name].incarnation, len(load.answers)
-                await asyncio.to_thread(until, lambda n=answered: len(load.answers) > n, 60, "load is answered")
+                await eventually(lambda n=answered: len(load.answers) > n, 60, "load is answered")
                 # A random moment of a job: one takes about half a second here.
-                moment = time.monotonic() + chance.random() * 0.5
-                await asyncio.to_thread(until, lambda at=moment: time.monotonic() > at, 5, "the moment")
+                await asyncio.sleep(chance.random() * 0.5)
                 killed_at = time.monotonic()
                 assert pod.signal(signal.SIGKILL)
 
@@ -48,7 +49,7 @@ async def test_i6_sigkill_of_any_role_at_any_moment_loses_and_changes_no_accepte
                 await asyncio.to_thread(until, is_back, STARTUP_SECONDS, f"{pod.name} is back")
                 back.append(time.monotonic() - killed_at)
                 answered = len(load.answers)
-                await asyncio.to_thread(until, lambda n=answered: len(load.answers) > n, 60, "load is answered")
+                await eventually(lambda n=answered: len(load.answers) > n, 60, "load is answered")
                 hit = [answer.seconds for answer in load.answers if answer.ended_at > killed_at]
                 lost[pod.role].append(max(hit))
         calm = statistics.median(answer.seconds for answer in load.answers)

@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from contract.transport.peers import eventually, settings
 from contract.transport.producer import Producer
 from diffusion_worker.transport import Transport, open_transport
+from testbed import waiting
 
 FOLDER = Path("/share/out/far")
 SECONDS = 400.0
@@ -21,11 +21,7 @@ ADDRESS = "10.78.0.1"
 
 
 async def until_there(file: Path, seconds: float) -> dict[str, Any]:
-    end = time.monotonic() + seconds
-    while not file.exists():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{file} did not come in {seconds:g} s")
-        await asyncio.sleep(0.05)
+    await waiting.eventually(file.exists, seconds, f"{file} is there", pause=0.05)
     content: dict[str, Any] = json.loads(file.read_text())
     return content
 

@@ -20,7 +20,9 @@ import pytest
 from diffusion_operator.api import load_pipeline
 from dpipe.up.local import LocalPipeline
 from rdma.inside.device import SOFT_ROCE, packets_received
-from testbed.pipelines import Answer, draw, metric, peers, ready, resource, until
+from testbed.examples import resource
+from testbed.pipelines import Answer, draw, metric, peers, ready
+from testbed.waiting import until
 
 # Four processes load torch on two emulated processors.
 STARTUP_SECONDS = 600.0

@@ -15,6 +15,7 @@ from contract.transport.producer import content
 from diffusion_worker.transport import Descriptor, PeerDead, TransferTimeout, Transport, open_transport
 from rdma.inside.device import packets_received
 from rdma.inside.far_node import Far
+from testbed.waiting import always
 
 ADDRESS = "10.78.0.2"
 SEED, NBYTES = 1, 40 << 20
@@ -100,10 +101,7 @@ async def test_a_cut_link_costs_the_pull_its_deadline_and_the_slot_its_quarantin
     assert heir.offset == slot.offset
     heir.payload[:] = bytes(NBYTES)
     cable(True)
-    until = time.monotonic() + 8
-    while time.monotonic() < until:
-        assert heir.payload.tobytes() == bytes(NBYTES)
-        await asyncio.sleep(0.5)
+    await always(lambda: heir.payload.tobytes() == bytes(NBYTES), 8, "nothing lands in it", pause=0.5)
     near.pool.release(heir)
     assert await pulled(near, descriptor, PULL_SECONDS) == content(SEED, NBYTES)
 

@@ -7,7 +7,6 @@ import itertools
 import json
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
+from testbed import waiting
 from testbed.controlplane import programs
 from testbed.controlplane.audit import POLICY, Audit
 from testbed.controlplane.authority import Authority
@@ -185,23 +185,18 @@ class Cluster:
 
     def until(self, condition: Callable[[], object], seconds: float, what: str, *, longest_pause: float = 0.1) -> None:
         """Waits for a condition, which is not met while the API server refuses its requests or does not answer."""
-        deadline = time.monotonic() + seconds
-        pause = 0.01
-        while True:
-            refusal = ""
-            try:
-                if condition():
-                    return
-            except (Refused, httpx.TransportError) as error:
-                refusal = f" ({error})"
+
+        def all_run() -> None:
             for name, child in self._children.items():
                 if child.poll() is not None:
                     log = tail(self.folder / f"{name}.log")
                     raise ClusterError(f"{name} ended with {child.returncode} before: {what}\n{log}")
-            if time.monotonic() > deadline:
-                raise ClusterError(f"not within {seconds:.0f} s: {what}{refusal}")
-            time.sleep(pause)
-            pause = min(pause * 1.5, longest_pause)
+
+        refusals = (Refused, httpx.TransportError)
+        try:
+            waiting.until(condition, seconds, what, unless=all_run, despite=refusals, longest_pause=longest_pause)
+        except waiting.TooLate as late:
+            raise ClusterError(str(late)) from None
 
     @cached_property
     def api(self) -> Client:

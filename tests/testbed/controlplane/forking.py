@@ -21,12 +21,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Self
 
 from testbed.controlplane.children import Folder, spawn, tail
 from testbed.controlplane.operators import Operator
+from testbed.waiting import until
 
 _TESTS = Path(__file__).parents[2]
 _START_SECONDS = 30.0
@@ -47,10 +47,11 @@ class Forker:
             log=log,
             environment={**environment, "PYTHONPATH": str(_TESTS)},
         )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._socket.exists():
-            assert self._process.poll() is None and time.monotonic() < deadline, f"no forker:\n{tail(log)}"
-            time.sleep(0.02)
+
+        def runs() -> None:
+            assert self._process.poll() is None, f"the forker ended:\n{tail(log)}"
+
+        until(self._socket.exists, _START_SECONDS, "the forker listens", unless=runs)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,6 +16,7 @@ from testbed.controlplane.access import allow
 from testbed.controlplane.children import free_ports, spawn, tail
 from testbed.controlplane.cluster import Cluster
 from testbed.exposition import total
+from testbed.waiting import TooLate, until
 
 _ALL = ("get", "list", "watch", "create", "patch", "delete")
 _GROUP = "diffusion-operator.dev"
@@ -121,11 +121,13 @@ class Operator:
         return spawn(sys.executable, "-m", "diffusion_operator", *self.flags, log=self.log, environment=environment)
 
     def wait_ready(self, seconds: float = 30.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not self.answers("/readyz"):
+        def runs() -> None:
             assert self.exit_code is None, f"the operator ended with {self.exit_code}:\n{tail(self.log)}"
-            assert time.monotonic() < deadline, f"the operator is not ready after {seconds:.0f} s:\n{tail(self.log)}"
-            time.sleep(0.02)
+
+        try:
+            until(lambda: self.answers("/readyz"), seconds, "the operator is ready", unless=runs, longest_pause=0.02)
+        except TooLate as late:
+            raise TooLate(f"{late}:\n{tail(self.log)}") from None
 
     def answers(self, path: str) -> bool:
         try:
@@ -165,14 +167,17 @@ class Operator:
 
 
 class HastyOperator(Operator):
-    """The same process, but for these constants: `{"watching.LAG_SECONDS": 4.0}`. It waits seconds, not minutes."""
+    """The same process with other constants, so that it waits seconds, not minutes.
+
+    `{"cluster.watching.LAG_SECONDS": 4.0}`: by their paths in diffusion_operator.
+    """
 
     def __init__(self, kubeconfig: Path, *flags: str, constants: Mapping[str, object], log: Path) -> None:
         super().__init__(kubeconfig, *flags, log=log)
-        modules = sorted({name.partition(".")[0] for name in constants})
-        settings = [f"{name} = {value!r}" for name, value in constants.items()]
-        imports = f"from diffusion_operator import app, settings, {', '.join(modules)}"
-        self._program = "\n".join((imports, *settings, "app.main(settings.Settings.read())"))
+        imports = [f"import diffusion_operator.{name.rpartition('.')[0]}" for name in constants]
+        settings = [f"diffusion_operator.{name} = {value!r}" for name, value in constants.items()]
+        start = "from diffusion_operator import app, settings; app.main(settings.Settings.read())"
+        self._program = "\n".join((*imports, *settings, start))
 
     def launch(self) -> Process:
         return spawn(sys.executable, "-c", self._program, *self.flags, log=self.log)

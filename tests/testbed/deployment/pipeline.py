@@ -25,6 +25,14 @@ MODEL_ROLES = ("encoder", "denoiser", "decoder")
 READY_SECONDS = 180.0
 
 
+def two_of_each(document: JSON, otherwise: str) -> None:
+    """Two workers of each role, one on each of two nodes; `otherwise` is what becomes of one for which that can't be:
+    DoNotSchedule or ScheduleAnyway."""
+    apart = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": otherwise}
+    for role in MODEL_ROLES:
+        document["spec"]["roles"][role] |= {"replicas": 2, "topologySpreadConstraints": [apart]}
+
+
 class Deployed:
     """One pipeline of a namespace. Its pods are asked at their own addresses, which the test's machine can reach."""
 

@@ -9,17 +9,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 
 from testbed.documents.pages import ROOT, Block, Page
+from testbed.waiting import TooLate, until
 
 # At the end of a block, what may be asked again and again until it shows what the page says.
 _READS: Final = ("kubectl get", "kubectl describe", "dpipe peers", "dpipe jobs")
-_PAUSE_SECONDS: Final = 0.3
+_LONGEST_PAUSE: Final = 0.3
 _AGE: Final = re.compile(r"(?:\d+[ywdhms]){1,3}")
 
 
@@ -85,13 +85,18 @@ def _run(
     if not block.shown:
         return
     last = re.split(r"(?<!\\)\n", block.text.rstrip())[-1]
-    until = time.monotonic() + deadlines.shown
-    while (missing := missing_line(block.shown, printed)) is not None:
-        if not last.startswith(_READS) or time.monotonic() > until:
-            raise Failed(f"{block} shows\n{block.shown}and not, for {missing!r} is missing,\n{printed}")
-        time.sleep(_PAUSE_SECONDS)
+
+    def shown_now() -> bool:
+        nonlocal printed
         # What came before it stays printed.
         printed += _printed_by(block, last, environment, folder, deadlines.block, stack)
+        return missing_line(block.shown, printed) is None
+
+    if missing_line(block.shown, printed) is not None and last.startswith(_READS):
+        with contextlib.suppress(TooLate):
+            until(shown_now, deadlines.shown, "it is shown", longest_pause=_LONGEST_PAUSE)
+    if (missing := missing_line(block.shown, printed)) is not None:
+        raise Failed(f"{block} shows\n{block.shown}and not, for {missing!r} is missing,\n{printed}")
 
 
 def _printed_by(

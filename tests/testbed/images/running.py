@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
 
 from testbed.images.building import archive, buildah, name
 
@@ -62,6 +63,20 @@ class Image:
             [*outside, self.root, *inside], check=True, capture_output=True, text=True, timeout=seconds
         )
         return done.stdout
+
+
+def last_layer(target: str) -> set[PurePosixPath]:
+    """The files that the image's last layer adds or replaces."""
+    with tarfile.open(archive(target)) as image:
+        (manifest,) = json.load(_content(image, "manifest.json"))
+        with tarfile.open(fileobj=_content(image, manifest["Layers"][-1])) as layer:
+            return {PurePosixPath(member.name) for member in layer if not member.isdir()}
+
+
+def _content(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    found = archive.extractfile(name)
+    assert found is not None, f"{name} is no file"
+    return found
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from testbed.controlplane.children import spawn, tail
 from testbed.controlplane.cluster import ClusterError
 from testbed.nodes import settings
 from testbed.nodes.machine import MOST_NODES, Bridge, make_group, remove_group
+from testbed.waiting import TooLate, until
 
 _START = Path(__file__).parent / "node.sh"
 _SECONDS = 30.0
@@ -92,11 +92,9 @@ class Node:
             # Its end is told when those of all processes in its namespace are.
             os.kill(self.first, signal.SIGKILL)
         process.wait(_SECONDS)
-        deadline = time.monotonic() + _SECONDS
-        while not remove_group(self.group):
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{self.name}: its control groups /{self.group} still have processes")
-            time.sleep(0.02)
+        until(
+            lambda: remove_group(self.group), _SECONDS, f"{self.name}: its control groups /{self.group} have no process"
+        )
 
     def connect(self, connected: bool) -> None:
         self._bridge.switch(self.index, on=connected)
@@ -145,11 +143,11 @@ class Node:
 
     def _wait_seen(self, image: str) -> None:
         """Containerd's part for the kubelet learns of an image a moment later, and marks it then."""
-        deadline = time.monotonic() + _SECONDS
-        while "io.cri-containerd.image=managed" not in self.ctr("images", "list", f"name=={image}"):
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{self.name} has {image}, but its kubelet does not see it")
-            time.sleep(0.02)
+        until(
+            lambda: "io.cri-containerd.image=managed" in self.ctr("images", "list", f"name=={image}"),
+            _SECONDS,
+            f"{self.name}'s kubelet sees {image}, which is there",
+        )
 
     def logs(self, characters: int = 3000) -> dict[str, str]:
         """The ends of what its programs said."""
@@ -163,9 +161,13 @@ class Node:
 def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
     """The process that `unshare --fork` started in the new namespaces."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + _SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        if found := children.read_text().split():
-            return int(found[0])
-        time.sleep(0.01)
-    raise ClusterError(f"the node did not start:\n{tail(log)}")
+
+    def runs() -> None:
+        if process.poll() is not None:
+            raise ClusterError(f"the node did not start:\n{tail(log)}")
+
+    try:
+        first, *_ = until(lambda: children.read_text().split(), _SECONDS, "the node has a first process", unless=runs)
+    except TooLate as late:
+        raise ClusterError(f"{late}:\n{tail(log)}") from None
+    return int(first)

@@ -33,6 +33,6 @@ def _make(checkpoint: Checkpoint, path: Path) -> None:
     import diffusers
 
     module, _, function = checkpoint.recipe.partition(".")
-    components = getattr(importlib.import_module(f"zoo.{module}"), function)()
+    components = getattr(importlib.import_module(f"{__package__}.{module}"), function)()
     pipeline = getattr(diffusers, checkpoint.pipeline)(**components, **checkpoint.config)
     pipeline.save_pretrained(path, safe_serialization=True)

@@ -9,6 +9,8 @@ import yaml
 
 from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import Images
+from diffusion_operator.render.images import PACKAGED
+from testbed.images.building import name
 from unit.chart.charts import CHART, METADATA, NAMESPACE, ROOT, at, notes, render
 
 PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -18,6 +20,12 @@ def test_the_chart_installs_the_operator_of_its_own_version() -> None:
     assert METADATA["appVersion"] == PACKAGE["version"]
     assert METADATA["version"] == PACKAGE["version"]
     assert Images().worker.endswith(f":{PACKAGE['version']}")
+
+
+def test_the_images_that_are_asked_for_are_those_that_builds_make() -> None:
+    asked = {"operator": render().container["image"], "router": PACKAGED.router, "worker": PACKAGED.worker}
+    for target, image in asked.items():
+        assert f"docker.io/{image}" == name(target)
 
 
 def test_the_license_and_the_image_are_those_of_the_package() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -14,12 +13,10 @@ import yaml
 
 from diffusion_operator.render.images import PACKAGED
 from testbed.documents import NOWHERE, PAGES, ROOT, Block, Page
+from testbed.images.building import ARGUMENTS, TARGETS
 from unit.chart.charts import render
 
 QUICKSTART = next(page for page in PAGES if page.path == "docs/quickstart.md")
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
-STAGES = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
-ARGUMENTS = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
 KNOWN = {"docker", "kind", "helm", "kubectl"}
 BLOCKS = [block for page in PAGES for block in page.blocks if block.where == NOWHERE]
 
@@ -72,12 +69,10 @@ def test_it_is_bash_and_calls_programs_that_are_known(block: Block, tmp_path: Pa
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_images_are_built_of_stages_and_arguments_that_the_dockerfile_has(block: Block, tmp_path: Path) -> None:
+def test_images_are_built_as_those_of_the_tests_are(block: Block, tmp_path: Path) -> None:
     for build in builds(calls(block, tmp_path)):
-        assert build.target in STAGES
-        assert build.arguments.keys() <= ARGUMENTS
-        if "TORCH" in build.arguments:
-            assert f"worker-torch-{build.arguments['TORCH']}" in STAGES
+        assert build.target in TARGETS
+        assert build.arguments.items() <= ARGUMENTS.items()
         assert f"/{build.target}:" in build.name
 
 

@@ -13,7 +13,7 @@ from diffusionpipeline.v1 import generation_pb2, stage_pb2
 from testbed.documents import PAGES, ROOT, Page
 from testbed.documents.pages import COMMANDS, FILES, PROGRAMS
 from unit.chart import queries
-from unit.documents import schema
+from unit.documents import programs, schema
 
 REASONS = {*reasons.CONDITIONS, *reasons.POD_PROBLEMS, *(one for known in reasons.CONDITIONS.values() for one in known)}
 WELL = {
@@ -45,7 +45,6 @@ KINDS = {"DiffusionPipeline", "DiffusionPipelineRoleScaler", "PodMonitor", "Stat
 OTHERS_FIELDS = {"observedGeneration", "minReplicaCount", "isRdma", "generation"}
 OPERATING = [page for page in PAGES if page.path not in ("README.md", "docs/resource.md")]
 TROUBLE = next(page for page in PAGES if page.path == "docs/troubleshooting.md")
-SOURCES = [path.read_text() for folder in ("operator", "worker") for path in (ROOT / folder).rglob("*.py")]
 
 
 @pytest.fixture(scope="module")
@@ -144,17 +143,16 @@ def test_what_logs_are_said_to_tell_is_told() -> None:
     section = Page(TROUBLE.path, "Logs")
     events = {code for code in section.inline if re.fullmatch(r"[a-z]+(?:_[a-z]+)+", code)} - {"job_id"}
     assert len(events) > 15
-    assert {event for event in events if not any(f'("{event}"' in text for text in SOURCES)} == set()
+    assert events - programs.events() == set()
 
 
 def test_the_kinds_of_failed_jobs_exist() -> None:
     kinds = {name.removeprefix("FAILURE_KIND_").lower() for name in dict(stage_pb2.FailureKind.items())}
-    answers = {code for text in SOURCES for code in re.findall(r'code="(\w+)"', text)}
     section = Page(TROUBLE.path, "Jobs fail or wait")
     rows = [line.split("|")[1] for line in section.prose.splitlines() if line.startswith("|")]
     named = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row)}
     assert {"deadline", "queue_full"} <= named
-    assert named - kinds - answers == set()
+    assert named - kinds - programs.error_codes() == set()
 
 
 def test_the_defaults_that_sizing_names_are_the_defaults() -> None:

@@ -7,26 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import render
 from dpipe.up.local import LocalPipeline
 from dpipe.up.pods import LocalProcess, NotLocalError, local_processes
 from dpipe.up.ports import free_ports, is_free
+from testbed.examples import resource
+from unit.render.children import pipeline
 
-ROOT = Path(__file__).parents[3]
 DATA = Path("/data")
 
 
 def processes(http_port: int = 0, **sections: Any) -> dict[str, LocalProcess]:
-    resource = yaml.safe_load((ROOT / "examples/digits.yaml").read_text())
-    for section, values in sections.items():
-        if isinstance(values, dict):
-            resource["spec"].setdefault(section, {}).update(values)
-        else:
-            resource["spec"][section] = values
-    found = local_processes(render(load_pipeline(resource)), data_dir=DATA, http_port=http_port)
+    found = local_processes(render(pipeline(**sections)), data_dir=DATA, http_port=http_port)
     return {process.pod: process for process in found}
 
 
@@ -45,10 +39,8 @@ def test_every_pod_is_a_process_with_its_containers_command() -> None:
 
 
 def test_all_pods_log_as_told_but_for_those_of_which_the_resource_says_how(tmp_path: Path) -> None:
-    resource = yaml.safe_load((ROOT / "examples/digits.yaml").read_text())
-    env = [{"name": "DIFFUSION_WORKER_LOG_LEVEL", "value": "error"}]
-    resource["spec"].setdefault("roles", {}).setdefault("decoder", {})["env"] = env
-    local = LocalPipeline(load_pipeline(resource), data_dir=tmp_path, log_level="debug", log_format="console")
+    document = resource("digits", roles__decoder__env=[{"name": "DIFFUSION_WORKER_LOG_LEVEL", "value": "error"}])
+    local = LocalPipeline(load_pipeline(document), data_dir=tmp_path, log_level="debug", log_format="console")
     told = {name: pod.spec.environment for name, pod in local.pods.items()}
     assert told["digits-router-0"]["DIFFUSION_ROUTER_LOG_LEVEL"] == "debug"
     assert told["digits-encoder-0"]["DIFFUSION_WORKER_LOG_LEVEL"] == "debug"
@@ -114,7 +106,7 @@ def test_references_are_expanded_as_the_kubelet_does() -> None:
 
 
 def test_a_variable_that_only_a_cluster_can_fill_is_refused_by_name() -> None:
-    children = render(load_pipeline(yaml.safe_load((ROOT / "examples/digits.yaml").read_text())))
+    children = render(pipeline())
     stateful_set = next(child for child in children if child["kind"] == "StatefulSet")
     container = stateful_set["spec"]["template"]["spec"]["containers"][0]
     container["env"].append({"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}})

@@ -16,6 +16,7 @@ from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.reconcile.registry import Registries, ask
 from diffusion_operator.status.observed import PeerSeen
 from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
+from testbed.waiting import eventually
 
 KEY = Key("ns", "digits")
 
@@ -52,12 +53,6 @@ def peer(name: str, mode: str) -> registry_pb2.Peer:
     )
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
 async def test_peers_are_given_in_order_and_without_what_moves_by_itself(router: tuple[Router, str]) -> None:
     servicer, address = router
     servicer.peers = [peer("b", "mooncake-tcp"), peer("a", "mooncake-rdma")]
@@ -84,10 +79,10 @@ async def test_a_pipeline_is_told_of_once_for_each_new_answer(
     running = asyncio.create_task(registries.run())
     assert registries.peers(KEY) is None
     registries.follow(KEY, address, settled=False, expected=0)
-    await until(lambda: servicer.asked >= 3)
+    await eventually(lambda: servicer.asked >= 3, 10, "it was asked three times")
     assert news == [KEY]
     servicer.peers = [peer("a", "mooncake-tcp")]
-    await until(lambda: len(news) == 2)
+    await eventually(lambda: len(news) == 2, 10, "it is told of")
     found = registries.peers(KEY)
     assert found is not None
     assert [one.pod for one in found.peers] == ["a"]

@@ -10,6 +10,7 @@ import pytest
 from diffusion_operator.cluster.client import ApiError, Unreachable
 from diffusion_operator.cluster.kinds import Kind
 from diffusion_operator.leader import Leader, LeaseLost
+from testbed.waiting import always, eventually
 
 SECONDS = 0.6
 
@@ -20,6 +21,8 @@ class OneLease:
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
         self.version = 0
+        self.leaders: set[str] = set()
+        self.most_leaders = 0
 
     def client(self) -> Client:
         return Client(self)
@@ -66,7 +69,8 @@ class Client:
 class Candidate:
     def __init__(self, server: OneLease, name: str) -> None:
         self.client = server.client()
-        self.leads = False
+        self._server = server
+        self._name = name
         self.leader = Leader(
             self.client,  # type: ignore[arg-type]
             namespace="ns",
@@ -76,8 +80,16 @@ class Candidate:
             became=self._became,
         )
 
+    @property
+    def leads(self) -> bool:
+        return self._name in self._server.leaders
+
     def _became(self, leading: bool) -> None:
-        self.leads = leading
+        if leading:
+            self._server.leaders.add(self._name)
+        else:
+            self._server.leaders.discard(self._name)
+        self._server.most_leaders = max(self._server.most_leaders, len(self._server.leaders))
 
     async def live(self) -> None:
         await self.leader.acquire()
@@ -89,19 +101,16 @@ def server() -> OneLease:
     return OneLease()
 
 
-async def until(condition: Any, seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+async def until_leads(*candidates: Candidate, seconds: float = 10.0) -> None:
+    await eventually(lambda: any(one.leads for one in candidates), seconds, "one of them leads")
 
 
 async def test_of_several_one_leads(server: OneLease) -> None:
     candidates = [Candidate(server, name) for name in "abc"]
     tasks = [asyncio.create_task(one.live()) for one in candidates]
-    await until(lambda: any(one.leads for one in candidates))
-    for _ in range(40):
-        await asyncio.sleep(SECONDS / 20)
-        assert sum(one.leads for one in candidates) == 1
+    await until_leads(*candidates)
+    await always(lambda: len(server.leaders) == 1, 2 * SECONDS, "one of them leads")
+    assert server.most_leaders == 1
     for task in tasks:
         task.cancel()
 
@@ -110,15 +119,11 @@ async def test_of_several_one_leads(server: OneLease) -> None:
 async def test_a_leader_that_cannot_renew_stops_before_another_starts(server: OneLease, fault: str) -> None:
     first, second = Candidate(server, "first"), Candidate(server, "second")
     losing = asyncio.create_task(first.live())
-    await until(lambda: first.leads)
+    await until_leads(first)
     following = asyncio.create_task(second.live())
     setattr(first.client, fault, True)
-    both = False
-    async with asyncio.timeout(10):
-        while not second.leads:
-            both = both or (first.leads and second.leads)
-            await asyncio.sleep(0.002)
-    assert not both
+    await until_leads(second)
+    assert server.most_leaders == 1
     assert not first.leads
     with pytest.raises(LeaseLost, match="could not be renewed"):
         await losing
@@ -128,13 +133,13 @@ async def test_a_leader_that_cannot_renew_stops_before_another_starts(server: On
 async def test_a_lease_that_is_handed_on_is_taken_at_once(server: OneLease) -> None:
     first, second = Candidate(server, "first"), Candidate(server, "second")
     holding = asyncio.create_task(first.live())
-    await until(lambda: first.leads)
+    await until_leads(first)
     holding.cancel()
     await first.leader.release()
     assert server.lease is not None
     assert server.lease["spec"]["holderIdentity"] == ""
     following = asyncio.create_task(second.live())
-    await until(lambda: second.leads, SECONDS / 2)
+    await until_leads(second, seconds=SECONDS / 2)
     assert server.lease["spec"]["leaseTransitions"] == 1
     following.cancel()
 
@@ -142,10 +147,10 @@ async def test_a_lease_that_is_handed_on_is_taken_at_once(server: OneLease) -> N
 async def test_a_restarted_process_waits_for_the_lease_of_its_former_self(server: OneLease) -> None:
     first, second = Candidate(server, "pod_1"), Candidate(server, "pod_2")
     killed = asyncio.create_task(first.live())
-    await until(lambda: first.leads)
+    await until_leads(first)
     killed.cancel()
     began = asyncio.get_running_loop().time()
     following = asyncio.create_task(second.live())
-    await until(lambda: second.leads)
+    await until_leads(second)
     assert asyncio.get_running_loop().time() - began >= SECONDS * 0.9
     following.cancel()

@@ -19,6 +19,7 @@ from diffusion_operator.cluster.watching import LAG_SECONDS, Watching
 from diffusion_operator.metrics import Metrics
 from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.settings import Settings
+from testbed.waiting import always, eventually
 
 KEY = Key("ns", "digits")
 
@@ -129,25 +130,20 @@ class TestReflector:
         server.error = error
         task = asyncio.create_task(turning.run())
         began = time.monotonic()
-        async with asyncio.timeout(10):
-            while turning.turned < began + 0.2:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await eventually(lambda: turning.turned >= began + 0.2, 10, "it turns")
         task.cancel()
 
     async def test_one_that_waits_as_the_server_asks_turns(self, server: Listing, turning: Reflector) -> None:
         server.error = ApiError("list", 429, "", "", 1000.0)
         task = asyncio.create_task(turning.run())
-        async with asyncio.timeout(10):
-            while turning.turned < time.monotonic() + 900:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await eventually(lambda: turning.turned >= time.monotonic() + 900, 10, "its wait is known")
         task.cancel()
 
     async def test_one_that_hears_nothing_does_not_turn(self, server: Listing, turning: Reflector) -> None:
         task = asyncio.create_task(turning.run())
         await server.watched.wait()
         turned = turning.turned
-        await asyncio.sleep(0.05)
-        assert turning.turned == turned
+        await always(lambda: turning.turned == turned, 0.05, "it does not turn")
         task.cancel()
 
 

@@ -9,28 +9,48 @@ from typing import Any
 import yaml
 
 from diffusion_operator.api import Pipeline, load_pipeline
-from diffusion_operator.render import Images, names
+from diffusion_operator.render import Images, names, render
+from testbed.examples import resource
 
-ROOT = Path(__file__).parents[3]
+FEATURES = Path(__file__).parent / "features"
+GOLDEN = Path(__file__).parent / "golden"
 IMAGES = Images(worker="example/worker:1", router="example/router:1")
+
+SIMPLEST = "digits"
+BASES = {
+    "digits-colocated": SIMPLEST,
+    "digits-external-scaling": SIMPLEST,
+    "digits-shm": SIMPLEST,
+    "digits-two-denoisers": SIMPLEST,
+    "flux-rdma": SIMPLEST,
+    "pod-templates": SIMPLEST,
+    "caches-and-claims": "digits-colocated",
+    "isolated-and-monitored": "digits-colocated",
+    "model-from-a-claim": "digits-colocated",
+    "model-from-an-image": "digits-colocated",
+    "rdma-on-the-host-network": "digits-colocated",
+    "rdma-with-networks": "digits-colocated",
+}
+"""The examples and the files in `features`; of each, the simpler one that it is compared with."""
 
 Child = dict[str, Any]
 
 
-def example(name: str) -> Child:
-    loaded: Child = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
-    return loaded
+def whole(name: str) -> list[Child]:
+    """The children of an example or a feature."""
+    file = FEATURES / f"{name}.yaml"
+    return render(load_pipeline(yaml.safe_load(file.read_text()) if file.exists() else resource(name)), IMAGES)
 
 
 def pipeline(**sections: Any) -> Pipeline:
     """The digits example with values of its spec's sections set, or replaced where they are no objects."""
-    resource = example("digits")
+    document = resource("digits")
     for key, value in sections.items():
         if isinstance(value, dict):
-            resource["spec"].setdefault(key, {}).update(value)
+            document["spec"].setdefault(key, {}).update(value)
         else:
-            resource["spec"][key] = value
-    return load_pipeline(resource)
+            document["spec"][key] = value
+    return load_pipeline(document)
 
 
 def rdma_pipeline(rdma: Child, **sections: Any) -> Pipeline:

@@ -1,24 +1,18 @@
-"""A pipeline becomes the objects that run it: golden files for whole pipelines, and what must hold for every one.
-
-`UPDATE_GOLDEN=1 pytest tests/unit/render` writes the golden files anew; read the difference before committing it.
-"""
+"""What must hold for the children of every pipeline."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from diffusion_operator.api import Pipeline, Role, load_pipeline
 from diffusion_operator.render import Images, names, render, seed
+from testbed.examples import resource
 from unit.render.children import (
     IMAGES,
     Child,
     environment,
-    example,
     main_container,
     of_kind,
     pipeline,
@@ -28,34 +22,12 @@ from unit.render.children import (
     workers,
 )
 
-FOLDER = Path(__file__).parent
-EXAMPLES = ["digits", "digits-colocated", "digits-shm", "digits-external-scaling", "flux-rdma"]
-FEATURES = sorted(file.stem for file in (FOLDER / "features").glob("*.yaml"))
-
-
-def feature(name: str) -> Child:
-    loaded: Child = yaml.safe_load((FOLDER / "features" / f"{name}.yaml").read_text())
-    return loaded
-
-
-@pytest.mark.parametrize("name", [*EXAMPLES, *FEATURES])
-def test_the_children_are_those_of_the_golden_file(name: str) -> None:
-    rendered = render(load_pipeline(example(name) if name in EXAMPLES else feature(name)), IMAGES)
-    file = FOLDER / "golden" / f"{name}.yaml"
-    if os.environ.get("UPDATE_GOLDEN"):
-        file.write_text(yaml.safe_dump_all(rendered, sort_keys=False))
-    assert rendered == list(yaml.safe_load_all(file.read_text()))
-
-
-def test_every_golden_file_is_of_a_pipeline_here() -> None:
-    assert {file.stem for file in (FOLDER / "golden").iterdir()} == {*EXAMPLES, *FEATURES}
-
 
 def everything() -> Pipeline:
-    resource = example("digits")
-    resource["spec"] |= {"networkPolicy": {"mode": "Isolate"}, "monitoring": {"podMonitor": True}}
-    resource["spec"]["roles"]["denoiser"] |= {"replicas": 2, "scaling": {"mode": "External"}}
-    return load_pipeline(resource)
+    document = resource("digits")
+    document["spec"] |= {"networkPolicy": {"mode": "Isolate"}, "monitoring": {"podMonitor": True}}
+    document["spec"]["roles"]["denoiser"] |= {"replicas": 2, "scaling": {"mode": "External"}}
+    return load_pipeline(document)
 
 
 def test_what_pods_need_comes_before_the_pods_and_the_router_first() -> None:
@@ -132,9 +104,9 @@ def test_replicas_threads_device_and_arguments_reach_the_pods_of_their_role_alon
 
 
 def test_threads_left_out_leave_the_choice_to_the_libraries() -> None:
-    resource = example("digits")
-    del resource["spec"]["roles"]["encoder"]["threads"]
-    sets = stateful_sets(render(load_pipeline(resource)))
+    document = resource("digits")
+    del document["spec"]["roles"]["encoder"]["threads"]
+    sets = stateful_sets(render(load_pipeline(document)))
     assert not {"DIFFUSION_WORKER_THREADS", "OMP_NUM_THREADS"} & environment(sets["encoder"]).keys()
 
 
@@ -232,9 +204,9 @@ def test_a_suspended_pipeline_keeps_everything_but_its_pods() -> None:
 
 
 def test_a_restart_changes_an_annotation_of_all_pods() -> None:
-    resource = example("digits")
-    resource["spec"]["restart"] = {"id": "monday"}
-    for stateful_set in stateful_sets(render(load_pipeline(resource))).values():
+    document = resource("digits")
+    document["spec"]["restart"] = {"id": "monday"}
+    for stateful_set in stateful_sets(render(load_pipeline(document))).values():
         annotations = stateful_set["spec"]["template"]["metadata"]["annotations"]
         assert annotations[names.RESTART_ANNOTATION] == "monday"
 

@@ -1,23 +1,18 @@
-"""Every golden file holds objects that Kubernetes takes, in each minor version that is supported, and pods that the
-strictest PodSecurity level admits unless they use RDMA or the node's shared memory."""
+"""The children of every example and feature are objects that Kubernetes takes, in each minor version that is supported,
+and pods that the strictest PodSecurity level admits unless they use RDMA or the node's shared memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from diffusion_operator.api import crd, schema
-from unit.render.children import Child, main_container, of_kind, pod_spec
+from unit.render.children import BASES, SIMPLEST, Child, main_container, of_kind, pod_spec, whole
 
-GOLDEN: Final = {
-    file.stem: list(yaml.load_all(file.read_text(), yaml.CSafeLoader))
-    for file in sorted((Path(__file__).parent / "golden").glob("*.yaml"))
-}
+WHOLE: Final = {name: whole(name) for name in (SIMPLEST, *BASES)}
 VERSIONS: Final = ("1.30", "1.34", "1.37")
 # Volumes from images are younger than the oldest of these.
 SINCE: Final = {"model-from-an-image": "1.34"}
@@ -28,7 +23,7 @@ RESTRICTED_VOLUMES: Final = {"configMap", "emptyDir", "persistentVolumeClaim", "
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_own_schemas_know_every_field(version: str) -> None:
-    for name, children in GOLDEN.items():
+    for name, children in WHOLE.items():
         if version < SINCE.get(name, ""):
             continue
         for child in children:
@@ -38,7 +33,7 @@ def test_kubernetes_own_schemas_know_every_field(version: str) -> None:
 
 def test_role_scalers_fit_their_definition() -> None:
     definition = crd.schema(crd.SCALER_PLURAL)
-    found = [scaler for children in GOLDEN.values() for scaler in of_kind(children, crd.SCALER_KIND).values()]
+    found = [scaler for children in WHOLE.values() for scaler in of_kind(children, crd.SCALER_KIND).values()]
     assert found
     for scaler in found:
         bare = {**scaler, "metadata": {}}
@@ -46,10 +41,10 @@ def test_role_scalers_fit_their_definition() -> None:
         assert list(schema.schema_errors(schema.with_defaults(bare, definition), definition)) == []
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", WHOLE)
 def test_no_child_has_a_field_that_the_api_server_would_not_keep(name: str) -> None:
     """It drops empty values; one that is asked for each time would always be missing."""
-    assert [path for child in GOLDEN[name] for path in _empty(child, child["kind"])] == []
+    assert [path for child in WHOLE[name] for path in _empty(child, child["kind"])] == []
 
 
 def _empty(value: object, path: str) -> Iterator[str]:
@@ -65,9 +60,9 @@ def _empty(value: object, path: str) -> Iterator[str]:
             yield from _empty(item, f"{path}[{index}]")
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", WHOLE)
 def test_pods_pass_pod_security_restricted_unless_the_transport_needs_more(name: str) -> None:
-    sets = of_kind(GOLDEN[name], "StatefulSet")
+    sets = of_kind(WHOLE[name], "StatefulSet")
     admitted = {role: _restricted(stateful_set) for role, stateful_set in sets.items()}
     assert admitted.pop(f"{name}-router")
     assert set(admitted.values()) == {name not in UNRESTRICTED}

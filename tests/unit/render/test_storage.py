@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from diffusion_operator.render import render
+from testbed.examples import resource
 from unit.render.children import (
     Child,
     environment,
-    example,
     main_container,
     pipeline,
     pod_spec,
@@ -146,7 +146,7 @@ def test_workers_have_shared_memory_of_the_size_that_is_asked_for(size: Any, wan
 
 
 def test_workers_that_share_memory_share_their_nodes_and_are_placed_on_one() -> None:
-    given = example("digits-shm")["spec"]["transport"]
+    given = resource("digits-shm")["spec"]["transport"]
     for role, stateful_set in stateful_sets(render(pipeline(transport={"protocol": "auto", **given}))).items():
         found = volume(stateful_set, "/dev/shm")
         assert (found is not None) == ("affinity" in pod_spec(stateful_set)) == (role != "router")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from testbed import cache
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCES = Path(__file__).parent / "guest"
 EXTRAS = ("worker", "mooncake-cpu")
 TOOLS = ("pytest", "hypothesis")

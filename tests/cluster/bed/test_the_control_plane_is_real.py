@@ -21,7 +21,7 @@ from testbed.controlplane.cluster import Cluster, ClusterError
 from testbed.controlplane.metrics_source import MetricsSource
 from testbed.controlplane.proxy import Answer, Call, Cut, Expired, Freeze, Proxy, matching
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 def stateful_set(name: str, replicas: int = 2, resources: JSON | None = None, **annotations: str) -> JSON:

@@ -1,13 +1,4 @@
-"""Machines with RDMA verbs for tests: emulated by qemu, with Debian's kernel and its Soft-RoCE driver.
-
-Host kernels often have no InfiniBand at all, containers cannot load modules, and a guest needs neither. A guest boots
-from the read-only image, runs one command as root in /share, a folder of the host, and powers off. Two guests on a
-`Link` are two nodes.
-
-By hand, from the repository's root:
-
-    PYTHONPATH=tests .venv/bin/python -m rdma.guests 'bash tests/rdma/inside/soft-roce.sh && ibv_devinfo'
-"""
+"""A guest boots from the read-only image, runs one command as root in /share, a folder of the host, and powers off."""
 
 from __future__ import annotations
 
@@ -15,7 +6,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import zlib
@@ -24,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from rdma.image import image, install_project
+from testbed.guests.image import image
 
 # kvm where the host's KVM runs stock kernels; emulation runs everywhere, thirty times slower.
 ACCELERATOR = os.environ.get("RDMA_GUEST_ACCELERATOR", "tcg,thread=multi")
@@ -152,16 +142,3 @@ def _card(link: Link | None, listens: bool, name: str) -> list[str]:
 
 def _text(file: Path) -> str:
     return file.read_text(errors="replace") if file.exists() else ""
-
-
-def main() -> None:
-    """Run the command line's words in a guest that has the project at /share; its output and status are this one's."""
-    with tempfile.TemporaryDirectory(prefix="rdma-share-") as folder:
-        install_project(Path(folder))
-        done = run(" ".join(sys.argv[1:]), Path(folder), seconds=600, mib=6144)
-    print(done.output, end="")  # noqa: T201
-    sys.exit(done.status)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from pathlib import Path
 
 import pytest
 
 from testbed.documents import CLUSTER, E2E, Deadlines, Failed, Page, PageError, run_blocks
 from testbed.documents.running import missing_line
+from testbed.processes import is_alive
+from testbed.waiting import until
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
@@ -86,12 +86,12 @@ def test_a_block_that_does_not_end_is_ended_with_all_that_it_started(tmp_path: P
     text = "```sh\nsleep 1000 & echo $! >number; wait\n```\n"
     with pytest.raises(Failed, match=r"did not end within 1 s"):
         run(tmp_path, text, deadlines=Deadlines(block=1))
-    assert _ends(int((tmp_path / "work/number").read_text()))
+    until_ended(int((tmp_path / "work/number").read_text()))
 
 
 def test_what_stays_in_the_background_runs_for_the_blocks_after_it_and_no_longer(tmp_path: Path) -> None:
     work = run(tmp_path, "```sh\nsleep 1000 & echo $! >number\n```\n```sh\nkill -0 $(cat number)\n```\n")
-    assert _ends(int((work / "number").read_text()))
+    until_ended(int((work / "number").read_text()))
 
 
 def test_what_a_page_shows_has_to_be_printed(tmp_path: Path) -> None:
@@ -133,14 +133,5 @@ def test_lines_are_compared_in_substance(shown: str, printed: str, missing: str 
     assert missing_line(shown, printed) == missing
 
 
-def _ends(process: int, seconds: float = 10) -> bool:
-    """Whether it does within that time. A child that nobody waits for stays listed, as a zombie."""
-    state = Path(f"/proc/{process}/stat")
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if state.read_text().rpartition(")")[2].split()[0] != "Z":
-                time.sleep(0.01)
-                continue
-        return True
-    return False
+def until_ended(process: int) -> None:
+    until(lambda: not is_alive(process), 10, f"process {process} has ended")

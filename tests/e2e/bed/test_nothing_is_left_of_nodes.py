@@ -16,7 +16,7 @@ from testbed.controlplane.children import Folder
 from testbed.nodes import machine
 from testbed.nodes.cluster import NodeCluster
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from testbed.nodes import images
