@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from diffusion_operator.reconcile.reconciler import PROGRESS_SECONDS
+from diffusion_operator.reconcile.publish import PROGRESS_SECONDS
 from testbed.controlplane.audit import Entry
 from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.operators import Operator

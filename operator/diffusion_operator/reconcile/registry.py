@@ -16,7 +16,7 @@ from typing import Final
 import grpc
 
 from diffusion_operator.api import Role
-from diffusion_operator.reconcile.queue import Key
+from diffusion_operator.cluster.keys import Key
 from diffusion_operator.status.observed import PeerSeen, PeersObserved
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
 
