@@ -27,12 +27,6 @@ def test_the_license_and_the_image_are_those_of_the_package() -> None:
     assert image["image"] == render().container["image"]
 
 
-def test_the_chart_s_definitions_are_copies() -> None:
-    originals = {path.name: path.read_bytes() for path in (ROOT / "crds").iterdir()}
-    copies = {path.name: path.read_bytes() for path in (CHART / "crds").iterdir()}
-    assert copies == originals, "run `make chart-crds`"
-
-
 def test_the_annotated_definitions_are_those_of_the_chart() -> None:
     definitions = [yaml.safe_load(path.read_text()) for path in (CHART / "crds").iterdir()]
     annotated = {
