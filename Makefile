@@ -59,6 +59,12 @@ test-e2e: setup go  ## Tests on two real nodes with the built images, as root (2
 	@bash .ci/system-packages --check --e2e
 	$(PYTEST) tests/e2e
 
+.PHONY: test-oldest
+test-oldest: export TEST_KUBERNETES := oldest
+test-oldest: setup go  ## Rules of the resource, the user's story and the chart on the oldest Kubernetes that the chart promises
+	$(PROGRAMS)
+	$(PYTEST) tests/cluster/test_rules_of_the_resource.py tests/cluster/test_a_users_story.py tests/cluster/chart
+
 .PHONY: programs
 programs: setup go  ## Build the test cluster's programs (8 minutes, once: cached under ~/.cache/diffusion-operator)
 	$(PROGRAMS)

@@ -21,11 +21,11 @@ REFLECTED: Final = sorted(kind.plural for kind in (*CHILDREN, POD, EVENT))
 WATCHED: Final = sorted([*REFLECTED, PIPELINE.plural, SCALER.plural])
 RESTARTS: Final = "diffusion_operator_watch_restarts_total"
 HASTE: Final = {
-    "reflector.WATCH_SECONDS": (1, 2),
-    "reflector.UNMARKED_WATCH_SECONDS": (1, 2),
-    "reflector.ABSENT_SECONDS": 1.0,
-    "watching.STREAM_SECONDS": 1,
-    "cluster.SILENCE_SECONDS": 5.0,
+    "cluster.reflector.WATCH_SECONDS": (1, 2),
+    "cluster.reflector.UNMARKED_WATCH_SECONDS": (1, 2),
+    "cluster.reflector.ABSENT_SECONDS": 1.0,
+    "cluster.watching.STREAM_SECONDS": 1,
+    "cluster.client.SILENCE_SECONDS": 5.0,
 }
 
 

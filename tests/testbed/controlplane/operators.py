@@ -165,14 +165,16 @@ class Operator:
 
 
 class HastyOperator(Operator):
-    """The same process, but for these constants: `{"watching.LAG_SECONDS": 4.0}`. It waits seconds, not minutes."""
+    """The same process, but for these constants: `{"cluster.watching.LAG_SECONDS": 4.0}`. It waits seconds, not minutes."""
 
     def __init__(self, kubeconfig: Path, *flags: str, constants: Mapping[str, object], log: Path) -> None:
         super().__init__(kubeconfig, *flags, log=log)
-        modules = sorted({name.partition(".")[0] for name in constants})
-        settings = [f"{name} = {value!r}" for name, value in constants.items()]
-        imports = f"from diffusion_operator import app, settings, {', '.join(modules)}"
-        self._program = "\n".join((imports, *settings, "app.main(settings.read_settings())"))
+        lines = ["import importlib", "from diffusion_operator import app, settings"]
+        for name, value in constants.items():
+            module, _, constant = name.rpartition(".")
+            lines += [f"module = importlib.import_module('diffusion_operator.{module}')", f"module.{constant}"]
+            lines += [f"module.{constant} = {value!r}"]
+        self._program = "\n".join((*lines, "app.main(settings.read_settings())"))
 
     def launch(self) -> Process:
         return spawn(sys.executable, "-c", self._program, *self.flags, log=self.log)
