@@ -17,7 +17,7 @@ from testbed.controlplane.operators import HastyOperator
 from testbed.controlplane.pipelines import Pipelines, pipeline
 from testbed.controlplane.proxy import Hang, Proxy, matching
 
-HASTE: Final = {"watching.LAG_SECONDS": 4.0, "health.STALLED_SECONDS": 4.0}
+HASTE: Final = {"cluster.watching.LAG_SECONDS": 4.0, "health.STALLED_SECONDS": 4.0}
 
 
 class ProbedOperator(HastyOperator):

@@ -165,15 +165,19 @@ class Operator:
 
 
 class HastyOperator(Operator):
-    """The same process, but for these constants: `{"cluster.watching.LAG_SECONDS": 4.0}`. It waits seconds, not minutes."""
+    """The same process, but for constants by which it waits seconds, not minutes.
+
+    They are named from the package on: `{"cluster.watching.LAG_SECONDS": 4.0}`.
+    """
 
     def __init__(self, kubeconfig: Path, *flags: str, constants: Mapping[str, object], log: Path) -> None:
         super().__init__(kubeconfig, *flags, log=log)
         lines = ["import importlib", "from diffusion_operator import app, settings"]
         for name, value in constants.items():
             module, _, constant = name.rpartition(".")
-            lines += [f"module = importlib.import_module('diffusion_operator.{module}')", f"module.{constant}"]
-            lines += [f"module.{constant} = {value!r}"]
+            lines.append(f"module = importlib.import_module('diffusion_operator.{module}')")
+            # Read first: one that is not there would be set without a word.
+            lines.append(f"module.{constant}; module.{constant} = {value!r}")
         self._program = "\n".join((*lines, "app.main(settings.read_settings())"))
 
     def launch(self) -> Process:

