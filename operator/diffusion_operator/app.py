@@ -28,11 +28,11 @@ import uvloop
 from diffusion_operator import health as probes
 from diffusion_operator.api import GROUP
 from diffusion_operator.cluster.client import ApiError, Cluster, Unreachable, load_configuration
+from diffusion_operator.cluster.definitions import DefinitionsOutdated, check_definitions
 from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import CHILDREN, EVENT, POD, POD_MONITOR, Kind
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.reflector import Reflector
-from diffusion_operator.cluster.schema_check import DefinitionsOutdated, check_definitions
 from diffusion_operator.cluster.store import Store
 from diffusion_operator.cluster.watching import Watching
 from diffusion_operator.leader import Leader, LeaseLost
