@@ -59,6 +59,12 @@ test-e2e: setup go  ## Tests on two real nodes with the built images, as root (2
 	@bash .ci/system-packages --check --e2e
 	$(PYTEST) tests/e2e
 
+.PHONY: test-oldest
+test-oldest: export TEST_KUBERNETES := oldest
+test-oldest: setup go  ## Rules of the resource, the user's story and the chart on the oldest Kubernetes that the chart promises
+	$(PROGRAMS)
+	$(PYTEST) tests/cluster/test_rules_of_the_resource.py tests/cluster/test_a_users_story.py tests/cluster/chart
+
 .PHONY: programs
 programs: setup go  ## Build the test cluster's programs (8 minutes, once: cached under ~/.cache/diffusion-operator)
 	$(PROGRAMS)
@@ -81,6 +87,8 @@ check: setup  ## Format, lint, types, import rules, protobuf
 	$(BIN)/hadolint Dockerfile
 	cd proto && ../$(BIN)/buf lint
 	@bash proto/generate.sh $(BIN) --check
+	@diff -rq crds charts/diffusion-operator/crds && diff -q examples/digits.yaml operator/dpipe/up/digits.yaml || \
+	  { echo "a copy differs from its source (crds/, examples/): edit the source, then run make copies"; exit 1; }
 	@forbidden=$$(ls {operator,worker,proto,tests}/__init__.py tests/{unit,contract,integration,gpu,cluster,e2e,rdma}/__init__.py 2>/dev/null); \
 	  [ -z "$$forbidden" ] || { echo "must not exist (operator/__init__.py shadows the standard library): $$forbidden"; exit 1; }
 
@@ -93,9 +101,11 @@ format: setup  ## Format and mend what ruff can
 proto: setup  ## Generate Python from the protobuf files
 	bash proto/generate.sh $(BIN)
 
-.PHONY: chart-crds
-chart-crds:  ## Copy crds/ into the chart, which installs them
+.PHONY: copies
+copies:  ## Copy crds/ into the chart, which installs them, and the demo's example into dpipe
+	rm -f charts/diffusion-operator/crds/*
 	cp crds/*.yaml charts/diffusion-operator/crds/
+	cp examples/digits.yaml operator/dpipe/up/digits.yaml
 
 .PHONY: docs
 docs: setup  ## Write docs/resource.md, the reference of the resources, from their definitions

@@ -27,18 +27,20 @@ import uvloop
 from diffusion_operator import health as probes
 from diffusion_operator.api import GROUP
 from diffusion_operator.cluster.client import ApiError, Cluster, Unreachable, load_configuration
+from diffusion_operator.cluster.definitions import DefinitionsOutdated, check_definitions
+from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import CHILDREN, EVENT, POD, POD_MONITOR, Kind
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.reflector import Reflector
-from diffusion_operator.cluster.schema_check import DefinitionsOutdated, check_definitions
 from diffusion_operator.cluster.store import Store
 from diffusion_operator.cluster.watching import Watching
 from diffusion_operator.leader import Leader, LeaseLost
 from diffusion_operator.metrics import Metrics
-from diffusion_operator.reconcile.apply import Applier
+from diffusion_operator.reconcile.apply import Applier, Unfinished
 from diffusion_operator.reconcile.nodes import RdmaResources
-from diffusion_operator.reconcile.queue import Key, Queue
-from diffusion_operator.reconcile.reconciler import Reconciler, Unfinished
+from diffusion_operator.reconcile.publish import Publisher
+from diffusion_operator.reconcile.queue import Queue
+from diffusion_operator.reconcile.reconciler import Reconciler
 from diffusion_operator.reconcile.registry import Registries
 from diffusion_operator.reconcile.scalers import Scalers
 from diffusion_operator.render import names
@@ -78,15 +80,14 @@ class Operator:
         self._instance = instance
         self._recorder = Recorder(cluster, instance)
         self._registries = Registries(self.queue.add)
-        self._watching = Watching(cluster, self.store, metrics, settings.scopes)
+        self._watching = Watching(cluster, self.store, settings.scopes, heard=metrics.heard)
         self._reconciler = Reconciler(
-            cluster=cluster,
             store=self.store,
-            applier=Applier(cluster, self.store, self._recorder, metrics),
+            applier=Applier(cluster, self.store, self._recorder, metrics.reverted),
             scalers=Scalers(cluster, self.store),
             registries=self._registries,
             nodes=RdmaResources(cluster),
-            recorder=self._recorder,
+            publisher=Publisher(cluster, self.store, self._recorder),
             images=settings.images,
             router_address=settings.router_address,
         )

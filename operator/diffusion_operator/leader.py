@@ -43,7 +43,6 @@ class Leader:
         identity: str,
         lease_seconds: float,
         became: Callable[[bool], None] = lambda leading: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
@@ -51,7 +50,6 @@ class Leader:
         self._identity = identity
         self._seconds = lease_seconds
         self._became = became
-        self._clock = clock
         self._seen: tuple[object, object] | None = None
         """The record as last seen, and since when on our clock."""
         self._seen_at = 0.0
@@ -66,18 +64,18 @@ class Leader:
 
     async def hold(self) -> None:
         """Renew for as long as it can be. Raises LeaseLost; never returns."""
-        renewed = self._clock()
+        renewed = time.monotonic()
         while True:
-            left = renewed + self._seconds * _RENEW_SHARE - self._clock()
+            left = renewed + self._seconds * _RENEW_SHARE - time.monotonic()
             try:
                 async with asyncio.timeout(left):
-                    began = self._clock()
+                    began = time.monotonic()
                     if await self._try():
                         renewed = began
                     await asyncio.sleep(self._seconds * _RETRY_SHARE)
             except TimeoutError:
                 pass
-            if self._clock() - renewed >= self._seconds * _RENEW_SHARE:
+            if time.monotonic() - renewed >= self._seconds * _RENEW_SHARE:
                 self._became(False)
                 raise LeaseLost(
                     f"Lease {self._namespace}/{self._name} could not be renewed for "
@@ -116,8 +114,8 @@ class Leader:
     def _expired(self, spec: dict[str, Any]) -> bool:
         seen = (spec.get("holderIdentity"), spec.get("renewTime"))
         if seen != self._seen:
-            self._seen, self._seen_at = seen, self._clock()
-        return self._clock() - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._seconds)
+            self._seen, self._seen_at = seen, time.monotonic()
+        return time.monotonic() - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._seconds)
 
     def _record(self, before: dict[str, Any] | None) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -8,7 +8,6 @@ pipeline that is gone leaves no series behind. `controller` and `name` are alway
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
 from typing import Final
@@ -27,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from diffusion_operator.cluster.kinds import CHILDREN, EVENT, POD
 from diffusion_operator.reconcile.queue import Queue
+from diffusion_operator.status.report import PipelineReport
 
 CONTROLLER: Final = "diffusionpipeline"
 # A reconcile that changes nothing takes a millisecond, one that makes everything as long as a dozen requests.
@@ -37,22 +37,6 @@ _QUEUE: Final = tuple(10.0**power for power in range(-8, 4))
 
 
 RESTARTS: Final = ("broken", "refused", "expired")
-STATES: Final = ("desired", "ready", "available", "updated")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineReport:
-    """What is shown of one pipeline."""
-
-    namespace: str
-    name: str
-    model: str
-    transport: str
-    """As the denoisers report it."""
-    conditions: tuple[tuple[str, str], ...]
-    """Type and status."""
-    replicas: tuple[tuple[str, str, int], ...]
-    """Role, state and how many."""
 
 
 class Metrics:

@@ -120,8 +120,7 @@ def generate(
     """
     import asyncio
 
-    from dpipe.client.generate import output_format
-    from dpipe.client.generating import generate_files
+    from dpipe.client.generate import generate_files, output_format
 
     try:
         wanted = output_format(output, video=video)

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from dpipe.client import times
-from dpipe.client.generate import failures, progress_bars, run_jobs
+from dpipe.client.following import failures, progress_bars, run_jobs
 from dpipe.client.http import Job, RouterClient
 from dpipe.up.local import LocalPipeline
 from dpipe.up.resource import BUNDLED, read_pipeline

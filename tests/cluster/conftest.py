@@ -22,6 +22,12 @@ RDMA = {"rdma/hca": 8, "nvidia.com/gpu": 8}
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("operators that are killed at every request")
+    group.addoption("--every", type=int, default=1, metavar="N", help="at every Nth request only, from a random one on")
+    group.addoption("--start", type=int, metavar="K", help="with --every: the first one, 0 to N - 1, to repeat a run")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """A cold build takes longer than any test may: it is no part of the first one."""
     here = Path(__file__).parent

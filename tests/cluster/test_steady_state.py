@@ -1,4 +1,4 @@
-"""Where everything is as it should be, the operator writes nothing (design, I8): counted by the API server's audit log.
+"""Where everything is as it should be, the operator writes nothing (I8): counted by the API server's audit log.
 
 A resync lists everything and compares every pipeline anew, every 10 minutes by default. Here it comes each second, so
 that a short test has more of them than a night has. What only time brings (streams that end after some minutes, late
@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from diffusion_operator.reconcile.reconciler import PROGRESS_SECONDS
+from diffusion_operator.reconcile.publish import PROGRESS_SECONDS
 from testbed.controlplane.audit import Entry
 from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.operators import Operator

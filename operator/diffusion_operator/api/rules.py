@@ -3,7 +3,7 @@
 Rules that compare with the resource's former self (`oldSelf`) say nothing about a new one and are passed over.
 
 `common-expression-language` has CEL's core; of Kubernetes' own libraries the rules use `quantity`, which is given to it
-here as a number of the same order, with `compareTo`.
+here as a number of the same order, with `add` and `compareTo`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def _holds(rule: str, value: Any) -> bool:
         variables={"self": value},
         functions={
             "quantity": lambda text: float(quantity.exact(text)),
+            "add": lambda a, b: a + b,
             "compareTo": lambda a, b: (a > b) - (a < b),
         },
     )

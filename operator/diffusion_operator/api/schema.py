@@ -99,12 +99,12 @@ def _suggestion(key: str, known: list[str]) -> str:
     return f"; known here: {', '.join(sorted(known))}" if known else ""
 
 
-def schema_errors(value: Any, schema: Schema, path: Path = ()) -> Iterator[FieldError]:
+def schema_errors(value: Any, schema: Schema) -> Iterator[FieldError]:
     """Wrong types, bounds, patterns, missing fields and double list keys, in the order of the document."""
     found = Draft202012Validator(schema).iter_errors(value)
     for error in sorted(found, key=lambda error: [str(part) for part in error.absolute_path]):
-        yield FieldError((*path, *error.absolute_path), _message(error))
-    yield from _duplicate_keys(value, schema, path)
+        yield FieldError(tuple(error.absolute_path), _message(error))
+    yield from _duplicate_keys(value, schema, ())
 
 
 def _message(error: ValidationError) -> str:

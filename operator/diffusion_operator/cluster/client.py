@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
@@ -80,10 +80,6 @@ class Cluster:
         self._client = ApiClient(configuration)
         self._answered = answered
 
-    @property
-    def host(self) -> str:
-        return str(urlsplit(self.configuration.host).netloc)
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -93,10 +89,6 @@ class Cluster:
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object:
         """Raises ApiError (404 if there is none), Unreachable."""
         return await self._request("GET", kind.path(namespace, name))
-
-    async def get_path(self, path: str) -> Object:
-        """For what is no object, such as an API group. Raises ApiError, Unreachable."""
-        return await self._request("GET", path)
 
     async def pages(
         self, kind: Kind, namespace: str | None, *, label_selector: str = "", field_selector: str = ""
@@ -156,15 +148,22 @@ class Cluster:
         finally:
             response.close()
 
-    async def apply(self, kind: Kind, item: Mapping[str, Any], *, subresource: str | None = None) -> Object:
+    async def apply(self, kind: Kind, item: Mapping[str, Any]) -> Object:
         """Server-side apply: the fields of `item` become so, and ours, whoever set them before.
 
         Raises ApiError, Unreachable.
         """
         metadata = item["metadata"]
-        path = kind.path(metadata["namespace"], metadata["name"], subresource)
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request("PATCH", path, query, item, content="application/apply-patch+yaml")
+        return await self._apply(kind.path(metadata["namespace"], metadata["name"]), item)
+
+    async def apply_status(self, kind: Kind, namespace: str, name: str, uid: str, status: Mapping[str, Any]) -> Object:
+        """Server-side apply of the status of this very object.
+
+        Raises ApiError (404 if it is gone, 409 if another has its name now), Unreachable.
+        """
+        metadata = {"name": name, "namespace": namespace, "uid": uid}
+        item = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status}
+        return await self._apply(kind.path(namespace, name, "status"), item)
 
     async def create(self, kind: Kind, item: Mapping[str, Any]) -> Object:
         """Raises ApiError (409 if there is one already), Unreachable."""
@@ -190,6 +189,10 @@ class Cluster:
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
+
+    async def _apply(self, path: str, item: Mapping[str, Any]) -> Object:
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._request("PATCH", path, query, item, content="application/apply-patch+yaml")
 
     async def _request(
         self,

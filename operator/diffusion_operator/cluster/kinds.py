@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diffusion_operator.api import API_VERSION, KIND
+from diffusion_operator.api import API_VERSION, KIND, PLURAL, SCALER_KIND, SCALER_PLURAL
 
 Object = dict[str, Any]
 
@@ -35,8 +35,8 @@ class Kind:
         return self.kind
 
 
-PIPELINE: Final = Kind(API_VERSION, KIND, "diffusionpipelines")
-SCALER: Final = Kind(API_VERSION, "DiffusionPipelineRoleScaler", "diffusionpipelinerolescalers")
+PIPELINE: Final = Kind(API_VERSION, KIND, PLURAL)
+SCALER: Final = Kind(API_VERSION, SCALER_KIND, SCALER_PLURAL)
 
 SERVICE_ACCOUNT: Final = Kind("v1", "ServiceAccount", "serviceaccounts")
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -20,8 +19,8 @@ import structlog
 
 from diffusion_operator.api import API_VERSION, KIND
 from diffusion_operator.cluster.client import FIELD_MANAGER, ApiError, Cluster, Unreachable
+from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import EVENT
-from diffusion_operator.reconcile.queue import Key
 
 WAITING: Final = 1000
 REMEMBERED: Final = 4096
@@ -52,10 +51,9 @@ class _Sent:
 class Recorder:
     """`record` from anywhere on the loop; `run` as a task."""
 
-    def __init__(self, cluster: Cluster, instance: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, cluster: Cluster, instance: str) -> None:
         self._cluster = cluster
         self._instance = instance
-        self._clock = clock
         self._queue: asyncio.Queue[_Told] = asyncio.Queue(WAITING)
         self._sent: OrderedDict[_Told, _Sent] = OrderedDict()
 
@@ -85,7 +83,7 @@ class Recorder:
     async def _send(self, told: _Told) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         sent = self._sent.get(told)
-        if sent is not None and self._clock() - sent.first < SAME_SECONDS:
+        if sent is not None and time.monotonic() - sent.first < SAME_SECONDS:
             try:
                 patch = {"count": sent.count + 1, "lastTimestamp": now}
                 await self._cluster.merge(EVENT, told.key.namespace, sent.name, patch)
@@ -96,7 +94,7 @@ class Recorder:
                     raise
         name = _name(told, now)
         await self._cluster.create(EVENT, self._event(told, name, now))
-        self._sent[told] = _Sent(name, 1, self._clock())
+        self._sent[told] = _Sent(name, 1, time.monotonic())
         self._sent.move_to_end(told)
         while len(self._sent) > REMEMBERED:
             self._sent.popitem(last=False)

@@ -44,6 +44,7 @@ class Sink(Protocol):
 
 
 Heard = Callable[[str], None]
+"""Told of the resource whose watch brought a sign of life."""
 Restarted = Callable[[str, str], None]
 """Told of the resource, and why: broken, refused or expired (as `metrics.RESTARTS` has it)."""
 

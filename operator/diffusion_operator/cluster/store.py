@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from diffusion_operator.api import KIND, Role
+from diffusion_operator.cluster.keys import Key, key_of, pipeline_of
 from diffusion_operator.cluster.kinds import EVENT, PIPELINE, POD, SCALER, STATEFUL_SET, Kind, Object
-from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.render import names
 from diffusion_operator.status import events, pods
 from diffusion_operator.status.observed import PodProblem, Refusal
@@ -194,7 +194,7 @@ class Store:
         metadata = item["metadata"]
         namespace, uid = metadata["namespace"], metadata["uid"]
         if kind is POD:
-            self._forget_pod(_pipeline_of(metadata), metadata["name"], uid)
+            self._forget_pod(pipeline_of(metadata), metadata["name"], uid)
             return
         self._gone[uid] = None
         if len(self._gone) > _REMEMBERED:
@@ -207,7 +207,7 @@ class Store:
         elif kind is SCALER:
             if self._remove_one(self._scalers, key_of(item), uid):
                 self._changed(Key(namespace, item["spec"]["pipelineRef"]["name"]))
-        elif (key := _pipeline_of(metadata)) is not None:
+        elif (key := pipeline_of(metadata)) is not None:
             known = self._children.get(key, {}).get((kind.kind, metadata["name"]))
             if known is not None and known.uid == uid:
                 self._drop_child(key, known)
@@ -261,7 +261,7 @@ class Store:
 
     def _put_child(self, kind: Kind, item: Object) -> None:
         metadata = item["metadata"]
-        key = _pipeline_of(metadata)
+        key = pipeline_of(metadata)
         if key is None:
             return
         children = self._children[key]
@@ -283,7 +283,7 @@ class Store:
 
     def _put_pod(self, item: Object) -> None:
         metadata = item["metadata"]
-        key = _pipeline_of(metadata)
+        key = pipeline_of(metadata)
         if key is None:
             return
         problem = pods.problem(item)
@@ -330,13 +330,3 @@ class Store:
             if (STATEFUL_SET.kind, stateful_set.name) in self.children(key):
                 return key
         return None
-
-
-def key_of(item: Mapping[str, Any]) -> Key:
-    metadata = item["metadata"]
-    return Key(metadata["namespace"], metadata["name"])
-
-
-def _pipeline_of(metadata: Mapping[str, Any]) -> Key | None:
-    name = metadata.get("labels", {}).get(names.PIPELINE_LABEL)
-    return Key(metadata["namespace"], name) if name else None

@@ -23,8 +23,8 @@ import kopf
 from diffusion_operator.api import GROUP, VERSION
 from diffusion_operator.cluster.client import CONNECT_SECONDS, PAGE, REQUEST_SECONDS, Cluster
 from diffusion_operator.cluster.kinds import PIPELINE, SCALER, Kind, Object
+from diffusion_operator.cluster.reflector import Heard
 from diffusion_operator.cluster.store import Store, version_of
-from diffusion_operator.metrics import Metrics
 
 WATCHED: Final = (PIPELINE, SCALER)
 LAG_SECONDS: Final = 60.0
@@ -47,15 +47,15 @@ class Watching:
         self,
         cluster: Cluster,
         store: Store,
-        metrics: Metrics,
         scopes: Sequence[str | None],
         *,
+        heard: Heard = lambda resource: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._store = store
-        self._metrics = metrics
         self._scopes = scopes
+        self._tell_heard = heard
         self._clock = clock
         self._told: dict[Kind, int] = {}
         """The highest version that kopf's stream of a kind has told of."""
@@ -116,7 +116,7 @@ class Watching:
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
-            return _session(await connection(self._cluster), self._metrics.heard)
+            return _session(await connection(self._cluster), self._tell_heard)
 
         def watch(kind: Kind) -> None:
             @kopf.on.event(GROUP, VERSION, kind.plural, registry=registry, id=kind.plural)
@@ -128,7 +128,7 @@ class Watching:
         return registry
 
     def _heard(self, kind: Kind, type: str | None, item: Object) -> None:
-        self._metrics.heard(kind.plural)
+        self._tell_heard(kind.plural)
         self._told[kind] = max(self._told.get(kind, 0), version_of(item))
         if type == "DELETED":
             self._store.remove(kind, item)
@@ -153,7 +153,7 @@ class _Session(kopf.AiohttpSession):
     aiohttp_session: aiohttp.ClientSession = field(compare=False)
 
 
-def _session(access: Access, opened: Callable[[str], None]) -> _Session:
+def _session(access: Access, opened: Heard) -> _Session:
     """As kopf would make it; `opened` is told the resource of each watch that the API server begins to answer."""
 
     async def ended(_session: object, _context: object, request: aiohttp.TraceRequestEndParams) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,12 +17,11 @@ import structlog
 
 from diffusion_operator.api import API_VERSION, GROUP, KIND
 from diffusion_operator.cluster.client import ApiError, Cluster
+from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import PIPELINE, POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.store import FOREIGN, ChildId, Store, Stored, mark_of, stored
-from diffusion_operator.metrics import Metrics
 from diffusion_operator.reconcile.difference import differences
-from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.observed import Fault, FaultReason
@@ -43,6 +42,17 @@ class NamespaceGone(Exception):
 
 class PipelineGone(Exception):
     """The pipeline was deleted, or made anew, since it was read."""
+
+
+class Unfinished(Exception):
+    """Not everything could be applied, and nobody will tell when it can be: to be tried again after a pause.
+
+    `again`: seconds after which to look again in any case, for a status that is not written yet.
+    """
+
+    def __init__(self, why: str, again: float | None = None) -> None:
+        super().__init__(why)
+        self.again = again
 
 
 @dataclass(frozen=True)
@@ -80,11 +90,13 @@ class Applied:
 
 
 class Applier:
-    def __init__(self, cluster: Cluster, store: Store, recorder: Recorder, metrics: Metrics) -> None:
+    """`reverted` is told the kind of every child that was changed by hand and put back."""
+
+    def __init__(self, cluster: Cluster, store: Store, recorder: Recorder, reverted: Callable[[str], None]) -> None:
         self._cluster = cluster
         self._store = store
         self._recorder = recorder
-        self._metrics = metrics
+        self._reverted = reverted
 
     async def apply(self, owner: Owner, children: Sequence[Object]) -> Applied:
         """Apply each child that is not as it should be; one that can't be does not keep the others from it.
@@ -104,13 +116,7 @@ class Applier:
         for child in list(self._store.children(owner.key).values()):
             superfluous = child.owner == owner.uid and child.id not in wanted and not child.deleting
             if superfluous and not (child.kind.kind == "ConfigMap" and child.name in retained):
-                log.info("pruning", pipeline=str(owner.key), kind=child.kind.kind, name=child.name)
-                try:
-                    await self._cluster.delete(child.kind, owner.key.namespace, child.name, child.uid)
-                except ApiError as error:
-                    if error.transient:
-                        raise
-                    applied.faults.append(refusal(child.kind, child.name, error))
+                await remove(self._cluster, owner, child, applied)
 
     async def see_that_it_stays(self, owner: Owner) -> None:
         """Ask the API server for the pipeline itself, where its children look as if it had been deleted.
@@ -220,7 +226,7 @@ class Applier:
 
     def _tell_reverted(self, owner: Owner, kind: Kind, name: str, changed: list[str]) -> None:
         shown = ", ".join(changed[:_FIELDS_NAMED]) + (", …" if len(changed) > _FIELDS_NAMED else "")
-        self._metrics.reverted(kind.kind)
+        self._reverted(kind.kind)
         log.info("reverted", pipeline=str(owner.key), kind=kind.kind, name=name, fields=changed)
         self._recorder.record(
             owner.key,
@@ -236,6 +242,17 @@ class Applier:
         if before != after:
             role = wanted["metadata"]["labels"][names.ROLE_LABEL]
             self._recorder.record(owner.key, owner.uid, "Normal", "Scaled", f"{role}: {before} to {after} replicas")
+
+
+async def remove(cluster: Cluster, owner: Owner, child: Stored, applied: Applied) -> None:
+    """Delete what a pipeline made and no longer wants. Raises as Applier.apply does."""
+    log.info("pruning", pipeline=str(owner.key), kind=child.kind.kind, name=child.name)
+    try:
+        await cluster.delete(child.kind, owner.key.namespace, child.name, child.uid)
+    except ApiError as error:
+        if error.transient:
+            raise
+        applied.faults.append(refusal(child.kind, child.name, error))
 
 
 def refusal(kind: Kind, name: str, error: ApiError) -> Fault:

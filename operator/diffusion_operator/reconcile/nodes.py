@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -26,9 +25,8 @@ log = structlog.get_logger()
 
 
 class RdmaResources:
-    def __init__(self, cluster: Cluster, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._clock = clock
         self._read = float("-inf")
         self._found: tuple[str, ...] | None = None
 
@@ -43,10 +41,10 @@ class RdmaResources:
         return dataclasses.replace(observed, rdma_resources=await self._offered())
 
     async def _offered(self) -> tuple[str, ...] | None:
-        if self._clock() - self._read < KEPT_SECONDS:
+        if time.monotonic() - self._read < KEPT_SECONDS:
             return self._found
         found: set[str] = set()
-        self._read, self._found = self._clock(), None
+        self._read, self._found = time.monotonic(), None
         try:
             async for page in self._cluster.pages(NODE, None):
                 for node in page.items:

@@ -17,24 +17,14 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from diffusion_operator.cluster.keys import Key
 
 FIRST_RETRY: Final = 0.1
 LONGEST_RETRY: Final = 300.0
 # A pause between half and the whole of it: those that failed together do not come back together.
 _JITTER: Final = 0.5
-
-
-@dataclass(frozen=True, order=True)
-class Key:
-    """Names a pipeline."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
 
 class Observer(Protocol):

@@ -7,54 +7,24 @@ next attempt, by this process or another, starts from what is there. What is as 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
-
-import structlog
+from typing import Any
 
 from diffusion_operator.api import InvalidResourceError, Pipeline, Role, from_live
-from diffusion_operator.cluster.client import ApiError, Cluster
-from diffusion_operator.cluster.kinds import CONFIG_MAP, PIPELINE, SCALER, STATEFUL_SET, Object
-from diffusion_operator.cluster.recorder import Recorder
+from diffusion_operator.cluster.keys import Key
+from diffusion_operator.cluster.kinds import CONFIG_MAP, SCALER, STATEFUL_SET, Object
 from diffusion_operator.cluster.store import Store, Stored
-from diffusion_operator.metrics import STATES, PipelineReport
-from diffusion_operator.reconcile.apply import Applied, Applier, NamespaceGone, Owner, PipelineGone
+from diffusion_operator.reconcile.apply import Applied, Applier, NamespaceGone, Owner, PipelineGone, Unfinished
 from diffusion_operator.reconcile.nodes import RdmaResources
-from diffusion_operator.reconcile.queue import Key
+from diffusion_operator.reconcile.publish import Publisher
 from diffusion_operator.reconcile.registry import CALL_SECONDS, Registries
 from diffusion_operator.reconcile.scalers import Scalers
 from diffusion_operator.render import Images, names, render
 from diffusion_operator.status import invalid, reasons, summarise, workloads
 from diffusion_operator.status.observed import Fault, Observed, RoleObserved
-
-# What a person waits for is written at once; how far it has got, less often: a hundred pods come up one by one. The
-# more pipelines come up together, the less often each tells of it: all of them make one such write in two seconds.
-NEWS_SECONDS: Final = 1.0
-PROGRESS_SECONDS: Final = 5.0
-PROGRESS_EACH_SECONDS: Final = 2.0
-_TROUBLE: Final = (
-    reasons.RECONCILED,
-    reasons.SCHEDULABLE,
-    reasons.MODEL_READY,
-    reasons.TRANSPORT_READY,
-    reasons.SCALING_READY,
-)
-
-log = structlog.get_logger()
-
-
-class Unfinished(Exception):
-    """Not everything could be applied, and nobody will tell when it can be: to be tried again after a pause.
-
-    `again`: seconds after which to look again in any case, for a status that is not written yet.
-    """
-
-    def __init__(self, why: str, again: float | None = None) -> None:
-        super().__init__(why)
-        self.again = again
+from diffusion_operator.status.report import PipelineReport, report
 
 
 @dataclass
@@ -69,38 +39,30 @@ class _Memory:
     faults: tuple[Fault, ...] = ()
     waits: tuple[str, ...] = ()
     report: PipelineReport | None = None
-    status_written: float = float("-inf")
 
 
 class Reconciler:
     def __init__(
         self,
         *,
-        cluster: Cluster,
         store: Store,
         applier: Applier,
         scalers: Scalers,
         registries: Registries,
         nodes: RdmaResources,
-        recorder: Recorder,
+        publisher: Publisher,
         images: Images,
         router_address: str,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._cluster = cluster
         self._store = store
         self._applier = applier
         self._scalers = scalers
         self._registries = registries
         self._nodes = nodes
-        self._recorder = recorder
+        self._publisher = publisher
         self._images = images
         self._router_address = router_address
-        self._clock = clock
-        self._now = now
         self._memories: dict[Key, _Memory] = {}
-        self._progressing: set[Key] = set()
 
     async def reconcile(self, key: Key) -> float | None:
         """Seconds after which to look again even if nothing happens; None: no need to.
@@ -111,16 +73,17 @@ class Reconciler:
         if live is None or live.deleting:
             # The API server's garbage collector takes the children.
             self._memories.pop(key, None)
-            self._progressing.discard(key)
+            self._publisher.forget(key)
             self._registries.forget(key)
             return None
         resource = live.packed.unpack()
+        before = resource.get("status") or {}
+        owner = Owner(key, live.uid)
         memory = self._memories.setdefault(key, _Memory())
         try:
             pipeline = from_live(resource)
         except InvalidResourceError as error:
-            return await self._write_status(key, live, resource, invalid(resource, str(error), self._now()), memory)
-        owner = Owner(key, live.uid)
+            return await self._publisher.publish(owner, before, invalid(resource, str(error), datetime.now(UTC)))
         try:
             counts = await self._scalers.counts(pipeline, owner)
             await self._make_so(pipeline, owner, live, counts.replicas, memory)
@@ -128,18 +91,14 @@ class Reconciler:
             return None
         observed = self._observe(pipeline, owner, resource, counts.replicas, memory, counts.faults)
         observed = await self._nodes.explain(pipeline, observed)
-        scaling_faults = await self._scalers.report(pipeline, owner, observed.roles, self._now())
+        scaling_faults = await self._scalers.report(pipeline, owner, observed.roles, datetime.now(UTC))
         observed = dataclasses.replace(observed, scaling_faults=(*observed.scaling_faults, *scaling_faults))
-        status = summarise(pipeline, observed, resource.get("status"), self._now())
-        memory.report = _report(pipeline, status)
-        if _is_true(_condition(status, reasons.PROGRESSING)):
-            self._progressing.add(key)
-        else:
-            self._progressing.discard(key)
+        status = summarise(pipeline, observed, before, datetime.now(UTC))
+        memory.report = report(pipeline, status)
         if self._follow_router(pipeline, key, status):
             # Its answer, or the lack of one, is a matter of moments: no need to say that it was not asked yet.
             return CALL_SECONDS
-        again = await self._write_status(key, live, resource, status, memory)
+        again = await self._publisher.publish(owner, before, status)
         if unfinished := (*memory.waits, *(fault.message for fault in (*memory.faults, *observed.scaling_faults))):
             raise Unfinished("; ".join(unfinished), again)
         return again
@@ -252,88 +211,3 @@ class Reconciler:
         settled = states.get(reasons.READY) == "True" and states.get(reasons.PEERS_REGISTERED) == "True"
         self._registries.follow(key, address, settled=settled, expected=status["router"]["expectedPeers"])
         return self._registries.peers(key) is None
-
-    async def _write_status(
-        self, key: Key, live: Stored, resource: Object, status: dict[str, Any], memory: _Memory
-    ) -> float | None:
-        before = resource.get("status") or {}
-        if status == before:
-            return None
-        since = self._clock() - memory.status_written
-        together = PROGRESS_EACH_SECONDS * len(self._progressing)
-        pause = NEWS_SECONDS if _is_news(before, status) else max(PROGRESS_SECONDS, together)
-        if since < pause:
-            return pause - since
-        item = {
-            "apiVersion": PIPELINE.api_version,
-            "kind": PIPELINE.kind,
-            # With the uid: one that was made anew under this name is told of itself alone.
-            "metadata": {"name": key.name, "namespace": key.namespace, "uid": live.uid},
-            "status": status,
-        }
-        try:
-            answer = await self._cluster.apply(PIPELINE, item, subresource="status")
-        except ApiError as error:
-            if error.status == 404:
-                log.info("status_of_what_is_gone", pipeline=str(key))
-                return None
-            if error.status == 409:
-                # Made anew under this name, of which the watch will tell; or others wrote at the same time.
-                raise Unfinished(str(error)) from error
-            raise
-        memory.status_written = self._clock()
-        self._tell(key, live.uid, before, status)
-        self._store.wrote(PIPELINE, answer)
-        return None
-
-    def _tell(self, key: Key, uid: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Events: that it became ready, that it ceased to be for no change that was asked for, and new trouble."""
-        was, now = _condition(before, reasons.READY), _condition(after, reasons.READY)
-        progressing = _condition(after, reasons.PROGRESSING)
-        was_ready = _is_true(was)
-        if now is not None and _is_true(now) and not was_ready:
-            self._recorder.record(key, uid, "Normal", now["reason"], now["message"])
-        elif now is not None and not _is_true(now) and was_ready and not _is_true(progressing):
-            self._recorder.record(key, uid, "Warning", now["reason"], now["message"])
-        for kind, reason in sorted(_trouble(after) - _trouble(before)):
-            found = _condition(after, kind)
-            if found is not None:
-                self._recorder.record(key, uid, "Warning", reason, found["message"])
-
-
-def _condition(status: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    return next((found for found in status.get("conditions", ()) if found["type"] == name), None)
-
-
-def _is_true(found: Mapping[str, Any] | None) -> bool:
-    return found is not None and found["status"] == "True"
-
-
-def _is_news(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether it became ready or ceased to be, what is wanted changed, or there is new trouble."""
-
-    was, now = _condition(before, reasons.READY), _condition(after, reasons.READY)
-    return (
-        (was and was["status"]) != (now and now["status"])
-        or before.get("observedGeneration") != after.get("observedGeneration")
-        or not _trouble(after) <= _trouble(before)
-    )
-
-
-def _trouble(status: Mapping[str, Any]) -> set[tuple[str, str]]:
-    found = (_condition(status, name) for name in _TROUBLE)
-    return {(one["type"], one["reason"]) for one in found if one is not None and one["status"] == "False"}
-
-
-def _report(pipeline: Pipeline, status: Mapping[str, Any]) -> PipelineReport:
-    roles = status["roles"]
-    return PipelineReport(
-        namespace=pipeline.namespace,
-        name=pipeline.name,
-        model=pipeline.model.id,
-        transport=roles[Role.DENOISER]["transport"],
-        conditions=tuple((one["type"], one["status"]) for one in status["conditions"]),
-        replicas=tuple(
-            (role, state, counts.get(f"{state}Replicas", 0)) for role, counts in roles.items() for state in STATES
-        ),
-    )

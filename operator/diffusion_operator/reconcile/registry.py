@@ -15,7 +15,7 @@ from typing import Final
 
 import grpc
 
-from diffusion_operator.reconcile.queue import Key
+from diffusion_operator.cluster.keys import Key
 from diffusion_operator.status.observed import PeerSeen, PeersObserved
 from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2

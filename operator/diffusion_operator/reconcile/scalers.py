@@ -17,7 +17,7 @@ from diffusion_operator.api import MODEL_ROLES, Pipeline, Role
 from diffusion_operator.cluster.client import ApiError, Cluster
 from diffusion_operator.cluster.kinds import SCALER, STATEFUL_SET
 from diffusion_operator.cluster.store import Store, Stored, stored
-from diffusion_operator.reconcile.apply import Applied, Owner, refusal
+from diffusion_operator.reconcile.apply import Applied, Owner, refusal, remove
 from diffusion_operator.render import names
 from diffusion_operator.render.scaler import scaler as role_scaler
 from diffusion_operator.render.scaler import seed
@@ -69,13 +69,7 @@ class Scalers:
         for role in MODEL_ROLES:
             scaler = self._store.scaler(pipeline.namespace, names.child(pipeline, role))
             if role not in external and scaler is not None and scaler.owner == owner.uid and not scaler.deleting:
-                log.info("pruning", pipeline=str(owner.key), kind=SCALER.kind, name=scaler.name)
-                try:
-                    await self._cluster.delete(SCALER, pipeline.namespace, scaler.name, scaler.uid)
-                except ApiError as error:
-                    if error.transient:
-                        raise
-                    applied.faults.append(refusal(SCALER, scaler.name, error))
+                await remove(self._cluster, owner, scaler, applied)
 
     async def report(
         self, pipeline: Pipeline, owner: Owner, observed: Mapping[Role, RoleObserved], now: datetime
@@ -90,14 +84,9 @@ class Scalers:
             status = scaler_status(pipeline, role, observed[role], live, now)
             if status == live.get("status"):
                 continue
-            item = {
-                "apiVersion": SCALER.api_version,
-                "kind": SCALER.kind,
-                "metadata": {"name": scaler.name, "namespace": pipeline.namespace, "uid": scaler.uid},
-                "status": status,
-            }
             try:
-                self._store.wrote(SCALER, await self._cluster.apply(SCALER, item, subresource="status"))
+                answer = await self._cluster.apply_status(SCALER, pipeline.namespace, scaler.name, scaler.uid, status)
+                self._store.wrote(SCALER, answer)
             except ApiError as error:
                 if error.transient or error.status in {404, 409}:
                     raise

@@ -125,16 +125,14 @@ class LocalPipeline:
                 raise NotReadyError(_failures(f"not ready after {timeout:.0f} s", waiting))
             time.sleep(_POLL_SECONDS)
 
-    def stop(
-        self, *, worker_grace: float = WORKER_GRACE_SECONDS, router_grace: float = ROUTER_GRACE_SECONDS
-    ) -> list[str]:
+    def stop(self) -> list[str]:
         """Ends all processes: workers first, so that the router hears what becomes of their tasks.
 
         Each group has its grace after SIGTERM, then SIGKILL. Gives the pods that had to be killed.
         """
         if self._lock is None:
             return []
-        killed = _stop(self.workers, worker_grace) + _stop((self.router,), router_grace)
+        killed = _stop(self.workers, WORKER_GRACE_SECONDS) + _stop((self.router,), ROUTER_GRACE_SECONDS)
         self._lock.close()
         self._lock = None
         return killed

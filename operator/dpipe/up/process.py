@@ -22,6 +22,7 @@ FIRST_BACK_OFF: Final = 0.5
 LONGEST_BACK_OFF: Final = 10.0
 STABLE_SECONDS: Final = 30.0
 _SPAWN_SECONDS: Final = 30.0
+_TAIL_LINES: Final = 20
 _CHILD: Final = str(Path(__file__).with_name("child.py"))
 _OURS: Final = ("DIFFUSION_WORKER_", "DIFFUSION_ROUTER_")
 
@@ -124,13 +125,13 @@ class LocalPod:
         """SIGKILL, which also ends a stopped process; it is restarted unless `restart` is off."""
         self.signal(signal.SIGKILL)
 
-    def log_tail(self, lines: int = 20) -> str:
+    def log_tail(self) -> str:
         """The last lines that the process wrote."""
         try:
             text = self.log_path.read_bytes()[-16384:].decode(errors="replace")
         except FileNotFoundError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(text.splitlines()[-_TAIL_LINES:])
 
     def _supervise(self) -> None:
         back_off = FIRST_BACK_OFF

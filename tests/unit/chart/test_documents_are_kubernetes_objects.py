@@ -18,7 +18,7 @@ utils.schema_contents = cache(utils.schema_contents)  # parsed anew for each doc
 
 SELECTOR_LABELS = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
 LABELS = SELECTOR_LABELS | {f"app.kubernetes.io/{name}" for name in ("version", "part-of", "managed-by")}
-VERSIONS = [version for version in utils.all_versions() if int(version.split(".")[1]) >= 29]
+VERSIONS = [version for version in utils.all_versions() if int(version.split(".")[1]) >= 30]
 
 MATRIX: dict[str, dict[str, Any]] = {
     "as it comes": {},
@@ -74,7 +74,7 @@ def test_helm_finds_no_fault() -> None:
 
 
 def test_each_document_is_valid_in_each_version_of_kubernetes(documents: list[Object]) -> None:
-    assert {"1.29", "1.37"} <= {utils.major_minor(version) for version in VERSIONS}
+    assert {"1.30", "1.37"} <= {utils.major_minor(version) for version in VERSIONS}
     faults = [
         f"{version}: {document['kind']} {'.'.join(map(str, error.absolute_path))}: {error.message}"
         for version in VERSIONS
@@ -151,11 +151,11 @@ def test_it_can_be_part_of_another_chart(tmp_path: Path) -> None:
 
 
 def test_it_refuses_a_cluster_that_is_too_old() -> None:
-    with pytest.raises(Refused, match=r"incompatible with Kubernetes v1\.28\.9"):
-        render(kubernetes="1.28.9")
+    with pytest.raises(Refused, match=r"incompatible with Kubernetes v1\.29\.15"):
+        render(kubernetes="1.29.15")
 
 
-@pytest.mark.parametrize("kubernetes", ["1.29.0", "1.33.4-gke.1500", "1.35.1-eks-0a1b2c3"])
+@pytest.mark.parametrize("kubernetes", ["1.30.0", "1.33.4-gke.1500", "1.35.1-eks-0a1b2c3"])
 def test_it_takes_versions_as_clouds_write_them(kubernetes: str) -> None:
     assert render(kubernetes=kubernetes).objects
 

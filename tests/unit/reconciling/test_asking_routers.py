@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from diffusion_operator.api import Role
+from diffusion_operator.cluster.keys import Key
 from diffusion_operator.reconcile import registry
-from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.reconcile.registry import Registries, ask
 from diffusion_operator.status.observed import PeerSeen
 from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2

@@ -12,12 +12,12 @@ import pytest
 from diffusion_operator import app, health
 from diffusion_operator.cluster import reflector
 from diffusion_operator.cluster.client import ApiError, Page, Unreachable
+from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import PIPELINE, SERVICE, Kind
 from diffusion_operator.cluster.reflector import Reflector
 from diffusion_operator.cluster.store import Store
 from diffusion_operator.cluster.watching import LAG_SECONDS, Watching
 from diffusion_operator.metrics import Metrics
-from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.settings import Settings
 from testbed.waiting import always, eventually
 
@@ -73,7 +73,7 @@ class TestWatching:
     @pytest.fixture
     def watching(self, clock: Clock, server: Listing) -> Watching:
         store = Store(lambda key: None)
-        found = Watching(server, store, metrics(), (None,), clock=clock)  # type: ignore[arg-type]
+        found = Watching(server, store, (None,), clock=clock)  # type: ignore[arg-type]
         found._runs = True
         return found
 

@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from diffusion_operator.reconcile.queue import FIRST_RETRY, LONGEST_RETRY, Key, Queue
+from diffusion_operator.cluster.keys import Key
+from diffusion_operator.reconcile.queue import FIRST_RETRY, LONGEST_RETRY, Queue
 
 A, B = Key("ns", "a"), Key("ns", "b")
 

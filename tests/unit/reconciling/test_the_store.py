@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from diffusion_operator.api import Role
+from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import CONFIG_MAP, EVENT, PIPELINE, POD, SCALER, SERVICE, STATEFUL_SET
 from diffusion_operator.cluster.store import FOREIGN, Store
-from diffusion_operator.reconcile.queue import Key
 from diffusion_operator.render import names
 
 KEY = Key("ns", "digits")

@@ -132,7 +132,3 @@ def test_the_examples_show_split_monolith_and_shared_work() -> None:
     assert len(by_name["digits"].workers()) == 3
     assert len(by_name["digits-colocated"].workers()) == 1
     assert by_name["digits-two-denoisers"].roles[Role.DENOISER].replicas == 2
-
-
-def test_the_demos_resource_is_the_example() -> None:
-    assert (ROOT / "operator/dpipe/up/digits.yaml").read_text() == (ROOT / "examples/digits.yaml").read_text()

@@ -1,3 +1,5 @@
+//go:build nodes
+
 package main
 
 import (

@@ -1,4 +1,5 @@
-// One binary holding every Kubernetes program that the test cluster needs.
+// One binary holding every Kubernetes program that the test cluster needs; those
+// of nodes (nodes.go) with the build tag "nodes" alone.
 //
 // It acts as the program whose name it was started under (a symlink:
 // kube-apiserver -> kubernetes), or that is its first argument:
@@ -10,9 +11,7 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,9 +26,7 @@ import (
 	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
-	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
-	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 var programs = map[string]func(){
@@ -38,10 +35,6 @@ var programs = map[string]func(){
 	"kube-controller-manager": func() { run(controllers.NewControllerManagerCommand()) },
 	"kube-scheduler":          func() { run(scheduler.NewSchedulerCommand()) },
 	"kubectl":                 runKubectl,
-	"kubelet":                 func() { run(kubelet.NewKubeletCommand(context.Background())) },
-	"kube-proxy":              func() { run(proxy.NewProxyCommand()) },
-	"coredns":                 runCoreDNS,
-	"device-plugin":           runDevicePlugin,
 }
 
 func run(command *cobra.Command) { os.Exit(cli.Run(command)) }
@@ -60,8 +53,12 @@ func main() {
 		}
 	}
 	if !ok {
-		names := strings.Join(slices.Sorted(maps.Keys(programs)), ", ")
-		fmt.Fprintln(os.Stderr, "usage: kubernetes PROGRAM [ARG...], with PROGRAM one of", names)
+		var names []string
+		for name := range programs {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		fmt.Fprintln(os.Stderr, "usage: kubernetes PROGRAM [ARG...], with PROGRAM one of", strings.Join(names, ", "))
 		os.Exit(2)
 	}
 	program()
