@@ -15,6 +15,8 @@ PROTOS := $(sort $(wildcard proto/diffusionpipeline/v1/*.proto))
 export UV_CACHE_DIR := $(CACHE)/uv
 export UV_LINK_MODE ?= hardlink
 export HF_HUB_OFFLINE ?= 1
+# The guests of tests/rdma install packages by it.
+export UV
 
 .PHONY: help
 help:  ## Show what there is to make
@@ -52,7 +54,7 @@ test-all: system-packages setup go  ## Every test that needs no GPU (an hour)
 
 .PHONY: system-packages
 system-packages:
-	@bash .ci/system-packages --check $(if $(filter 0,$(shell id -u)),--e2e)
+	@bash .ci/system-packages --check $(if $(filter 0,$(shell id -u)),--e2e $(if $(filter test-all,$(MAKECMDGOALS)),--rdma))
 
 .PHONY: test-gpu
 test-gpu: setup  ## Tests that need an NVIDIA GPU, part of `make test` where there is one
@@ -61,7 +63,7 @@ test-gpu: setup  ## Tests that need an NVIDIA GPU, part of `make test` where the
 .PHONY: test-rdma
 test-rdma: setup  ## Tests of RDMA, over real verbs in emulated guests (their image: 2 minutes, once, as root)
 	@bash .ci/system-packages --check --rdma
-	UV=$(UV) nice $(PYTEST) tests/rdma
+	nice $(PYTEST) tests/rdma
 
 .PHONY: test-e2e
 test-e2e: setup go  ## Tests on two real nodes with the built images, as root (20 minutes; programs and images are built once)

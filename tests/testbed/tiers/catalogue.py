@@ -62,8 +62,33 @@ TIERS: Final = {
                     _GPU,
                 ),
                 (
-                    Step("cluster", ("tests/cluster",), (GATE, "--every=5"), again=True),
-                    Step("e2e", ("tests/e2e",), (GATE,), again=True, root=True),
+                    Step(
+                        "cluster",
+                        (
+                            "tests/cluster/test_rules_of_the_resource.py",
+                            "tests/cluster/test_a_users_story.py",
+                            "tests/cluster/chart",
+                            "tests/cluster/test_steady_state.py",
+                            "tests/cluster/test_killed_at_every_request.py",
+                        ),
+                        (GATE, "--every=5"),
+                        again=True,
+                    ),
+                    Step(
+                        "e2e",
+                        (
+                            "tests/e2e/test_a_users_story.py",
+                            "tests/e2e/test_scaling_under_load.py"
+                            "::test_denoisers_that_come_get_work_and_those_that_go_lose_none",
+                            "tests/e2e/test_replacements_under_load.py"
+                            "::test_a_rollout_restart_of_every_role_loses_no_job",
+                            "tests/e2e/test_faults_of_the_place.py"
+                            "::test_a_node_of_workers_without_power_costs_time_and_no_job",
+                        ),
+                        (GATE,),
+                        again=True,
+                        root=True,
+                    ),
                 ),
                 _BUILDS,
             ),
@@ -77,6 +102,7 @@ TIERS: Final = {
                     Step("contract", ("tests/contract",)),
                     Step("integration", ("tests/integration",), again=True),
                     _GPU,
+                    Step("rdma", ("tests/rdma",), again=True, root=True),
                 ),
                 (
                     Step("cluster", ("tests/cluster",), again=True),
