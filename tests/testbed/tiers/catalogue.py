@@ -68,6 +68,7 @@ TIERS: Final = {
                             "tests/cluster/test_rules_of_the_resource.py",
                             "tests/cluster/test_a_users_story.py",
                             "tests/cluster/chart",
+                            "tests/cluster/test_faults_of_rights.py",
                             "tests/cluster/test_steady_state.py",
                             "tests/cluster/test_killed_at_every_request.py",
                         ),
