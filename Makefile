@@ -9,11 +9,14 @@ BIN := $(VENV)/bin
 UV := $(CACHE)/uv-0.13.9/bin/uv
 PYTEST := $(BIN)/python -m pytest --durations=25
 PROGRAMS := PYTHONPATH=tests nice -n 19 $(BIN)/python -m testbed.controlplane.programs
+TIERS := PYTHONPATH=tests $(BIN)/python -m testbed.tiers
 PROTOS := $(sort $(wildcard proto/diffusionpipeline/v1/*.proto))
 
 export UV_CACHE_DIR := $(CACHE)/uv
 export UV_LINK_MODE ?= hardlink
 export HF_HUB_OFFLINE ?= 1
+# The guests of tests/rdma install packages by it.
+export UV
 
 .PHONY: help
 help:  ## Show what there is to make
@@ -36,14 +39,22 @@ setup: $(VENV)/.installed  ## Make .venv with everything (6 GB, mostly PyPI's to
 demo: setup  ## Start the bundled model cut in three roles, draw a grid of digits, show where the time went
 	$(BIN)/dpipe demo
 
-# The cold build of the control plane takes minutes, so it runs beside the tests that do not need it.
+# What each of the three runs is written in tests/testbed/tiers/catalogue.py.
+.PHONY: test-quick
+test-quick: setup  ## Checks and unit tests (under 3 minutes)
+	$(TIERS) test-quick
+
 .PHONY: test
-test: setup go check  ## All checks and all tests
-	@log=$$(mktemp); $(PROGRAMS) >$$log 2>&1 & build=$$!; \
-	trap 'kill $$build 2>/dev/null; rm -f $$log' EXIT; \
-	$(PYTEST) tests/unit tests/contract tests/integration tests/gpu && \
-	{ wait $$build || { cat $$log; exit 1; }; } && \
-	$(PYTEST) tests/cluster
+test: system-packages setup go  ## The gate: all checks, and tests of every kind (under 20 minutes; the first time 35)
+	$(TIERS) test
+
+.PHONY: test-all
+test-all: system-packages setup go  ## Every test that needs no GPU (an hour)
+	$(TIERS) test-all
+
+.PHONY: system-packages
+system-packages:
+	@bash .ci/system-packages --check $(if $(filter 0,$(shell id -u)),--e2e $(if $(filter test-all,$(MAKECMDGOALS)),--rdma))
 
 .PHONY: test-gpu
 test-gpu: setup  ## Tests that need an NVIDIA GPU, part of `make test` where there is one
@@ -52,7 +63,7 @@ test-gpu: setup  ## Tests that need an NVIDIA GPU, part of `make test` where the
 .PHONY: test-rdma
 test-rdma: setup  ## Tests of RDMA, over real verbs in emulated guests (their image: 2 minutes, once, as root)
 	@bash .ci/system-packages --check --rdma
-	UV=$(UV) nice $(PYTEST) tests/rdma
+	nice $(PYTEST) tests/rdma
 
 .PHONY: test-e2e
 test-e2e: setup go  ## Tests on two real nodes with the built images, as root (20 minutes; programs and images are built once)
@@ -111,6 +122,10 @@ copies:  ## Copy crds/ into the chart, which installs them, and the demo's examp
 docs: setup  ## Write docs/resource.md, the reference of the resources, from their definitions
 	$(BIN)/python docs/resource.py
 	$(BIN)/python docs/lifecycle.py
+
+.PHONY: coverage
+coverage: setup go  ## How much of the code the tests run, processes that they start included (20 minutes)
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered --tier=gate tests/unit tests/contract tests/integration tests/cluster
 
 .PHONY: bench
 bench: setup  ## All benchmarks, side by side with their baselines

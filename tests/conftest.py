@@ -13,6 +13,8 @@ settings.register_profile("stable", derandomize=True)
 if "HYPOTHESIS_PROFILE" not in os.environ:
     settings.load_profile("stable")
 
+pytest_plugins = ["testbed.tiers.record"]
+
 _REPORTS = pytest.StashKey[list[str]]()
 
 

@@ -20,6 +20,7 @@ from testbed.controlplane.operators import Operator
 from testbed.controlplane.pipelines import Pipelines, pipeline
 
 SECONDS: Final = float(os.environ.get("STEADY_STATE_SECONDS", "25"))
+SECONDS_IN_GATE: Final = 8.0
 EXTERNAL: Final = {"scaling": {"mode": "External"}}
 RDMA: Final = {"backend": "mooncake", "protocol": "rdma", "rdma": {"resourceName": "rdma/none-has-it"}}
 
@@ -85,7 +86,9 @@ def test_resyncs_restarts_and_changes_of_leader_write_nothing(
     pipelines: Pipelines,
     operators: Callable[..., Operator],
     report: Callable[[str], None],
+    in_gate: bool,
 ) -> None:
+    seconds = SECONDS_IN_GATE if in_gate else SECONDS
     for item in (*SETTLING, PENDING):
         pipelines.create(item)
     steady = Steady(cluster, pipelines, operators)
@@ -97,10 +100,10 @@ def test_resyncs_restarts_and_changes_of_leader_write_nothing(
 
     steady.begin()
     before = steady.first.metric("controller_runtime_reconcile_total", result="success")
-    steady.until_resyncs(round(SECONDS))
+    steady.until_resyncs(round(seconds))
     reconciled = steady.first.metric("controller_runtime_reconcile_total", result="success") - before
     assert steady.writes() == []
-    assert reconciled >= (len(SETTLING) + 1) * (round(SECONDS) - 2)
+    assert reconciled >= (len(SETTLING) + 1) * (round(seconds) - 2)
     report(f"{steady.resyncs()} resyncs, {reconciled:.0f} reconciles of {len(SETTLING) + 1} pipelines, no write")
 
     steady.begin()

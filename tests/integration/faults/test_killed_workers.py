@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import statistics
@@ -17,14 +16,16 @@ from testbed.examples import resource
 from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, metric, peers, running
 from testbed.waiting import eventually, until
 
-KILLS = int(os.environ.get("KILLS", "30"))
+KILLS = 30
+KILLS_IN_GATE = 3
 LEASE = 3
 
 
 @pytest.mark.timeout(60 + 45 * KILLS)
 async def test_i6_sigkill_of_any_role_at_any_moment_loses_and_changes_no_accepted_job(
-    tmp_path: Path, report: Callable[[str], None]
+    tmp_path: Path, report: Callable[[str], None], in_gate: bool
 ) -> None:
+    kills = KILLS_IN_GATE if in_gate else KILLS
     chance = random.Random(4)
     document = resource("digits", router__leaseSeconds=LEASE)
     with running(document, tmp_path) as local:
@@ -33,7 +34,7 @@ async def test_i6_sigkill_of_any_role_at_any_moment_loses_and_changes_no_accepte
         lost: dict[str, list[float]] = {"encoder": [], "denoiser": [], "decoder": []}
         back: list[float] = []
         async with load.running():
-            for number in range(KILLS):
+            for number in range(kills):
                 pod = local.workers[number % 3]
                 before, answered = peers(local)[pod.name].incarnation, len(load.answers)
                 await eventually(lambda n=answered: len(load.answers) > n, 60, "load is answered")
@@ -59,7 +60,7 @@ async def test_i6_sigkill_of_any_role_at_any_moment_loses_and_changes_no_accepte
     assert failed == 0
     worst = {role: f"{statistics.median(times):.1f}/{max(times):.1f}" for role, times in lost.items() if times}
     report(
-        f"{KILLS} kills, {len(load.answers)} pictures, all right; {interrupted:.0f} jobs interrupted; "
+        f"{kills} kills, {len(load.answers)} pictures, all right; {interrupted:.0f} jobs interrupted; "
         f"median job {calm:.2f} s; slowest job of a kill, median/max s by role {worst}; "
         f"worker back after {statistics.median(back):.1f} s"
     )

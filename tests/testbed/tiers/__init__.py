@@ -1,0 +1,1 @@
+"""What `make test-quick`, `make test` and `make test-all` run: see `catalogue`."""

@@ -1,0 +1,117 @@
+"""The three sizes of the tests, as data, each under the name of the target of the Makefile that runs it.
+
+A tier is a few lanes that run beside each other; a lane is steps that run one after the other. Two lanes of tests are
+as many as two cores bear: one of what computes, and one of what mostly waits for containers and controllers.
+
+Tests of processes, clusters and nodes depend on a machine that others use too: one that fails is run once more, alone,
+after all else, and named if it passes then. Unit and contract tests have no such excuse.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+PYTEST: Final = (sys.executable, "-m", "pytest", "--durations=15", "--durations-min=5")
+GATE: Final = "--tier=gate"
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    paths: Sequence[str] = ()
+    """Of tests; a step without is no tests, only its command."""
+    options: Sequence[str] = ()
+    command: Sequence[str] = PYTEST
+    again: bool = False
+    """Whether what fails in it is run once more."""
+    root: bool = False
+    """Whether only root can run it."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    name: str
+    lanes: Sequence[Sequence[Step]]
+
+
+_CHECK: Final = Step("check", command=("make", "--no-print-directory", "check"))
+_UNIT: Final = Step("unit", ("tests/unit",))
+_GPU: Final = Step("gpu", ("tests/gpu",))
+
+# What takes minutes where nothing is cached. Tests that need it wait for it, so it is polite to those that do not.
+_BUILDS: Final = (
+    Step("programs", command=("nice", "-n", "19", sys.executable, "-m", "testbed.controlplane.programs"), again=True),
+    Step("images", command=("nice", sys.executable, "-m", "testbed.images"), again=True, root=True),
+)
+
+TIERS: Final = {
+    tier.name: tier
+    for tier in (
+        Tier("test-quick", lanes=((_CHECK, _UNIT),)),
+        Tier(
+            "test",
+            lanes=(
+                (
+                    _CHECK,
+                    _UNIT,
+                    Step("contract", ("tests/contract",), (GATE,)),
+                    Step("integration", ("tests/integration",), (GATE,), again=True),
+                    _GPU,
+                ),
+                (
+                    Step(
+                        "cluster",
+                        (
+                            "tests/cluster/test_rules_of_the_resource.py",
+                            "tests/cluster/test_a_users_story.py",
+                            "tests/cluster/chart",
+                            "tests/cluster/test_faults_of_rights.py",
+                            "tests/cluster/test_steady_state.py",
+                            "tests/cluster/test_killed_at_every_request.py",
+                        ),
+                        (GATE, "--every=5"),
+                        again=True,
+                    ),
+                    Step(
+                        "e2e",
+                        (
+                            "tests/e2e/test_a_users_story.py",
+                            "tests/e2e/test_scaling_under_load.py"
+                            "::test_denoisers_that_come_get_work_and_those_that_go_lose_none",
+                            "tests/e2e/test_replacements_under_load.py"
+                            "::test_a_rollout_restart_of_every_role_loses_no_job",
+                            "tests/e2e/test_faults_of_the_place.py"
+                            "::test_a_node_of_workers_without_power_costs_time_and_no_job",
+                        ),
+                        (GATE,),
+                        again=True,
+                        root=True,
+                    ),
+                ),
+                _BUILDS,
+            ),
+        ),
+        Tier(
+            "test-all",
+            lanes=(
+                (
+                    _CHECK,
+                    _UNIT,
+                    Step("contract", ("tests/contract",)),
+                    Step("integration", ("tests/integration",), again=True),
+                    _GPU,
+                    Step("rdma", ("tests/rdma",), again=True, root=True),
+                ),
+                (
+                    Step("cluster", ("tests/cluster",), again=True),
+                    Step("e2e", ("tests/e2e",), again=True, root=True),
+                    Step("oldest", ("tests/cluster",), ("--kubernetes=oldest",), again=True),
+                ),
+                _BUILDS,
+            ),
+        ),
+    )
+}
