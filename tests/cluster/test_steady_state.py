@@ -1,4 +1,4 @@
-"""Where everything is as it should be, the operator writes nothing (design, I8): counted by the API server's audit log.
+"""Where everything is as it should be, the operator writes nothing (I8): counted by the API server's audit log.
 
 A resync lists everything and compares every pipeline anew, every 10 minutes by default. Here it comes each second, so
 that a short test has more of them than a night has. What only time brings (streams that end after some minutes, late

@@ -1,4 +1,4 @@
-"""What is known of every job and task from events and actions alone, and the invariants of design §5 that follow.
+"""What is known of every job and task from events and actions alone, and the invariants that follow.
 
 Kept apart from the core's own books, so that the core can't be wrong in both.
 """

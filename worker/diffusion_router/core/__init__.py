@@ -1,4 +1,4 @@
-"""The router's rules as a pure state machine: events in, actions out. No I/O, no clock, no asyncio (design §6)."""
+"""The router's rules as a pure state machine: events in, actions out. No I/O, no clock, no asyncio."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The router's rules: `Core.handle(event, now)` returns the actions that follow.
 
 Nothing here knows of sockets, disks, threads or the clock, so every history of losses, duplicates, reorderings and
-restarts can be played in a test, and a simulator runs this very code. Design §5 numbers the invariants (I1 …) that it
-keeps.
+restarts can be played in a test, and a simulator runs this very code. The invariants that it keeps (I1 …) are listed in
+docs/architecture.md.
 """
 
 from __future__ import annotations
