@@ -98,8 +98,9 @@ chart-crds:  ## Copy crds/ into the chart, which installs them
 	cp crds/*.yaml charts/diffusion-operator/crds/
 
 .PHONY: docs
-docs: setup  ## Write docs/resource.md, the reference of the resources, from their definitions
+docs: setup  ## Write the pages of docs/ that are made from the resources' definitions and from the import rules
 	$(BIN)/python docs/resource.py
+	$(BIN)/python docs/imports.py
 
 .PHONY: bench
 bench: setup  ## All benchmarks, side by side with their baselines

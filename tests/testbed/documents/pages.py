@@ -103,9 +103,12 @@ class Page:
                 yield line
 
 
+# About the code: their names are those of files and functions, and nothing in them is run.
+_INSIDE: Final = ("architecture", "figures", "imports", "job-lifecycle")
+
 PAGES: Final = (
     Page("README.md", "On Kubernetes"),
-    *(Page(f"docs/{path.name}") for path in sorted((ROOT / "docs").glob("*.md"))),
+    *(Page(f"docs/{path.name}") for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in _INSIDE),
 )
 
 
