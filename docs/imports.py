@@ -12,7 +12,6 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +36,7 @@ CONTRACTS: Final = """
 ## The contracts
 
 A crossed line: nothing in the left box imports anything in the right one. An arrow: from a higher layer to a lower one,
-which never imports from above.
+which never imports from above. A dotted line leads to what holds within a box.
 """
 
 Contract = Mapping[str, Any]
@@ -83,23 +82,25 @@ def _lines(contract: Contract, numbers: dict[str, str]) -> Iterator[str]:
     def box(modules: Iterable[str]) -> str:
         return numbers.setdefault(_wrapped(", ".join(modules)), f"box{len(numbers)}")
 
-    label = "; ".join(
-        [contract["name"].replace("`", ""), *(f"but for {one}" for one in contract.get("ignore_imports", ()))]
-    )
-    if contract["type"] == "forbidden":
-        yield f'{box(contract["source_modules"])} --x|"{_wrapped(label)}"| {box(contract["forbidden_modules"])}'
-    elif contract["type"] == "layers":
-        for container in contract.get("containers", [""]):
-            layers = [
-                [f"{container}.{name.strip()}".removeprefix(".") for name in one.split("|")]
-                for one in contract["layers"]
-            ]
-            for higher, lower in pairwise(layers):
-                yield f'{box(higher)} -->|"{_wrapped(label)}"| {box(lower)}'
-    else:
-        raise UnknownContract(
-            f"contract {contract['name']!r} is of type {contract['type']!r}: draw it in docs/imports.py"
-        )
+    exceptions = (f"but for {one}" for one in contract.get("ignore_imports", ()))
+    label = _wrapped("; ".join([contract["name"].replace("`", ""), *exceptions]))
+    match contract["type"]:
+        case "forbidden":
+            yield f'{box(contract["source_modules"])} --x|"{label}"| {box(contract["forbidden_modules"])}'
+        case "layers":
+            for container in contract.get("containers", ("",)):
+                layers = [box(_of(container, layer.split("|"))) for layer in contract["layers"]]
+                # One label for all of them.
+                yield " --> ".join(layers).replace("-->", f'-->|"{label}"|', 1)
+        case "acyclic_siblings":
+            inside = box(contract["ancestors"])
+            yield f'{inside} -.- within_{inside}{{{{"{label}"}}}}'
+        case other:
+            raise UnknownContract(f"contract {contract['name']!r} is of type {other!r}: draw it in docs/imports.py")
+
+
+def _of(container: str, names: Iterable[str]) -> list[str]:
+    return [f"{container}.{name.strip()}".removeprefix(".") for name in names]
 
 
 def _wrapped(text: str) -> str:

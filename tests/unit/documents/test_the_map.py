@@ -87,7 +87,8 @@ def test_import_rules_of_each_kind_are_drawn() -> None:
     imports = _imports()
     never = {"name": "a is alone", "type": "forbidden", "source_modules": ["a"], "forbidden_modules": ["b", "torch"]}
     order = {"name": "In order", "type": "layers", "containers": ["b"], "layers": ["top", "left | right", "low"]}
-    text = imports.page({"root_packages": ["a", "b"], "contracts": [never, order]})
+    circles = {"name": "No circles", "type": "acyclic_siblings", "ancestors": ["a"]}
+    text = imports.page({"root_packages": ["a", "b"], "contracts": [never, order, circles]})
     between, within = text.split("## The contracts")
     assert "b --> a" in between
     assert "a --> b" not in between
@@ -96,12 +97,12 @@ def test_import_rules_of_each_kind_are_drawn() -> None:
         'box1["b, torch"]',
         'box0 --x|"a is alone"| box1',
         'box3["b.left, b.right"]',
-        'box2 -->|"In order"| box3',
-        'box3 -->|"In order"| box4',
+        'box2 -->|"In order"| box3 --> box4',
+        'box0 -.- within_box0{{"No circles"}}',
     ):
         assert line in within
-    with pytest.raises(imports.UnknownContract, match="'Odd' is of type 'acyclic'"):
-        imports.page({"root_packages": [], "contracts": [{"name": "Odd", "type": "acyclic"}]})
+    with pytest.raises(imports.UnknownContract, match="'Odd' is of type 'protected'"):
+        imports.page({"root_packages": [], "contracts": [{"name": "Odd", "type": "protected"}]})
 
 
 def _anchors(page: Page) -> set[str]:
