@@ -119,9 +119,10 @@ copies:  ## Copy crds/ into the chart, which installs them, and the demo's examp
 	cp examples/digits.yaml operator/dpipe/up/digits.yaml
 
 .PHONY: docs
-docs: setup  ## Write docs/resource.md, the reference of the resources, from their definitions
+docs: setup  ## Write the pages of docs/ that are made from the resources' definitions and from the import rules
 	$(BIN)/python docs/resource.py
 	$(BIN)/python docs/lifecycle.py
+	$(BIN)/python docs/imports.py
 
 .PHONY: coverage
 coverage: setup go  ## How much of the code the tests run, processes that they start included (20 minutes)

@@ -2,6 +2,8 @@
 
 Each round pulls once by every way, so that whatever else the machine does meets all of them alike. Ours include
 everything between the control message and usable bytes: request, seal, digest. Medians are what to compare.
+
+    python benchmarks/transfer.py [--backend mooncake|tcp|shm] [--size BYTES] [--seconds N] [--pin]
 """
 
 from __future__ import annotations

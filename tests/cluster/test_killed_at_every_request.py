@@ -1,4 +1,4 @@
-"""The operator is killed at each request that it makes, and another process comes to the same end (invariant I8).
+"""The operator is killed at each request that it makes, and another process comes to the same end (I8).
 
 A chain takes one pipeline through all changes. At each of them the operator is cut off from the API server at its k-th
 request since the change, and killed there with SIGKILL: before the request is carried out or, if it writes, after it

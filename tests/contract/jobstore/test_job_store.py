@@ -1,4 +1,4 @@
-"""What any job store must do, whichever database it is."""
+"""What any job store must do, whichever database it is: a job is kept, and ends once (I1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a role holds, what it only pretends to hold, and what it refuses to load."""
+"""What a role holds, what it only pretends to hold, and what it refuses to load (I9)."""
 
 from __future__ import annotations
 

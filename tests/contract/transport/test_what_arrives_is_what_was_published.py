@@ -1,4 +1,4 @@
-"""What arrives is what was published."""
+"""What arrives is what was published, or nothing does (I2)."""
 
 from __future__ import annotations
 

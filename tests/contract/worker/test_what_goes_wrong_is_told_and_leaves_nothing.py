@@ -1,4 +1,4 @@
-"""What goes wrong, what the router is told of it, and that nothing is left behind."""
+"""What goes wrong, what the router is told of it, that nothing is left behind and nothing wrong is used (I2)."""
 
 from __future__ import annotations
 

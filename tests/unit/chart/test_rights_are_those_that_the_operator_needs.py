@@ -1,4 +1,7 @@
-"""The operator may do what its code does, where it is to do it, and nothing else."""
+"""The operator may do what its code does, where it is to do it, and nothing else.
+
+The resource itself it may only read, so it puts no finalizer and no annotation on it (I8).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that the pages on operating use are names that there are: fields, reasons, metrics, events, links, commands."""
+"""Names that the pages on operating use are names that there are: fields, reasons, metrics, events, commands."""
 
 from __future__ import annotations
 
@@ -215,25 +215,3 @@ def test_the_queries_of_both_autoscalers_and_of_the_text_are_one() -> None:
         if where.startswith("docs/scaling.md") and " + " in query
     }
     assert len(plain) == 1
-
-
-# Links
-
-
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_what_a_page_links_to_is_there(page: Page) -> None:
-    here = (ROOT / page.path).parent
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.text):
-        if target.startswith(("http://", "https://")):
-            continue
-        path, _, anchor = target.partition("#")
-        file = (here / path) if path else ROOT / page.path
-        assert file.exists(), f"{page}: {target}"
-        if anchor:
-            assert anchor in _anchors(file.read_text()), f"{page}: {target}"
-
-
-def _anchors(text: str) -> set[str]:
-    """As GitHub makes them of headings."""
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -149,6 +149,7 @@ def test_the_time_of_a_condition_moves_with_its_status_alone(
 
 @given(ANY_PIPELINE, NEARLY_READY)
 def test_ready_means_that_nothing_it_rests_on_is_false(pipeline: Pipeline, seen: Observed) -> None:
+    """TCP among it, where the pipeline forbids to fall back to it (I10)."""
     found = conditions_by_type(summarise(pipeline, seen, None, NOW))
     assume(found["Ready"]["status"] == "True")
     assert {found[kind]["status"] for kind in ("Reconciled", "Available")} == {"True"}

@@ -2,7 +2,7 @@
 
 What it draws is noise, but it computes, ships and writes what the real one would: time does not depend on the values.
 
-    python benchmarks/random_weights.py sdxl FOLDER
+    python benchmarks/models/random_weights.py sdxl FOLDER
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from testbed.zoo import texts
 
