@@ -76,7 +76,7 @@ def test_tensors_went_from_pod_to_pod_over_mooncake_and_not_through_the_router(d
         assert digits.metric(f"digits-{role}-0", "diffusion_worker_transfer_bytes_total") > 0
     addresses = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in digits.pods()}
     for peer in digits.peers():
-        assert peer.pool.session.split("//")[-1].startswith(addresses[peer.pod_name])
+        assert peer.pool.url.split("//")[-1].startswith(addresses[peer.pod_name])
 
 
 def test_processes_run_without_rights_on_a_file_system_that_they_cannot_write(

@@ -67,7 +67,7 @@ def check_same(known: Iterable[JobRecord], digest: str) -> None:
 
 
 def new_records(
-    requests: Sequence[stage_pb2.GenerationParameters], *, model: str, digest: str, key: str | None, timeout: float
+    requests: Sequence[stage_pb2.JobParameters], *, model: str, digest: str, key: str | None, timeout: float
 ) -> list[JobRecord]:
     """The jobs of one request, `timeout` seconds before their deadline."""
     now = time.time()
@@ -86,12 +86,12 @@ def new_records(
     ]
 
 
-def digest_of(requests: Iterable[stage_pb2.GenerationParameters]) -> str:
+def digest_of(requests: Iterable[stage_pb2.JobParameters]) -> str:
     """Equal for requests that ask for the same."""
     digest = hashlib.sha256()
     for request in requests:
         # An upload has another key each time it is sent.
-        comparable = stage_pb2.GenerationParameters()
+        comparable = stage_pb2.JobParameters()
         comparable.CopyFrom(request)
         for file in comparable.inputs:
             file.key = ""
@@ -100,8 +100,8 @@ def digest_of(requests: Iterable[stage_pb2.GenerationParameters]) -> str:
     return digest.hexdigest()
 
 
-def _with_seed(request: stage_pb2.GenerationParameters) -> stage_pb2.GenerationParameters:
-    parameters = stage_pb2.GenerationParameters()
+def _with_seed(request: stage_pb2.JobParameters) -> stage_pb2.JobParameters:
+    parameters = stage_pb2.JobParameters()
     parameters.CopyFrom(request)
     if not parameters.HasField("seed"):
         parameters.seed = secrets.randbelow(_MAX_SEED)

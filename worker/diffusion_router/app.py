@@ -80,7 +80,7 @@ async def serve(
                 app, host=settings.host, port=settings.http_port, flag="--http-port", grace_seconds=_GRACE_SECONDS
             )
         )
-        for name in ("", "diffusionpipeline.v1.GenerationService", "diffusionpipeline.v1.PeerService"):
+        for name in ("", "diffusionpipeline.v1.JobService", "diffusionpipeline.v1.PeerService"):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
         log.info("router_ready", http_port=http_port, grpc_port=grpc_port, pipeline=settings.pipeline)
         if ready is not None:

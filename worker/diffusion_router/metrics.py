@@ -21,7 +21,7 @@ from diffusion_router import core
 from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from diffusionpipeline.words import word
 
 # From a cached millisecond stage to a long video.
@@ -118,8 +118,8 @@ class Metrics:
             case core.JobKilled():
                 self.kills.inc()
 
-    def job_ended(self, job: generation_pb2.Job, seconds: float) -> None:
-        status = word(generation_pb2.JobStatus, job.status)
+    def job_ended(self, job: job_pb2.Job, seconds: float) -> None:
+        status = word(job_pb2.JobStatus, job.status)
         kind = word(stage_pb2.FailureKind, job.failure.kind)
         self.requests.labels(status, kind if job.HasField("failure") else "").inc()
         self.request_seconds.labels(status).observe(seconds)

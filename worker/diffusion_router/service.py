@@ -24,7 +24,7 @@ from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.store import UNFINISHED, ArtifactStore, DuplicateKey, JobRecord, JobStore, StoreUnavailable
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from diffusionpipeline.words import number
 
 _RETRY_SECONDS: Final = 1.0
@@ -33,8 +33,8 @@ _SWEEP_SECONDS: Final = 30.0
 log = structlog.get_logger()
 
 # Within JobService, `list` is its method.
-_Jobs = list[generation_pb2.Job]
-_Status: TypeAlias = generation_pb2.JobStatus.ValueType
+_Jobs = list[job_pb2.Job]
+_Status: TypeAlias = job_pb2.JobStatus.ValueType
 
 
 @dataclass(slots=True, eq=False)
@@ -44,9 +44,7 @@ class _Live:
     record: JobRecord
     submitted_at: float
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Future[generation_pb2.Job] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    ended: asyncio.Future[job_pb2.Job] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def notify(self) -> None:
         self.changed.set()
@@ -104,7 +102,7 @@ class JobService:
 
     async def submit(
         self,
-        requests: Sequence[stage_pb2.GenerationParameters],
+        requests: Sequence[stage_pb2.JobParameters],
         *,
         model: str = "",
         idempotency_key: str | None = None,
@@ -144,7 +142,7 @@ class JobService:
         for record in records:
             self._dispatcher.dispatch(core.JobSubmitted(record.id, deadline, _shape(record.parameters)))
 
-    async def find(self, job_id: str) -> generation_pb2.Job | None:
+    async def find(self, job_id: str) -> job_pb2.Job | None:
         live = self._live.get(job_id)
         if live is not None:
             return self._view(live)
@@ -171,7 +169,7 @@ class JobService:
         records = await self._jobs.page(output_format, limit + 1, after=after, oldest_first=oldest_first)
         return [self._recorded_view(record) for record in records[:limit]], len(records) > limit
 
-    async def wait(self, job_id: str, timeout: float | None = None) -> generation_pb2.Job | None:
+    async def wait(self, job_id: str, timeout: float | None = None) -> job_pb2.Job | None:
         """The job once it has ended. Raises TimeoutError; None: there is no such job."""
         live = self._live.get(job_id)
         if live is None:
@@ -179,7 +177,7 @@ class JobService:
         async with asyncio.timeout(timeout):
             return await asyncio.shield(live.ended)
 
-    async def watch(self, job_id: str) -> AsyncIterator[generation_pb2.Job]:
+    async def watch(self, job_id: str) -> AsyncIterator[job_pb2.Job]:
         """The job now and after each change; ends with the job, which its deadline bounds."""
         while (live := self._live.get(job_id)) is not None:
             changed = live.changed
@@ -190,7 +188,7 @@ class JobService:
         if job is not None:
             yield job
 
-    async def cancel(self, job_id: str) -> generation_pb2.Job | None:
+    async def cancel(self, job_id: str) -> job_pb2.Job | None:
         """Stops it at the next step. The job as it ended, which may be otherwise if it was faster."""
         if job_id in self._live:
             self._dispatcher.dispatch(core.CancelRequested(job_id))
@@ -213,7 +211,7 @@ class JobService:
         job = self._dispatcher.core.jobs.get(job_id)
         return job is not None and job.task is not None and job.task.id == task_id
 
-    def parameters(self, job_id: str) -> stage_pb2.GenerationParameters | None:
+    def parameters(self, job_id: str) -> stage_pb2.JobParameters | None:
         live = self._live.get(job_id)
         return live.record.parameters if live is not None else None
 
@@ -230,7 +228,7 @@ class JobService:
                 if (live := self._live.get(action.job_id)) is not None:
                     self._spawn(self._record_end(live, self._final_view(live, action)))
 
-    async def _record_end(self, live: _Live, job: generation_pb2.Job) -> None:
+    async def _record_end(self, live: _Live, job: job_pb2.Job) -> None:
         while True:
             try:
                 await self._jobs.finish([job])
@@ -247,10 +245,10 @@ class JobService:
         live.notify()
         self._metrics.job_ended(job, time.monotonic() - live.submitted_at)
         of_job = log.bind(job_id=job.id, seconds=round(job.completed_at - job.created_at, 4))
-        if job.status == generation_pb2.JOB_STATUS_FAILED:
+        if job.status == job_pb2.JOB_STATUS_FAILED:
             of_job.warning("job_failed", kind=stage_pb2.FailureKind.Name(job.failure.kind), reason=job.failure.message)
         else:
-            of_job.info("job_ended", status=generation_pb2.JobStatus.Name(job.status))
+            of_job.info("job_ended", status=job_pb2.JobStatus.Name(job.status))
 
     async def _record_kills(self, job_id: str, kills: int) -> None:
         log.warning("worker_lost_while_running_job", job_id=job_id, kills=kills)
@@ -261,7 +259,7 @@ class JobService:
 
     # ------------------------------------------------------------ inside
 
-    def _recorded_view(self, record: JobRecord) -> generation_pb2.Job:
+    def _recorded_view(self, record: JobRecord) -> job_pb2.Job:
         if record.result is not None:
             return record.result
         live = self._live.get(record.id)
@@ -270,11 +268,11 @@ class JobService:
     def _status(self, live: _Live) -> _Status:
         job = self._dispatcher.core.jobs.get(live.record.id)
         if job is None:
-            return generation_pb2.JOB_STATUS_QUEUED
+            return job_pb2.JOB_STATUS_QUEUED
         # An end that is not written down yet is nobody's to know.
-        return number(generation_pb2.JobStatus, core.JobStatus.IN_PROGRESS if job.status.ended else job.status)
+        return number(job_pb2.JobStatus, core.JobStatus.IN_PROGRESS if job.status.ended else job.status)
 
-    def _view(self, live: _Live) -> generation_pb2.Job:
+    def _view(self, live: _Live) -> job_pb2.Job:
         if live.ended.done():
             return live.ended.result()
         view = _accepted(live.record)
@@ -286,9 +284,9 @@ class JobService:
             view.stages.extend(messages.stage_report(record) for record in job.records)
         return view
 
-    def _final_view(self, live: _Live, end: core.JobEnded[messages.Report]) -> generation_pb2.Job:
+    def _final_view(self, live: _Live, end: core.JobEnded[messages.Report]) -> job_pb2.Job:
         view = self._view(live)
-        view.status = number(generation_pb2.JobStatus, end.status)
+        view.status = number(job_pb2.JobStatus, end.status)
         view.completed_at = time.time()
         if end.result is not None:
             view.artifacts.extend(end.result.artifacts)
@@ -319,8 +317,8 @@ class JobService:
         return task
 
 
-def _accepted(record: JobRecord) -> generation_pb2.Job:
-    return generation_pb2.Job(
+def _accepted(record: JobRecord) -> job_pb2.Job:
+    return job_pb2.Job(
         id=record.id,
         status=record.status,
         parameters=record.parameters,
@@ -329,7 +327,7 @@ def _accepted(record: JobRecord) -> generation_pb2.Job:
     )
 
 
-def _shape(parameters: stage_pb2.GenerationParameters) -> str:
+def _shape(parameters: stage_pb2.JobParameters) -> str:
     """Requests of one shape take about the same time."""
     p = parameters
     return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}"

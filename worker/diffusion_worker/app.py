@@ -130,7 +130,7 @@ class _Lifecycle:
         )
         self._stack.push_async_callback(_close, transport)
         self.metrics.watch(transport.pool)
-        log.info("transport_open", mode=transport.mode, session=transport.pool.session, bytes=transport.pool.size)
+        log.info("transport_open", mode=transport.mode, url=transport.pool.url, bytes=transport.pool.size)
         self._become("loading the model")
         begun = time.monotonic()
         loaded = await self.compute.run(partial(adopt, model, settings) if model else partial(load, settings))

@@ -61,7 +61,7 @@ def _version(distribution: str) -> str:
 
 
 def _identity(settings: Settings, digest: str, output: str) -> peer_pb2.ModelIdentity:
-    return peer_pb2.ModelIdentity(id=settings.model_id, revision=settings.model_revision, digest=digest, output=output)
+    return peer_pb2.ModelIdentity(id=settings.model_id, revision=settings.model_revision, digest=digest, makes=output)
 
 
 def _set_threads(threads: int) -> None:

@@ -11,7 +11,7 @@ import grpc
 from rich.table import Table
 
 from diffusionpipeline.process.channels import ASKING_CHANNEL
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
+from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
 from diffusionpipeline.words import word
 
 CALL_SECONDS: Final = 2.0
@@ -36,7 +36,7 @@ class Registry:
         self.address = address
         self._channel = grpc.insecure_channel(address, options=ASKING_CHANNEL)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
-        self._jobs = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._jobs = job_pb2_grpc.JobServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -58,12 +58,12 @@ class Registry:
         """Raises RegistryError. Counts stop at a thousand."""
         return Overview(
             peers=self.peers(),
-            queued=self._count(generation_pb2.JOB_STATUS_QUEUED),
-            in_progress=self._count(generation_pb2.JOB_STATUS_IN_PROGRESS),
+            queued=self._count(job_pb2.JOB_STATUS_QUEUED),
+            in_progress=self._count(job_pb2.JOB_STATUS_IN_PROGRESS),
         )
 
-    def _count(self, status: generation_pb2.JobStatus.ValueType) -> int:
-        request = generation_pb2.ListJobsRequest(status=status, limit=_LIST_LIMIT)
+    def _count(self, status: job_pb2.JobStatus.ValueType) -> int:
+        request = job_pb2.ListJobsRequest(status=status, limit=_LIST_LIMIT)
         try:
             return len(self._jobs.ListJobs(request, timeout=CALL_SECONDS).jobs)
         except grpc.RpcError as error:
@@ -84,8 +84,8 @@ def state_name(peer: registry_pb2.Peer) -> str:
 
 def address_text(peer: registry_pb2.Peer) -> str:
     """host:port out of `mooncake-tcp://host:port/region`; any other session as it is."""
-    _, scheme, rest = peer.pool.session.partition("://")
-    return rest.partition("/")[0] if scheme else peer.pool.session
+    _, scheme, rest = peer.pool.url.partition("://")
+    return rest.partition("/")[0] if scheme else peer.pool.url
 
 
 def pool_text(peer: registry_pb2.Peer) -> str:

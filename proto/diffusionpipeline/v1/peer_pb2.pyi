@@ -178,12 +178,12 @@ class ModelIdentity(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
-    OUTPUT_FIELD_NUMBER: _builtins.int
+    MAKES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     revision: _builtins.str
     digest: _builtins.str
     """xxh3-128 (hex) over names, sizes and headers of the model's weight files and its configs."""
-    output: _builtins.str
+    makes: _builtins.str
     """image or video: what the pipeline makes."""
     def __init__(
         self,
@@ -191,11 +191,11 @@ class ModelIdentity(_message.Message):
         id: _builtins.str = ...,
         revision: _builtins.str = ...,
         digest: _builtins.str = ...,
-        output: _builtins.str = ...,
+        makes: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "id", b"id", "output", b"output", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "id", b"id", "makes", b"makes", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,12 +206,12 @@ class Pool(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODE_FIELD_NUMBER: _builtins.int
-    SESSION_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
-    session: _builtins.str
+    url: _builtins.str
     """How the mode reaches the pool, as in Descriptor."""
     address: _builtins.int
     size: _builtins.int
@@ -221,14 +221,14 @@ class Pool(_message.Message):
         self,
         *,
         mode: _builtins.str = ...,
-        session: _builtins.str = ...,
+        url: _builtins.str = ...,
         address: _builtins.int = ...,
         size: _builtins.int = ...,
         slots: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "mode", b"mode", "session", b"session", "size", b"size", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "mode", b"mode", "size", b"size", "slots", b"slots", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,7 +526,7 @@ class Execute(_message.Message):
     deadline_seconds: _builtins.float
     """Seconds left until the job's deadline."""
     @_builtins.property
-    def parameters(self) -> _stage_pb2.GenerationParameters: ...
+    def parameters(self) -> _stage_pb2.JobParameters: ...
     @_builtins.property
     def input(self) -> _stage_pb2.Descriptor:
         """The previous stage's output; absent for encode."""
@@ -538,7 +538,7 @@ class Execute(_message.Message):
         job_id: _builtins.str = ...,
         stage: _stage_pb2.Stage.ValueType = ...,
         attempt: _builtins.int = ...,
-        parameters: _stage_pb2.GenerationParameters | None = ...,
+        parameters: _stage_pb2.JobParameters | None = ...,
         input: _stage_pb2.Descriptor | None = ...,
         deadline_seconds: _builtins.float = ...,
     ) -> None: ...

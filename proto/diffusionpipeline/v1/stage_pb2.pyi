@@ -179,7 +179,7 @@ class InputFile(_message.Message):
 Global___InputFile: _TypeAlias = InputFile  # noqa: Y015
 
 @_typing.final
-class GenerationParameters(_message.Message):
+class JobParameters(_message.Message):
     """What one job makes. Absent means "the model's default"; the router fills in `seed` before it writes the job down,
     so that every retry makes the same bytes.
     """
@@ -299,7 +299,7 @@ class GenerationParameters(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
-Global___GenerationParameters: _TypeAlias = GenerationParameters  # noqa: Y015
+Global___JobParameters: _TypeAlias = JobParameters  # noqa: Y015
 
 @_typing.final
 class Descriptor(_message.Message):
@@ -309,7 +309,7 @@ class Descriptor(_message.Message):
 
     INCARNATION_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
-    SESSION_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
     SLOT_GENERATION_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
@@ -319,7 +319,7 @@ class Descriptor(_message.Message):
     incarnation: _builtins.str
     mode: _builtins.str
     """mooncake-rdma, mooncake-tcp, tcp, shm or memory: both ends must have the same."""
-    session: _builtins.str
+    url: _builtins.str
     """How the mode reaches the pool: a URL whose scheme is the mode, such as tcp://10.0.0.7:15000."""
     slot: _builtins.int
     slot_generation: _builtins.int
@@ -337,7 +337,7 @@ class Descriptor(_message.Message):
         *,
         incarnation: _builtins.str = ...,
         mode: _builtins.str = ...,
-        session: _builtins.str = ...,
+        url: _builtins.str = ...,
         slot: _builtins.int = ...,
         slot_generation: _builtins.int = ...,
         address: _builtins.int = ...,
@@ -347,7 +347,7 @@ class Descriptor(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "digest", b"digest", "generation", b"generation", "incarnation", b"incarnation", "length", b"length", "mode", b"mode", "session", b"session", "slot", b"slot", "slot_generation", b"slot_generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "digest", b"digest", "generation", b"generation", "incarnation", b"incarnation", "length", b"length", "mode", b"mode", "slot", b"slot", "slot_generation", b"slot_generation", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,7 +39,7 @@ class Artist(ScriptedWorker):
 
     async def report(self, **report: object) -> None:
         if isinstance(register := report.get("register"), peer_pb2.Register):
-            register.model.output = self._output
+            register.model.makes = self._output
             register.model.id = self._model
         # A stream takes one write at a time.
         async with self._writing:

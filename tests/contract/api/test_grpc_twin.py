@@ -1,4 +1,4 @@
-"""GenerationService and ArtifactService: the HTTP API's rules, in gRPC's words."""
+"""JobService and ArtifactService: the HTTP API's rules, in gRPC's words."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contract.api.artist import Artist, picture
 from contract.router.conftest import DEADLINE, Router, Start
 from contract.router.scripted_worker import ScriptedWorker
 from diffusionpipeline.process.channels import ASKING_CHANNEL
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, peer_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, peer_pb2, stage_pb2
 
-UploadRequest = generation_pb2.UploadRequest
+UploadRequest = job_pb2.UploadRequest
 
 
 async def refusal(call: Awaitable[object], code: grpc.StatusCode) -> tuple[str, dict[str, str]]:
@@ -25,18 +25,18 @@ async def refusal(call: Awaitable[object], code: grpc.StatusCode) -> tuple[str, 
 
 def create(
     router: Router, *, key: str = "", timeout: float = 0, **parameters: object
-) -> Awaitable[generation_pb2.CreateJobResponse]:
-    request = generation_pb2.CreateJobRequest(
-        parameters=stage_pb2.GenerationParameters(**{"prompt": "a red seven", **parameters}),
+) -> Awaitable[job_pb2.CreateJobResponse]:
+    request = job_pb2.CreateJobRequest(
+        parameters=stage_pb2.JobParameters(**{"prompt": "a red seven", **parameters}),
         idempotency_key=key,
         timeout_seconds=timeout,
     )
-    return router.generation.CreateJob(request, timeout=DEADLINE)
+    return router.jobs.CreateJob(request, timeout=DEADLINE)
 
 
-async def finished(router: Router, job_id: str) -> generation_pb2.Job:
-    job = generation_pb2.Job()
-    async for update in router.generation.WatchJob(generation_pb2.WatchJobRequest(id=job_id), timeout=DEADLINE):
+async def finished(router: Router, job_id: str) -> job_pb2.Job:
+    job = job_pb2.Job()
+    async for update in router.jobs.WatchJob(job_pb2.WatchJobRequest(id=job_id), timeout=DEADLINE):
         job = update.job
     return job
 
@@ -45,14 +45,14 @@ async def test_a_job_is_made_watched_and_its_file_downloaded(router: Router, art
     extra = {"eta": stage_pb2.Scalar(double_value=0.5), "max_sequence_length": stage_pb2.Scalar(int_value=77)}
     job = (await create(router, seed=5, width=128, height=64, guidance_scale=2.5, extra=extra)).job
     job = await finished(router, job.id)
-    assert job.status == generation_pb2.JOB_STATUS_COMPLETED
+    assert job.status == job_pb2.JOB_STATUS_COMPLETED
     got = artist.executed[0].parameters
     assert (got.seed, got.width, got.height, got.guidance_scale, got.output_format) == (5, 128, 64, 2.5, "png")
     assert {name: scalar.WhichOneof("value") for name, scalar in got.extra.items()} == {
         "eta": "double_value",
         "max_sequence_length": "int_value",
     }
-    request = generation_pb2.DownloadRequest(key=job.artifacts[0].key)
+    request = job_pb2.DownloadRequest(key=job.artifacts[0].key)
     chunks = [answer.chunk async for answer in router.artifacts.Download(request, timeout=DEADLINE)]
     assert b"".join(chunks) == picture(shade=5)
 
@@ -104,22 +104,22 @@ async def test_a_job_is_cancelled_listed_and_not_found(router: Router, artist: A
     artist.allowed.clear()
     job = (await create(router)).job
     await artist.denoising.wait()
-    answer = await router.generation.CancelJob(generation_pb2.CancelJobRequest(id=job.id), timeout=DEADLINE)
-    assert answer.job.status == generation_pb2.JOB_STATUS_CANCELLED
+    answer = await router.jobs.CancelJob(job_pb2.CancelJobRequest(id=job.id), timeout=DEADLINE)
+    assert answer.job.status == job_pb2.JOB_STATUS_CANCELLED
     assert artist.cancelled == [job.id]
 
-    async def listed(status: generation_pb2.JobStatus.ValueType) -> list[str]:
-        request = generation_pb2.ListJobsRequest(status=status)
-        return [item.id for item in (await router.generation.ListJobs(request, timeout=DEADLINE)).jobs]
+    async def listed(status: job_pb2.JobStatus.ValueType) -> list[str]:
+        request = job_pb2.ListJobsRequest(status=status)
+        return [item.id for item in (await router.jobs.ListJobs(request, timeout=DEADLINE)).jobs]
 
-    assert await listed(generation_pb2.JOB_STATUS_CANCELLED) == await listed(0) == [job.id]
-    assert await listed(generation_pb2.JOB_STATUS_COMPLETED) == []
+    assert await listed(job_pb2.JOB_STATUS_CANCELLED) == await listed(0) == [job.id]
+    assert await listed(job_pb2.JOB_STATUS_COMPLETED) == []
     calls = [
-        router.generation.GetJob(generation_pb2.GetJobRequest(id="nobody"), timeout=DEADLINE),
-        router.generation.CancelJob(generation_pb2.CancelJobRequest(id="nobody"), timeout=DEADLINE),
-        anext(aiter(router.generation.WatchJob(generation_pb2.WatchJobRequest(id="nobody"), timeout=DEADLINE))),
-        anext(aiter(router.artifacts.Download(generation_pb2.DownloadRequest(key="jobs/x/y"), timeout=DEADLINE))),
-        anext(aiter(router.artifacts.Download(generation_pb2.DownloadRequest(key="../jobs.db"), timeout=DEADLINE))),
+        router.jobs.GetJob(job_pb2.GetJobRequest(id="nobody"), timeout=DEADLINE),
+        router.jobs.CancelJob(job_pb2.CancelJobRequest(id="nobody"), timeout=DEADLINE),
+        anext(aiter(router.jobs.WatchJob(job_pb2.WatchJobRequest(id="nobody"), timeout=DEADLINE))),
+        anext(aiter(router.artifacts.Download(job_pb2.DownloadRequest(key="jobs/x/y"), timeout=DEADLINE))),
+        anext(aiter(router.artifacts.Download(job_pb2.DownloadRequest(key="../jobs.db"), timeout=DEADLINE))),
     ]
     for call in calls:
         await refusal(call, grpc.StatusCode.NOT_FOUND)
@@ -129,8 +129,8 @@ async def test_a_list_may_be_larger_than_any_other_message(start_router: Start) 
     router = await start_router(max_prompt_chars=1 << 20)
     ids = {(await create(router, prompt="\u4e03" * (1 << 20), output_format="png")).job.id for _ in range(2)}
     async with grpc.aio.insecure_channel(router.target, options=ASKING_CHANNEL) as channel:
-        stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        answer = await stub.ListJobs(generation_pb2.ListJobsRequest(), timeout=DEADLINE)
+        stub = job_pb2_grpc.JobServiceStub(channel)
+        answer = await stub.ListJobs(job_pb2.ListJobsRequest(), timeout=DEADLINE)
     assert answer.ByteSize() > 4 << 20
     assert {job.id for job in answer.jobs} == ids
 
@@ -162,7 +162,7 @@ async def upload(router: Router, *requests: UploadRequest) -> str:
 
 
 async def download(router: Router, key: str) -> bytes:
-    answers = router.artifacts.Download(generation_pb2.DownloadRequest(key=key), timeout=DEADLINE)
+    answers = router.artifacts.Download(job_pb2.DownloadRequest(key=key), timeout=DEADLINE)
     chunks = [answer.chunk async for answer in answers]
     assert all(len(chunk) <= 1 << 20 for chunk in chunks)
     return b"".join(chunks)
@@ -189,7 +189,7 @@ async def test_an_upload_that_is_not_as_announced_keeps_nothing(router: Router, 
     ]
     for requests in wrong:
         await refusal(upload(router, *requests), grpc.StatusCode.INVALID_ARGUMENT)
-    request = generation_pb2.DownloadRequest(key=f"jobs/{decoding.job_id}/0.png")
+    request = job_pb2.DownloadRequest(key=f"jobs/{decoding.job_id}/0.png")
     await refusal(anext(aiter(router.artifacts.Download(request, timeout=DEADLINE))), grpc.StatusCode.NOT_FOUND)
 
 

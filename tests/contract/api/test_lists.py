@@ -14,22 +14,22 @@ from contract.api.artist import Artist
 from contract.router.conftest import DEADLINE, Router, Start
 from diffusion_router.settings import Settings
 from diffusion_router.store import JobRecord, JobStore
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
 STATUSES = {
-    "queued": generation_pb2.JOB_STATUS_QUEUED,
-    "in_progress": generation_pb2.JOB_STATUS_IN_PROGRESS,
-    "completed": generation_pb2.JOB_STATUS_COMPLETED,
+    "queued": job_pb2.JOB_STATUS_QUEUED,
+    "in_progress": job_pb2.JOB_STATUS_IN_PROGRESS,
+    "completed": job_pb2.JOB_STATUS_COMPLETED,
 }
 
 
 async def listed(router: Router, http: httpx.AsyncClient, status: str, limit: int) -> list[str]:
     """By HTTP and gRPC, which must say the same."""
     by_http = (await http.get("/v1/jobs", params={"status": status, "limit": limit})).json()["ids"]
-    request = generation_pb2.ListJobsRequest(status=STATUSES[status], limit=limit)
-    by_grpc = [job.id for job in (await router.generation.ListJobs(request, timeout=DEADLINE)).jobs]
+    request = job_pb2.ListJobsRequest(status=STATUSES[status], limit=limit)
+    by_grpc = [job.id for job in (await router.jobs.ListJobs(request, timeout=DEADLINE)).jobs]
     assert by_grpc == by_http
     return by_http
 
@@ -49,12 +49,12 @@ async def test_jobs_are_listed_by_what_they_are_now(router: Router, http: httpx.
         assert await listed(router, http, status, 1) == wanted[:1]
 
 
-def ended(job_id: str, output_format: str) -> tuple[JobRecord, generation_pb2.Job]:
-    parameters = stage_pb2.GenerationParameters(prompt="x", seed=1, output_format=output_format)
+def ended(job_id: str, output_format: str) -> tuple[JobRecord, job_pb2.Job]:
+    parameters = stage_pb2.JobParameters(prompt="x", seed=1, output_format=output_format)
     record = JobRecord(id=job_id, parameters=parameters, created_at=1.0, deadline_at=2.0, model="earlier")
-    job = generation_pb2.Job(
+    job = job_pb2.Job(
         id=job_id,
-        status=generation_pb2.JOB_STATUS_COMPLETED,
+        status=job_pb2.JOB_STATUS_COMPLETED,
         parameters=parameters,
         created_at=1.0,
         completed_at=4e9,
@@ -63,7 +63,7 @@ def ended(job_id: str, output_format: str) -> tuple[JobRecord, generation_pb2.Jo
     return record, job
 
 
-async def keep(folder: Path, jobs: Sequence[tuple[JobRecord, generation_pb2.Job]]) -> None:
+async def keep(folder: Path, jobs: Sequence[tuple[JobRecord, job_pb2.Job]]) -> None:
     store = await JobStore.open(Settings(data_dir=folder).resolved_store_url)
     await store.add([record for record, _ in jobs])
     await store.finish([job for _, job in jobs])
@@ -107,7 +107,7 @@ async def test_a_video_keeps_the_model_that_it_was_accepted_for(start_router: St
     async with httpx.AsyncClient(base_url=first.url) as http:
         made = (await http.post("/v1/videos", json={"prompt": "x"})).json()
         assert made["model"] == "earlier"
-        async for _ in first.generation.WatchJob(generation_pb2.WatchJobRequest(id=made["id"]), timeout=DEADLINE):
+        async for _ in first.jobs.WatchJob(job_pb2.WatchJobRequest(id=made["id"]), timeout=DEADLINE):
             pass
         earlier.allowed.clear()
         unfinished = (await http.post("/v1/videos", json={"prompt": "x"})).json()
@@ -122,11 +122,9 @@ async def test_a_video_keeps_the_model_that_it_was_accepted_for(start_router: St
             assert (await http.get(f"/v1/videos/{video['id']}")).json()["model"] == "earlier"
         later.work()
         fresh = (await http.post("/v1/videos", json={"prompt": "x"})).json()
-        job = generation_pb2.Job()
+        job = job_pb2.Job()
         for video in (unfinished, fresh):
-            async for update in second.generation.WatchJob(
-                generation_pb2.WatchJobRequest(id=video["id"]), timeout=DEADLINE
-            ):
+            async for update in second.jobs.WatchJob(job_pb2.WatchJobRequest(id=video["id"]), timeout=DEADLINE):
                 job = update.job
         assert job.model == "later"
         found = {video["id"]: video["model"] for video in (await http.get("/v1/videos")).json()["data"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffusion_router.store import JobRecord
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 
 
 def record(
@@ -18,7 +18,7 @@ def record(
 ) -> JobRecord:
     return JobRecord(
         id=job_id,
-        parameters=stage_pb2.GenerationParameters(prompt=f"picture of {job_id}", seed=7, output_format=output_format),
+        parameters=stage_pb2.JobParameters(prompt=f"picture of {job_id}", seed=7, output_format=output_format),
         created_at=1000.0,
         deadline_at=1600.0,
         model=model,
@@ -31,7 +31,7 @@ def record(
 
 def ended(
     job_id: str,
-    status: generation_pb2.JobStatus.ValueType = generation_pb2.JOB_STATUS_COMPLETED,
+    status: job_pb2.JobStatus.ValueType = job_pb2.JOB_STATUS_COMPLETED,
     at: float = 1010.0,
-) -> generation_pb2.Job:
-    return generation_pb2.Job(id=job_id, status=status, completed_at=at, step=4, steps=4)
+) -> job_pb2.Job:
+    return job_pb2.Job(id=job_id, status=status, completed_at=at, step=4, steps=4)

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from contract.jobstore.records import ended, record
 from diffusion_router.store import DuplicateKey, JobStore, StoreUnavailable
 from diffusion_router.store.jobs import MAX_LISTED
-from diffusionpipeline.v1 import generation_pb2
+from diffusionpipeline.v1 import job_pb2
 
 
 def ids(records: list) -> list[str]:
@@ -29,7 +29,7 @@ async def test_an_ended_job_keeps_its_result_and_is_unfinished_no_more(store: Jo
     await store.finish([ended("a")])
     found = await store.get("a")
     assert found is not None
-    assert (found.status, found.completed_at, found.expires_at) == (generation_pb2.JOB_STATUS_COMPLETED, 1010.0, 1110.0)
+    assert (found.status, found.completed_at, found.expires_at) == (job_pb2.JOB_STATUS_COMPLETED, 1010.0, 1110.0)
     assert found.result == ended("a")
     assert ids(await store.unfinished()) == ["b"]
 
@@ -37,10 +37,10 @@ async def test_an_ended_job_keeps_its_result_and_is_unfinished_no_more(store: Jo
 async def test_a_job_ends_once(store: JobStore) -> None:
     await store.add([record("a")])
     await store.finish([ended("a")])
-    await store.finish([ended("a", generation_pb2.JOB_STATUS_FAILED, at=2000.0)])
+    await store.finish([ended("a", job_pb2.JOB_STATUS_FAILED, at=2000.0)])
     found = await store.get("a")
     assert found is not None
-    assert (found.status, found.completed_at) == (generation_pb2.JOB_STATUS_COMPLETED, 1010.0)
+    assert (found.status, found.completed_at) == (job_pb2.JOB_STATUS_COMPLETED, 1010.0)
 
 
 async def test_the_end_of_an_unknown_job_is_no_error(store: JobStore) -> None:
@@ -67,12 +67,12 @@ async def test_kills_are_kept_across_a_restart(url: str) -> None:
 
 async def test_a_list_is_newest_first_by_status_and_bounded(store: JobStore) -> None:
     await store.add([record(name) for name in "abcd"])
-    await store.finish([ended("a"), ended("b", generation_pb2.JOB_STATUS_CANCELLED)])
+    await store.finish([ended("a"), ended("b", job_pb2.JOB_STATUS_CANCELLED)])
     assert ids(await store.list()) == ["d", "c", "b", "a"]
     assert ids(await store.list(limit=2)) == ["d", "c"]
-    assert ids(await store.list(generation_pb2.JOB_STATUS_COMPLETED)) == ["a"]
-    assert ids(await store.list(generation_pb2.JOB_STATUS_CANCELLED)) == ["b"]
-    assert ids(await store.list(generation_pb2.JOB_STATUS_QUEUED)) == ["d", "c"]
+    assert ids(await store.list(job_pb2.JOB_STATUS_COMPLETED)) == ["a"]
+    assert ids(await store.list(job_pb2.JOB_STATUS_CANCELLED)) == ["b"]
+    assert ids(await store.list(job_pb2.JOB_STATUS_QUEUED)) == ["d", "c"]
     await store.add([record(f"more{index}") for index in range(MAX_LISTED)])
     assert len(await store.list(limit=10 * MAX_LISTED)) == MAX_LISTED
 
@@ -152,7 +152,7 @@ async def test_writes_that_wait_share_a_commit(store: JobStore) -> None:
     event.listen(store._engine, "commit", count)
     await asyncio.gather(*(store.add([record(f"job{index}")]) for index in range(500)))
     await asyncio.gather(*(store.finish([ended(f"job{index}")]) for index in range(500)))
-    assert len(await store.list(generation_pb2.JOB_STATUS_COMPLETED, 1000)) == 500
+    assert len(await store.list(job_pb2.JOB_STATUS_COMPLETED, 1000)) == 500
     assert commits <= 10
 
 
@@ -175,7 +175,7 @@ async def test_a_jobs_writes_keep_their_order_within_one_commit(store: JobStore)
     )
     found = await store.get("a")
     assert found is not None
-    assert (found.kills, found.status) == (2, generation_pb2.JOB_STATUS_COMPLETED)
+    assert (found.kills, found.status) == (2, job_pb2.JOB_STATUS_COMPLETED)
 
 
 async def test_a_caller_that_gives_up_holds_up_nobody(store: JobStore) -> None:

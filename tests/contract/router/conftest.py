@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_router.app import Ports, serve
 from diffusion_router.settings import Settings
-from diffusionpipeline.v1 import generation_pb2_grpc, registry_pb2_grpc
+from diffusionpipeline.v1 import job_pb2_grpc, registry_pb2_grpc
 
 DEADLINE = 20.0
 
@@ -28,9 +28,9 @@ class Router:
         self.target = f"127.0.0.1:{self.ports.grpc}"
         self.url = f"http://127.0.0.1:{self.ports.http}"
         self.channel = grpc.aio.insecure_channel(self.target)
-        self.generation = generation_pb2_grpc.GenerationServiceStub(self.channel)
+        self.jobs = job_pb2_grpc.JobServiceStub(self.channel)
         self.registry = registry_pb2_grpc.RegistryServiceStub(self.channel)
-        self.artifacts = generation_pb2_grpc.ArtifactServiceStub(self.channel)
+        self.artifacts = job_pb2_grpc.ArtifactServiceStub(self.channel)
 
     async def shut_down(self) -> None:
         await self.channel.close()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
+from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
 
 ROLES = {"encoder": 1, "denoiser": 2, "decoder": 3}
 DEADLINE = 10.0
@@ -50,7 +50,7 @@ class ScriptedWorker:
             pod_name=self.pod_name,
             roles=self._roles,
             pool=peer_pb2.Pool(mode=self._mode, slots=self._slots, size=1 << 20),
-            model=peer_pb2.ModelIdentity(id="scripted", digest="d1", output="image"),
+            model=peer_pb2.ModelIdentity(id="scripted", digest="d1", makes="image"),
             capacity=self._capacity,
             tasks=[
                 peer_pb2.HeldTask(task_id=task.task_id, job_id=task.job_id, stage=task.stage, started=True)
@@ -111,7 +111,7 @@ class ScriptedWorker:
             done.artifacts.add(key=f"jobs/{task.job_id}/0.png", media_type="image/png", size=3, width=64, height=64)
         else:
             done.output.incarnation = self.incarnation
-            done.output.session = task.task_id  # lets a test see whose output was handed on
+            done.output.url = task.task_id  # lets a test see whose output was handed on
         done.timings.compute_seconds = 0.01
         return done
 
@@ -126,11 +126,11 @@ class ScriptedWorker:
         await self.report(stage_failed=peer_pb2.StageFailed(task_id=task.task_id, kind=kind, message=message))
 
     async def upload(self, task: peer_pb2.Execute, data: bytes, name: str = "0.png") -> str:
-        stub = generation_pb2_grpc.ArtifactServiceStub(self._channel)
-        header = generation_pb2.UploadRequest.Header(
+        stub = job_pb2_grpc.ArtifactServiceStub(self._channel)
+        header = job_pb2.UploadRequest.Header(
             job_id=task.job_id, task_id=task.task_id, name=name, media_type="image/png", size=len(data)
         )
-        parts = [generation_pb2.UploadRequest(header=header), generation_pb2.UploadRequest(chunk=data)]
+        parts = [job_pb2.UploadRequest(header=header), job_pb2.UploadRequest(chunk=data)]
         return (await stub.Upload(iter(parts), timeout=DEADLINE)).key
 
     def work(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, registry_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, peer_pb2, registry_pb2, stage_pb2
 
 from .conftest import Router
 from .scripted_worker import ScriptedWorker, attach_all
@@ -18,16 +18,16 @@ Start = Callable[..., Awaitable[Router]]
 DEADLINE = 10.0
 
 
-async def create(router: Router, **parameters: object) -> generation_pb2.Job:
-    request = generation_pb2.CreateJobRequest(
-        parameters=stage_pb2.GenerationParameters(prompt="a red seven", output_format="png", **parameters)
+async def create(router: Router, **parameters: object) -> job_pb2.Job:
+    request = job_pb2.CreateJobRequest(
+        parameters=stage_pb2.JobParameters(prompt="a red seven", output_format="png", **parameters)
     )
-    return (await router.generation.CreateJob(request, timeout=DEADLINE)).job
+    return (await router.jobs.CreateJob(request, timeout=DEADLINE)).job
 
 
-async def ended(router: Router, job_id: str) -> generation_pb2.Job:
+async def ended(router: Router, job_id: str) -> job_pb2.Job:
     job = None
-    async for update in router.generation.WatchJob(generation_pb2.WatchJobRequest(id=job_id), timeout=DEADLINE):
+    async for update in router.jobs.WatchJob(job_pb2.WatchJobRequest(id=job_id), timeout=DEADLINE):
         job = update.job
     assert job is not None
     return job
@@ -46,16 +46,16 @@ async def test_a_job_goes_from_role_to_role_and_everything_is_given_back(router:
     await encoder.start(encode)
     await encoder.finish(encode)
     denoise = await denoiser.next_task()
-    assert denoise.input.session == encode.task_id
+    assert denoise.input.url == encode.task_id
     await denoiser.start(denoise, steps=8)
     await denoiser.finish(denoise)
     assert await encoder.next_release() == encode.task_id
     decode = await decoder.next_task()
-    assert decode.input.session == denoise.task_id
+    assert decode.input.url == denoise.task_id
     await decoder.start(decode)
     await decoder.finish(decode)
     final = await ended(router, job.id)
-    assert final.status == generation_pb2.JOB_STATUS_COMPLETED
+    assert final.status == job_pb2.JOB_STATUS_COMPLETED
     assert [artifact.key for artifact in final.artifacts] == [f"jobs/{job.id}/0.png"]
     assert [stage.stage for stage in final.stages] == [1, 2, 3]
     await decoder.next_release()
@@ -100,7 +100,7 @@ async def test_i7_a_restarted_router_finds_its_jobs_and_computes_no_held_stage_t
         await denoiser.finish(task)
     denoiser.work()
     for job in (running, encoded, fresh):
-        assert (await ended(second, job.id)).status == generation_pb2.JOB_STATUS_COMPLETED
+        assert (await ended(second, job.id)).status == job_pb2.JOB_STATUS_COMPLETED
     assert [task.job_id for task in encoder.executed] == [running.id, encoded.id, fresh.id]
     assert [task.job_id for task in denoiser.executed] == [running.id, encoded.id, fresh.id]
 
@@ -114,7 +114,7 @@ async def test_i7_a_job_that_nobody_holds_is_started_again(start_router: Start) 
     (worker,) = await attach_all(second.target, ["encoder", "denoiser", "decoder"])
     worker.work()
     final = await ended(second, job.id)
-    assert final.status == generation_pb2.JOB_STATUS_COMPLETED
+    assert final.status == job_pb2.JOB_STATUS_COMPLETED
     assert final.parameters.seed == 5
 
 
@@ -176,8 +176,8 @@ async def test_cancel_stops_the_task_and_gives_its_credit_back(router: Router) -
     job = await create(router)
     task = await encoder.next_task()
     await encoder.start(task)
-    answer = await router.generation.CancelJob(generation_pb2.CancelJobRequest(id=job.id), timeout=DEADLINE)
-    assert answer.job.status == generation_pb2.JOB_STATUS_CANCELLED
+    answer = await router.jobs.CancelJob(job_pb2.CancelJobRequest(id=job.id), timeout=DEADLINE)
+    assert answer.job.status == job_pb2.JOB_STATUS_CANCELLED
     assert (await encoder.next_cancel()).task_id == task.task_id
     await encoder.fail(task, stage_pb2.FAILURE_KIND_CANCELLED)
     await create(router)
@@ -200,24 +200,24 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(start_router: Start
 async def test_of_many_requests_at_once_no_more_are_let_in_than_may_wait(start_router: Start) -> None:
     router = await start_router(max_queued_requests=3)
     outcomes = await asyncio.gather(*(create(router) for _ in range(20)), return_exceptions=True)
-    assert sum(isinstance(outcome, generation_pb2.Job) for outcome in outcomes) == 3
+    assert sum(isinstance(outcome, job_pb2.Job) for outcome in outcomes) == 3
 
 
 async def test_the_same_idempotency_key_finds_the_same_job_also_after_a_restart(start_router: Start) -> None:
-    request = generation_pb2.CreateJobRequest(
-        parameters=stage_pb2.GenerationParameters(prompt="a red seven", output_format="png"), idempotency_key="k1"
+    request = job_pb2.CreateJobRequest(
+        parameters=stage_pb2.JobParameters(prompt="a red seven", output_format="png"), idempotency_key="k1"
     )
     first = await start_router()
     await attach_all(first.target, "decoder")
-    ids = [(await first.generation.CreateJob(request, timeout=DEADLINE)).job.id for _ in range(2)]
+    ids = [(await first.jobs.CreateJob(request, timeout=DEADLINE)).job.id for _ in range(2)]
     await first.shut_down()
     second = await start_router()
     await attach_all(second.target, "decoder")
-    ids.append((await second.generation.CreateJob(request, timeout=DEADLINE)).job.id)
+    ids.append((await second.jobs.CreateJob(request, timeout=DEADLINE)).job.id)
     assert len(set(ids)) == 1
     request.parameters.prompt = "a blue two"
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await second.generation.CreateJob(request, timeout=DEADLINE)
+        await second.jobs.CreateJob(request, timeout=DEADLINE)
     assert refusal.value.code() in (grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT)
 
 
@@ -299,5 +299,5 @@ async def test_a_store_that_fails_for_a_while_delays_the_end_and_loses_nothing(
     (worker,) = await attach_all(router.target, ["encoder", "denoiser", "decoder"])
     worker.work()
     job = await create(router)
-    assert (await ended(router, job.id)).status == generation_pb2.JOB_STATUS_COMPLETED
+    assert (await ended(router, job.id)).status == job_pb2.JOB_STATUS_COMPLETED
     assert refusals.qsize() == 2

@@ -15,7 +15,7 @@ import pytest
 
 from contract.transport.peers import MOONCAKE, ProcessPeer, StartPeer, eventually, processes_of, pulled, settings
 from contract.transport.producer import content
-from diffusion_worker.engine.session import Session
+from diffusion_worker.engine.url import PoolUrl
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, environment
 from diffusion_worker.transport.pool import allocate
@@ -44,9 +44,9 @@ async def start_engine() -> AsyncIterator[Any]:
 
 
 async def test_an_engine_says_where_its_pool_is(start_engine: Any) -> None:
-    session = Session.parse((await start_engine()).session)
-    assert (session.mode, session.size) == ("mooncake-tcp", SIZE)
-    assert session.address % 4096 == 0
+    url = PoolUrl.parse((await start_engine()).url)
+    assert (url.mode, url.size) == ("mooncake-tcp", SIZE)
+    assert url.address % 4096 == 0
 
 
 async def test_rdma_without_a_device_fails_instead_of_using_tcp(start_engine: Any) -> None:
@@ -56,7 +56,7 @@ async def test_rdma_without_a_device_fails_instead_of_using_tcp(start_engine: An
 
 async def test_a_port_range_that_is_taken_is_reported_in_time(start_engine: Any) -> None:
     first = await start_engine()
-    port = int(Session.parse(first.session).endpoint.rpartition(":")[2])
+    port = int(PoolUrl.parse(first.url).endpoint.rpartition(":")[2])
     with pytest.raises(EngineInitFailed, match=f"ports {port} to {port}.*no port of the range is free"):
         await start_engine(port_min=port, port_max=port)
 

@@ -175,9 +175,9 @@ async def test_a_restarted_peer_is_another_one(start_peer: StartPeer, consumer: 
     try:
         new = second.publish(13, 50_000)
         assert new.incarnation != old.incarnation
-        for session in {old.session, new.session}:
+        for url in {old.url, new.url}:
             with pytest.raises((PeerDead, StaleDescriptor, OutOfRange)):
-                await pulled(consumer, dataclasses.replace(old, session=session))
+                await pulled(consumer, dataclasses.replace(old, url=url))
         assert await pulled(consumer, new) == content(13, 50_000)
     finally:
         await second.kill()

@@ -18,21 +18,21 @@ async def test_what_a_killed_worker_leaves_behind_is_removed_and_the_living_keep
     start_peer: StartPeer, consumer: Transport
 ) -> None:
     dead, living = await start_peer(), await start_peer()
-    path, descriptor = segment(dead.publish(1, 100).session), living.publish(2, 100)
+    path, descriptor = segment(dead.publish(1, 100).url), living.publish(2, 100)
     assert path.stat().st_mode & 0o777 == 0o600
     await dead.kill()
     assert path.exists()
     remove_orphans()
     assert not path.exists()
-    assert segment(consumer.pool.session).exists()
+    assert segment(consumer.pool.url).exists()
     assert await pulled(consumer, descriptor) == content(2, 100)
 
 
 async def test_a_closed_pool_leaves_nothing_behind() -> None:
     transport = await open_transport(**settings("shm", 4096), incarnation="a")
-    assert segment(transport.pool.session).exists()
+    assert segment(transport.pool.url).exists()
     await transport.close()
-    assert not segment(transport.pool.session).exists()
+    assert not segment(transport.pool.url).exists()
 
 
 async def test_a_pool_larger_than_the_memory_is_refused_with_a_remedy() -> None:
@@ -40,5 +40,5 @@ async def test_a_pool_larger_than_the_memory_is_refused_with_a_remedy() -> None:
         await open_transport(**settings("shm", 1 << 50), incarnation="a")
 
 
-def segment(session: str) -> Path:
-    return FOLDER / session.removeprefix("shm://")
+def segment(url: str) -> Path:
+    return FOLDER / url.removeprefix("shm://")

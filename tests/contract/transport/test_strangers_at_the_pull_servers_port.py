@@ -21,7 +21,7 @@ pytestmark = pytest.mark.backends("tcp")
 
 
 def connect(transport: Transport) -> socket.socket:
-    address = urlsplit(transport.pool.session)
+    address = urlsplit(transport.pool.url)
     return socket.create_connection((address.hostname or "", address.port or 0), timeout=5)
 
 
@@ -102,7 +102,7 @@ async def test_a_server_of_another_kind_is_a_mode_mismatch(consumer: Transport, 
         connection.close()
 
     talking = asyncio.create_task(asyncio.to_thread(talk))
-    other = type(descriptor)(**vars(descriptor) | {"session": f"tcp://127.0.0.1:{port}", "incarnation": "other"})
+    other = type(descriptor)(**vars(descriptor) | {"url": f"tcp://127.0.0.1:{port}", "incarnation": "other"})
     with pytest.raises(ModeMismatch):
         await pulled(consumer, other)
     await talking
@@ -110,7 +110,7 @@ async def test_a_server_of_another_kind_is_a_mode_mismatch(consumer: Transport, 
 
 
 async def test_a_port_range_that_is_taken_is_reported(consumer: Transport) -> None:
-    port = urlsplit(consumer.pool.session).port
+    port = urlsplit(consumer.pool.url).port
     assert port is not None
     with pytest.raises(EngineInitFailed, match=f"no free port from {port} to {port}"):
         await open_transport(**settings("tcp", 4096) | {"port_min": port, "port_max": port}, incarnation="b")

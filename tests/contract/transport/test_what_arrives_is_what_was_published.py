@@ -188,18 +188,18 @@ async def test_another_mode_is_refused(healthy: Peer, consumer: Transport) -> No
     other = next(mode for mode in MOONCAKE if mode != descriptor.mode)
     for wrong in (
         dataclasses.replace(descriptor, mode=other),
-        dataclasses.replace(descriptor, session=f"{other}://127.0.0.1:20000/1000+1000"),
-        dataclasses.replace(descriptor, session="127.0.0.1:20000"),
+        dataclasses.replace(descriptor, url=f"{other}://127.0.0.1:20000/1000+1000"),
+        dataclasses.replace(descriptor, url="127.0.0.1:20000"),
     ):
         with pytest.raises(ModeMismatch, match=r"spec\.transport"):
             await pulled(consumer, wrong)
 
 
-async def test_a_session_that_makes_no_sense_is_refused(healthy: Peer, consumer: Transport) -> None:
+async def test_a_url_that_makes_no_sense_is_refused(healthy: Peer, consumer: Transport) -> None:
     descriptor = healthy.publish(13, 100)
     for tail in ("", "nonsense", "../../etc/passwd", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:0/0+0", "a b:1/1+1"):
         with pytest.raises((OutOfRange, PeerDead)):
-            await pulled(consumer, dataclasses.replace(descriptor, session=f"{descriptor.mode}://{tail}"))
+            await pulled(consumer, dataclasses.replace(descriptor, url=f"{descriptor.mode}://{tail}"))
 
 
 async def test_a_slot_that_was_given_back_is_not_written_to(healthy: Peer, consumer: Transport) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import httpx
 
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
+from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
 from testbed.waiting import eventually
 
 DEADLINE = 10.0
@@ -48,7 +48,7 @@ class Stream:
                 job_id="job",
                 stage=stage,
                 attempt=1,
-                parameters=stage_pb2.GenerationParameters(**made),  # type: ignore[arg-type]
+                parameters=stage_pb2.JobParameters(**made),  # type: ignore[arg-type]
                 input=source,
                 deadline_seconds=deadline,
             )
@@ -126,7 +126,7 @@ class Stream:
             await eventually(told, DEADLINE, f"{count} slots are in use")
 
 
-class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, generation_pb2_grpc.ArtifactServiceServicer):
+class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, job_pb2_grpc.ArtifactServiceServicer):
     """Welcomes every worker, unless `refusals` has something to say first."""
 
     def __init__(self, *, lease: float = 10.0) -> None:
@@ -134,7 +134,7 @@ class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, generation_pb2_grpc.Arti
         self.refusals: list[peer_pb2.Refused] = []
         self.streams: list[Stream] = []
         self.files: dict[str, bytes] = {}
-        self.uploads: list[generation_pb2.UploadRequest.Header] = []
+        self.uploads: list[job_pb2.UploadRequest.Header] = []
         self.store_failures: list[grpc.StatusCode] = []
         self.port = 0
         self._changed = asyncio.Condition()
@@ -145,7 +145,7 @@ class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, generation_pb2_grpc.Arti
             options=[("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 5_000)]
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(self, self._server)
-        generation_pb2_grpc.add_ArtifactServiceServicer_to_server(self, self._server)
+        job_pb2_grpc.add_ArtifactServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
 
@@ -196,13 +196,13 @@ class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, generation_pb2_grpc.Arti
 
     async def Upload(  # type: ignore[override]  # noqa: N802
         self,
-        request_iterator: AsyncIterator[generation_pb2.UploadRequest],
-        context: grpc.aio.ServicerContext[generation_pb2.UploadRequest, generation_pb2.UploadResponse],
-    ) -> generation_pb2.UploadResponse:
+        request_iterator: AsyncIterator[job_pb2.UploadRequest],
+        context: grpc.aio.ServicerContext[job_pb2.UploadRequest, job_pb2.UploadResponse],
+    ) -> job_pb2.UploadResponse:
         if self.store_failures:
             await context.abort(self.store_failures.pop(0), "scripted")
         data = bytearray()
-        header = generation_pb2.UploadRequest.Header()
+        header = job_pb2.UploadRequest.Header()
         async for part in request_iterator:
             if part.HasField("header"):
                 header = part.header
@@ -213,15 +213,15 @@ class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, generation_pb2_grpc.Arti
         key = f"{header.job_id}/{header.name}"
         self.uploads.append(header)
         self.files[key] = bytes(data)
-        return generation_pb2.UploadResponse(key=key)
+        return job_pb2.UploadResponse(key=key)
 
     async def Download(  # type: ignore[override]  # noqa: N802
         self,
-        request: generation_pb2.DownloadRequest,
-        context: grpc.aio.ServicerContext[generation_pb2.DownloadRequest, generation_pb2.DownloadResponse],
+        request: job_pb2.DownloadRequest,
+        context: grpc.aio.ServicerContext[job_pb2.DownloadRequest, job_pb2.DownloadResponse],
     ) -> None:
         if request.key not in self.files:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no file {request.key}")
         data = self.files[request.key]
         for start in range(0, len(data), 1 << 16):
-            await context.write(generation_pb2.DownloadResponse(chunk=data[start : start + (1 << 16)]))
+            await context.write(job_pb2.DownloadResponse(chunk=data[start : start + (1 << 16)]))

@@ -134,7 +134,7 @@ async def test_a_worker_registers_with_all_that_others_must_agree_on(start: Star
     register = (await (await start("denoiser", model_id="m")).stream()).register
     assert len(register.incarnation) == 32
     assert (register.pod_name, register.generation, register.capacity) == ("denoiser-0", "g1", 1)
-    assert (register.model.id, register.model.output) == ("m", "image")
+    assert (register.model.id, register.model.makes) == ("m", "image")
     assert (register.pool.mode, register.pool.size) == ("memory", 1 << 20)
     assert {"python", "torch", "diffusers", "transformers", "diffusion-operator"} <= set(register.versions)
     assert not register.draining

@@ -179,7 +179,7 @@ async def test_a_pool_that_stays_full_fails_the_task(start: Start, monkeypatch: 
         ("length", 1 << 19, "TRANSFER"),
         ("length", 1 << 40, "TOO_LARGE"),
         ("length", 3, "TRANSFER"),
-        ("session", "memory://gone", "TRANSFER"),
+        ("url", "memory://gone", "TRANSFER"),
         ("mode", "tcp", "INCOMPATIBLE"),
         ("generation", "g2", "INCOMPATIBLE"),
     ],
@@ -202,7 +202,7 @@ async def test_a_wrong_descriptor_is_never_computed(
 async def test_bytes_that_changed_after_they_were_published_are_a_failed_transfer(start: Start) -> None:
     encoder, denoiser = await (await start("encoder")).stream(), await (await start("denoiser")).stream()
     source = await encoder.encoded()
-    _POOLS[source.session].view[source.address + 400] ^= 1
+    _POOLS[source.url].view[source.address + 400] ^= 1
     await denoiser.execute(DENOISE, "n", source=source)
     failure = await denoiser.failure("n")
     assert failure.kind == stage_pb2.FAILURE_KIND_TRANSFER

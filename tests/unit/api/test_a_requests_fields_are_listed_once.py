@@ -10,10 +10,10 @@ from diffusion_router.api.kinds import JOB, PARAMETERS, request_fields
 from diffusion_router.api.objects import ParametersObject, job_object
 from diffusion_worker.model.types import Parameters
 from diffusion_worker.work.tasks import parameters
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from unit.api.test_validation import LIMITS, READER
 
-MESSAGE = stage_pb2.GenerationParameters.DESCRIPTOR
+MESSAGE = stage_pb2.JobParameters.DESCRIPTOR
 
 
 def test_a_field_of_the_protobuf_can_be_asked_for_and_is_shown() -> None:
@@ -31,7 +31,7 @@ def test_a_worker_knows_every_field() -> None:
 def test_what_is_given_arrives_and_what_is_not_is_the_models_default(name: str) -> None:
     field = MESSAGE.fields_by_name[name]
     value = "webp" if field.cpp_type == field.CPPTYPE_STRING else 0
-    given = parameters(stage_pb2.GenerationParameters(**{name: value}), {})
+    given = parameters(stage_pb2.JobParameters(**{name: value}), {})
     default = Parameters(prompt="", seed=0)
     assert given == dataclasses.replace(default, **{name: value})
 
@@ -39,5 +39,5 @@ def test_what_is_given_arrives_and_what_is_not_is_the_models_default(name: str) 
 def test_a_jobs_parameters_are_shown_as_they_were_asked_for() -> None:
     asked = {"prompt": "x", "seed": 0, "strength": 0.0, "num_frames": 8, "size": "64x32", "model_args": {"eta": 0.5}}
     request = READER.read(JOB, {**asked, "output_format": "mp4"})
-    shown = job_object(generation_pb2.Job(parameters=request.parameters), "", 0.0).parameters.model_dump()
+    shown = job_object(job_pb2.Job(parameters=request.parameters), "", 0.0).parameters.model_dump()
     assert shown == {**dict.fromkeys(ParametersObject.model_fields), **asked, "output_format": "mp4"}

@@ -45,7 +45,7 @@ def test_an_open_seed_stays_open() -> None:
 def test_what_is_absent_or_null_is_the_models_default() -> None:
     null = dict.fromkeys(request_fields(GENERATION, LIMITS))
     request = READER.read(GENERATION, {**null, "prompt": "x"})
-    assert request.parameters == stage_pb2.GenerationParameters(prompt="x")
+    assert request.parameters == stage_pb2.JobParameters(prompt="x")
     assert (request.n, request.model, request.as_url, request.timeout) == (1, None, False, None)
 
 
@@ -152,7 +152,7 @@ def test_any_form_is_either_a_request_or_refused_by_field(kind: Kind, entries: l
 def test_any_protobuf_is_either_a_request_or_refused_by_field(
     guidance: float | None, steps: int | None, extra: dict[str, Any]
 ) -> None:
-    message = stage_pb2.GenerationParameters(prompt="x", guidance_scale=guidance, num_inference_steps=steps)
+    message = stage_pb2.JobParameters(prompt="x", guidance_scale=guidance, num_inference_steps=steps)
     for name, value in extra.items():
         kind = {float: "double_value", str: "string_value", bool: "bool_value"}[type(value)]
         setattr(message.extra[name], kind, value)

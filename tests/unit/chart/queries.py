@@ -48,7 +48,7 @@ def told_by_operators() -> Told:
 
 def told_by_pipelines() -> Told:
     worker = WorkerMetrics("encoder", [Stage.ENCODE])
-    worker.watch(Pool(allocate(PAGE), incarnation="first", mode="memory", session="memory://x", slots=1))
+    worker.watch(Pool(allocate(PAGE), incarnation="first", mode="memory", url="memory://x", slots=1))
     router = RouterMetrics()
     dispatcher = Dispatcher(core.Core(core.Policy(), epoch="1", now=0))
     router.watch(dispatcher, Sessions(dispatcher, _NoJobs()))

@@ -16,7 +16,7 @@ from diffusion_operator.cluster.watching import STREAM_SECONDS
 from diffusion_operator.metrics import CONTROLLER, RESTARTS
 from diffusion_operator.render import render as pipeline_children
 from diffusion_operator.status import reasons
-from diffusionpipeline.v1 import generation_pb2
+from diffusionpipeline.v1 import job_pb2
 from unit.chart import queries
 from unit.chart.charts import CHART, EVERYTHING, NAMESPACE, PROMETHEUS, Object, merged, render
 
@@ -30,8 +30,8 @@ PIPELINE = {
 }
 STATUSES = {
     name.removeprefix("JOB_STATUS_").lower()
-    for name, number in generation_pb2.JobStatus.items()
-    if number not in (generation_pb2.JOB_STATUS_QUEUED, generation_pb2.JOB_STATUS_IN_PROGRESS)
+    for name, number in job_pb2.JobStatus.items()
+    if number not in (job_pb2.JOB_STATUS_QUEUED, job_pb2.JOB_STATUS_IN_PROGRESS)
 }
 
 VALUES: dict[tuple[str, str], set[str]] = {

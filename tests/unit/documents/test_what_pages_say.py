@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from diffusion_operator.status import reasons
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from testbed.documents import PAGES, ROOT, Page
 from testbed.documents.pages import COMMANDS, FILES, PROGRAMS
 from unit.chart import queries
@@ -196,7 +196,7 @@ VALUES = {
     "diffusion_operator_dev_pipeline": {"digits"},
 }
 STATUS = {"True", "False", "Unknown"} | {
-    name.removeprefix("JOB_STATUS_").lower() for name in dict(generation_pb2.JobStatus.items())
+    name.removeprefix("JOB_STATUS_").lower() for name in dict(job_pb2.JobStatus.items())
 }
 
 

@@ -15,7 +15,7 @@ from diffusion_worker.metrics import Metrics as WorkerMetrics
 from diffusion_worker.transport import ModeMismatch, PoolFull, SlotLost, TooLarge, errors
 from diffusion_worker.work.store import StoreRefused
 from diffusion_worker.work.tasks import DeadlinePassed, classify
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from diffusionpipeline.words import Stage
 
 POOLS = (errors.TransportError, PoolFull, TooLarge)
@@ -26,9 +26,9 @@ PULLS = [
 ]
 FAILURES = ("INVALID_REQUEST", "MODEL_ERROR", "TOO_LARGE", "RETRIES_EXHAUSTED", "POISON", "DEADLINE")
 JOB_ENDS = [
-    (generation_pb2.JOB_STATUS_COMPLETED, core.FailureKind.UNSPECIFIED),
-    (generation_pb2.JOB_STATUS_CANCELLED, core.FailureKind.CANCELLED),
-    *((generation_pb2.JOB_STATUS_FAILED, core.FailureKind[name]) for name in FAILURES),
+    (job_pb2.JOB_STATUS_COMPLETED, core.FailureKind.UNSPECIFIED),
+    (job_pb2.JOB_STATUS_CANCELLED, core.FailureKind.CANCELLED),
+    *((job_pb2.JOB_STATUS_FAILED, core.FailureKind[name]) for name in FAILURES),
 ]
 
 
@@ -75,10 +75,10 @@ def test_a_workers_failed_pull_adds_no_series(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("status", "kind"), JOB_ENDS)
-def test_a_job_of_any_end_adds_no_series(status: generation_pb2.JobStatus, kind: core.FailureKind) -> None:
+def test_a_job_of_any_end_adds_no_series(status: job_pb2.JobStatus, kind: core.FailureKind) -> None:
     metrics = RouterMetrics()
     before = series(metrics)
-    job = generation_pb2.Job(status=status)
+    job = job_pb2.Job(status=status)
     if kind is not core.FailureKind.UNSPECIFIED:
         job.failure.kind = stage_pb2.FailureKind.ValueType(kind.value)
     for stage in core.Stage:

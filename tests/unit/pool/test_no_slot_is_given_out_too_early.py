@@ -20,7 +20,7 @@ SLOTS = 8
 
 
 def make(slots: int = SLOTS, pages: int = PAGES) -> Pool:
-    return Pool(allocate(pages * PAGE), incarnation="first", mode="memory", session="memory://x", slots=slots)
+    return Pool(allocate(pages * PAGE), incarnation="first", mode="memory", url="memory://x", slots=slots)
 
 
 class PoolMachine(RuleBasedStateMachine):

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from diffusion_router import core
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, registry_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, peer_pb2, registry_pb2, stage_pb2
 from diffusionpipeline.words import MODEL_ROLES, STAGES, Role, number, word
 
 PROTOCOL: list[Any] = [
     stage_pb2.Role,
     stage_pb2.Stage,
     stage_pb2.FailureKind,
-    generation_pb2.JobStatus,
+    job_pb2.JobStatus,
     registry_pb2.PeerState,
     peer_pb2.RefusalReason,
 ]
@@ -58,7 +58,7 @@ def test_the_cores_numbers_are_those_of_the_protocol(ours: type[Enum], protocol:
 
 
 @pytest.mark.parametrize(
-    ("ours", "protocol"), [(core.JobStatus, generation_pb2.JobStatus), (core.PeerState, registry_pb2.PeerState)]
+    ("ours", "protocol"), [(core.JobStatus, job_pb2.JobStatus), (core.PeerState, registry_pb2.PeerState)]
 )
 def test_the_cores_words_are_those_of_the_protocol(ours: type[Enum], protocol: Any) -> None:
     assert ["unspecified", *(one.value for one in ours)] == [word(protocol, value) for value in protocol.values()]

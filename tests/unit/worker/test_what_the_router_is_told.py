@@ -43,10 +43,10 @@ def test_a_failure_never_carries_a_page_of_text() -> None:
 
 
 def test_what_a_client_did_not_say_is_left_to_the_model() -> None:
-    made = parameters(stage_pb2.GenerationParameters(prompt="p", seed=3), {})
+    made = parameters(stage_pb2.JobParameters(prompt="p", seed=3), {})
     assert (made.width, made.num_inference_steps, made.guidance_scale, made.negative_prompt) == (None,) * 4
     assert (made.output_format, made.extra) == ("png", {})
-    message = stage_pb2.GenerationParameters(prompt="p", seed=3, guidance_scale=0.0, negative_prompt="")
+    message = stage_pb2.JobParameters(prompt="p", seed=3, guidance_scale=0.0, negative_prompt="")
     message.extra["max_sequence_length"].int_value = 77
     message.extra["clean_caption"].bool_value = False
     made = parameters(message, {})

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from diffusion_router.admission import IdempotencyConflict, QueueFull
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from diffusionpipeline.words import word
 
 
@@ -86,9 +86,9 @@ _FAILURE_STATUS: Final = {
 }
 
 
-def job_error(job: generation_pb2.Job) -> ApiError:
+def job_error(job: job_pb2.Job) -> ApiError:
     """Why a job that has ended did not complete."""
-    if job.status == generation_pb2.JOB_STATUS_CANCELLED:
+    if job.status == job_pb2.JOB_STATUS_CANCELLED:
         return ApiError(400, f"Job {job.id} was cancelled", code="cancelled")
     return ApiError(
         _FAILURE_STATUS.get(job.failure.kind, 500),

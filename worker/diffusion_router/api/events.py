@@ -14,18 +14,18 @@ from typing import Final
 from pydantic import BaseModel
 
 from diffusion_router.api.objects import has_ended, job_object
-from diffusionpipeline.v1 import generation_pb2
+from diffusionpipeline.v1 import job_pb2
 
 # Proxies drop a connection on which nothing is heard for some tens of seconds.
 _KEEP_ALIVE_SECONDS: Final = 15.0
 
 
 async def job_events(
-    changes: AsyncIterator[generation_pb2.Job], describe: Callable[[generation_pb2.Job], BaseModel]
+    changes: AsyncIterator[job_pb2.Job], describe: Callable[[job_pb2.Job], BaseModel]
 ) -> AsyncIterator[bytes]:
     """`changes` as JobService.watch gives them; `describe` makes the job of the last event."""
-    previous: generation_pb2.Job | None = None
-    pending: asyncio.Task[generation_pb2.Job | None] = asyncio.create_task(_next(changes))
+    previous: job_pb2.Job | None = None
+    pending: asyncio.Task[job_pb2.Job | None] = asyncio.create_task(_next(changes))
     try:
         while True:
             done, _ = await asyncio.wait({pending}, timeout=_KEEP_ALIVE_SECONDS)
@@ -46,14 +46,12 @@ async def job_events(
         pending.cancel()
 
 
-async def _next(changes: AsyncIterator[generation_pb2.Job]) -> generation_pb2.Job | None:
+async def _next(changes: AsyncIterator[job_pb2.Job]) -> job_pb2.Job | None:
     return await anext(changes, None)
 
 
-def _differences(
-    previous: generation_pb2.Job | None, job: generation_pb2.Job
-) -> Iterator[tuple[str, dict[str, object]]]:
-    if previous is None and job.status == generation_pb2.JOB_STATUS_QUEUED:
+def _differences(previous: job_pb2.Job | None, job: job_pb2.Job) -> Iterator[tuple[str, dict[str, object]]]:
+    if previous is None and job.status == job_pb2.JOB_STATUS_QUEUED:
         yield "queue", {"id": job.id}
     known = 0 if previous is None else len(previous.stages)
     described = job_object(job, "", 0.0)

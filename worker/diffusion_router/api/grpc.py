@@ -17,7 +17,7 @@ from diffusion_router.api.submission import settle_output
 from diffusion_router.api.validation import RequestReader
 from diffusion_router.peers.registry import Registry
 from diffusion_router.service import JobService
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc
+from diffusionpipeline.v1 import job_pb2, job_pb2_grpc
 
 # Of an answer that waits for no model.
 _UNARY_SECONDS: Final = 60.0
@@ -42,12 +42,12 @@ log = structlog.get_logger()
 
 
 def add_services(server: grpc.aio.Server, service: JobService, registry: Registry, limits: Limits) -> None:
-    """Register GenerationService and ArtifactService."""
-    generation_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(service, registry, limits), server)
-    generation_pb2_grpc.add_ArtifactServiceServicer_to_server(Artifacts(service, limits.max_artifact_bytes), server)
+    """Register JobService and ArtifactService."""
+    job_pb2_grpc.add_JobServiceServicer_to_server(Generation(service, registry, limits), server)
+    job_pb2_grpc.add_ArtifactServiceServicer_to_server(Artifacts(service, limits.max_artifact_bytes), server)
 
 
-class Generation(generation_pb2_grpc.GenerationServiceServicer):
+class Generation(job_pb2_grpc.JobServiceServicer):
     """Errors carry `code`, and where there is one `field` and `retry-after`, as trailing metadata."""
 
     def __init__(self, service: JobService, registry: Registry, limits: Limits) -> None:
@@ -58,16 +58,16 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
 
     async def CreateJob(  # noqa: N802
         self,
-        request: generation_pb2.CreateJobRequest,
-        context: grpc.aio.ServicerContext[generation_pb2.CreateJobRequest, generation_pb2.CreateJobResponse],
-    ) -> generation_pb2.CreateJobResponse:
+        request: job_pb2.CreateJobRequest,
+        context: grpc.aio.ServicerContext[job_pb2.CreateJobRequest, job_pb2.CreateJobResponse],
+    ) -> job_pb2.CreateJobResponse:
         try:
             async with asyncio.timeout(_UNARY_SECONDS):
-                return generation_pb2.CreateJobResponse(job=await self._create(request))
+                return job_pb2.CreateJobResponse(job=await self._create(request))
         except Exception as error:
             await _abort(context, error)
 
-    async def _create(self, request: generation_pb2.CreateJobRequest) -> generation_pb2.Job:
+    async def _create(self, request: job_pb2.CreateJobRequest) -> job_pb2.Job:
         generation = self._reader.read_parameters(request.parameters)
         model = settle_output(self._registry, generation, JOB)
         if not 0 <= request.timeout_seconds <= self._limits.max_seconds:
@@ -83,59 +83,59 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
 
     async def GetJob(  # noqa: N802
         self,
-        request: generation_pb2.GetJobRequest,
-        context: grpc.aio.ServicerContext[generation_pb2.GetJobRequest, generation_pb2.GetJobResponse],
-    ) -> generation_pb2.GetJobResponse:
+        request: job_pb2.GetJobRequest,
+        context: grpc.aio.ServicerContext[job_pb2.GetJobRequest, job_pb2.GetJobResponse],
+    ) -> job_pb2.GetJobResponse:
         try:
-            return generation_pb2.GetJobResponse(job=await self._find(request.id))
+            return job_pb2.GetJobResponse(job=await self._find(request.id))
         except Exception as error:
             await _abort(context, error)
 
     async def WatchJob(  # noqa: N802
         self,
-        request: generation_pb2.WatchJobRequest,
-        context: grpc.aio.ServicerContext[generation_pb2.WatchJobRequest, generation_pb2.WatchJobResponse],
-    ) -> AsyncIterator[generation_pb2.WatchJobResponse]:
+        request: job_pb2.WatchJobRequest,
+        context: grpc.aio.ServicerContext[job_pb2.WatchJobRequest, job_pb2.WatchJobResponse],
+    ) -> AsyncIterator[job_pb2.WatchJobResponse]:
         try:
             await self._find(request.id)
             async for job in self._service.watch(request.id):
-                yield generation_pb2.WatchJobResponse(job=job)
+                yield job_pb2.WatchJobResponse(job=job)
         except Exception as error:
             await _abort(context, error)
 
     async def CancelJob(  # noqa: N802
         self,
-        request: generation_pb2.CancelJobRequest,
-        context: grpc.aio.ServicerContext[generation_pb2.CancelJobRequest, generation_pb2.CancelJobResponse],
-    ) -> generation_pb2.CancelJobResponse:
+        request: job_pb2.CancelJobRequest,
+        context: grpc.aio.ServicerContext[job_pb2.CancelJobRequest, job_pb2.CancelJobResponse],
+    ) -> job_pb2.CancelJobResponse:
         try:
             async with asyncio.timeout(_UNARY_SECONDS):
                 job = await self._service.cancel(request.id)
             if job is None:
                 raise not_found("Job", request.id)
-            return generation_pb2.CancelJobResponse(job=job)
+            return job_pb2.CancelJobResponse(job=job)
         except Exception as error:
             await _abort(context, error)
 
     async def ListJobs(  # noqa: N802
         self,
-        request: generation_pb2.ListJobsRequest,
-        context: grpc.aio.ServicerContext[generation_pb2.ListJobsRequest, generation_pb2.ListJobsResponse],
-    ) -> generation_pb2.ListJobsResponse:
+        request: job_pb2.ListJobsRequest,
+        context: grpc.aio.ServicerContext[job_pb2.ListJobsRequest, job_pb2.ListJobsResponse],
+    ) -> job_pb2.ListJobsResponse:
         try:
             jobs = await self._service.list(request.status or None, min(request.limit or 100, _MAX_LISTED))
-            return generation_pb2.ListJobsResponse(jobs=jobs)
+            return job_pb2.ListJobsResponse(jobs=jobs)
         except Exception as error:
             await _abort(context, error)
 
-    async def _find(self, job_id: str) -> generation_pb2.Job:
+    async def _find(self, job_id: str) -> job_pb2.Job:
         job = await self._service.find(job_id)
         if job is None:
             raise not_found("Job", job_id)
         return job
 
 
-class Artifacts(generation_pb2_grpc.ArtifactServiceServicer):
+class Artifacts(job_pb2_grpc.ArtifactServiceServicer):
     """Takes a file only from the task that its job is at: a fenced worker's late upload replaces nothing."""
 
     def __init__(self, service: JobService, max_bytes: int) -> None:
@@ -144,15 +144,15 @@ class Artifacts(generation_pb2_grpc.ArtifactServiceServicer):
 
     async def Upload(  # noqa: N802
         self,
-        request_iterator: AsyncIterator[generation_pb2.UploadRequest],
-        context: grpc.aio.ServicerContext[generation_pb2.UploadRequest, generation_pb2.UploadResponse],
-    ) -> generation_pb2.UploadResponse:
+        request_iterator: AsyncIterator[job_pb2.UploadRequest],
+        context: grpc.aio.ServicerContext[job_pb2.UploadRequest, job_pb2.UploadResponse],
+    ) -> job_pb2.UploadResponse:
         try:
-            return generation_pb2.UploadResponse(key=await self._receive(aiter(request_iterator)))
+            return job_pb2.UploadResponse(key=await self._receive(aiter(request_iterator)))
         except Exception as error:
             await _abort(context, error)
 
-    async def _receive(self, requests: AsyncIterator[generation_pb2.UploadRequest]) -> str:
+    async def _receive(self, requests: AsyncIterator[job_pb2.UploadRequest]) -> str:
         first = await _next(requests)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidField("header", "The first message of an upload must be its header")
@@ -170,7 +170,7 @@ class Artifacts(generation_pb2_grpc.ArtifactServiceServicer):
         return key
 
     async def _chunks(
-        self, header: generation_pb2.UploadRequest.Header, requests: AsyncIterator[generation_pb2.UploadRequest]
+        self, header: job_pb2.UploadRequest.Header, requests: AsyncIterator[job_pb2.UploadRequest]
     ) -> AsyncIterator[bytes]:
         """Raises rather than ends where the file is not what was announced, so that nothing is kept of it."""
         size = 0
@@ -186,26 +186,26 @@ class Artifacts(generation_pb2_grpc.ArtifactServiceServicer):
         # It may have been given to another worker in the meantime.
         self._check_task(header)
 
-    def _check_task(self, header: generation_pb2.UploadRequest.Header) -> None:
+    def _check_task(self, header: job_pb2.UploadRequest.Header) -> None:
         if not self._service.runs_task(header.job_id, header.task_id):
             text = f"Task {header.task_id!r} is not what job {header.job_id!r} is at: its file is no longer wanted"
             raise ApiError(404, text, code="task_not_current", param="task_id")
 
     async def Download(  # noqa: N802
         self,
-        request: generation_pb2.DownloadRequest,
-        context: grpc.aio.ServicerContext[generation_pb2.DownloadRequest, generation_pb2.DownloadResponse],
-    ) -> AsyncIterator[generation_pb2.DownloadResponse]:
+        request: job_pb2.DownloadRequest,
+        context: grpc.aio.ServicerContext[job_pb2.DownloadRequest, job_pb2.DownloadResponse],
+    ) -> AsyncIterator[job_pb2.DownloadResponse]:
         try:
             async for chunk in await self._service.artifacts.get(request.key):
                 view = memoryview(chunk)
                 for start in range(0, len(view), _CHUNK_BYTES):
-                    yield generation_pb2.DownloadResponse(chunk=bytes(view[start : start + _CHUNK_BYTES]))
+                    yield job_pb2.DownloadResponse(chunk=bytes(view[start : start + _CHUNK_BYTES]))
         except Exception as error:
             await _abort(context, error)
 
 
-async def _next(requests: AsyncIterator[generation_pb2.UploadRequest]) -> generation_pb2.UploadRequest | None:
+async def _next(requests: AsyncIterator[job_pb2.UploadRequest]) -> job_pb2.UploadRequest | None:
     async with asyncio.timeout(_CHUNK_SECONDS):
         return await anext(requests, None)
 

@@ -16,7 +16,7 @@ from diffusion_router.api.kinds import EDIT, GENERATION, Kind
 from diffusion_router.api.objects import ImagesResponse, file_url
 from diffusion_router.api.submission import Api
 from diffusion_router.api.waiting import ClientGone, wait_for_all
-from diffusionpipeline.v1 import generation_pb2
+from diffusionpipeline.v1 import job_pb2
 
 # What servers answer a client that has hung up. Nobody reads it but logs.
 _CLIENT_CLOSED_REQUEST: Final = 499
@@ -73,6 +73,6 @@ async def _respond(api: Api, request: Request, kind: Kind) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _datum(job: generation_pb2.Job, name: str, value: bytes) -> bytes:
+def _datum(job: job_pb2.Job, name: str, value: bytes) -> bytes:
     """value: of characters that JSON takes as they are, as base64 and our URLs have."""
     return b'{"%s": "%s", "seed": %d}' % (name.encode(), value, job.parameters.seed)

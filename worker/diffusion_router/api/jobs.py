@@ -16,7 +16,7 @@ from diffusion_router.api.kinds import JOB
 from diffusion_router.api.objects import JobDeleted, JobList, JobObject, Status, has_ended, job_object
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
-from diffusionpipeline.v1 import generation_pb2
+from diffusionpipeline.v1 import job_pb2
 from diffusionpipeline.words import number
 
 # A step may take long; the client need not wait for the end of it.
@@ -47,7 +47,7 @@ def job_routes(api: Api) -> APIRouter:
     async def list_jobs(
         request: Request, status: Status | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
     ) -> Response:
-        wanted = None if status is None else number(generation_pb2.JobStatus, status)
+        wanted = None if status is None else number(job_pb2.JobStatus, status)
         return respond(_list(api, request, await api.service.list(wanted, limit)))
 
     @routes.get(
@@ -87,7 +87,7 @@ def job_routes(api: Api) -> APIRouter:
     return routes
 
 
-async def cancel_or_delete(api: Api, job: generation_pb2.Job) -> generation_pb2.Job | None:
+async def cancel_or_delete(api: Api, job: job_pb2.Job) -> job_pb2.Job | None:
     """The job as it ended on being cancelled; None: it had ended, and is forgotten. Raises ApiError 504."""
     if has_ended(job):
         await api.service.delete(job.id)
@@ -100,9 +100,9 @@ async def cancel_or_delete(api: Api, job: generation_pb2.Job) -> generation_pb2.
         raise ApiError(504, text, code="cancel_pending") from None
 
 
-def _list(api: Api, request: Request, jobs: list[generation_pb2.Job]) -> JobList:
+def _list(api: Api, request: Request, jobs: list[job_pb2.Job]) -> JobList:
     return JobList(data=[_object(api, request, job) for job in jobs], ids=[job.id for job in jobs])
 
 
-def _object(api: Api, request: Request, job: generation_pb2.Job) -> JobObject:
+def _object(api: Api, request: Request, job: job_pb2.Job) -> JobObject:
     return job_object(job, str(request.base_url), api.limits.retain_seconds)

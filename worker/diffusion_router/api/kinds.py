@@ -1,4 +1,4 @@
-"""Kinds of request, and the one table of their fields: what HTTP adds to the protobuf `GenerationParameters`.
+"""Kinds of request, and the one table of their fields: what HTTP adds to the protobuf `JobParameters`.
 
 A field of that message is listed there, and once more here with its bounds and the kinds of request that take it; what
 reads, shows and passes on a request goes by these two.
@@ -46,7 +46,7 @@ JOB: Final = Kind(output=None, output_formats=(*IMAGE_FORMATS, VIDEO_FORMAT), fi
 KINDS: Final = (GENERATION, EDIT, VIDEO, JOB)
 
 PARAMETERS: Final = frozenset(
-    parameter.name for parameter in stage_pb2.GenerationParameters.DESCRIPTOR.fields if parameter.message_type is None
+    parameter.name for parameter in stage_pb2.JobParameters.DESCRIPTOR.fields if parameter.message_type is None
 )
 """Fields of the protobuf that hold one plain value. `size` is the width and height of requests and answers."""
 PASSED_ON: Final = frozenset(["max_sequence_length", "true_cfg_scale"])

@@ -42,4 +42,4 @@ def model_routes(api: Api) -> APIRouter:
 
 
 def _object(model: peer_pb2.ModelIdentity, created: int) -> ModelObject:
-    return ModelObject(id=model.id, created=created, revision=model.revision, digest=model.digest, output=model.output)
+    return ModelObject(id=model.id, created=created, revision=model.revision, digest=model.digest, output=model.makes)

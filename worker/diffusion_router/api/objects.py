@@ -11,7 +11,7 @@ from diffusion_router.api.errors import job_error
 from diffusion_router.api.kinds import PARAMETERS, VIDEO_FORMAT
 from diffusion_router.api.validation import scalar_value
 from diffusion_router.store import ENDED
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from diffusionpipeline.words import word
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
@@ -117,7 +117,7 @@ class ArtifactObject(BaseModel):
 
 _SHOWN: Final = [
     field
-    for field in stage_pb2.GenerationParameters.DESCRIPTOR.fields
+    for field in stage_pb2.JobParameters.DESCRIPTOR.fields
     if field.name in PARAMETERS - {"width", "height", "seed"}
 ]
 _TYPES: Final[dict[int, Any]] = {
@@ -178,26 +178,26 @@ class JobDeleted(BaseModel):
     deleted: bool = True
 
 
-def is_video(job: generation_pb2.Job) -> bool:
+def is_video(job: job_pb2.Job) -> bool:
     return job.parameters.output_format == VIDEO_FORMAT
 
 
-def has_ended(job: generation_pb2.Job) -> bool:
+def has_ended(job: job_pb2.Job) -> bool:
     return job.status in ENDED
 
 
-def progress(job: generation_pb2.Job) -> int:
+def progress(job: job_pb2.Job) -> int:
     """0 to 100, by the steps that were really made. 100 is for a job that has completed."""
-    if job.status == generation_pb2.JOB_STATUS_COMPLETED:
+    if job.status == job_pb2.JOB_STATUS_COMPLETED:
         return 100
     if job.stage == stage_pb2.STAGE_DECODE:
         return 99
     return min(99, 100 * job.step // job.steps) if job.stage == stage_pb2.STAGE_DENOISE and job.steps else 0
 
 
-def video_object(job: generation_pb2.Job, retain_seconds: float) -> VideoObject:
+def video_object(job: job_pb2.Job, retain_seconds: float) -> VideoObject:
     """A cancelled video is a failed one there: OpenAI's clients wait for ever on a status that they don't know."""
-    status = word(generation_pb2.JobStatus, job.status)
+    status = word(job_pb2.JobStatus, job.status)
     return VideoObject(
         id=job.id,
         status="failed" if status == "cancelled" else status,
@@ -214,11 +214,11 @@ def video_object(job: generation_pb2.Job, retain_seconds: float) -> VideoObject:
     )
 
 
-def job_object(job: generation_pb2.Job, base_url: str, retain_seconds: float) -> JobObject:
+def job_object(job: job_pb2.Job, base_url: str, retain_seconds: float) -> JobObject:
     """base_url: of this API as the client reaches it, with a slash at its end."""
     return JobObject(
         id=job.id,
-        status=word(generation_pb2.JobStatus, job.status),
+        status=word(job_pb2.JobStatus, job.status),
         model=job.model,
         created_at=job.created_at,
         completed_at=job.completed_at or None,
@@ -249,7 +249,7 @@ def file_url(base_url: str, key: str) -> str:
     return f"{base_url}v1/files/{key}"
 
 
-def _parameters_object(given: stage_pb2.GenerationParameters) -> ParametersObject:
+def _parameters_object(given: stage_pb2.JobParameters) -> ParametersObject:
     present = {field.name: value for field, value in given.ListFields()}
     return ParametersObject(
         seed=given.seed,
@@ -259,7 +259,7 @@ def _parameters_object(given: stage_pb2.GenerationParameters) -> ParametersObjec
     )
 
 
-def _stage_object(report: generation_pb2.StageReport) -> StageObject:
+def _stage_object(report: job_pb2.StageReport) -> StageObject:
     timings = report.timings
     return StageObject(
         stage=word(stage_pb2.Stage, report.stage),
@@ -275,20 +275,20 @@ def _stage_object(report: generation_pb2.StageReport) -> StageObject:
     )
 
 
-def _error(job: generation_pb2.Job) -> ObjectError | None:
-    if job.status not in (generation_pb2.JOB_STATUS_FAILED, generation_pb2.JOB_STATUS_CANCELLED):
+def _error(job: job_pb2.Job) -> ObjectError | None:
+    if job.status not in (job_pb2.JOB_STATUS_FAILED, job_pb2.JOB_STATUS_CANCELLED):
         return None
     error = job_error(job)
     return ObjectError(code=error.code, message=error.message)
 
 
-def _size(job: generation_pb2.Job) -> str:
+def _size(job: job_pb2.Job) -> str:
     if job.artifacts:
         return f"{job.artifacts[0].width}x{job.artifacts[0].height}"
     return f"{job.parameters.width}x{job.parameters.height}" if job.parameters.width else "auto"
 
 
-def _seconds(job: generation_pb2.Job) -> str:
+def _seconds(job: job_pb2.Job) -> str:
     """Known once both frames and rate are: from the request, or the frames from the finished file."""
     frames = job.artifacts[0].num_frames if job.artifacts else job.parameters.num_frames
     return f"{frames / job.parameters.fps:g}" if frames and job.parameters.fps else "auto"

@@ -20,7 +20,7 @@ from diffusion_router.api.validation import RequestReader
 from diffusion_router.peers.registry import Registry
 from diffusion_router.service import JobService
 from diffusion_router.store import StoreError
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 
 _MAX_KEY_CHARS: Final = 255
 
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 class Submitted:
     """Jobs that are written down. keyed: under an idempotency key, so that the client can ask for them again."""
 
-    jobs: list[generation_pb2.Job]
+    jobs: list[job_pb2.Job]
     request: GenerationRequest
     keyed: bool
 
@@ -68,13 +68,13 @@ class Api:
         self._discard(set(kept) - {file.key for job in jobs for file in job.parameters.inputs})
         return Submitted(jobs, generation, key is not None)
 
-    async def find(self, job_id: str) -> generation_pb2.Job | None:
+    async def find(self, job_id: str) -> job_pb2.Job | None:
         """None for what is no job's id, too."""
         if len(job_id) > 64 or not (job_id.isascii() and job_id.isprintable()):
             return None
         return await self.service.find(job_id)
 
-    async def job(self, job_id: str) -> generation_pb2.Job:
+    async def job(self, job_id: str) -> job_pb2.Job:
         """Raises ApiError 404."""
         job = await self.find(job_id)
         if job is None:
@@ -108,7 +108,7 @@ def settle_output(registry: Registry, generation: GenerationRequest, kind: Kind)
     parameters = generation.parameters
     asked = kind.output or _asked_output(parameters)
     model = _served_model(registry, generation.model, asked)
-    makes = asked or (model.output if model else "")
+    makes = asked or (model.makes if model else "")
     if not parameters.output_format:
         parameters.output_format = VIDEO_FORMAT if makes == "video" else "png"
     for name in ("num_frames", "fps"):
@@ -119,7 +119,7 @@ def settle_output(registry: Registry, generation: GenerationRequest, kind: Kind)
     return model.id if model else registry.model_id
 
 
-def _asked_output(parameters: stage_pb2.GenerationParameters) -> str | None:
+def _asked_output(parameters: stage_pb2.JobParameters) -> str | None:
     if parameters.output_format:
         return "video" if parameters.output_format == VIDEO_FORMAT else "image"
     return "video" if parameters.HasField("num_frames") or parameters.HasField("fps") else None
@@ -137,9 +137,9 @@ def _served_model(registry: Registry, name: str | None, output: str | None) -> p
     if chosen is None:
         names = ", ".join(sorted({model.id for model in models}))
         raise ApiError(404, f"Model {name!r} is not served here; {names} is", code="model_not_found", param="model")
-    if output is not None and chosen.output and chosen.output != output:
-        path = "/v1/videos" if chosen.output == "video" else "/v1/images/generations"
-        text = f"Model {chosen.id!r} makes {chosen.output}s, not {output}s: use {path}"
+    if output is not None and chosen.makes and chosen.makes != output:
+        path = "/v1/videos" if chosen.makes == "video" else "/v1/images/generations"
+        text = f"Model {chosen.id!r} makes {chosen.makes}s, not {output}s: use {path}"
         raise ApiError(400, text, code="wrong_output", param="model")
     return chosen
 

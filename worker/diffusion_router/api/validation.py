@@ -16,17 +16,17 @@ from diffusionpipeline.v1 import stage_pb2
 class Request:
     """A valid request: its first job's parameters (but for files and an output format left open), and how many jobs."""
 
-    parameters: stage_pb2.GenerationParameters
+    parameters: stage_pb2.JobParameters
     n: int
     model: str | None
     as_url: bool
     timeout: float | None
 
-    def jobs(self) -> list[stage_pb2.GenerationParameters]:
+    def jobs(self) -> list[stage_pb2.JobParameters]:
         """One job a picture; seeds rise by one, if there is a seed."""
         jobs = []
         for index in range(self.n):
-            parameters = stage_pb2.GenerationParameters()
+            parameters = stage_pb2.JobParameters()
             parameters.CopyFrom(self.parameters)
             if parameters.HasField("seed"):
                 parameters.seed += index
@@ -66,7 +66,7 @@ class RequestReader:
             values[name] = self._fields[kind][name].parse(name, text)
         return values | ({"model_args": arguments} if arguments else {})
 
-    def read_parameters(self, message: stage_pb2.GenerationParameters) -> Request:
+    def read_parameters(self, message: stage_pb2.JobParameters) -> Request:
         """The same rules for parameters that came as protobuf. Raises InvalidField."""
         values: dict[str, object] = {
             field.name: value for field, value in message.ListFields() if field.name in PARAMETERS
@@ -103,7 +103,7 @@ class RequestReader:
 
     def _request(self, checked: Mapping[str, Any]) -> Request:
         """checked: by their fields, so of the fields' types."""
-        parameters = stage_pb2.GenerationParameters()
+        parameters = stage_pb2.JobParameters()
         for name, value in checked.items():
             if name in PARAMETERS:
                 setattr(parameters, name, value)
@@ -126,7 +126,7 @@ class RequestReader:
             timeout=checked.get("timeout_seconds"),
         )
 
-    def _set_length(self, parameters: stage_pb2.GenerationParameters, seconds: float) -> None:
+    def _set_length(self, parameters: stage_pb2.JobParameters, seconds: float) -> None:
         if parameters.HasField("num_frames"):
             raise InvalidField("seconds", "Give either 'seconds' or 'num_frames', not both")
         parameters.fps = parameters.fps or DEFAULT_FPS

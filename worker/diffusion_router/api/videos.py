@@ -16,7 +16,7 @@ from diffusion_router.api.kinds import VIDEO, VIDEO_FORMAT
 from diffusion_router.api.objects import VideoDeleted, VideoList, VideoObject, has_ended, is_video, video_object
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
-from diffusionpipeline.v1 import generation_pb2
+from diffusionpipeline.v1 import job_pb2
 
 
 def video_routes(api: Api) -> APIRouter:
@@ -90,7 +90,7 @@ def video_routes(api: Api) -> APIRouter:
         job = await _video(api, video_id)
         if not has_ended(job):
             raise ApiError(400, f"Video {video_id} is not finished yet", code="video_not_ready")
-        if job.status != generation_pb2.JOB_STATUS_COMPLETED:
+        if job.status != job_pb2.JOB_STATUS_COMPLETED:
             raise job_error(job)
         if not job.artifacts:
             raise not_found("Content of video", video_id)
@@ -99,12 +99,12 @@ def video_routes(api: Api) -> APIRouter:
     return routes
 
 
-async def _video(api: Api, video_id: str) -> generation_pb2.Job:
+async def _video(api: Api, video_id: str) -> job_pb2.Job:
     job = await api.job(video_id)
     if not is_video(job):
         raise not_found("Video", video_id)
     return job
 
 
-def _object(api: Api, job: generation_pb2.Job) -> VideoObject:
+def _object(api: Api, job: job_pb2.Job) -> VideoObject:
     return video_object(job, api.limits.retain_seconds)

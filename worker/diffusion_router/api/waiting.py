@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from diffusion_router.api.errors import ApiError, job_error, not_found
 from diffusion_router.api.submission import Api, Submitted
-from diffusionpipeline.v1 import generation_pb2
+from diffusionpipeline.v1 import job_pb2
 
 # The core ends a job at its deadline; this is for its answer to arrive.
 _GRACE_SECONDS: Final = 15.0
@@ -33,7 +33,7 @@ class Restarting(ApiError):
         super().__init__(503, text, code="restarting", headers={"Retry-After": "2"})
 
 
-async def wait_for_all(api: Api, request: Request, submitted: Submitted) -> list[generation_pb2.Job]:
+async def wait_for_all(api: Api, request: Request, submitted: Submitted) -> list[job_pb2.Job]:
     """The completed jobs in their order. Raises ClientGone, or ApiError for the first that did not complete.
 
     When one fails, or the client is gone and left no key, the jobs that are left are cancelled.
@@ -73,15 +73,15 @@ async def _cancel(api: Api, job_id: str) -> None:
         return
 
 
-async def _completed(api: Api, ids: Sequence[str], timeout: float) -> list[generation_pb2.Job]:
-    ended: dict[str, generation_pb2.Job] = {}
+async def _completed(api: Api, ids: Sequence[str], timeout: float) -> list[job_pb2.Job]:
+    ended: dict[str, job_pb2.Job] = {}
     waits = [asyncio.create_task(api.service.wait(job_id, timeout)) for job_id in ids]
     try:
         for next_ended in asyncio.as_completed(waits):
             job = await _job_or_restart(next_ended)
             if job is None:
                 raise not_found("Job", ", ".join(ids))
-            if job.status != generation_pb2.JOB_STATUS_COMPLETED:
+            if job.status != job_pb2.JOB_STATUS_COMPLETED:
                 raise job_error(job)
             ended[job.id] = job
     finally:
@@ -91,7 +91,7 @@ async def _completed(api: Api, ids: Sequence[str], timeout: float) -> list[gener
     return [ended[job_id] for job_id in ids]
 
 
-async def _job_or_restart(end: Awaitable[generation_pb2.Job | None]) -> generation_pb2.Job | None:
+async def _job_or_restart(end: Awaitable[job_pb2.Job | None]) -> job_pb2.Job | None:
     try:
         return await end
     except asyncio.CancelledError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from diffusion_router import core
-from diffusionpipeline.v1 import generation_pb2, peer_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 
 Report: TypeAlias = peer_pb2.StageDone
 Core: TypeAlias = core.Core[Report]
@@ -81,7 +81,7 @@ def command(
 
 
 def execute(
-    action: core.Execute[Report], parameters: stage_pb2.GenerationParameters, deadline_seconds: float
+    action: core.Execute[Report], parameters: stage_pb2.JobParameters, deadline_seconds: float
 ) -> peer_pb2.RouterCommand:
     message = peer_pb2.Execute(
         task_id=action.task_id,
@@ -96,8 +96,8 @@ def execute(
     return peer_pb2.RouterCommand(execute=message)
 
 
-def stage_report(record: core.StageRecord[Report]) -> generation_pb2.StageReport:
-    return generation_pb2.StageReport(
+def stage_report(record: core.StageRecord[Report]) -> job_pb2.StageReport:
+    return job_pb2.StageReport(
         stage=stage_pb2.Stage.ValueType(record.stage),
         pod_name=record.pod_name,
         attempt=record.attempt,

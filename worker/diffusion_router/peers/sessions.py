@@ -31,7 +31,7 @@ log = structlog.get_logger()
 class Parameters(Protocol):
     """Where Execute commands get what a job makes."""
 
-    def parameters(self, job_id: str) -> stage_pb2.GenerationParameters | None: ...
+    def parameters(self, job_id: str) -> stage_pb2.JobParameters | None: ...
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,7 @@ from diffusion_router.store.errors import DuplicateKey, StoreError, StoreUnavail
 from diffusion_router.store.records import UNFINISHED, JobRecord
 from diffusion_router.store.schema import describe, jobs, open_engine
 from diffusion_router.store.writer import Row, Statement, Writer
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 
 TIMEOUT_SECONDS: Final = 30.0
 MAX_LISTED: Final = 1000
@@ -86,7 +86,7 @@ class JobStore:
         if records:
             await self._writer.write(_ADD, [_to_row(record) for record in records], timeout=TIMEOUT_SECONDS)
 
-    async def finish(self, ended: Sequence[generation_pb2.Job]) -> None:
+    async def finish(self, ended: Sequence[job_pb2.Job]) -> None:
         """Write down how jobs ended, together. A job that has ended before, or is not there, is left as it is."""
         rows = [
             {
@@ -127,7 +127,7 @@ class JobStore:
         found = await self._read(select(jobs).where(jobs.c.id == job_id))
         return found[0] if found else None
 
-    async def list(self, status: generation_pb2.JobStatus.ValueType | None = None, limit: int = 100) -> _Records:
+    async def list(self, status: job_pb2.JobStatus.ValueType | None = None, limit: int = 100) -> _Records:
         """The newest jobs first. status: as written down, so an unfinished job has the one it was added with."""
         query = select(jobs).order_by(jobs.c.seq.desc()).limit(min(limit, MAX_LISTED))
         if status is not None:
@@ -194,7 +194,7 @@ def _to_row(record: JobRecord) -> dict[str, Any]:
 def _to_record(row: RowMapping) -> JobRecord:
     return JobRecord(
         id=row["id"],
-        parameters=stage_pb2.GenerationParameters.FromString(row["parameters"]),
+        parameters=stage_pb2.JobParameters.FromString(row["parameters"]),
         created_at=row["created_at"],
         deadline_at=row["deadline_at"],
         model=row["model"],
@@ -205,5 +205,5 @@ def _to_record(row: RowMapping) -> JobRecord:
         kills=row["kills"],
         completed_at=row["completed_at"],
         expires_at=row["expires_at"],
-        result=None if row["result"] is None else generation_pb2.Job.FromString(row["result"]),
+        result=None if row["result"] is None else job_pb2.Job.FromString(row["result"]),
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from diffusionpipeline.v1 import generation_pb2, stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 
-UNFINISHED: Final = (generation_pb2.JOB_STATUS_QUEUED, generation_pb2.JOB_STATUS_IN_PROGRESS)
+UNFINISHED: Final = (job_pb2.JOB_STATUS_QUEUED, job_pb2.JOB_STATUS_IN_PROGRESS)
 ENDED: Final = (
-    generation_pb2.JOB_STATUS_COMPLETED,
-    generation_pb2.JOB_STATUS_FAILED,
-    generation_pb2.JOB_STATUS_CANCELLED,
+    job_pb2.JOB_STATUS_COMPLETED,
+    job_pb2.JOB_STATUS_FAILED,
+    job_pb2.JOB_STATUS_CANCELLED,
 )
 
 
@@ -26,15 +26,15 @@ class JobRecord:
     """
 
     id: str
-    parameters: stage_pb2.GenerationParameters
+    parameters: stage_pb2.JobParameters
     created_at: float
     deadline_at: float
     model: str = ""
     idempotency_key: str | None = None
     index: int = 0
     digest: str = ""
-    status: generation_pb2.JobStatus.ValueType = generation_pb2.JOB_STATUS_QUEUED
+    status: job_pb2.JobStatus.ValueType = job_pb2.JOB_STATUS_QUEUED
     kills: int = 0
     completed_at: float | None = None
     expires_at: float | None = None
-    result: generation_pb2.Job | None = None
+    result: job_pb2.Job | None = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from diffusion_worker.engine.session import Session
+from diffusion_worker.engine.url import PoolUrl
 
 MODULE: Final = "mooncake.engine"
 MODES: Final = {"tcp": "mooncake-tcp", "rdma": "mooncake-rdma"}
@@ -50,7 +50,7 @@ class Engine:
         self._address = address
         self._size = size
         self._mode = MODES[protocol]
-        self.session = Session(self._mode, endpoint, address, size)
+        self.url = PoolUrl(self._mode, endpoint, address, size)
 
     @staticmethod
     def open(
@@ -98,19 +98,19 @@ class Engine:
         name = f"[{host}]" if ":" in host else host
         return Engine(native, endpoint=f"{name}:{port}", protocol=protocol, address=address, size=size)
 
-    def submit(self, session: Session, *, local: int, remote: int, length: int) -> Reading | None:
+    def submit(self, url: PoolUrl, *, local: int, remote: int, length: int) -> Reading | None:
         """Begin to read `length` bytes at `remote` into `local`, both addresses. None if the engine refused.
 
         First contact with a frozen peer blocks for a minute.
         """
-        if session.mode != self._mode:
-            raise ValueError(f"{session} can't be reached by {self._mode}")
-        session.check(remote, length)
+        if url.mode != self._mode:
+            raise ValueError(f"{url} can't be reached by {self._mode}")
+        url.check(remote, length)
         if local < self._address or local + length > self._address + self._size:
             raise ValueError(f"{length} bytes at {local:#x} are not in this worker's pool")
         if self._state is not _State.READY:
             return None
-        batch = self._native.batch_transfer_async_read(session.endpoint, [local], [remote], [length])
+        batch = self._native.batch_transfer_async_read(url.endpoint, [local], [remote], [length])
         if batch == 0:
             self._state = _State.FAILED
             return None

@@ -21,7 +21,7 @@ from typing import Final
 import xxhash
 
 from diffusion_worker.engine.guard import Engine, EngineUnavailableError, Reading
-from diffusion_worker.engine.session import Session
+from diffusion_worker.engine.url import PoolUrl
 from diffusion_worker.engine.wire import DATAGRAM, REPLY, REQUEST, Outcome
 
 # A read is split, so that several of the engine's lanes are busy and its first bytes are hashed while its last are on
@@ -48,7 +48,7 @@ class Pull:
     remote: int
     length: int
     hashed: int
-    session: Session
+    url: PoolUrl
     submitted: int = 0
     pieces: deque[tuple[Reading, int]] = field(default_factory=deque)
     digest: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
@@ -101,7 +101,7 @@ class Puller:
         while pull.submitted < pull.length and len(pull.pieces) < IN_FLIGHT:
             length = min(SPLIT, pull.length - pull.submitted)
             reading = self._engine.submit(
-                pull.session,
+                pull.url,
                 local=self._address + pull.offset + pull.submitted,
                 remote=pull.remote + pull.submitted,
                 length=length,
@@ -128,9 +128,9 @@ def serve(control: socket.socket, puller: Puller) -> None:
             datagram = control.recv(DATAGRAM)
             if not datagram:
                 return
-            session = Session.parse(datagram[REQUEST.size :].decode())
+            url = PoolUrl.parse(datagram[REQUEST.size :].decode())
             pull_id, offset, remote, length, skipped = REQUEST.unpack_from(datagram)
-            puller.pulls.append(Pull(pull_id, offset, remote, length, skipped, session))
+            puller.pulls.append(Pull(pull_id, offset, remote, length, skipped, url))
             pause = FIRST_PAUSE
         else:
             pause = min(1.5 * pause, LONGEST_PAUSE)
@@ -157,7 +157,7 @@ def main() -> None:
     except EngineUnavailableError as error:
         control.send(json.dumps({"error": str(error)}).encode()[:DATAGRAM])
     else:
-        control.send(json.dumps({"session": str(engine.session)}).encode())
+        control.send(json.dumps({"url": str(engine.url)}).encode())
         serve(control, Puller(engine, memoryview(memory), address))
     # Not through the interpreter's end: destroying an engine takes a second at best.
     os._exit(0)

@@ -6,7 +6,7 @@ import struct
 from enum import IntEnum
 from typing import Final
 
-# id, offset in the own pool, remote address, length, bytes at the front that the digest leaves out; the peer's session
+# id, offset in the own pool, remote address, length, bytes at the front that the digest leaves out; the peer's url
 # follows as text
 REQUEST: Final = struct.Struct("<QQQQQ")
 # id, outcome, digest

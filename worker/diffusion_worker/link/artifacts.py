@@ -17,7 +17,7 @@ import structlog
 from diffusion_worker.model.types import InvalidRequest, Media
 from diffusion_worker.work.store import StoreRefused
 from diffusion_worker.work.tasks import DeadlinePassed
-from diffusionpipeline.v1 import generation_pb2, generation_pb2_grpc, stage_pb2
+from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, stage_pb2
 
 CHUNK_BYTES: Final = 1 << 20
 EXTENSIONS: Final = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg", "video/mp4": "mp4"}
@@ -47,7 +47,7 @@ class Artifacts:
     """Over the channel that the worker's stream to the router uses as well."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = generation_pb2_grpc.ArtifactServiceStub(channel)
+        self._stub = job_pb2_grpc.ArtifactServiceStub(channel)
 
     async def upload(
         self, *, job_id: str, task_id: str, index: int, media: Media, deadline: float
@@ -56,7 +56,7 @@ class Artifacts:
 
         Raises StoreRefused, or DeadlinePassed when the router was away until the deadline.
         """
-        header = generation_pb2.UploadRequest.Header(
+        header = job_pb2.UploadRequest.Header(
             job_id=job_id,
             task_id=task_id,
             name=f"{index}.{EXTENSIONS.get(media.media_type, 'bin')}",
@@ -86,7 +86,7 @@ class Artifacts:
 
         async def call(timeout: float) -> bytes:
             data = bytearray()
-            async for part in self._stub.Download(generation_pb2.DownloadRequest(key=key), timeout=timeout):
+            async for part in self._stub.Download(job_pb2.DownloadRequest(key=key), timeout=timeout):
                 data += part.chunk
                 if len(data) > limit:
                     raise InvalidRequest(f"inputs: the files are larger than {limit} bytes, this worker's limit")
@@ -95,10 +95,10 @@ class Artifacts:
         return await _persist(call, limit, deadline, task_id)
 
 
-def _parts(header: generation_pb2.UploadRequest.Header, data: bytes) -> Iterator[generation_pb2.UploadRequest]:
-    yield generation_pb2.UploadRequest(header=header)
+def _parts(header: job_pb2.UploadRequest.Header, data: bytes) -> Iterator[job_pb2.UploadRequest]:
+    yield job_pb2.UploadRequest(header=header)
     for start in range(0, len(data), CHUNK_BYTES):
-        yield generation_pb2.UploadRequest(chunk=data[start : start + CHUNK_BYTES])
+        yield job_pb2.UploadRequest(chunk=data[start : start + CHUNK_BYTES])
 
 
 async def _persist(call: Callable[[float], Awaitable[T]], nbytes: int, deadline: float, task_id: str) -> T:

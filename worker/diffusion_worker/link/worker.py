@@ -48,7 +48,7 @@ class Worker:
             model=self._loaded.identity,
             pool=peer_pb2.Pool(
                 mode=self._transport.mode,
-                session=pool.session,
+                url=pool.url,
                 address=pool.address,
                 size=pool.size,
                 slots=pool.slots,

@@ -14,7 +14,7 @@ class Descriptor:
 
     incarnation: str
     mode: str
-    session: str
+    url: str
     """How the mode reaches the pool: a URL whose scheme is the mode."""
     slot: int
     slot_generation: int
@@ -36,7 +36,7 @@ def to_wire(descriptor: Descriptor, generation: str) -> stage_pb2.Descriptor:
     return stage_pb2.Descriptor(
         incarnation=descriptor.incarnation,
         mode=descriptor.mode,
-        session=descriptor.session,
+        url=descriptor.url,
         slot=descriptor.slot,
         slot_generation=descriptor.slot_generation,
         address=descriptor.address,
@@ -51,7 +51,7 @@ def from_wire(message: stage_pb2.Descriptor) -> Descriptor:
     return Descriptor(
         incarnation=message.incarnation,
         mode=message.mode,
-        session=message.session,
+        url=message.url,
         slot=message.slot,
         slot_generation=message.slot_generation,
         address=message.address,

@@ -54,7 +54,7 @@ class EngineProcess:
     """Use `start`. All methods are called on the event loop."""
 
     def __init__(self, pool_file: int, size: int, settings: EngineSettings, patience: float) -> None:
-        self.session = ""
+        self.url = ""
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
@@ -95,7 +95,7 @@ class EngineProcess:
         except BaseException:
             await engine.kill()
             raise
-        engine.session = answer["session"]
+        engine.url = answer["url"]
         engine._loop.add_reader(engine._control.fileno(), engine._on_reply)
         return engine
 
@@ -109,11 +109,11 @@ class EngineProcess:
         future: asyncio.Future[Reply] = self._loop.create_future()
         future.add_done_callback(lambda done: done.exception())  # whoever asked may have given up
         request = REQUEST.pack(number, offset, descriptor.address, descriptor.length, SEAL_BYTES)
-        request += descriptor.session.encode()
+        request += descriptor.url.encode()
         try:
             self._control.send(request)
         except OSError as error:  # gone, or hundreds of requests behind
-            future.set_exception(PeerDead(f"the engine for {descriptor.session} takes no requests: {error.strerror}"))
+            future.set_exception(PeerDead(f"the engine for {descriptor.url} takes no requests: {error.strerror}"))
         else:
             self._waiting[number] = future
         return future

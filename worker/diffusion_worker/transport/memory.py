@@ -21,15 +21,15 @@ _POOLS: Final[weakref.WeakValueDictionary[str, Pool]] = weakref.WeakValueDiction
 
 class MemoryTransport(PullingTransport):
     def __init__(self, *, pool_size: int, incarnation: str) -> None:
-        session = f"memory://{secrets.token_hex(8)}"
-        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode="memory", session=session))
-        _POOLS[session] = self.pool
+        url = f"memory://{secrets.token_hex(8)}"
+        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode="memory", url=url))
+        _POOLS[url] = self.pool
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
         await asyncio.sleep(0)  # other back ends let the event loop run too
-        source = _POOLS.get(descriptor.session)
+        source = _POOLS.get(descriptor.url)
         if source is None:
-            raise PeerDead(f"no pool at {descriptor.session}")
+            raise PeerDead(f"no pool at {descriptor.url}")
         if descriptor.address + descriptor.length > source.size:
             raise OutOfRange(f"{descriptor.length} bytes at {descriptor.address} of a pool of {source.size}")
         region = slot.region[: descriptor.length]
@@ -43,4 +43,4 @@ class MemoryTransport(PullingTransport):
         """Nothing is kept of a peer."""
 
     async def close(self) -> None:
-        _POOLS.pop(self.pool.session, None)
+        _POOLS.pop(self.pool.url, None)

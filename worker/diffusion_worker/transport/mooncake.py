@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from diffusion_worker.engine.guard import MODES
-from diffusion_worker.engine.session import Session
+from diffusion_worker.engine.url import PoolUrl
 from diffusion_worker.engine.wire import Outcome
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, Reply
@@ -95,14 +95,14 @@ class MooncakeTransport(PullingTransport):
             memory,
             incarnation=incarnation,
             mode=MODES[settings.protocol],
-            session=server.session,
-            address=Session.parse(server.session).address,
+            url=server.url,
+            address=PoolUrl.parse(server.url).address,
         )
         return MooncakeTransport(pool, pool_file, server, settings, ports)
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
         try:
-            Session.parse(descriptor.session).check(descriptor.address, descriptor.length)
+            PoolUrl.parse(descriptor.url).check(descriptor.address, descriptor.length)
         except ValueError as error:
             raise OutOfRange(str(error)) from error
         link = self._link(descriptor.incarnation)
@@ -114,9 +114,9 @@ class MooncakeTransport(PullingTransport):
                 reply = process.read(descriptor, slot.offset)
                 outcome, digest = await asyncio.shield(reply)
             if outcome == Outcome.OUT_OF_RANGE:
-                raise OutOfRange(f"{descriptor.session} refuses {descriptor.length} bytes at {descriptor.address:#x}")
+                raise OutOfRange(f"{descriptor.url} refuses {descriptor.length} bytes at {descriptor.address:#x}")
             if outcome != Outcome.OK:
-                raise PeerDead(f"the engine could not read {descriptor.length} bytes from {descriptor.session}")
+                raise PeerDead(f"the engine could not read {descriptor.length} bytes from {descriptor.url}")
             return digest
         except EngineInitFailed:
             self._retire(descriptor.incarnation, link)

@@ -76,7 +76,7 @@ class Pool:
         *,
         incarnation: str,
         mode: str,
-        session: str,
+        url: str,
         address: int = 0,
         slots: int = DEFAULT_SLOTS,
     ) -> None:
@@ -84,7 +84,7 @@ class Pool:
         self.size = self.view.nbytes
         self.incarnation = incarnation
         self.mode = mode
-        self.session = session
+        self.url = url
         self.address = address
         self.slots = slots
         self._lock = threading.Lock()
@@ -160,7 +160,7 @@ class Pool:
             return Descriptor(
                 incarnation=self.incarnation,
                 mode=self.mode,
-                session=self.session,
+                url=self.url,
                 slot=slot.index,
                 slot_generation=slot.generation,
                 address=self.address + slot.offset,

@@ -87,7 +87,7 @@ class PullingTransport(abc.ABC):
                 raise DigestMismatch(f"{_name(descriptor)}: digest {digest:016x} is not {descriptor.digest:016x}")
 
     def _refuse(self, descriptor: Descriptor, slot: Slot) -> None:
-        if descriptor.mode != self.mode or not descriptor.session.startswith(f"{self.mode}://"):
+        if descriptor.mode != self.mode or not descriptor.url.startswith(f"{self.mode}://"):
             raise ModeMismatch(
                 f"{_name(descriptor)} is reached by {descriptor.mode}, this worker by {self.mode}: all workers of a "
                 "pipeline need the same spec.transport"
@@ -101,5 +101,5 @@ class PullingTransport(abc.ABC):
 def _name(descriptor: Descriptor) -> str:
     return (
         f"slot {descriptor.slot} generation {descriptor.slot_generation} of {descriptor.incarnation} "
-        f"at {descriptor.session}"
+        f"at {descriptor.url}"
     )

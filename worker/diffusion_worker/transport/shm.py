@@ -33,7 +33,7 @@ FOLDER: Final = Path("/dev/shm")
 THREADS: Final = 4
 HALVED: Final = 8 << 20
 PREFIX: Final = "diffusion-pool-"
-_SESSION: Final = re.compile(rf"shm://({PREFIX}[0-9a-f]{{16}})")
+_URL: Final = re.compile(rf"shm://({PREFIX}[0-9a-f]{{16}})")
 
 
 class _Segment:
@@ -56,7 +56,7 @@ class ShmTransport(PullingTransport):
     def __init__(self, *, pool_size: int, incarnation: str) -> None:
         remove_orphans()
         self._path, self._file, memory = _create(pool_size)
-        super().__init__(Pool(memory, incarnation=incarnation, mode=MODE, session=f"{MODE}://{self._path.name}"))
+        super().__init__(Pool(memory, incarnation=incarnation, mode=MODE, url=f"{MODE}://{self._path.name}"))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
         # Apart, so that a pull never waits for a thread that waits for it.
         self._helpers = ThreadPoolExecutor(THREADS, thread_name_prefix="pull-half")
@@ -88,16 +88,16 @@ class ShmTransport(PullingTransport):
     def _segment(self, descriptor: Descriptor) -> _Segment:
         segment = self._segments.get(descriptor.incarnation)
         if segment is None:
-            match = _SESSION.fullmatch(descriptor.session)
+            match = _URL.fullmatch(descriptor.url)
             if match is None:
-                raise OutOfRange(f"{descriptor.session!r} is not the session of a pool in shared memory")
+                raise OutOfRange(f"{descriptor.url!r} is not the URL of a pool in shared memory")
             try:
                 segment = _Segment(FOLDER / match[1])
             except OSError as error:
-                raise PeerDead(f"{descriptor.session}: {error.strerror}") from error
+                raise PeerDead(f"{descriptor.url}: {error.strerror}") from error
         if not segment.served:
             self._segments.pop(descriptor.incarnation, None)
-            raise PeerDead(f"the worker behind {descriptor.session} is gone")
+            raise PeerDead(f"the worker behind {descriptor.url} is gone")
         self._segments[descriptor.incarnation] = segment
         return segment
 

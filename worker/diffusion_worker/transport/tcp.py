@@ -53,8 +53,8 @@ class TcpTransport(PullingTransport):
         listener = listen(host, port_min, port_max)
         port = listener.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
-        session = f"{MODE}://{name}:{port}"
-        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode=MODE, session=session))
+        url = f"{MODE}://{name}:{port}"
+        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode=MODE, url=url))
         self._server = PullServer(listener, self.pool)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
         self._idle: dict[str, list[socket.socket]] = {}
@@ -148,7 +148,7 @@ class _Call:
             return self._pull(self._connect())
         except _HungUp as error:
             self._hang_up()
-            raise PeerDead(f"{self.descriptor.session} hung up") from error
+            raise PeerDead(f"{self.descriptor.url} hung up") from error
         except PeerDead:
             self._hang_up()
             raise
@@ -157,10 +157,10 @@ class _Call:
             raise TimeoutError from error
         except (OSError, UnicodeError) as error:
             self._hang_up()
-            raise PeerDead(f"{self.descriptor.session}: {error}") from error
+            raise PeerDead(f"{self.descriptor.url}: {error}") from error
 
     def _connect(self) -> socket.socket:
-        host, port = _endpoint(self.descriptor.session)
+        host, port = _endpoint(self.descriptor.url)
         family, kind, protocol, _, target = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICSERV
         )[0]
@@ -173,7 +173,7 @@ class _Call:
         with self._lock:
             # From here on `abort` finds a connected socket to shut down; before, that has no effect.
             if self._aborted:
-                raise PeerDead(f"pull from {self.descriptor.session} was given up")
+                raise PeerDead(f"pull from {self.descriptor.url} was given up")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
@@ -201,20 +201,20 @@ class _Call:
             raise _HungUp
         if not MAGIC.startswith(answer[: min(got, len(MAGIC))]):
             self._hang_up()
-            raise ModeMismatch(f"{descriptor.session} does not speak this protocol")
+            raise ModeMismatch(f"{descriptor.url} does not speak this protocol")
         if got < ANSWER.size:
             rest = memoryview(answer)[got:]
             if connection.recv_into(rest, rest.nbytes, socket.MSG_WAITALL) < rest.nbytes:
-                raise PeerDead(f"{descriptor.session} hung up")
+                raise PeerDead(f"{descriptor.url} hung up")
             got = ANSWER.size
         magic, version, status = ANSWER.unpack(answer)
         if magic != MAGIC or version != VERSION or status == Status.UNKNOWN_VERSION:
             self._hang_up()
-            raise ModeMismatch(f"{descriptor.session} does not speak version {VERSION} of this protocol")
+            raise ModeMismatch(f"{descriptor.url} does not speak version {VERSION} of this protocol")
         if status == Status.STALE:
-            raise StaleDescriptor(f"{descriptor.session} no longer has slot {descriptor.slot} as it was described")
+            raise StaleDescriptor(f"{descriptor.url} no longer has slot {descriptor.slot} as it was described")
         if status != Status.OK:
-            raise OutOfRange(f"{descriptor.session}: {descriptor.length} bytes at {descriptor.address} are refused")
+            raise OutOfRange(f"{descriptor.url}: {descriptor.length} bytes at {descriptor.address} are refused")
         return self._receive(connection, got - ANSWER.size)
 
     def _receive(self, connection: socket.socket, got: int) -> int:
@@ -230,7 +230,7 @@ class _Call:
             piece = region[got : min(total, got + PIECE)]
             received = connection.recv_into(piece, piece.nbytes, socket.MSG_WAITALL)
             if received == 0:
-                raise PeerDead(f"{self.descriptor.session} hung up after {got} of {length} bytes")
+                raise PeerDead(f"{self.descriptor.url} hung up after {got} of {length} bytes")
             if self._deadline.left == 0:
                 raise TimeoutError
             got += received
@@ -246,11 +246,11 @@ class _HungUp(Exception):
     """Before any byte of an answer came."""
 
 
-def _endpoint(session: str) -> tuple[str, int]:
+def _endpoint(url: str) -> tuple[str, int]:
     try:
-        address = urlsplit(session)
+        address = urlsplit(url)
         if address.hostname and address.port:
             return address.hostname, address.port
     except ValueError as error:
-        raise OutOfRange(f"{session!r} is not a host and a port: {error}") from error
-    raise OutOfRange(f"{session!r} is not a host and a port")
+        raise OutOfRange(f"{url!r} is not a host and a port: {error}") from error
+    raise OutOfRange(f"{url!r} is not a host and a port")

@@ -80,7 +80,7 @@ class Task:
         return self.order < other.order
 
 
-def parameters(message: stage_pb2.GenerationParameters, images: Mapping[str, Image]) -> Parameters:
+def parameters(message: stage_pb2.JobParameters, images: Mapping[str, Image]) -> Parameters:
     """What the model is asked for; an absent field is the model's own default."""
     given = {field.name: value for field, value in message.ListFields() if field.message_type is None}
     return Parameters(

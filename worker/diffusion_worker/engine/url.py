@@ -1,4 +1,4 @@
-"""A Mooncake pool's session: where its engine listens, and which of its addresses are the pool.
+"""A Mooncake pool's URL: where its engine listens, and which of its addresses are the pool.
 
     mooncake-tcp://10.0.0.7:20000/7f1c00000000+10000000
 
@@ -17,7 +17,7 @@ _FORM: Final = re.compile(
 
 
 @dataclass(frozen=True)
-class Session:
+class PoolUrl:
     mode: str
     endpoint: str
     """host:port, as Mooncake wants it."""
@@ -34,8 +34,8 @@ class Session:
             raise ValueError(f"{length} bytes at {address:#x} are not in the pool of {self}")
 
     @staticmethod
-    def parse(text: str) -> Session:
+    def parse(text: str) -> PoolUrl:
         match = _FORM.fullmatch(text)
         if match is None or not 0 < int(match[3]) < 1 << 16:
-            raise ValueError(f"{text!r} is not the session of a Mooncake pool")
-        return Session(match[1], f"{match[2]}:{match[3]}", int(match[4], 16), int(match[5], 16))
+            raise ValueError(f"{text!r} is not the URL of a Mooncake pool")
+        return PoolUrl(match[1], f"{match[2]}:{match[3]}", int(match[4], 16), int(match[5], 16))

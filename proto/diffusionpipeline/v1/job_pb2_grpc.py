@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from diffusionpipeline.v1 import generation_pb2 as diffusionpipeline_dot_v1_dot_generation__pb2
+from diffusionpipeline.v1 import job_pb2 as diffusionpipeline_dot_v1_dot_job__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in diffusionpipeline/v1/generation_pb2_grpc.py depends on'
+        + ' but the generated code in diffusionpipeline/v1/job_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class GenerationServiceStub:
+class JobServiceStub:
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -35,33 +35,33 @@ class GenerationServiceStub:
             channel: A grpc.Channel.
         """
         self.CreateJob = channel.unary_unary(
-                '/diffusionpipeline.v1.GenerationService/CreateJob',
-                request_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.CreateJobRequest.SerializeToString,
-                response_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.CreateJobResponse.FromString,
+                '/diffusionpipeline.v1.JobService/CreateJob',
+                request_serializer=diffusionpipeline_dot_v1_dot_job__pb2.CreateJobRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.CreateJobResponse.FromString,
                 _registered_method=True)
         self.GetJob = channel.unary_unary(
-                '/diffusionpipeline.v1.GenerationService/GetJob',
-                request_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.GetJobRequest.SerializeToString,
-                response_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.GetJobResponse.FromString,
+                '/diffusionpipeline.v1.JobService/GetJob',
+                request_serializer=diffusionpipeline_dot_v1_dot_job__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.GetJobResponse.FromString,
                 _registered_method=True)
         self.WatchJob = channel.unary_stream(
-                '/diffusionpipeline.v1.GenerationService/WatchJob',
-                request_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.WatchJobRequest.SerializeToString,
-                response_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.WatchJobResponse.FromString,
+                '/diffusionpipeline.v1.JobService/WatchJob',
+                request_serializer=diffusionpipeline_dot_v1_dot_job__pb2.WatchJobRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
         self.CancelJob = channel.unary_unary(
-                '/diffusionpipeline.v1.GenerationService/CancelJob',
-                request_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.CancelJobRequest.SerializeToString,
-                response_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.CancelJobResponse.FromString,
+                '/diffusionpipeline.v1.JobService/CancelJob',
+                request_serializer=diffusionpipeline_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
         self.ListJobs = channel.unary_unary(
-                '/diffusionpipeline.v1.GenerationService/ListJobs',
-                request_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.ListJobsRequest.SerializeToString,
-                response_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.ListJobsResponse.FromString,
+                '/diffusionpipeline.v1.JobService/ListJobs',
+                request_serializer=diffusionpipeline_dot_v1_dot_job__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
 
 
-class GenerationServiceServicer:
+class JobServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def CreateJob(self, request, context):
@@ -97,42 +97,42 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
 
-def add_GenerationServiceServicer_to_server(servicer, server):
+def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'CreateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJob,
-                    request_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.CreateJobRequest.FromString,
-                    response_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.CreateJobResponse.SerializeToString,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.CreateJobRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_job__pb2.CreateJobResponse.SerializeToString,
             ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
-                    request_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.GetJobRequest.FromString,
-                    response_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.GetJobResponse.SerializeToString,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.GetJobRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_job__pb2.GetJobResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
-                    request_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.WatchJobRequest.FromString,
-                    response_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.WatchJobResponse.SerializeToString,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.WatchJobRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_job__pb2.WatchJobResponse.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
-                    request_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.CancelJobRequest.FromString,
-                    response_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.CancelJobResponse.SerializeToString,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.CancelJobRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_job__pb2.CancelJobResponse.SerializeToString,
             ),
             'ListJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.ListJobs,
-                    request_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.ListJobsRequest.FromString,
-                    response_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.ListJobsResponse.SerializeToString,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.ListJobsRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_job__pb2.ListJobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'diffusionpipeline.v1.GenerationService', rpc_method_handlers)
+            'diffusionpipeline.v1.JobService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('diffusionpipeline.v1.GenerationService', rpc_method_handlers)
+    server.add_registered_method_handlers('diffusionpipeline.v1.JobService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class GenerationService:
+class JobService:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
@@ -149,9 +149,9 @@ class GenerationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/diffusionpipeline.v1.GenerationService/CreateJob',
-            diffusionpipeline_dot_v1_dot_generation__pb2.CreateJobRequest.SerializeToString,
-            diffusionpipeline_dot_v1_dot_generation__pb2.CreateJobResponse.FromString,
+            '/diffusionpipeline.v1.JobService/CreateJob',
+            diffusionpipeline_dot_v1_dot_job__pb2.CreateJobRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_job__pb2.CreateJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -176,9 +176,9 @@ class GenerationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/diffusionpipeline.v1.GenerationService/GetJob',
-            diffusionpipeline_dot_v1_dot_generation__pb2.GetJobRequest.SerializeToString,
-            diffusionpipeline_dot_v1_dot_generation__pb2.GetJobResponse.FromString,
+            '/diffusionpipeline.v1.JobService/GetJob',
+            diffusionpipeline_dot_v1_dot_job__pb2.GetJobRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_job__pb2.GetJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -203,9 +203,9 @@ class GenerationService:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/diffusionpipeline.v1.GenerationService/WatchJob',
-            diffusionpipeline_dot_v1_dot_generation__pb2.WatchJobRequest.SerializeToString,
-            diffusionpipeline_dot_v1_dot_generation__pb2.WatchJobResponse.FromString,
+            '/diffusionpipeline.v1.JobService/WatchJob',
+            diffusionpipeline_dot_v1_dot_job__pb2.WatchJobRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_job__pb2.WatchJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -230,9 +230,9 @@ class GenerationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/diffusionpipeline.v1.GenerationService/CancelJob',
-            diffusionpipeline_dot_v1_dot_generation__pb2.CancelJobRequest.SerializeToString,
-            diffusionpipeline_dot_v1_dot_generation__pb2.CancelJobResponse.FromString,
+            '/diffusionpipeline.v1.JobService/CancelJob',
+            diffusionpipeline_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -257,9 +257,9 @@ class GenerationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/diffusionpipeline.v1.GenerationService/ListJobs',
-            diffusionpipeline_dot_v1_dot_generation__pb2.ListJobsRequest.SerializeToString,
-            diffusionpipeline_dot_v1_dot_generation__pb2.ListJobsResponse.FromString,
+            '/diffusionpipeline.v1.JobService/ListJobs',
+            diffusionpipeline_dot_v1_dot_job__pb2.ListJobsRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_job__pb2.ListJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -283,13 +283,13 @@ class ArtifactServiceStub:
         """
         self.Upload = channel.stream_unary(
                 '/diffusionpipeline.v1.ArtifactService/Upload',
-                request_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.UploadRequest.SerializeToString,
-                response_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.UploadResponse.FromString,
+                request_serializer=diffusionpipeline_dot_v1_dot_job__pb2.UploadRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.UploadResponse.FromString,
                 _registered_method=True)
         self.Download = channel.unary_stream(
                 '/diffusionpipeline.v1.ArtifactService/Download',
-                request_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.DownloadRequest.SerializeToString,
-                response_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.DownloadResponse.FromString,
+                request_serializer=diffusionpipeline_dot_v1_dot_job__pb2.DownloadRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.DownloadResponse.FromString,
                 _registered_method=True)
 
 
@@ -314,13 +314,13 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Upload': grpc.stream_unary_rpc_method_handler(
                     servicer.Upload,
-                    request_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.UploadRequest.FromString,
-                    response_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.UploadResponse.SerializeToString,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.UploadRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_job__pb2.UploadResponse.SerializeToString,
             ),
             'Download': grpc.unary_stream_rpc_method_handler(
                     servicer.Download,
-                    request_deserializer=diffusionpipeline_dot_v1_dot_generation__pb2.DownloadRequest.FromString,
-                    response_serializer=diffusionpipeline_dot_v1_dot_generation__pb2.DownloadResponse.SerializeToString,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_job__pb2.DownloadRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_job__pb2.DownloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -349,8 +349,8 @@ class ArtifactService:
             request_iterator,
             target,
             '/diffusionpipeline.v1.ArtifactService/Upload',
-            diffusionpipeline_dot_v1_dot_generation__pb2.UploadRequest.SerializeToString,
-            diffusionpipeline_dot_v1_dot_generation__pb2.UploadResponse.FromString,
+            diffusionpipeline_dot_v1_dot_job__pb2.UploadRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_job__pb2.UploadResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -376,8 +376,8 @@ class ArtifactService:
             request,
             target,
             '/diffusionpipeline.v1.ArtifactService/Download',
-            diffusionpipeline_dot_v1_dot_generation__pb2.DownloadRequest.SerializeToString,
-            diffusionpipeline_dot_v1_dot_generation__pb2.DownloadResponse.FromString,
+            diffusionpipeline_dot_v1_dot_job__pb2.DownloadRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_job__pb2.DownloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -128,7 +128,7 @@ class Job(_message.Message):
     model: _builtins.str
     """The id of the served model that it was accepted for; empty where that was not known."""
     @_builtins.property
-    def parameters(self) -> _stage_pb2.GenerationParameters: ...
+    def parameters(self) -> _stage_pb2.JobParameters: ...
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]: ...
     @_builtins.property
@@ -140,7 +140,7 @@ class Job(_message.Message):
         *,
         id: _builtins.str = ...,
         status: Global___JobStatus.ValueType = ...,
-        parameters: _stage_pb2.GenerationParameters | None = ...,
+        parameters: _stage_pb2.JobParameters | None = ...,
         created_at: _builtins.float = ...,
         completed_at: _builtins.float = ...,
         step: _builtins.int = ...,
@@ -171,11 +171,11 @@ class CreateJobRequest(_message.Message):
     timeout_seconds: _builtins.float
     """0: the router's default."""
     @_builtins.property
-    def parameters(self) -> _stage_pb2.GenerationParameters: ...
+    def parameters(self) -> _stage_pb2.JobParameters: ...
     def __init__(
         self,
         *,
-        parameters: _stage_pb2.GenerationParameters | None = ...,
+        parameters: _stage_pb2.JobParameters | None = ...,
         idempotency_key: _builtins.str = ...,
         timeout_seconds: _builtins.float = ...,
     ) -> None: ...
