@@ -12,7 +12,7 @@ peers changed, so that an event costs what it changes and neither the length of 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -60,7 +60,7 @@ class Scheduler(Generic[R]):
         self._open: dict[Place, dict[int, dict[str, Peer[R]]]] = defaultdict(dict)
         self._loads: dict[str, dict[Stage, int]] = {}
         # How many of them have an idle place.
-        self._idle = 0
+        self._idle: Counter[Place] = Counter()
         # Tasks that wait behind others on their peer, by what they avoid; under None those asked back. Where each is.
         self._behind: dict[Place, dict[Avoid | None, dict[str, Task[R]]]] = defaultdict(dict)
         self._listed: dict[str, dict[str, tuple[Place, Avoid | None]]] = {}
@@ -133,17 +133,17 @@ class Scheduler(Generic[R]):
         by_load = self._open[place]
         if before is not None:
             del by_load[before][peer.incarnation]
-            self._idle -= before < 0
+            self._idle[place] -= before < 0
             if not by_load[before]:
                 del by_load[before]
         if now is None:
             del self._loads[peer.incarnation][stage]
         else:
             self._loads[peer.incarnation][stage] = now
-            self._idle += now < 0
+            self._idle[place] += now < 0
             by_load.setdefault(now, {})[peer.incarnation] = peer
         if not by_load:
-            del self._open[place]
+            del self._open[place], self._idle[place]
 
     def relist(self, peer: Peer[R]) -> None:
         """To be called when the peer owns more tasks or fewer, or one of them waits no more or is asked back."""
@@ -216,8 +216,8 @@ class Scheduler(Generic[R]):
         A peer holds one task more than it runs, so that its input is pulled meanwhile; which peer will be free first
         is only known later.
         """
-        for place, by_avoid in list(self._behind.items()) if self._idle else ():
-            idle = {load: peers for load, peers in self._open.get(place, {}).items() if load < 0}
+        for place, by_avoid in [item for item in self._behind.items() if self._idle[item[0]]]:
+            idle = {load: peers for load, peers in self._open[place].items() if load < 0}
             # Tasks on their way back will take idle places too.
             places = sum(-load * len(peers) for load, peers in idle.items()) - len(by_avoid.get(None, ()))
             if places > 0:
