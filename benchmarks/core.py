@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import multiprocessing
+import random
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -46,6 +47,10 @@ from diffusion_router.core import (
 )
 
 SECONDS: Final = {Stage.ENCODE: 0.2, Stage.DENOISE: 4.0, Stage.DECODE: 0.3}
+# Of a stage's time, so that peers do not march in step.
+SPREAD: Final = (0.7, 1.3)
+# So few that encoders' pools are soon full wherever jobs wait: their outputs stay until they are denoised.
+SLOTS: Final = 32
 STEPS: Final = 4
 TIMEOUT: Final = 3600.0
 
@@ -81,6 +86,7 @@ class World:
         self.events = 0
         self.seconds = 0.0
         self._order = count()
+        self._random = random.Random(row.denoisers)
         self._agenda: list[tuple[float, int, Event]] = []
         # What each peer was sent and has not begun; its task that runs.
         self._waiting: dict[str, dict[str, Execute]] = {}
@@ -88,7 +94,7 @@ class World:
         self._broken = {f"denoiser-{number}" for number in range(row.broken)}
         for name, stages in self._fleet(row):
             self._waiting[name] = {}
-            self.tell(PeerRegistered(name, stages, pod_name=name))
+            self.tell(PeerRegistered(name, stages, pod_name=name, slots=SLOTS))
             self._later(self.policy.lease / 3 * (len(self._waiting) % 97) / 97, PeerHeartbeat(name))
         for _ in range(2 * row.denoisers + row.queue):
             self._submit()
@@ -153,7 +159,7 @@ class World:
         if name in self._broken:
             self._later(0.1, StageFailed(name, task.task_id, FailureKind.UNSPECIFIED))
             return
-        seconds = SECONDS[task.stage]
+        seconds = SECONDS[task.stage] * self._random.uniform(*SPREAD)
         if task.stage is Stage.DENOISE:
             for step in range(1, STEPS):
                 self._later(seconds * step / STEPS, Progressed(name, task.task_id, step, STEPS))

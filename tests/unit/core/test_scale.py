@@ -10,19 +10,24 @@ from types import FrameType
 import pytest
 
 from diffusion_router.core import (
+    CancelRequested,
     Core,
     Event,
     Execute,
+    FailureKind,
     InputReceived,
     JobEnded,
     JobRecorded,
     JobSubmitted,
+    PeerDisconnected,
+    PeerDrained,
     PeerHeartbeat,
     PeerRegistered,
     Policy,
     Progressed,
     Stage,
     StageDone,
+    StageFailed,
     StageResult,
     Tick,
 )
@@ -87,6 +92,38 @@ def test_a_long_life_leaves_nothing_behind() -> None:
         fleet.tell(Tick())
         sizes.append(_size(fleet.core))
     assert max(sizes) < 4 * 1024, sizes
+
+
+def test_peers_that_come_and_go_leave_nothing_behind() -> None:
+    fleet = Fleet(Policy(lease=1e6, grace=0.0, max_fenced=4))
+    fleet.tell(PeerRegistered("encoder", frozenset({Stage.ENCODE})))
+    # One that may come back, so that the role is never gone.
+    fleet.tell(PeerRegistered("denoiser", frozenset({Stage.DENOISE})))
+    fleet.tell(PeerDisconnected("denoiser"))
+    sizes = []
+    for life in range(40):
+        peer, jobs = f"p{life}", [f"j{life}.{number}" for number in range(4)]
+        fleet.tell(JobSubmitted(jobs[0], 1e9))
+        fleet.tell(PeerRegistered(peer, frozenset({Stage.ENCODE, Stage.DENOISE})))
+        for job in jobs[1:]:
+            fleet.tell(JobSubmitted(job, 1e9))
+        # The first job, encoded elsewhere, takes the place that the second one's task has left.
+        for task in (fleet.todo[0], fleet.todo[1]):
+            fleet.tell(Progressed(task.incarnation, task.task_id, 0, 1))
+            done = StageResult(task.task_id, task.job_id, task.stage, "r", 1.0)
+            fleet.tell(StageDone(task.incarnation, done))
+        waiting = fleet.core.jobs[jobs[1]]
+        assert waiting.input.incarnation == peer
+        assert waiting.task is None
+        fleet.tell(PeerDrained(peer))
+        for job in jobs:
+            fleet.tell(CancelRequested(job))
+        for task in fleet.todo:
+            fleet.tell(StageFailed(task.incarnation, task.task_id, FailureKind.CANCELLED))
+        fleet.todo.clear()
+        sizes.append(_size(fleet.core))
+    # But for the times of four deadlines and a lease, which pass or are swept.
+    assert sizes[-1] - sizes[9] <= 30 * 5 * 3, sizes
 
 
 def test_an_event_costs_the_same_whatever_the_fleet_and_the_queue() -> None:

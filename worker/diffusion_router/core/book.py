@@ -127,30 +127,28 @@ class Book(Generic[R]):
 
     def set_room(self, peer: Peer[R], slots: int) -> None:
         peer.room, peer.full_at = slots, self.now
-        self.scheduler.refresh(peer)
+        self.scheduler.changed(peer)
 
     # ------------------------------------------------------------ tasks
 
     def own(self, peer: Peer[R], task: Task[R]) -> None:
         peer.tasks[task.id] = task
         peer.slots_used += task.slots
-        self.scheduler.refresh(peer)
-        self.scheduler.relist(peer)
+        self.scheduler.changed(peer)
 
     def disown(self, peer: Peer[R], task_id: str) -> Task[R] | None:
         """Gives the credit back."""
         task = peer.tasks.pop(task_id, None)
         if task is not None:
             peer.slots_used -= task.slots
-            self.scheduler.refresh(peer)
-            self.scheduler.relist(peer)
+            self.scheduler.changed(peer)
         return task
 
     def begin(self, peer: Peer[R], task: Task[R]) -> None:
         """It computes."""
         if not task.started:
             task.started = True
-            self.scheduler.relist(peer)
+            self.scheduler.waits_change(peer)
 
     def cancel(self, task: Task[R]) -> None:
         """Told to stop; its credit comes back with its report."""
@@ -171,7 +169,7 @@ class Book(Generic[R]):
     def _relist(self, task: Task[R]) -> None:
         peer = self.peers.get(task.incarnation)
         if peer is not None:
-            self.scheduler.relist(peer)
+            self.scheduler.waits_change(peer)
 
     # ------------------------------------------------------------ outputs
 
@@ -182,7 +180,7 @@ class Book(Generic[R]):
         job = self.jobs.get(job_id)
         if job is not None:
             job.outputs[task_id] = output
-        self.scheduler.refresh(peer)
+        self.scheduler.changed(peer)
         return output
 
     def drop(self, output: Output[R]) -> Peer[R] | None:
@@ -194,5 +192,5 @@ class Book(Generic[R]):
         if peer is None or peer.outputs.pop(output.task_id, None) is None:
             return None
         peer.slots_used -= output.slots
-        self.scheduler.refresh(peer)
+        self.scheduler.changed(peer)
         return peer

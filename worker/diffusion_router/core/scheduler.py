@@ -12,7 +12,7 @@ peers changed, so that an event costs what it changes and neither the length of 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -60,10 +60,14 @@ class Scheduler(Generic[R]):
         self._open: dict[Place, dict[int, dict[str, Peer[R]]]] = defaultdict(dict)
         self._loads: dict[str, dict[Stage, int]] = {}
         # How many of them have an idle place.
-        self._idle = 0
+        self._idle: Counter[Place] = Counter()
         # Tasks that wait behind others on their peer, by what they avoid; under None those asked back. Where each is.
         self._behind: dict[Place, dict[Avoid | None, dict[str, Task[R]]]] = defaultdict(dict)
         self._listed: dict[str, dict[str, tuple[Place, Avoid | None]]] = {}
+        # Peers that have changed since they were entered into these indexes. The second is looked at only for places
+        # where a peer is idle.
+        self._changed: dict[str, Peer[R]] = {}
+        self._unlisted: dict[Place, dict[str, Peer[R]]] = defaultdict(dict)
         # Peers that take tasks, or may again, by stage and generation; generations that have every role.
         self._staying: dict[Stage, dict[str, set[str]]] = {stage: {} for stage in Stage}
         self._complete: list[str] = []
@@ -103,11 +107,26 @@ class Scheduler(Generic[R]):
             job = self._jobs.get(output.job_id)
             if job is not None and job.input is output and not job.state.has_task:
                 self.push(job)
-        self.refresh(peer)
-        self.relist(peer)
+        self.changed(peer)
+        self._relist(peer)
+        for of_place in self._unlisted.values() if not known else ():
+            of_place.pop(peer.incarnation, None)
 
-    def refresh(self, peer: Peer[R]) -> None:
+    def changed(self, peer: Peer[R]) -> None:
         """To be called when the peer owns more tasks or fewer, or its pool has other room."""
+        self._changed[peer.incarnation] = peer
+        self.waits_change(peer)
+
+    def waits_change(self, peer: Peer[R]) -> None:
+        """To be called when a task of the peer waits no more, or is asked back."""
+        for stage in peer.stages:
+            self._unlisted[stage, peer.generation][peer.incarnation] = peer
+
+    def _refresh(self) -> None:
+        while self._changed:
+            self._enter(self._changed.popitem()[1])
+
+    def _enter(self, peer: Peer[R]) -> None:
         load = len(peer.tasks) - peer.capacity
         credit = load < peer.prefetch and peer.takes_tasks and peer.incarnation in self._peers
         free = peer.free_slots
@@ -133,20 +152,19 @@ class Scheduler(Generic[R]):
         by_load = self._open[place]
         if before is not None:
             del by_load[before][peer.incarnation]
-            self._idle -= before < 0
+            self._idle[place] -= before < 0
             if not by_load[before]:
                 del by_load[before]
         if now is None:
             del self._loads[peer.incarnation][stage]
         else:
             self._loads[peer.incarnation][stage] = now
-            self._idle += now < 0
+            self._idle[place] += now < 0
             by_load.setdefault(now, {})[peer.incarnation] = peer
         if not by_load:
-            del self._open[place]
+            del self._open[place], self._idle[place]
 
-    def relist(self, peer: Peer[R]) -> None:
-        """To be called when the peer owns more tasks or fewer, or one of them waits no more or is asked back."""
+    def _relist(self, peer: Peer[R]) -> None:
         before = self._listed.pop(peer.incarnation, {})
         crowded = len(peer.tasks) > peer.capacity and peer.incarnation in self._peers
         if not (before or crowded):
@@ -173,10 +191,11 @@ class Scheduler(Generic[R]):
 
     def settled(self) -> bool:
         """Whether nothing has changed since all lanes concerned were looked at."""
-        return not any(self._touched.values())
+        return not (self._changed or any(self._touched.values()))
 
     def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R]], None]) -> list[Job[R]]:
         """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over)."""
+        self._refresh()
         touched = self._touched[stage]
         if not touched:
             return []
@@ -199,6 +218,7 @@ class Scheduler(Generic[R]):
                     stranded.append(job)
                 elif (peer := self._choose(job)) is not None:
                     start(job, peer)
+                    self._refresh()
                 else:
                     continue
             lane.pop()
@@ -216,8 +236,12 @@ class Scheduler(Generic[R]):
         A peer holds one task more than it runs, so that its input is pulled meanwhile; which peer will be free first
         is only known later.
         """
-        for place, by_avoid in list(self._behind.items()) if self._idle else ():
-            idle = {load: peers for load, peers in self._open.get(place, {}).items() if load < 0}
+        for place in [place for place, idle in self._idle.items() if idle]:
+            for peer in self._unlisted.pop(place, {}).values():
+                self._relist(peer)
+            if (by_avoid := self._behind.get(place)) is None:
+                continue
+            idle = {load: peers for load, peers in self._open[place].items() if load < 0}
             # Tasks on their way back will take idle places too.
             places = sum(-load * len(peers) for load, peers in idle.items()) - len(by_avoid.get(None, ()))
             if places > 0:
