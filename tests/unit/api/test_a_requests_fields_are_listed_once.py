@@ -39,5 +39,6 @@ def test_what_is_given_arrives_and_what_is_not_is_the_models_default(name: str) 
 def test_a_jobs_parameters_are_shown_as_they_were_asked_for() -> None:
     asked = {"prompt": "x", "seed": 0, "strength": 0.0, "num_frames": 8, "size": "64x32", "model_args": {"eta": 0.5}}
     request = READER.read(JOB, {**asked, "output_format": "mp4"})
-    shown = job_object(job_pb2.Job(parameters=request.parameters), "", 0.0).parameters.model_dump()
+    job = job_pb2.Job(status=job_pb2.JOB_STATUS_QUEUED, parameters=request.parameters)
+    shown = job_object(job, "", 0.0).parameters.model_dump()
     assert shown == {**dict.fromkeys(ParametersObject.model_fields), **asked, "output_format": "mp4"}
