@@ -57,7 +57,7 @@ async def test_who_waits_in_vain_is_told_what_was_seen_last(
 
 
 def test_an_error_that_was_named_is_what_was_seen() -> None:
-    with pytest.raises(TooLate, match="^not within 0.05 s: it is there; last seen: OSError: refused$"):
+    with pytest.raises(TooLate, match=r"^not within 0\.05 s: it is there; last seen: OSError: refused$"):
         until(saying(OSError("refused")), SOON, "it is there", despite=(OSError,))
 
 
