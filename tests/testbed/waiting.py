@@ -35,14 +35,15 @@ def until(
     `unless` is called after each look that found it unmet, and raises if it never will be. Exceptions of the types
     `despite` are a condition not met. `what` is what is waited for: "the router is ready". Pauses grow to the longest.
     """
-    wait = _Wait(seconds, what, (NotYet, *despite))
+    wait = _Wait(seconds, what)
+    not_yet = (NotYet, *despite)
     pause = min(FIRST_PAUSE, longest_pause)
     while True:
         try:
             if found := condition():
                 return found
             wait.saw(found)
-        except wait.despite as error:
+        except not_yet as error:
             wait.saw(error)
         if unless is not None:
             unless()
@@ -52,17 +53,11 @@ def until(
 
 
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]],
-    seconds: float,
-    what: str,
-    *,
-    unless: Callable[[], object] | None = None,
-    despite: tuple[type[Exception], ...] = (),
-    pause: float = 0.005,
+    condition: Callable[[], T | Awaitable[T]], seconds: float, what: str, *, pause: float = 0.005
 ) -> T:
     """`until` for an event loop, which runs on meanwhile: the condition may be a coroutine function, and has no more
     than these seconds for each look."""
-    wait = _Wait(seconds, what, (NotYet, *despite))
+    wait = _Wait(seconds, what)
     while True:
         try:
             looked = condition()
@@ -70,10 +65,8 @@ async def eventually(
             if found:
                 return found
             wait.saw(found)
-        except wait.despite as error:
+        except NotYet as error:
             wait.saw(error)
-        if unless is not None:
-            unless()
         wait.check()
         await asyncio.sleep(pause)
 
@@ -95,8 +88,7 @@ async def always(condition: Callable[[], object], seconds: float, what: str, *, 
 
 
 class _Wait:
-    def __init__(self, seconds: float, what: str, despite: tuple[type[Exception], ...]) -> None:
-        self.despite = despite
+    def __init__(self, seconds: float, what: str) -> None:
         self._seconds = seconds
         self._what = what
         self._end = time.monotonic() + seconds
