@@ -41,9 +41,15 @@ _CHECK: Final = Step("check", command=("make", "--no-print-directory", "check"))
 _UNIT: Final = Step("unit", ("tests/unit",))
 _GPU: Final = Step("gpu", ("tests/gpu",))
 
+_RESOURCE: Final = ("tests/cluster/test_rules_of_the_resource.py",)
+_STORY: Final = ("tests/cluster/test_a_users_story.py",)
+_CHART: Final = ("tests/cluster/chart",)
+
+_OLDEST: Final = ("env", "TEST_KUBERNETES=oldest")
+_PROGRAMS: Final = ("nice", "-n", "19", sys.executable, "-m", "testbed.controlplane.programs")
 # What takes minutes where nothing is cached. Tests that need it wait for it, so it is polite to those that do not.
 _BUILDS: Final = (
-    Step("programs", command=("nice", "-n", "19", sys.executable, "-m", "testbed.controlplane.programs"), again=True),
+    Step("programs", command=_PROGRAMS, again=True),
     Step("images", command=("nice", sys.executable, "-m", "testbed.images"), again=True, root=True),
 )
 
@@ -65,9 +71,9 @@ TIERS: Final = {
                     Step(
                         "cluster",
                         (
-                            "tests/cluster/test_rules_of_the_resource.py",
-                            "tests/cluster/test_a_users_story.py",
-                            "tests/cluster/chart",
+                            *_RESOURCE,
+                            *_STORY,
+                            *_CHART,
                             "tests/cluster/test_faults_of_rights.py",
                             "tests/cluster/test_steady_state.py",
                             "tests/cluster/test_killed_at_every_request.py",
@@ -108,9 +114,12 @@ TIERS: Final = {
                 (
                     Step("cluster", ("tests/cluster",), again=True),
                     Step("e2e", ("tests/e2e",), again=True, root=True),
-                    Step("oldest", ("tests/cluster",), ("--kubernetes=oldest",), again=True),
+                    Step("oldest", (*_RESOURCE, *_STORY, *_CHART), command=(*_OLDEST, *PYTEST), again=True),
                 ),
-                _BUILDS,
+                (
+                    *_BUILDS,
+                    Step("programs-oldest", command=(*_OLDEST, *_PROGRAMS), again=True),
+                ),
             ),
         ),
     )
