@@ -25,9 +25,18 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self.model_id = model_id
         self._dispatcher = dispatcher
         self._sessions = sessions
+        self._models: list[peer_pb2.ModelIdentity] = []
+        # The revision of the list of peers whose models they are.
+        self._models_of = 0
 
     def models(self) -> list[peer_pb2.ModelIdentity]:
         """What the registered workers serve, under the pipeline's name for it if it has one."""
+        # Asked for with every request: made anew only when the list of peers has changed.
+        if self._models_of != self._dispatcher.core.revision:
+            self._models_of, self._models = self._dispatcher.core.revision, self._find_models()
+        return self._models
+
+    def _find_models(self) -> list[peer_pb2.ModelIdentity]:
         found: dict[tuple[str, str], peer_pb2.ModelIdentity] = {}
         for peer in self._dispatcher.core.peers.values():
             session = self._sessions.session(peer.incarnation)
