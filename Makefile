@@ -98,6 +98,7 @@ check: setup  ## Format, lint, types, import rules, protobuf
 	$(BIN)/hadolint Dockerfile
 	cd proto && ../$(BIN)/buf lint
 	@bash proto/generate.sh $(BIN) --check
+	$(BIN)/python docs/write.py --check
 	@diff -rq crds charts/diffusion-operator/crds && diff -q examples/digits.yaml operator/dpipe/up/digits.yaml || \
 	  { echo "a copy differs from its source (crds/, examples/): edit the source, then run make copies"; exit 1; }
 	@forbidden=$$(ls {operator,worker,proto,tests}/__init__.py tests/{unit,contract,integration,gpu,cluster,e2e,rdma}/__init__.py 2>/dev/null); \
@@ -119,10 +120,8 @@ copies:  ## Copy crds/ into the chart, which installs them, and the demo's examp
 	cp examples/digits.yaml operator/dpipe/up/digits.yaml
 
 .PHONY: docs
-docs: setup  ## Write the pages of docs/ that are made from the resources' definitions and from the import rules
-	$(BIN)/python docs/resource.py
-	$(BIN)/python docs/lifecycle.py
-	$(BIN)/python docs/imports.py
+docs: setup  ## Write the pages of docs/ that are made from definitions, import rules and the table of a job's moves
+	$(BIN)/python docs/write.py
 
 .PHONY: coverage
 coverage: setup go  ## How much of the code the tests run, processes that they start included (20 minutes)

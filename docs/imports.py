@@ -1,23 +1,17 @@
-"""Writes imports.md, who may import whom, from the contracts of import-linter in pyproject.toml.
-
-    python docs/imports.py            # `make docs`
-    python docs/imports.py --check    # exit status 1 if the file is not what would be written
+"""The page imports.md, who may import whom, from the contracts of import-linter in pyproject.toml.
 
 `make check` holds the code to the contracts, this page draws them.
 """
 
 from __future__ import annotations
 
-import sys
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-HERE: Final = Path(__file__).parent
-PAGE: Final = HERE / "imports.md"
-SETTINGS: Final = HERE.parent / "pyproject.toml"
+SETTINGS: Final = Path(__file__).parents[1] / "pyproject.toml"
 LINE: Final = 44
 """Characters of a line in a box."""
 
@@ -46,7 +40,11 @@ class UnknownContract(Exception):
     """A contract of a kind for which there is no drawing here. Names it."""
 
 
-def page(settings: Mapping[str, Any]) -> str:
+def page() -> str:
+    return drawn(tomllib.loads(SETTINGS.read_text(encoding="utf-8"))["tool"]["importlinter"])
+
+
+def drawn(settings: Mapping[str, Any]) -> str:
     """Of the table `tool.importlinter`. Raises UnknownContract."""
     contracts: Sequence[Contract] = settings["contracts"]
     between = _drawing(_allowed(settings["root_packages"], contracts))
@@ -105,18 +103,3 @@ def _of(container: str, names: Iterable[str]) -> list[str]:
 
 def _wrapped(text: str) -> str:
     return "<br/>".join(textwrap.wrap(text.replace("->", "→"), LINE, break_long_words=False))
-
-
-def main() -> int:
-    wanted = page(tomllib.loads(SETTINGS.read_text(encoding="utf-8"))["tool"]["importlinter"])
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != wanted:
-            sys.stderr.write(f"{PAGE.name} is not what the contracts say: make docs\n")
-            return 1
-        return 0
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,22 +1,14 @@
-"""Writes job-lifecycle.md, what a job may go through, from the router's own table of moves.
-
-    python docs/lifecycle.py            # `make docs`
-    python docs/lifecycle.py --check    # exit status 1 if the file is not what would be written
+"""The page job-lifecycle.md, what a job may go through, from the router's own table of moves.
 
 The table is `diffusion_router.core.lifecycle.TRANSITIONS`, by which the router changes the state of every job.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 from diffusion_router.core.lifecycle import HELD, OUTPUT_OF, TRANSITIONS, JobState, Move
-
-HERE: Final = Path(__file__).parent
-PAGE: Final = HERE / "job-lifecycle.md"
 
 HEAD: Final = """\
 # What a job may go through
@@ -115,18 +107,3 @@ def _row(state: JobState, always: Mapping[Move, JobState]) -> str:
     moves = {move: after for move, after in TRANSITIONS[state].items() if move not in always}
     leads = [f"`{move.name}` → `{after.name}`" for move, after in moves.items()]
     return f"| `{state.name}` | {state.status.value} | {stage} | {has[0]} | {has[1]} | {'<br/>'.join(leads)} |\n"
-
-
-def main() -> int:
-    wanted = page()
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != wanted:
-            sys.stderr.write(f"{PAGE.name} is not what the table of moves says: make docs\n")
-            return 1
-        return 0
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,4 @@
-"""Writes resource.md, the reference of both resources, from their definitions in crds/.
-
-    python docs/resource.py            # `make docs`
-    python docs/resource.py --check    # exit status 1 if the file is not what would be written
+"""The page resource.md, the reference of both resources, from their definitions in crds/.
 
 A table for each object of the schema. Parts that the definition shares by YAML aliases are one object once loaded, and
 are written once.
@@ -9,15 +6,13 @@ are written once.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-HERE: Final = Path(__file__).parent
-PAGE: Final = HERE / "resource.md"
+CRDS: Final = Path(__file__).parents[1] / "crds"
 DEFINITIONS: Final = ("diffusionpipelines", "diffusionpipelinerolescalers")
 
 HEAD: Final = """\
@@ -33,7 +28,7 @@ Schema = Mapping[str, Any]
 def page() -> str:
     parts = [HEAD]
     for name in DEFINITIONS:
-        definition = yaml.safe_load((HERE.parent / "crds" / f"{name}.yaml").read_text(encoding="utf-8"))
+        definition = yaml.safe_load((CRDS / f"{name}.yaml").read_text(encoding="utf-8"))
         spec = definition["spec"]
         (version,) = spec["versions"]
         schema = version["schema"]["openAPIV3Schema"]
@@ -124,18 +119,3 @@ def _link(path: str) -> str:
     """To a heading; its anchor is as GitHub makes it."""
     anchor = "".join(letter for letter in path.lower() if letter.isalnum() or letter in "-_")
     return f"[{path}](#{anchor})"
-
-
-def main() -> int:
-    wanted = page()
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != wanted:
-            sys.stderr.write(f"{PAGE.name} is not what the definitions say: make docs\n")
-            return 1
-        return 0
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
