@@ -124,6 +124,8 @@ def test_it_is_not_asked_again_before_it_wants_to_be(
     cluster: Cluster, proxy: Proxy, pipelines: Pipelines, operator: Operator, method: str, path: str, watch: bool
 ) -> None:
     asked = matching(method, path, watch=watch)
+    # Ready says that all was listed. A watch that is not open yet could not be cut, and would not be asked for again.
+    cluster.until(lambda: not watch or proxy.watches(asked), 30, "the watch is open")
     rule = proxy.rule(Answer(429, {"Retry-After": "3"}), asked)
     before = len(proxy.requests)
     proxy.cut_watches()

@@ -175,7 +175,7 @@ class Proxy:
             certificate = cluster.authority.issue(f"proxy-{self.port}-client", user)
             self._client_tls.load_cert_chain(certificate.file, certificate.key)
         self._rules: list[Rule] = []
-        self._watches: set[asyncio.Transport] = set()
+        self._watches: dict[asyncio.Transport, Request] = {}
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._started = threading.Event()
 
@@ -216,9 +216,9 @@ class Proxy:
         """Breaks all watches; returns how many."""
         return self._call(self._cut_watches())
 
-    def watches(self) -> int:
+    def watches(self, when: Callable[[Request], bool] = ANY) -> int:
         """Watches that are open now; one that has just ended is none until its client asks again."""
-        return len(self._watches)
+        return sum(map(when, list(self._watches.values())))
 
     def count(self, when: Callable[[Request], bool] = ANY, since: int = 0) -> int:
         """Requests met so far, after the first `since`."""
@@ -334,7 +334,7 @@ class Proxy:
 
     async def _forward(self, http: web.Request, request: Request) -> web.StreamResponse:
         try:
-            return await (self._stream(http) if request.is_watch else self._carry_out(http))
+            return await (self._stream(http, request) if request.is_watch else self._carry_out(http))
         except aiohttp.ClientError:
             return _abort(http)  # the real server is gone: so is this one
 
@@ -346,14 +346,14 @@ class Proxy:
         async with self._ask(http, body) as answer:
             return web.Response(status=answer.status, headers=_passed_on(answer.headers), body=await answer.read())
 
-    async def _stream(self, http: web.Request) -> web.StreamResponse:
+    async def _stream(self, http: web.Request, request: Request) -> web.StreamResponse:
         connection = http.transport
         if connection is None:
             return web.Response()
         async with self._ask(http, b"") as answer:
             stream = web.StreamResponse(status=answer.status, headers=_passed_on(answer.headers))
             stream.content_length = None
-            self._watches.add(connection)
+            self._watches[connection] = request
             try:
                 await stream.prepare(http)
                 with contextlib.suppress(ConnectionResetError):  # cut
@@ -361,7 +361,7 @@ class Proxy:
                         await stream.write(chunk)
                     await stream.write_eof()
             finally:
-                self._watches.discard(connection)
+                self._watches.pop(connection, None)
             return stream
 
     def _ask(self, http: web.Request, body: bytes) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
