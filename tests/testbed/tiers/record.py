@@ -74,9 +74,11 @@ class _Recorder:
 
 
 def _cause(report: pytest.TestReport) -> str:
-    """The first line of what was raised, and where."""
+    """The first words of what was raised, and when."""
     lines = list(_errors(report.longreprtext)) or report.longreprtext.splitlines()[-1:]
-    return f"{report.when}: {lines[0]}"[:_CAUSE] if lines else report.when or ""
+    # A message of several lines may begin with an empty one.
+    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return f"{report.when}: {said}"[:_CAUSE]
 
 
 def _errors(text: str) -> Iterator[str]:

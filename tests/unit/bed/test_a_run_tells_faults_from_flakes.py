@@ -71,6 +71,11 @@ def test_what_fails_twice_has_failed(capsys: pytest.CaptureFixture[str]) -> None
     assert said.endswith("1 passed, 1 failed, 0 skipped\n")
 
 
+def test_the_cause_is_told_though_its_message_begins_with_an_empty_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run((step("bad", "def test_bad(): raise ValueError('\\nthe guest gave no status')\n"),)) == 1
+    assert "call: ValueError: the guest gave no status" in last_lines(capsys)
+
+
 def test_a_test_without_excuse_is_not_run_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert run((step("flaky", FLAKY.format(count=1), again=False),)) == 1
     assert "flaky: 0" in last_lines(capsys)
