@@ -39,7 +39,7 @@ setup: $(VENV)/.installed  ## Make .venv with everything (6 GB, mostly PyPI's to
 demo: setup  ## Start the bundled model cut in three roles, draw a grid of digits, show where the time went
 	$(BIN)/dpipe demo
 
-# What each of the three runs is written in tests/testbed/tiers/catalogue.py.
+# What each runs is written in tests/testbed/tiers/catalogue.py.
 .PHONY: test-quick
 test-quick: setup  ## Checks and unit tests (under 3 minutes)
 	$(TIERS) test-quick
@@ -71,10 +71,8 @@ test-e2e: setup go  ## Tests on two real nodes with the built images, as root (2
 	$(PYTEST) tests/e2e
 
 .PHONY: test-oldest
-test-oldest: export TEST_KUBERNETES := oldest
 test-oldest: setup go  ## Rules of the resource, the user's story and the chart on the oldest Kubernetes that the chart promises
-	$(PROGRAMS)
-	$(PYTEST) tests/cluster/test_rules_of_the_resource.py tests/cluster/test_a_users_story.py tests/cluster/chart
+	$(TIERS) test-oldest
 
 .PHONY: programs
 programs: setup go  ## Build the test cluster's programs (8 minutes, once: cached under ~/.cache/diffusion-operator)

@@ -13,8 +13,14 @@ from typing import Final
 import imports
 import lifecycle
 import reference
+import request_fields
 
-PAGES: Final = {"imports.md": imports.page, "job-lifecycle.md": lifecycle.page, "resource.md": reference.page}
+PAGES: Final = {
+    "imports.md": imports.page,
+    "job-lifecycle.md": lifecycle.page,
+    "resource.md": reference.page,
+    "request-fields.md": request_fields.page,
+}
 
 
 def main() -> int:

@@ -77,7 +77,7 @@ def peers_registered(pipeline: Pipeline, observed: Observed) -> Finding:
             lacking.append(_lacking(role, peers, generation, here, ready))
     if lacking:
         # Of a rollout's many small lacks the one is told that explains the others.
-        order = (reasons.GENERATION_MISMATCH, reasons.LEASE_EXPIRED, reasons.PEERS_MISSING)
+        order = (reasons.GENERATION_MISMATCH, reasons.PEER_SUSPECT, reasons.PEERS_MISSING)
         return min(lacking, key=lambda found: order.index(found.reason))
     if not expected:
         return false(reasons.NO_READY_WORKERS, "no worker pod is ready")
@@ -150,7 +150,7 @@ def _lacking(role: Role, peers: Sequence[PeerSeen], generation: str, here: int, 
         )
     suspect = sum(peer.state == _SUSPECT for peer in peers)
     if suspect:
-        return false(reasons.LEASE_EXPIRED, f"{message}; the router does not hear from {count(suspect, 'peer')}")
+        return false(reasons.PEER_SUSPECT, f"{message}; the router does not hear from {count(suspect, 'peer')}")
     return false(reasons.PEERS_MISSING, message)
 
 

@@ -109,7 +109,7 @@ REGISTRY_ANSWERS: Final = "RegistryAnswers"
 
 REGISTERED: Final = "Registered"
 NO_READY_WORKERS: Final = "NoReadyWorkers"
-LEASE_EXPIRED: Final = "LeaseExpired"
+PEER_SUSPECT: Final = "PeerSuspect"
 PEERS_MISSING: Final = "PeersMissing"
 
 IN_USE: Final = "InUse"
@@ -169,7 +169,7 @@ CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
         INCOMPATIBLE,
         NO_READY_WORKERS,
         GENERATION_MISMATCH,
-        LEASE_EXPIRED,
+        PEER_SUSPECT,
         PEERS_MISSING,
         SUSPENDED,
         ROUTER_NOT_READY,

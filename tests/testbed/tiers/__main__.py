@@ -1,4 +1,4 @@
-"""`python -m testbed.tiers test-quick|test|test-all`, which the Makefile calls."""
+"""`python -m testbed.tiers TARGET`, as the Makefile calls it."""
 
 from __future__ import annotations
 

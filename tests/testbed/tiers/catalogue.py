@@ -1,4 +1,4 @@
-"""The three sizes of the tests, as data, each under the name of the target of the Makefile that runs it.
+"""The three sizes of the tests and what else runs like them, as data, each under the name of its Makefile target.
 
 A tier is a few lanes that run beside each other; a lane is steps that run one after the other. Two lanes of tests are
 as many as two cores bear: one of what computes, and one of what mostly waits for containers and controllers.
@@ -45,13 +45,17 @@ _RESOURCE: Final = ("tests/cluster/test_rules_of_the_resource.py",)
 _STORY: Final = ("tests/cluster/test_a_users_story.py",)
 _CHART: Final = ("tests/cluster/chart",)
 
-_OLDEST: Final = ("env", "TEST_KUBERNETES=oldest")
 _PROGRAMS: Final = ("nice", "-n", "19", sys.executable, "-m", "testbed.controlplane.programs")
 # What takes minutes where nothing is cached. Tests that need it wait for it, so it is polite to those that do not.
 _BUILDS: Final = (
     Step("programs", command=_PROGRAMS, again=True),
     Step("images", command=("nice", sys.executable, "-m", "testbed.images"), again=True, root=True),
 )
+
+# On the oldest Kubernetes that the chart promises.
+_OLDEST: Final = ("env", "TEST_KUBERNETES=oldest")
+_OLDEST_TESTS: Final = Step("oldest", (*_RESOURCE, *_STORY, *_CHART), command=(*_OLDEST, *PYTEST), again=True)
+_OLDEST_BUILD: Final = Step("programs-oldest", command=(*_OLDEST, *_PROGRAMS), again=True)
 
 TIERS: Final = {
     tier.name: tier
@@ -114,13 +118,11 @@ TIERS: Final = {
                 (
                     Step("cluster", ("tests/cluster",), again=True),
                     Step("e2e", ("tests/e2e",), again=True, root=True),
-                    Step("oldest", (*_RESOURCE, *_STORY, *_CHART), command=(*_OLDEST, *PYTEST), again=True),
+                    _OLDEST_TESTS,
                 ),
-                (
-                    *_BUILDS,
-                    Step("programs-oldest", command=(*_OLDEST, *_PROGRAMS), again=True),
-                ),
+                (*_BUILDS, _OLDEST_BUILD),
             ),
         ),
+        Tier("test-oldest", lanes=((_OLDEST_TESTS,), (_OLDEST_BUILD,))),
     )
 }

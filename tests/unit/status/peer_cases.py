@@ -63,7 +63,7 @@ PEERS = [
         observed(peers=answer([*one_of_each()[1:], peer(Role.ENCODER, state="suspect")])),
         "PeersRegistered",
         "False",
-        "LeaseExpired",
+        "PeerSuspect",
         "encoder: 0 of 1 ready pod registered; the router does not hear from 1 peer",
         id="one is no longer heard of",
     ),

@@ -77,7 +77,7 @@ def enqueue(book: Book[R], job: Job[R], delay: float = 0.0) -> None:
 
 def start_over(book: Book[R], job: Job[R]) -> None:
     """Everything can be computed anew from the job itself."""
-    book.move(job, Move.RESTARTED)
+    book.move(job, Move.STARTED_OVER)
     for output in list(job.outputs.values()):
         outputs.discard(book, output)
     enqueue(book, job)

@@ -49,7 +49,7 @@ class Move(Enum):
     DENOISED = "the denoiser's output is there"
     DECODED = "the decoder's result is there"
     RETURNED = "its task ended without an output, or its peer is lost"
-    RESTARTED = "its input is lost or of no use: everything is computed anew"
+    STARTED_OVER = "what it reads, or was to read, is lost or of no use: everything is computed anew"
     ENCODE_HELD = "a worker that registers has an encode task of it"
     DENOISE_HELD = "a worker that registers has a denoise task of it"
     DECODE_HELD = "a worker that registers has a decode task of it"
@@ -77,7 +77,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[Move, JobState]]] = {
         _M.ENCODED: _S.TO_DENOISE,
         _M.DENOISED: _S.TO_DECODE,
         _M.DECODED: _S.COMPLETED,
-        _M.RESTARTED: _S.TO_ENCODE,
+        _M.STARTED_OVER: _S.TO_ENCODE,
         _M.ENCODE_HELD: _S.ENCODING,
         _M.DENOISE_HELD: _S.DENOISING_ADOPTED,
         _M.DECODE_HELD: _S.DECODING_ADOPTED,
@@ -97,7 +97,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[Move, JobState]]] = {
         _M.SENT: _S.DENOISING,
         _M.DENOISED: _S.TO_DECODE,
         _M.DECODED: _S.COMPLETED,
-        _M.RESTARTED: _S.TO_ENCODE,
+        _M.STARTED_OVER: _S.TO_ENCODE,
         _M.DENOISE_HELD: _S.DENOISING,
         _M.DECODE_HELD: _S.DECODING_ADOPTED,
         **_ENDS,
@@ -122,7 +122,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[Move, JobState]]] = {
     _S.TO_DECODE: {
         _M.SENT: _S.DECODING,
         _M.DECODED: _S.COMPLETED,
-        _M.RESTARTED: _S.TO_ENCODE,
+        _M.STARTED_OVER: _S.TO_ENCODE,
         _M.DECODE_HELD: _S.DECODING,
         **_ENDS,
     },

@@ -1,0 +1,65 @@
+"""The page request-fields.md, what a request may say, from the router's own table of fields.
+
+The table is `diffusion_router.api.kinds.request_fields`, by which the router checks every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diffusion_router.api.kinds import EDIT, GENERATION, JOB, VIDEO, Kind, request_fields
+from diffusion_router.settings import Settings
+
+KINDS: Final[Mapping[str, Kind]] = {"generations": GENERATION, "edits": EDIT, "videos": VIDEO, "jobs": JOB}
+
+HEAD: Final = """\
+# What a request may say
+
+Written by `make docs` from the table in [kinds.py](../worker/diffusion_router/api/kinds.py), by which the router checks
+every request; bounds that are settings of the router stand here with their defaults. Columns: `/v1/images/generations`,
+`/v1/images/edits`, `/v1/videos`, `/v1/jobs`.
+
+"""
+
+
+def page() -> str:
+    # The defaults, whatever the environment says.
+    limits = Settings.model_construct().limits
+    fields = {name: request_fields(kind, limits) for name, kind in KINDS.items()}
+    head = f"| field | | value | {' | '.join(KINDS)} |\n| --- | --- | --- |{' --- |' * len(KINDS)}\n"
+    names = list(dict.fromkeys(name for table in fields.values() for name in table))
+    return HEAD + head + "".join(_row(name, fields) for name in names) + "\n## Files\n\n" + _files()
+
+
+def _row(name: str, fields: Mapping[str, Mapping[str, Any]]) -> str:
+    schema = next(table[name].schema() for table in fields.values() if name in table)
+    has = " | ".join("yes" if name in table else "" for table in fields.values())
+    return f"| `{name}` | {schema['description']} | {_value(schema)} | {has} |\n"
+
+
+def _value(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return _value(schema["anyOf"][0])
+    if "enum" in schema:
+        return " or ".join(f"`{word}`".lower() for word in schema["enum"])
+    bounds = [
+        text.format(int(schema[key]))
+        for key, text in {
+            "minimum": "from {:,}",
+            "exclusiveMinimum": "above {:,}",
+            "maximum": "up to {:,}",
+            "maxLength": "of at most {:,} characters",
+            "maxProperties": "of at most {:,} scalars",
+        }.items()
+        if key in schema
+    ]
+    return " ".join([schema["type"], *bounds])
+
+
+def _files() -> str:
+    rows = [
+        f"| `{field}` | `{argument}` | {', '.join(name for name, kind in KINDS.items() if field in kind.files)} |\n"
+        for field, argument in JOB.files.items()
+    ]
+    return "| form field | the pipeline's argument | kinds |\n| --- | --- | --- |\n" + "".join(rows)
