@@ -122,8 +122,9 @@ docs: setup  ## Write the pages of docs/ that are made from definitions, import 
 	$(BIN)/python docs/write.py
 
 .PHONY: coverage
-coverage: setup go  ## How much of the code the tests run, processes that they start included (20 minutes)
-	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered --tier=gate tests/unit tests/contract tests/integration tests/cluster
+coverage: setup go  ## How much of the code the gate's tests but e2e run, processes that they start included (20 minutes)
+	$(TIERS) coverage
+	$(BIN)/coverage report --skip-covered
 
 .PHONY: bench
 bench: setup  ## All benchmarks, side by side with their baselines

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 # Paths of sockets below it may have 108 characters.
 _ROOT = Path(tempfile.gettempdir())
@@ -62,6 +62,15 @@ def spawn(
             cwd=cwd,
             start_new_session=True,
         )
+
+
+MEASURED: Final = "COVERAGE_PROCESS_CONFIG"
+"""Set where coverage is measured: a process that has it too writes down what it ran, unless it is killed."""
+
+
+def plain_environment() -> dict[str, str]:
+    """None of the test run's own settings: certificates, proxies, a kubeconfig."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", MEASURED) if name in os.environ}
 
 
 def tail(log: Path, characters: int = 4000) -> str:

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from testbed.controlplane.children import Folder, spawn, tail
+from testbed.controlplane.children import Folder, plain_environment, spawn, tail
 from testbed.controlplane.operators import Operator
 from testbed.waiting import until
 
@@ -41,11 +41,10 @@ class Forker:
         self._folder = Folder()
         self._socket = self._folder.path / "forker"
         log = self._folder.path / "forker.log"
-        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._process = spawn(
             *(sys.executable, "-m", "testbed.controlplane.forking", self._socket),
             log=log,
-            environment={**environment, "PYTHONPATH": str(_TESTS)},
+            environment={**plain_environment(), "PYTHONPATH": str(_TESTS)},
         )
 
         def runs() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import httpx
 
 from testbed.controlplane.access import allow
-from testbed.controlplane.children import free_ports, spawn, tail
+from testbed.controlplane.children import MEASURED, free_ports, plain_environment, spawn, tail
 from testbed.controlplane.cluster import Cluster
 from testbed.exposition import total
 from testbed.waiting import TooLate, until
@@ -101,7 +101,7 @@ class Operator:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self.kill()
+            self._end(signal.SIGTERM if MEASURED in os.environ else signal.SIGKILL, 30)
 
     @property
     def pid(self) -> int:
@@ -116,9 +116,8 @@ class Operator:
             self.wait_ready(ready_within)
 
     def launch(self) -> Process:
-        # None of the test run's own settings: certificates, proxies, a kubeconfig.
-        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        return spawn(sys.executable, "-m", "diffusion_operator", *self.flags, log=self.log, environment=environment)
+        program = (sys.executable, "-m", "diffusion_operator", *self.flags)
+        return spawn(*program, log=self.log, environment=plain_environment())
 
     def wait_ready(self, seconds: float = 30.0) -> None:
         def runs() -> None:

@@ -39,6 +39,8 @@ class Tier:
 
 _CHECK: Final = Step("check", command=("make", "--no-print-directory", "check"))
 _UNIT: Final = Step("unit", ("tests/unit",))
+_CONTRACT: Final = Step("contract", ("tests/contract",), (GATE,))
+_INTEGRATION: Final = Step("integration", ("tests/integration",), (GATE,), again=True)
 _GPU: Final = Step("gpu", ("tests/gpu",))
 
 _RESOURCE: Final = ("tests/cluster/test_rules_of_the_resource.py",)
@@ -50,6 +52,25 @@ _PROGRAMS: Final = ("nice", "-n", "19", sys.executable, "-m", "testbed.controlpl
 _BUILDS: Final = (
     Step("programs", command=_PROGRAMS, again=True),
     Step("images", command=("nice", sys.executable, "-m", "testbed.images"), again=True, root=True),
+)
+_CLUSTER: Final = Step(
+    "cluster",
+    (
+        *_RESOURCE,
+        *_STORY,
+        *_CHART,
+        "tests/cluster/test_faults_of_rights.py",
+        "tests/cluster/test_steady_state.py",
+        "tests/cluster/test_killed_at_every_request.py",
+    ),
+    (GATE, "--every=5"),
+    again=True,
+)
+# In one run of pytest, which puts together what all of their processes wrote.
+_COVERAGE: Final = Step(
+    "coverage",
+    (*_UNIT.paths, *_CONTRACT.paths, *_INTEGRATION.paths, *_CLUSTER.paths),
+    (*_CLUSTER.options, "--cov", "--cov-report="),
 )
 
 # On the oldest Kubernetes that the chart promises.
@@ -67,24 +88,12 @@ TIERS: Final = {
                 (
                     _CHECK,
                     _UNIT,
-                    Step("contract", ("tests/contract",), (GATE,)),
-                    Step("integration", ("tests/integration",), (GATE,), again=True),
+                    _CONTRACT,
+                    _INTEGRATION,
                     _GPU,
                 ),
                 (
-                    Step(
-                        "cluster",
-                        (
-                            *_RESOURCE,
-                            *_STORY,
-                            *_CHART,
-                            "tests/cluster/test_faults_of_rights.py",
-                            "tests/cluster/test_steady_state.py",
-                            "tests/cluster/test_killed_at_every_request.py",
-                        ),
-                        (GATE, "--every=5"),
-                        again=True,
-                    ),
+                    _CLUSTER,
                     Step(
                         "e2e",
                         (
@@ -123,6 +132,7 @@ TIERS: Final = {
                 (*_BUILDS, _OLDEST_BUILD),
             ),
         ),
+        Tier("coverage", lanes=((_COVERAGE,),)),
         Tier("test-oldest", lanes=((_OLDEST_TESTS,), (_OLDEST_BUILD,))),
     )
 }

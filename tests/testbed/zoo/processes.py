@@ -20,6 +20,7 @@ from testbed.zoo.catalogue import FAMILIES
 
 ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
 WHOLE = ENCODER + DENOISER + DECODER
+_END_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class RoleProcess:
         return self.start(method, *args, **kwargs).result()
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, by itself if it does."""
         self._connection.close()
+        self._process.join(_END_SECONDS)
         self._process.kill()
         self._process.join()
 
