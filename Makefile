@@ -122,7 +122,7 @@ docs: setup  ## Write the pages of docs/ that are made from definitions, import 
 	$(BIN)/python docs/write.py
 
 .PHONY: coverage
-coverage: setup go  ## How much of the code the gate's tests but e2e run, processes that they start included (20 minutes)
+coverage: setup go  ## How much of the code the gate's tests but e2e run, processes that they start included (15 minutes)
 	$(TIERS) coverage
 	$(BIN)/coverage report --skip-covered
 
