@@ -164,7 +164,9 @@ class ProcessPeer:
         self._process.communicate()
 
     async def kill(self) -> None:
+        """Returns when what it started has followed: until then its memory can still be read, and rightly is."""
         await asyncio.to_thread(self.kill_now)
+        await eventually(lambda: not processes_of(self._process.pid))
 
     def _ask(self, **command: object) -> dict[str, Any]:
         assert self._process.stdin is not None
