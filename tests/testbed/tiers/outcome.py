@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from testbed.tiers.catalogue import Step
@@ -15,6 +15,12 @@ class Failure:
     what: str
     """The test's node id, or the name of a step that is no tests."""
     cause: str
+    others: Sequence[str] = ()
+    """Tests that the same fixture failed with it: one failure, however many asked for that fixture."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.what} and {len(self.others)} more" if self.others else self.what
 
 
 @dataclass
@@ -30,7 +36,7 @@ class Outcome:
     def read(self, record: Path) -> None:
         """What the tests wrote down of themselves. A run that did not come to its end has failed, whatever it says."""
         lines = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-        self.failures = [Failure(line["test"], line["cause"]) for line in lines if "test" in line]
+        self.failures = _together(Failure(line["test"], line["cause"]) for line in lines if "test" in line)
         end = lines[-1] if lines and "exit" in lines[-1] else None
         if end is not None:
             self.passed, self.skipped = end["passed"], end["skipped"]
@@ -64,18 +70,30 @@ class Verdict:
         """The last ones of a run. The counts have a form that those who read logs of any tests know."""
         said = [", ".join(f"{outcome.step.name} {clock(outcome.seconds)}" for outcome in self.outcomes)]
         for failure in self.failed:
-            said += [f"FAILED {failure.what}", f"    {failure.cause}"]
+            said += [f"FAILED {failure.title}", f"    {failure.cause}"]
         said.append(f"flaky: {len(self.flaky)}")
         for failure in self.flaky:
-            said += [f"    {failure.what}", f"        {failure.cause}"]
+            said += [f"    {failure.title}", f"        {failure.cause}"]
         said.append(f"make {target}: {'passed' if self.good else 'FAILED'} in {clock(self.seconds)}")
         passed = sum(outcome.passed for outcome in self.outcomes)
-        passed += sum("::" in failure.what for failure in self.flaky)
+        passed += sum(1 + len(failure.others) for failure in self.flaky if "::" in failure.what)
         skipped = sum(outcome.skipped for outcome in self.outcomes)
-        said.append(f"{passed} passed, {len(self.failed)} failed, {skipped} skipped")
+        failed = sum(1 + len(failure.others) for failure in self.failed)
+        said.append(f"{passed} passed, {failed} failed, {skipped} skipped")
         if self.left_out:
             said.append(f"left out, since they need root: {', '.join(self.left_out)}; `sudo make {target}` runs them")
         return said
+
+
+def _together(failures: Iterable[Failure]) -> list[Failure]:
+    """Those of one file that one fixture failed, as one."""
+    found: dict[tuple[str, str], Failure] = {}
+    for failure in failures:
+        file = failure.what.partition("::")[0]
+        key = (file, failure.cause) if failure.cause.startswith("setup:") else (failure.what, "")
+        first = found.get(key)
+        found[key] = replace(first, others=(*first.others, failure.what)) if first else failure
+    return list(found.values())
 
 
 def clock(seconds: float) -> str:

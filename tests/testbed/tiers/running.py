@@ -90,9 +90,9 @@ class Run:
             return [], [*failed, *(failure for _, failure in doubtful)]
         flaky = []
         for number, (step, failure) in enumerate(doubtful, 1):
-            say(f"{failure.what}: once more, alone")
+            say(f"{failure.title}: once more, alone")
             log = self._folder / f"{step.name}-again-{number}.log"
-            outcome = self._execute(step, [failure.what] if step.paths else [], log)
+            outcome = self._execute(step, [failure.what, *failure.others] if step.paths else [], log)
             if outcome.status:
                 say(log.read_text(errors="replace"))
             (failed if outcome.status else flaky).append(failure)

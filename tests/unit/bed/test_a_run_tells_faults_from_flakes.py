@@ -26,6 +26,19 @@ def test_flaky(number):
 """
 
 
+FLAKY_FIXTURE: Final = """
+import pathlib, pytest
+@pytest.fixture(scope="module")
+def part():
+    mark = pathlib.Path("mark-of-the-part")
+    met = mark.exists()
+    mark.touch()
+    assert met, "it did not start"
+@pytest.mark.parametrize("number", range(5))
+def test_with_it(part, number): pass
+"""
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -62,6 +75,16 @@ def test_what_passes_alone_is_named_with_its_first_failure(capsys: pytest.Captur
     said = last_lines(capsys)
     assert "flaky: 2\n    test_flaky.py::test_flaky[0]\n        call: AssertionError: the first time" in said
     assert said.endswith("3 passed, 0 failed, 0 skipped\n")
+
+
+def test_a_fixture_that_failed_is_one_failure_however_many_tests_ask_for_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run((step("with_a_part", FLAKY_FIXTURE), step("good", GOOD))) == 0
+    said = last_lines(capsys)
+    assert "flaky: 1\n    test_with_a_part.py::test_with_it[0] and 4 more\n" in said
+    assert "setup: AssertionError: it did not start" in said
+    assert said.endswith("6 passed, 0 failed, 0 skipped\n")
 
 
 def test_what_fails_twice_has_failed(capsys: pytest.CaptureFixture[str]) -> None:
