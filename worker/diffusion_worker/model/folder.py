@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -209,10 +210,12 @@ def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device
 
 
 def quieten() -> None:
-    """Stops diffusers and transformers from drawing progress bars and from logging what is raised as well."""
+    """Stops diffusers and transformers from warning, drawing progress bars, and logging what is raised as well."""
     import diffusers
     import transformers
 
+    # For the whole process: `catch_warnings` puts back what it found, which goes wrong where several runs take turns.
+    warnings.simplefilter("ignore")
     diffusers.utils.logging.set_verbosity(logging.CRITICAL)
     diffusers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()

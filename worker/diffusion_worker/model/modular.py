@@ -6,40 +6,29 @@ is what a later stage declares as input, the generator's state and the request's
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
 import diffusers
 import numpy as np
 import torch
-from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model import arguments, media
 from diffusion_worker.model.cut import Cut, Pieces, find_cut
+from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.families import FPS_INPUTS
 from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
+from diffusion_worker.model.guidance import is_guider
+from diffusion_worker.model.loops import Parked, Walk, resume_of
+from diffusion_worker.model.pipes import Pipe, Pipes, build
 from diffusion_worker.model.shells import is_shell, make_shell
-from diffusion_worker.model.steps import StepHook, hooked
-from diffusion_worker.model.types import InvalidRequest, Media, ModelError, OnStep, Parameters, UnsupportedModel, Values
+from diffusion_worker.model.types import InvalidRequest, Media, ModelError, Parameters, UnsupportedModel, Values
 from diffusionpipeline.words import STAGES, Stage
 
-MAX_CACHED_PIPES: Final = 64
 ANY_GUIDANCE: Final = 2.0
 """A scale with which a guider is on; encoders ask for no more."""
-
-
-@dataclass(frozen=True)
-class Pipe:
-    """One stage's blocks as a pipeline that can be called, for one set of triggers."""
-
-    pipeline: Any
-    hook: StepHook
-    guiders: Mapping[str, Any]
-    """The guiders as the blocks made them: a request's own are derived from these."""
 
 
 class Made(TypedDict):
@@ -100,7 +89,7 @@ class ModularModel:
             for name in sorted(self._folder.components.keys() - wanted)
             if self._folder.is_module(name)
         }
-        self._pipes: dict[tuple[Stage, tuple[tuple[str, object], ...]], Pipe] = {}
+        self._pipes = Pipes()
         self._size_multiple = self._smallest_size()
 
     @property
@@ -122,7 +111,7 @@ class ModularModel:
         defaults = {**self._cut.family.defaults, **self._folder.defaults}
         triggers = self._cut.triggers({**defaults, **fields, **parameters.images})
         pieces = self._cut.pieces(triggers)
-        guided = any(_is_guider(spec) for stage in STAGES for spec in pieces.components(stage).values())
+        guided = any(is_guider(spec) for stage in STAGES for spec in pieces.components(stage).values())
         plainly = self._cut.image_inputs and not parameters.images
         name = f"{self._cut.name}, without an input image," if plainly else self._cut.name
         bound, scale = arguments.bind(fields, defaults, pieces, name=name, guided=guided)
@@ -139,17 +128,22 @@ class ModularModel:
             "tags": {},
             "generator": torch.Generator("cpu").manual_seed(parameters.seed),
         }
-        return self._run(Stage.ENCODE, made, None)
+        return self._run(Stage.ENCODE, made)
 
-    def denoise(self, values: Values, on_step: OnStep) -> Values:
+    def denoise(self, values: Values, driver: Driver) -> Values:
         self._require(Stage.DENOISE)
-        return self._run(Stage.DENOISE, self._unpack(values), on_step)
+        made = self._unpack(values)
+        walk = Walk(driver, made["generator"], resume_of(values))
+        try:
+            return self._run(Stage.DENOISE, made, driver, walk)
+        except Parked as parked:
+            return {**values, "resume": parked.resume}
 
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
         made = self._unpack(values)
         made["inputs"]["output_type"] = "pil" if self.output == "image" else "np"
-        state = self._call(Stage.DECODE, made, None)
+        state = self._call(Stage.DECODE, made)
         if self.output == "image":
             pictures = media.frames_of(state.values["images"])
             return [media.encode_image(frames, made["output_format"]) for frames in pictures]
@@ -158,8 +152,8 @@ class ModularModel:
 
     # What follows runs one stage.
 
-    def _run(self, stage: Stage, made: Made, on_step: OnStep | None) -> Values:
-        state = self._call(stage, made, on_step)
+    def _run(self, stage: Stage, made: Made, driver: Driver | None = None, walk: Walk | None = None) -> Values:
+        state = self._call(stage, made, driver, walk)
         needs = self._cut.pieces(made["triggers"]).needs_after(stage)
         merged = {**made["inputs"], **state.values}
         tags = dict(made["tags"])
@@ -170,11 +164,17 @@ class ModularModel:
         kept = {tag: [name for name in names if name in shipped] for tag, names in sorted(tags.items())}
         return {**made, "inputs": shipped, "tags": {tag: names for tag, names in kept.items() if names}}
 
-    def _call(self, stage: Stage, made: Made, on_step: OnStep | None) -> Any:
+    def _call(self, stage: Stage, made: Made, driver: Driver | None = None, walk: Walk | None = None) -> Any:
         """Runs the stage's blocks and returns their PipelineState."""
+        triggers = made["triggers"]
+        key = (stage, tuple(sorted(triggers.items())))
+        with self._pipes.take(key, lambda: self._build(stage, self._cut.pieces(triggers))) as pipe:
+            pipe.questions.driver, pipe.place.walk = driver, walk
+            self._set_guidance(pipe, stage, made["guidance_scale"])
+            return self._call_with(pipe, stage, made)
+
+    def _call_with(self, pipe: Pipe, stage: Stage, made: Made) -> Any:
         inputs, tags = made["inputs"], made["tags"]
-        pipe = self._pipe(stage, made["triggers"])
-        self._set_guidance(pipe, stage, made["guidance_scale"])
         for name, component in pipe.pipeline.components.items():
             if isinstance(component, SchedulerMixin):
                 # A scheduler keeps the state of one denoising, such as the history of a multistep method.
@@ -188,18 +188,13 @@ class ModularModel:
             elif not parameter.name and parameter.kwargs_type in tags:
                 names = tags[parameter.kwargs_type]
                 given[parameter.kwargs_type] = {name: inputs[name] for name in names if name in inputs}
-        pipe.hook.listener = on_step
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return pipe.pipeline(**given)
+            return pipe.pipeline(**given)
         except ValueError as error:
             kind = InvalidRequest if stage is Stage.ENCODE else ModelError
             raise kind(f"{stage}: {error}") from error
         except Exception as error:
             raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
-        finally:
-            pipe.hook.listener = None
 
     def _unpack(self, values: Values) -> Made:
         """What an earlier stage made, as a copy that this stage may change."""
@@ -211,7 +206,7 @@ class ModularModel:
             )
         if missing := Made.__required_keys__ - values.keys():
             raise ModelError(f"the input is not what a stage of this model makes: it has no {min(missing)}")
-        made = cast(Made, values)
+        made = cast(Made, {name: value for name, value in values.items() if name in Made.__required_keys__})
         generator = torch.Generator("cpu")
         generator.set_state(made["generator"].get_state())
         inputs = {name: self._own(value) for name, value in made["inputs"].items()}
@@ -229,14 +224,6 @@ class ModularModel:
             return type(value)(self._own(entry) for entry in value)
         return value
 
-    def _pipe(self, stage: Stage, triggers: Mapping[str, object]) -> Pipe:
-        key = (stage, tuple(sorted(triggers.items())))
-        if key not in self._pipes:
-            if len(self._pipes) >= MAX_CACHED_PIPES:
-                self._pipes.clear()
-            self._pipes[key] = self._build(stage, self._cut.pieces(triggers))
-        return self._pipes[key]
-
     def _build(self, stage: Stage, pieces: Pieces) -> Pipe:
         for name in self._declared(stage, pieces):
             component = self._components.get(name)
@@ -245,10 +232,7 @@ class ModularModel:
                     f"{self._cut.name}: this request needs component {name} for {stage}, which no served workflow "
                     f"({', '.join(self._cut.workflows)}) loads"
                 )
-        blocks, hook = hooked(pieces.blocks[stage])
-        pipeline = self._pipeline(blocks)
-        guiders = {name: one for name, one in pipeline.components.items() if isinstance(one, BaseGuidance)}
-        return Pipe(pipeline, hook, guiders)
+        return build(pieces.blocks[stage], self._pipeline, self.owned[stage] if stage is Stage.DENOISE else frozenset())
 
     def _pipeline(self, blocks: Any) -> Any:
         pipeline = self._cut.pipeline_class(blocks=blocks, pretrained_model_name_or_path=str(self._folder.path))
@@ -323,10 +307,6 @@ class ModularModel:
             return None
         samples = made[0].detach().float().cpu().numpy()
         return media.Audio(samples.reshape(-1, samples.shape[-1])[:2], rate)
-
-
-def _is_guider(spec: Any) -> bool:
-    return isinstance(spec.type_hint, type) and issubclass(spec.type_hint, BaseGuidance)
 
 
 def _declared_fps(pieces: Pieces) -> int | None:

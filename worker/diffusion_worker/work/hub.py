@@ -1,0 +1,135 @@
+"""Who computes next, and with whom: the strands of a worker, of which each waits for calls of networks.
+
+`tick` makes one forward. The first strand in order leads: its first open call is made, and with it, as far as both want
+company and there is room, every call of the same key that is open just then. Nobody is waited for. Strands whose calls
+are all answered run on to their next question. Between two ticks anything may happen: strands come, are held, parked
+or ended.
+
+Pure but for the networks that it calls: no clock, no thread, no lock. It belongs to the compute thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from diffusion_worker.model.calls import Call
+from diffusion_worker.model.forwards import Forwards
+from diffusion_worker.work.strand import Strand
+
+R = TypeVar("R")
+
+
+class Company(Enum):
+    """With which other calls one may share a forward."""
+
+    NONE = "none"
+    OWN = "own"
+    """Those of the same question: the branches of guidance. Bits depend on the request alone."""
+    ANY = "any"
+    """Those of others too: bits depend on the load."""
+
+
+@dataclass(eq=False, slots=True)
+class Member(Generic[R]):
+    """One strand in the hub. `order`: least first."""
+
+    strand: Strand[R]
+    order: tuple[int, ...]
+    company: Company
+    ended: Callable[[Member[R]], None]
+    held: bool = False
+    stop: BaseException | None = None
+    answers: dict[int, Any] = field(default_factory=dict)
+    """By the place of the call in the question."""
+
+    def open(self) -> Iterator[tuple[int, Call]]:
+        """Calls that are not answered yet."""
+        return ((place, call) for place, call in enumerate(self.strand.calls) if place not in self.answers)
+
+
+class Hub(Generic[R]):
+    """max_tokens, max_requests: of one forward that several requests share; a single call is made whatever its size."""
+
+    def __init__(self, forwards: Forwards, *, max_tokens: int, max_requests: int) -> None:
+        self._forwards = forwards
+        self._max_tokens = max_tokens
+        self._max_requests = max_requests
+        self._members: list[Member[R]] = []
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, member: Member[R]) -> None:
+        """Takes a strand on. It runs to its first question at once."""
+        self._members.append(member)
+        self._members.sort(key=lambda one: one.order)
+        self._advance(member, member.strand.start)
+
+    def end(self, member: Member[R], error: BaseException) -> None:
+        """Raises `error` in a strand that waits, at once; nothing happens to one that has ended."""
+        if member in self._members:
+            self._advance(member, lambda: member.strand.throw(error))
+
+    @property
+    def idle(self) -> bool:
+        """Whether `tick` would do nothing."""
+        return all(member.held for member in self._members)
+
+    def tick(self) -> bool:
+        """One forward, and what follows from it. False: there was nothing to do."""
+        ready = [member for member in self._members if not member.held]
+        if not ready:
+            return False
+        chosen = self._choose(ready)
+        answers = self._forwards.run([call for _, _, call in chosen])
+        for (member, place, _), answer in zip(chosen, answers, strict=True):
+            member.answers[place] = answer
+        for member in dict.fromkeys(member for member, _, _ in chosen):
+            self._settle(member)
+        return True
+
+    def _choose(self, ready: Sequence[Member[R]]) -> list[tuple[Member[R], int, Call]]:
+        lead = ready[0]
+        place, first = next(lead.open())
+        chosen = [(lead, place, first)]
+        if lead.company is Company.NONE:
+            return chosen
+        most = self._forwards.most(first)
+        tokens, requests = first.tokens, 1
+        for member in ready:
+            if member is not lead and not (lead.company is member.company is Company.ANY):
+                continue
+            joined = False
+            for place, call in member.open():
+                if call is first or call.key != first.key:
+                    continue
+                if most is not None and len(chosen) >= most:
+                    return chosen
+                # A request's own calls belong together whatever the bounds on company say, or its bits would depend on
+                # these bounds.
+                if member is not lead:
+                    if tokens + call.tokens > self._max_tokens or (not joined and requests >= self._max_requests):
+                        break
+                    requests += not joined
+                    joined = True
+                chosen.append((member, place, call))
+                tokens += call.tokens
+        return chosen
+
+    def _settle(self, member: Member[R]) -> None:
+        failed = next((answer for answer in member.answers.values() if isinstance(answer, Exception)), None)
+        if failed is not None:
+            self._advance(member, lambda: member.strand.throw(failed))
+        elif len(member.answers) == len(member.strand.calls):
+            answers = [member.answers[place] for place in range(len(member.strand.calls))]
+            self._advance(member, lambda: member.strand.answer(answers))
+
+    def _advance(self, member: Member[R], run: Callable[[], None]) -> None:
+        member.answers = {}
+        run()
+        if not member.strand.calls:
+            self._members.remove(member)
+            member.ended(member)
