@@ -14,15 +14,16 @@ What such a cut can't carry is found while running, and raised as UnsupportedMod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NotRequired, Self, TypedDict
+from typing import Any, Final, NotRequired, TypedDict
 
 import torch
 
 from diffusion_worker.model.records import hollow, outline, pack, unpack
+from diffusion_worker.model.retrace import Outline, Outlines, ProgressBar, Retrace
 from diffusion_worker.model.taps import Answer, Method, Reached, Taps
-from diffusion_worker.model.types import ModelError, OnStep, UnsupportedModel
+from diffusion_worker.model.types import ModelError, UnsupportedModel
 
 DIRECT: Final = "component:"
 """Prefix of a record's name where `__call__` used the component itself and not one of the pipeline's methods."""
@@ -40,14 +41,6 @@ class Record(TypedDict):
     """The generator's state after the call; not for `decode`."""
 
 
-class Denoised(TypedDict):
-    """The outline of a denoiser's output."""
-
-    output: object
-    times: int
-    """In a row."""
-
-
 class Decoding(TypedDict):
     """The first call that decodes, and its arguments."""
 
@@ -62,7 +55,7 @@ class Made(TypedDict):
     """What `decode` needs of what `denoise` did."""
 
     records: list[Record]
-    outputs: dict[str, list[Denoised]]
+    outputs: dict[str, list[Outline]]
     """By denoiser."""
     decoding: Decoding
 
@@ -74,6 +67,10 @@ class Parts:
     encoders: Mapping[str, torch.nn.Module]
     denoisers: Mapping[str, torch.nn.Module]
     decoders: Mapping[str, torch.nn.Module]
+
+    def all(self) -> list[tuple[str, torch.nn.Module]]:
+        """By name."""
+        return [*self.encoders.items(), *self.denoisers.items(), *self.decoders.items()]
 
 
 @dataclass(frozen=True)
@@ -141,12 +138,11 @@ def encode(run: Run) -> list[Record]:
     raise UnsupportedModel(f"{run.name} never calls {_either(run.parts.denoisers)}, so nothing denoises")
 
 
-def denoise(run: Run, records: Sequence[Record], on_step: OnStep) -> Made:
+def denoise(run: Run, records: Sequence[Record], retrace: Retrace) -> Made:
     """Runs from the encoders' records up to the first decoding.
 
-    Raises UnsupportedModel if nothing is ever decoded, and what `on_step` raises.
+    Raises UnsupportedModel if nothing is ever decoded, Parked, and what the driver raises.
     """
-    outputs: dict[str, list[Denoised]] = {name: [] for name in run.parts.denoisers}
     reached: list[Decoding] = []
     denoised = 0
 
@@ -178,8 +174,10 @@ def denoise(run: Run, records: Sequence[Record], on_step: OnStep) -> Made:
     def traced(name: str, _call: int, forward: Method, args: Any, kwargs: Any) -> Any:
         nonlocal denoised
         denoised += 1
+        if retrace.skips:
+            return unpack(retrace.outlines.take(name), run.device)
         result = forward(*args, **kwargs)
-        _append(outputs[name], outline(result, f"{name}'s output"))
+        retrace.outlines.add(name, outline(result, f"{name}'s output"))
         return result
 
     def stop(name: str, call: int, _method: Method, args: Any, kwargs: Any) -> Any:
@@ -194,12 +192,12 @@ def denoise(run: Run, records: Sequence[Record], on_step: OnStep) -> Made:
             taps.handle(denoiser, "forward", name, traced)
         for name, decoder in run.parts.decoders.items():
             taps.handle(decoder, "decode", DIRECT + name, stop)
-        taps.put(run.pipeline, "progress_bar", lambda iterable=None, total=None: Steps(on_step, iterable, total))
+        retrace.attach(taps, run.pipeline)
         try:
             run.start(taps, answer)
         except Reached:
             outlines = [Record(name=r["name"], call=r["call"], result=hollow(r["result"])) for r in records]
-            return {"records": outlines, "outputs": outputs, "decoding": reached[-1]}
+            return {"records": outlines, "outputs": retrace.outlines.kept, "decoding": reached[-1]}
     raise UnsupportedModel(f"{run.name} never calls decode of {_either(run.parts.decoders)}, so nothing decodes")
 
 
@@ -210,7 +208,7 @@ def decode(run: Run, made: Made) -> Any:
     on what this role does not have.
     """
     target = made["decoding"]
-    pending = {name: [entry.copy() for entry in entries] for name, entries in made["outputs"].items()}
+    outlines = Outlines(made["outputs"])
     entered = inside = False
 
     def enter(method: Method) -> Any:
@@ -242,7 +240,7 @@ def decode(run: Run, made: Made) -> Any:
     def silent(name: str, _call: int, _forward: Method, _args: Any, _kwargs: Any) -> Any:
         if entered:
             raise UnsupportedModel(f"{run.name} denoises again after decoding; it can't be cut by role")
-        return unpack(_take(pending[name], name), run.device)
+        return unpack(outlines.take(name), run.device)
 
     with Taps() as taps:
         answers = _Answers(run, made["records"])
@@ -251,43 +249,11 @@ def decode(run: Run, made: Made) -> Any:
             taps.handle(denoiser, "forward", name, silent)
         for name, component in run.parts.decoders.items():
             taps.handle(component, "decode", DIRECT + name, decoder)
-        taps.put(run.pipeline, "progress_bar", lambda iterable=None, total=None: Steps(_ignore, iterable, total))
+        taps.put(run.pipeline, "progress_bar", lambda iterable=None, total=None: ProgressBar(_ignore, iterable, total))
         result = run.start(taps, answer)
     if not entered:
         raise ModelError(f"{run.name} never came to {target['name']}, where its denoising ended")
     return result
-
-
-class Steps:
-    """Stands in for a pipeline's progress bar, which every family moves once after each denoising step."""
-
-    def __init__(self, on_step: OnStep, iterable: Sequence[Any] | None, total: int | None) -> None:
-        self._on_step = on_step
-        self._iterable = iterable
-        self._done = 0
-        self._total = total if iterable is None or total is not None else len(iterable)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable or ():
-            yield item
-            self.update()
-
-    def update(self, steps: int = 1) -> None:
-        """Reports one step more."""
-        self._done += steps
-        self._on_step(self._done, max(self._done, self._total or 0))
-
-    def set_description(self, *_: object) -> None:
-        """Part of what pipelines call on a progress bar; there is nothing to draw."""
-
-    def close(self) -> None:
-        """Part of what pipelines call on a progress bar; there is nothing to close."""
 
 
 class _Answers:
@@ -328,22 +294,6 @@ def _stop(_name: str, _call: int, _method: Method, _args: Any, _kwargs: Any) -> 
 
 def _ignore(_step: int, _steps: int) -> None:
     return None
-
-
-def _append(entries: list[Denoised], outputs: object) -> None:
-    """Adds a denoiser output's outline; equal ones in a row are counted."""
-    if entries and entries[-1]["output"] == outputs:
-        entries[-1]["times"] += 1
-    else:
-        entries.append({"output": outputs, "times": 1})
-
-
-def _take(entries: list[Denoised], name: str) -> object:
-    if not entries:
-        raise ModelError(f"{name} was called more often than when it denoised")
-    entry = entries[0]
-    entry["times"] -= 1
-    return entry["output"] if entry["times"] else entries.pop(0)["output"]
 
 
 def _either(parts: Mapping[str, object]) -> str:

@@ -1,8 +1,8 @@
 """What a denoising has become since its loop began, as payload values, and back into another that stands at its start.
 
-What is carried is the difference: attributes of the loop's state, of schedulers and of guiders that are not as they were
-when the loop began, since whoever goes on begins the loop too. Nothing is pickled: values are tensors and plain types,
-and objects are filled, never made, but for those in `_MADE`.
+What is carried is the difference: attributes of the loop's state, of schedulers and of guiders that are not as they
+were when the loop began, since whoever goes on begins the loop too. Nothing is pickled: values are tensors and plain
+types, and objects are filled, never made, but for those in `_MADE`.
 
 A tensor's memory layout is part of the state. It may choose another kernel, so the order of axes is carried along.
 """
@@ -19,9 +19,9 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from diffusion_worker.model.records import MARK, pack, unpack
 from diffusion_worker.model.types import ModelError
 
-MARK: Final = "$"
 _MADE: Final[Mapping[str, Any]] = {"MomentumBuffer": lambda: MomentumBuffer(0.0)}
 """Objects that come into being during a loop."""
 _PLAIN: Final = (bool, int, float, str, type(None), torch.dtype, torch.device)
@@ -47,7 +47,7 @@ class Beginning:
         """What became of them, by object and attribute.
 
         keep_new: objects of which attributes are carried that were not there in the beginning; of others they are
-        what a step makes and the next one makes anew. Raises ModelError for a change that can't be carried.
+        what a step makes and the next one makes anew. Raises UnsupportedModel for a change that can't be carried.
         """
         found = {}
         for name, one in objects.items():
@@ -120,28 +120,10 @@ def _changes(what: str, one: Any, held: Mapping[str, Any], *, new: bool) -> dict
 
 
 def _pack(what: str, value: Any) -> object:
-    if isinstance(value, torch.Tensor):
-        if value.is_contiguous():
-            return value.detach().clone()
-        axes = sorted(range(value.ndim), key=lambda axis: -value.stride(axis))
-        return {MARK: "axes", "axes": axes, "tensor": value.detach().permute(axes).contiguous().clone()}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, list | tuple):
-        return type(value)([_pack(what, member) for member in value])
-    if isinstance(value, dict):
-        return {MARK: "dict", "items": [[_pack(what, key), _pack(what, member)] for key, member in value.items()]}
     if isinstance(value, _FILLED):
-        return {
-            MARK: "state",
-            "of": type(value).__name__,
-            "state": {name: _pack(f"{what}.{name}", member) for name, member in _attributes(value).items()},
-        }
-    raise ModelError(f"can't be parked: {what} became a {type(value).__name__}, which can't be carried")
+        state = {name: _pack(f"{what}.{name}", member) for name, member in _attributes(value).items()}
+        return {MARK: "state", "of": type(value).__name__, "state": state}
+    return pack(value, what, layout=True)
 
 
 def _fill(one: Any, changes: Mapping[str, Any], device: torch.device) -> None:
@@ -156,22 +138,4 @@ def _fill(one: Any, changes: Mapping[str, Any], device: torch.device) -> None:
                 setattr(one, name, old)
             _fill(old, value["state"], device)
         else:
-            setattr(one, name, _unpack(value, old.device if isinstance(old, torch.Tensor) else device))
-
-
-def _unpack(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(device, copy=True)
-    if isinstance(value, list | tuple):
-        return type(value)([_unpack(member, device) for member in value])
-    if not isinstance(value, dict):
-        return value.copy() if isinstance(value, np.ndarray) else value
-    match value.get(MARK):
-        case "axes":
-            axes = value["axes"]
-            tensor = _unpack(value["tensor"], device)
-            return tensor.permute([axes.index(axis) for axis in range(tensor.ndim)])
-        case "dict":
-            return {_unpack(key, device): _unpack(member, device) for key, member in value["items"]}
-        case mark:
-            raise ModelError(f"a checkpoint holds an unknown mark {mark!r}")
+            setattr(one, name, unpack(value, old.device if isinstance(old, torch.Tensor) else device))

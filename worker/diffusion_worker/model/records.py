@@ -47,13 +47,14 @@ class Replayed:
         return tuple(self.__dict__.values())
 
 
-def pack(value: Any, what: str, generator: torch.Generator | None = None) -> object:
+def pack(value: Any, what: str, generator: torch.Generator | None = None, *, layout: bool = False) -> object:
     """`value` in the payload's types, its tensors copied; the run's own `generator` becomes a mark.
 
-    Raises UnsupportedModel, naming `what` (where the value came from), for a value that can't be carried.
+    layout: the order of a tensor's axes in memory is carried too. Raises UnsupportedModel, naming `what` (where the
+    value came from), for a value that can't be carried.
     """
     # Copies, because pipelines change tensors in place after a method has returned them.
-    return _flatten(value, what, generator, lambda tensor: tensor.detach().clone())
+    return _flatten(value, what, generator, _with_layout if layout else lambda tensor: tensor.detach().clone())
 
 
 def outline(value: Any, what: str) -> object:
@@ -92,6 +93,9 @@ def unpack(value: object, device: torch.device, generator: torch.Generator | Non
                 return {key: walk(member) for key, member in item["items"]}
             case "output":
                 return Replayed({name: walk(member) for name, member in item["fields"].items()})
+            case "axes":
+                axes = item["axes"]
+                return walk(item["tensor"]).permute([axes.index(axis) for axis in range(len(axes))])
             case "tensor":
                 return torch.zeros(tuple(item["shape"]), dtype=item["dtype"], device=device)
             case "generator" if generator is not None:
@@ -100,6 +104,13 @@ def unpack(value: object, device: torch.device, generator: torch.Generator | Non
                 raise ModelError(f"a stage's input holds an unknown mark {mark!r}")
 
     return walk(value)
+
+
+def _with_layout(tensor: torch.Tensor) -> object:
+    if tensor.is_contiguous():
+        return tensor.detach().clone()
+    axes = sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis))
+    return {MARK: "axes", "axes": axes, "tensor": tensor.detach().permute(axes).contiguous().clone()}
 
 
 def _flatten(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,16 +17,19 @@ from typing import Any, Final, TypedDict, cast
 import diffusers
 import torch
 from diffusers.pipelines import auto_pipeline
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from PIL import Image
 
 from diffusion_worker.model import arguments, capture, media
+from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS, output_of
 from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
+from diffusion_worker.model.loops import Parked
 from diffusion_worker.model.records import pack, unpack
+from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedulers_of
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_cut
-from diffusion_worker.model.types import InvalidRequest, Media, ModelError, OnStep, Parameters, UnsupportedModel, Values
+from diffusion_worker.model.standins import Questions, stand_in
+from diffusion_worker.model.types import InvalidRequest, Media, ModelError, Parameters, UnsupportedModel, Values
 from diffusionpipeline.words import Stage
 
 OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
@@ -127,21 +129,18 @@ class ReplayModel:
         with self._run(Stage.ENCODE, request) as run:
             return {**request, "records": capture.encode(run)}
 
-    def denoise(self, values: Values, on_step: OnStep) -> Values:
+    def denoise(self, values: Values, driver: Driver) -> Values:
         self._require(Stage.DENOISE)
         request = self._request(values)
         records = cast(list[capture.Record], values["records"])
-        raised: list[Exception] = []
-
-        def listener(step: int, steps: int) -> None:
-            try:
-                on_step(step, steps)
-            except Exception as error:
-                raised.append(error)
-                raise
-
-        with self._run(Stage.DENOISE, request, raised) as run:
-            return {**request, **capture.denoise(run, records, listener)}
+        resume = cast(Retraced | None, values.get("resume"))
+        try:
+            with self._run(Stage.DENOISE, request, OwnDraws(driver, self._device)) as run:
+                schedulers = schedulers_of(vars(run.pipeline))
+                retrace = Retrace(driver, schedulers, run.generator, self._device, resume)
+                return {**request, **capture.denoise(run, records, retrace)}
+        except Parked as parked:
+            return {**values, "resume": parked.resume}
 
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
@@ -154,36 +153,45 @@ class ReplayModel:
         return [media.encode_video(one, request["fps"]) for one in frames]
 
     @contextmanager
-    def _run(self, stage: Stage, request: Request, raised: list[Exception] | None = None) -> Iterator[capture.Run]:
-        """One run of the request's pipeline. Names what goes wrong in it, but for what is in `raised`."""
+    def _run(self, stage: Stage, request: Request, driver: Driver | None = None) -> Iterator[capture.Run]:
+        """One run of the request's pipeline, whose denoisers ask `driver`. Names what goes wrong in it."""
         generator = torch.Generator("cpu").manual_seed(request["seed"])
         pipeline = copy.copy(self._pipelines[request["kind"]])
-        for name, component in self._components.items():
-            if isinstance(component, SchedulerMixin):
-                # A scheduler keeps the state of one denoising, such as the history of a multistep method.
-                setattr(pipeline, name, copy.deepcopy(component))
+        for name, component in schedulers_of(self._components).items():
+            # A scheduler keeps the state of one denoising, such as the history of a multistep method.
+            setattr(pipeline, name, copy.deepcopy(component))
+        parts = self._own_parts(driver)
+        for name, part in parts.all():
+            # Past the pipeline's own __setattr__, which would register it.
+            pipeline.__dict__[name] = part
         call = unpack(request["call"], self._device) | {"generator": generator, "output_type": "np"}
         taken = inspect.signature(type(pipeline).__call__).parameters
         call = {name: value for name, value in call.items() if name in taken}
         devices = [self._device] if self._device.type == "cuda" else []
         try:
             # What a pipeline draws without a generator comes from the global one; a retry must draw the same.
-            with torch.random.fork_rng(devices), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with torch.random.fork_rng(devices):
                 torch.manual_seed(request["seed"])
-                yield capture.Run(pipeline, self._parts, call, generator, self._device)
+                yield capture.Run(pipeline, parts, call, generator, self._device)
         except ModelError:
             raise
         except ValueError as error:
-            if raised and error is raised[0]:
-                raise
             # diffusers refuses a request's values by ValueError, in the checks at the start of `__call__`.
             kind = InvalidRequest if stage is Stage.ENCODE else ModelError
             raise kind(f"{stage}: {error}") from error
         except Exception as error:
-            if raised and error is raised[0]:
-                raise
             raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
+
+    def _own_parts(self, driver: Driver | None) -> capture.Parts:
+        """Parts that one run may listen to while others wait in the middle of theirs."""
+        questions = Questions()
+        questions.driver = driver
+        parts = self._parts
+        return capture.Parts(
+            {name: copy.copy(one) for name, one in parts.encoders.items()},
+            {name: stand_in(one, questions) if driver else copy.copy(one) for name, one in parts.denoisers.items()},
+            {name: copy.copy(one) for name, one in parts.decoders.items()},
+        )
 
     def _build(self, pipeline_class: Any) -> Any:
         taken = inspect.signature(pipeline_class.__init__).parameters
