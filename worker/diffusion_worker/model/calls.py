@@ -156,6 +156,8 @@ def _part(output: Any, start: int, size: int, total: int) -> Any:
         return output[start : start + size]
     if hasattr(output, "to_tuple"):
         return type(output)(**{name: _part(value, start, size, total) for name, value in output.items()})
+    if isinstance(output, dict):
+        return {name: _part(value, start, size, total) for name, value in output.items()}
     if isinstance(output, list | tuple):
         return type(output)(_part(value, start, size, total) for value in output)
     return output

@@ -41,7 +41,6 @@ class Member(Generic[R]):
     company: Company
     ended: Callable[[Member[R]], None]
     held: bool = False
-    stop: BaseException | None = None
     answers: dict[int, Any] = field(default_factory=dict)
     """By the place of the call in the question."""
 
