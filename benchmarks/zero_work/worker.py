@@ -11,7 +11,8 @@ import sys
 import numpy as np
 
 from diffusion_worker.app import serve
-from diffusion_worker.model.types import Media, OnStep, Parameters, Values
+from diffusion_worker.model.driving import Driver
+from diffusion_worker.model.types import Media, Parameters, Values
 from diffusion_worker.settings import Settings
 from diffusionpipeline.words import Stage
 
@@ -27,7 +28,7 @@ class ZeroWork:
     def encode(self, parameters: Parameters) -> Values:
         return self._values
 
-    def denoise(self, values: Values, on_step: OnStep) -> Values:
+    def denoise(self, values: Values, driver: Driver) -> Values:
         return values
 
     def decode(self, values: Values) -> list[Media]:

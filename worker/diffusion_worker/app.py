@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
@@ -22,10 +22,12 @@ from diffusion_worker.link.stream import Incompatible, RouterStream
 from diffusion_worker.link.worker import Worker
 from diffusion_worker.loading import Loaded, adopt, load
 from diffusion_worker.metrics import Metrics
+from diffusion_worker.model.forwards import Forwards
 from diffusion_worker.model.types import StageModel, UnsupportedModel
 from diffusion_worker.settings import Settings
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
 from diffusion_worker.work.compute import ComputeThread
+from diffusion_worker.work.hub import Hub
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.process.channels import WORKER_CHANNEL
 from diffusionpipeline.process.logs import configure
@@ -94,7 +96,9 @@ class _Lifecycle:
         self._stack = stack
         self.metrics = Metrics(settings.label, settings.stages)
         self.health = Health(self._not_alive, self._not_ready)
-        self.compute = ComputeThread(asyncio.get_running_loop())
+        batching = settings.batching
+        hub: Hub[Any] = Hub(Forwards(), max_tokens=batching.max_tokens, max_requests=batching.max_requests)
+        self.compute = ComputeThread(asyncio.get_running_loop(), hub)
         stack.callback(self.compute.stop)
         self._state = "opening the transport"
         self._announcing: set[asyncio.Task[None]] = set()
@@ -153,6 +157,7 @@ class _Lifecycle:
             metrics=self.metrics,
             send=stream.send,
             generation=settings.generation,
+            batching=settings.batching,
             max_input_bytes=settings.max_input_bytes,
             max_input_pixels=settings.max_input_pixels,
         )

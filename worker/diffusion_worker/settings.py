@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
 from diffusionpipeline.words import MODEL_ROLES, ModelRole, Stage
 
@@ -35,6 +36,12 @@ class Settings(ProcessSettings):
     allow_pickle: bool = Field(False, description="Also read weights that are pickles, which can run any code")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the model computes")
     threads: int = Field(0, ge=0, le=1024, description="Threads of CPU computing. 0: what torch chooses")
+
+    batching_mode: Mode = Field(
+        "Guidance", description="Which forwards are shared: none, guidance's, or of any requests"
+    )
+    max_tokens: int = Field(65536, gt=0, description="Requests: positions of latents in one forward that they share")
+    max_requests: int = Field(8, gt=0, le=256, description="Requests: how many are denoised at once")
 
     backend: Literal["mooncake", "tcp", "shm", "memory"] = Field("mooncake", description="How tensors move")
     protocol: Literal["auto", "rdma", "tcp"] = Field("auto", description="Network that Mooncake uses")
@@ -89,6 +96,16 @@ class Settings(ProcessSettings):
     @property
     def stages(self) -> frozenset[Stage]:
         return frozenset(role.stage for role in self.roles)
+
+    @property
+    def batching(self) -> Batching:
+        """Which denoisings compute together."""
+        return Batching(mode=self.batching_mode, max_tokens=self.max_tokens, max_requests=self.max_requests)
+
+    @property
+    def capacity(self) -> int:
+        """Tasks that are computed at once."""
+        return self.batching.together if Stage.DENOISE in self.stages else 1
 
     @property
     def label(self) -> str:

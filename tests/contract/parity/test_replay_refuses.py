@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusion_worker.model import InvalidRequest, ModelError, Parameters, UnsupportedModel
+from diffusion_worker.model.driving import Direct
 from diffusion_worker.model.replay import ReplayModel
 from diffusion_worker.model.soundness import check_cut
 from diffusionpipeline.words import Stage
@@ -60,7 +61,7 @@ def test_a_pipeline_with_nothing_that_decodes_is_refused(tmp_path: Path) -> None
 
 def test_a_stage_whose_weights_are_not_loaded_is_refused(encoder: ReplayModel) -> None:
     with pytest.raises(ModelError, match="loaded for encode alone"):
-        encoder.denoise({}, lambda *_: None)
+        encoder.denoise({}, Direct())
 
 
 @pytest.mark.parametrize(
@@ -88,4 +89,4 @@ def test_a_picture_that_a_pipeline_needs_is_missed_by_name() -> None:
 def test_values_of_another_pipeline_are_refused() -> None:
     model = load(ensure(FAMILIES["sd15"].checkpoint), Stage.DENOISE)
     with pytest.raises(ModelError, match="made by SanaPipeline"):
-        model.denoise({"pipeline": "SanaPipeline", "diffusers": diffusers.__version__}, lambda *_: None)
+        model.denoise({"pipeline": "SanaPipeline", "diffusers": diffusers.__version__}, Direct())

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from diffusion_worker.model import InvalidRequest, Media, OnStep, Parameters, Values
+from diffusion_worker.model import InvalidRequest, Media, Parameters, Values
+from diffusion_worker.model.driving import Driver
 from diffusionpipeline.words import Stage
 
 ALL = frozenset(Stage)
@@ -47,7 +48,7 @@ class ScriptedModel:
         noise = np.full(nbytes, parameters.seed % 256, np.uint8)
         return {"prompt": parameters.prompt, "noise": noise, "steps": parameters.num_inference_steps or 1}
 
-    def denoise(self, values: Values, on_step: OnStep) -> Values:
+    def denoise(self, values: Values, driver: Driver) -> Values:
         self._begin(Stage.DENOISE, str(values["prompt"]))
         latents, steps = np.asarray(values["noise"]).copy(), int(str(values["steps"]))
         for step in range(1, steps + 1):
@@ -55,7 +56,7 @@ class ScriptedModel:
                 assert self._permits.acquire(timeout=DEADLINE), "the test never let the model go on"
             time.sleep(self.step_seconds)
             latents += 1
-            on_step(step, steps)
+            driver.step(step, steps)
         return {"prompt": values["prompt"], "latents": latents}
 
     def decode(self, values: Values) -> list[Media]:

@@ -151,8 +151,10 @@ class _Server:
         values = _read(data)
         if fresh_generator:
             _forget_draws(values, int(FAMILIES[case.family].request["seed"]))
+        from diffusion_worker.model.driving import Direct
+
         steps: list[tuple[int, int]] = []
-        made = self._model(case).denoise(values, lambda step, total: steps.append((step, total)))
+        made = self._model(case).denoise(values, Direct(lambda step, total: steps.append((step, total))))
         if not fresh_generator:
             assert _write(values) == data, "denoise changed its input"
         return _write(made), steps
@@ -160,6 +162,7 @@ class _Server:
     def cancel(self, case: Case, data: bytes, at: int) -> int:
         """Cancels a denoising at a step; returns the last step that was reported."""
         from diffusion_worker.model import StepCancelled
+        from diffusion_worker.model.driving import Direct
 
         seen = 0
 
@@ -170,7 +173,7 @@ class _Server:
                 raise StepCancelled
 
         try:
-            self._model(case).denoise(_read(data), on_step)
+            self._model(case).denoise(_read(data), Direct(on_step))
         except StepCancelled:
             return seen
         raise AssertionError(f"the denoising went on to its end after a cancel at step {at}")
@@ -184,9 +187,11 @@ class _Server:
 
     def whole(self, case: Case) -> dict[str, Any]:
         """All three stages here, with values handed over in memory."""
+        from diffusion_worker.model.driving import Direct
+
         model = self._model(case)
         self._made.clear()
-        denoised = model.denoise(model.encode(_parameters(case)), lambda *_: None)
+        denoised = model.denoise(model.encode(_parameters(case)), Direct())
         return {
             "files": model.decode(denoised),
             "pixels": [_fingerprint(made) for made in self._made],

@@ -12,9 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from diffusion_worker.model.batching import Company
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.forwards import Forwards
-from diffusion_worker.work.hub import Company, Hub, Member
+from diffusion_worker.work.hub import Hub, Member
 from diffusion_worker.work.strand import Ask, Strand
 from unit.hub.networks import Doubler, Mixer
 

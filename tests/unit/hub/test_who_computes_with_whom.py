@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffusion_worker.model.batching import Company
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.forwards import Forwards
-from diffusion_worker.work.hub import Company, Hub, Member
+from diffusion_worker.work.hub import Hub, Member
 from diffusion_worker.work.strand import Ask, Strand
 from unit.hub.networks import Doubler, Mixer, call
 

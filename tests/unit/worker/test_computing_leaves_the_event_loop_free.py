@@ -6,11 +6,13 @@ import asyncio
 
 import pytest
 
+from diffusion_worker.model.forwards import Forwards
 from diffusion_worker.work.compute import ComputeThread
+from diffusion_worker.work.hub import Hub
 
 
 async def test_the_event_loop_and_the_compute_thread_pass_results_and_errors() -> None:
-    compute = ComputeThread(asyncio.get_running_loop())
+    compute = ComputeThread(asyncio.get_running_loop(), Hub(Forwards(), max_tokens=1, max_requests=1))
     assert await compute.run(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         await compute.run(lambda: 1 // 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from typing import Final
 
 import structlog
 
@@ -15,7 +14,6 @@ from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import number
 
-CAPACITY: Final = 1
 """Tasks that compute at once: there is one compute thread."""
 
 log = structlog.get_logger()
@@ -53,7 +51,7 @@ class Worker:
                 size=pool.size,
                 slots=pool.slots,
             ),
-            capacity=CAPACITY,
+            capacity=self._settings.capacity,
             tasks=tasks,
             outputs=outputs,
             versions=self._versions,

@@ -49,7 +49,7 @@ class Beginning:
         keep_new: objects of which attributes are carried that were not there in the beginning; of others they are
         what a step makes and the next one makes anew. Raises UnsupportedModel for a change that can't be carried.
         """
-        found = {}
+        found: dict[str, object] = {}
         for name, one in objects.items():
             changed = _changes(name, one, self._states[name], new=name in keep_new)
             if changed:

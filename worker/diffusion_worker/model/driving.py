@@ -32,7 +32,7 @@ class Driver(Protocol):
 class Direct:
     """Computes at once. `park_at`: after which step to park."""
 
-    on_step: OnStep
+    on_step: OnStep = lambda _step, _steps: None
     gathers: bool = False
     park_at: int | None = None
     forwards: Forwards = field(default_factory=Forwards)

@@ -35,6 +35,7 @@ from diffusion_worker.model import (
     load_model,
 )
 from diffusion_worker.model.cut import find_cut
+from diffusion_worker.model.driving import Direct
 from diffusion_worker.model.folder import ModelFolder, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shrink import shrink
 from diffusionpipeline.words import STAGES, Stage
@@ -163,7 +164,7 @@ def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, 
                 return {"refused": str(error)}
         else:
             values = payload.read(memoryview((work / f"{name}.{_before(stage)}").read_bytes()))
-            made = model.denoise(values, _ignore) if stage is Stage.DENOISE else model.decode(values)
+            made = model.denoise(values, Direct(_ignore)) if stage is Stage.DENOISE else model.decode(values)
         seconds = time.monotonic() - started
         if isinstance(made, list):
             data = b"".join(one.data for one in made)

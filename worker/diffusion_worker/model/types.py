@@ -11,6 +11,8 @@ from diffusionpipeline.words import Stage
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from diffusion_worker.model.driving import Driver
+
 Scalar: TypeAlias = "int | float | str | bool"
 
 
@@ -102,8 +104,11 @@ class StageModel(Protocol):
     def encode(self, parameters: Parameters) -> Values:
         """Raises InvalidRequest, ModelError."""
 
-    def denoise(self, values: Values, on_step: OnStep) -> Values:
-        """Raises InvalidRequest, ModelError and whatever `on_step` raises."""
+    def denoise(self, values: Values, driver: Driver) -> Values:
+        """Has `driver` call its networks. Parked, it returns what goes on from there: `values` and a checkpoint.
+
+        Raises InvalidRequest, ModelError and what the driver raises, if that is no Exception.
+        """
 
     def decode(self, values: Values) -> list[Media]:
         """Raises InvalidRequest, ModelError."""

@@ -1,26 +1,43 @@
 """The one thread that computes, so that the event loop never does: heartbeats go out during any stage.
 
-Work is handed over one piece at a time and its result comes back as a callback on the loop. The thread decides
-nothing; what runs next is the loop's choice.
+It has two kinds of work. A *piece* runs from its beginning to its end: an encode, a decode, loading a model. The *hub*
+makes denoisings go on, forward by forward. While there is both they take turns, one piece, one forward, so that a long
+decode costs those that denoise its own time and no more, and many steps keep nobody from encoding.
+
+The thread decides nothing else; what runs is the event loop's choice. Results come back as callbacks on the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
+
+import torch
+
+from diffusion_worker.work.hub import Hub, Member
 
 T = TypeVar("T")
+Done = Callable[[Any, BaseException | None], None]
+ANSWER_SECONDS: Final = 1.0
+"""How long the thread waits for a piece that it asked for, before it goes on without."""
+
+_END: Final = object()
+_NOTHING: Final = object()
 
 
 class ComputeThread:
     """A daemon, so that a stage stuck in native code can't keep the process from ending."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, hub: Hub[Any]) -> None:
         self._loop = loop
-        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._hub = hub
+        self._arrived: SimpleQueue[Any] = SimpleQueue()
+        self._pieces: deque[Callable[[], None]] = deque()
+        self._asked = False
         self._thread = threading.Thread(target=self._main, name="compute", daemon=True)
         self._thread.start()
 
@@ -29,7 +46,7 @@ class ComputeThread:
         return self._thread.is_alive()
 
     def submit(self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
-        """Run `work` after all that was submitted before; then call `done(result, error)` on the loop."""
+        """Run a piece after all that was submitted before; then call `done(result, error)` on the loop."""
 
         def run() -> None:
             result: T | None = None
@@ -40,7 +57,7 @@ class ComputeThread:
                 error = raised
             self.post(done, result, error)
 
-        self._work.put(run)
+        self._arrived.put(run)
 
     async def run(self, work: Callable[[], T]) -> T:
         """As `submit`, for callers that wait. A caller that is cancelled stops waiting; the work goes on."""
@@ -57,6 +74,22 @@ class ComputeThread:
         self.submit(work, done)
         return await future
 
+    def request(self, give: Callable[[], bool]) -> None:
+        """Have the thread ask for a piece as soon as it would begin one: it calls `give` on the loop, and waits.
+
+        `give` submits a piece, or returns False. So what is submitted to a thread that computes still starts at once,
+        and until then it can be withdrawn, or give way to what is more urgent.
+        """
+        self._arrived.put(_Command(lambda: self._ask(give)))
+
+    def denoise(self, member: Member[Any]) -> None:
+        """Have the hub take a strand on, before the next forward. The strand's end is the member's to tell."""
+        self._arrived.put(_Command(lambda: self._hub.add(member)))
+
+    def end(self, member: Member[Any], error: BaseException) -> None:
+        """Raise `error` in a strand before the next forward, unless it has ended."""
+        self._arrived.put(_Command(lambda: self._hub.end(member, error)))
+
     def post(self, callback: Callable[..., None], *arguments: object) -> None:
         """Call back on the loop, from this thread. Nobody listens any more once the loop is closed."""
         try:
@@ -67,8 +100,42 @@ class ComputeThread:
 
     def stop(self) -> None:
         """End the thread once it is idle. Does not wait."""
-        self._work.put(None)
+        self._arrived.put(_END)
 
+    @torch.no_grad()
     def _main(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
+        while self._take_in():
+            if self._pieces:
+                self._pieces.popleft()()
+            self._hub.tick()
+
+    def _take_in(self) -> bool:
+        """All that came; waits for something where there is nothing to do. False: the end came."""
+        until = 0.0 if self._pieces or not self._hub.idle else None
+        while True:
+            try:
+                item = self._arrived.get(block=until != 0.0, timeout=until)
+            except Empty:
+                self._asked = False
+                return True
+            if item is _END:
+                return False
+            if isinstance(item, _Command):
+                item.carry_out()
+            elif item is not _NOTHING:
+                self._pieces.append(item)
+            self._asked &= isinstance(item, _Command)
+            until = ANSWER_SECONDS if self._asked else 0.0
+
+    def _ask(self, give: Callable[[], bool]) -> None:
+        def answer() -> None:
+            if not give():
+                self._arrived.put(_NOTHING)
+
+        self._asked = True
+        self.post(answer)
+
+
+class _Command:
+    def __init__(self, carry_out: Callable[[], None]) -> None:
+        self.carry_out = carry_out

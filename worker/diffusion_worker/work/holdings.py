@@ -55,6 +55,8 @@ class Holdings:
         if task.stop is None:
             task.stop = (kind, message)
         if task.state is State.RUNNING:
+            if task.interrupt is not None:
+                task.interrupt()
             return
         if task.work is not None:
             task.work.cancel()

@@ -12,24 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Generic, TypeVar
 
+from diffusion_worker.model.batching import Company
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.forwards import Forwards
 from diffusion_worker.work.strand import Strand
 
 R = TypeVar("R")
-
-
-class Company(Enum):
-    """With which other calls one may share a forward."""
-
-    NONE = "none"
-    OWN = "own"
-    """Those of the same question: the branches of guidance. Bits depend on the request alone."""
-    ANY = "any"
-    """Those of others too: bits depend on the load."""
 
 
 @dataclass(eq=False, slots=True)

@@ -25,7 +25,7 @@ class StepReports:
         self._send = send
 
     def on_step(self, task: Task, step: int, steps: int) -> None:
-        """At a step boundary, on the compute thread. Raises StepCancelled if the task is to end."""
+        """After a step, on the compute thread. Raises StepCancelled if the task is to end."""
         now = time.monotonic()
         stage = self._metrics.stages[task.stage]
         stage.steps.inc()

@@ -1,7 +1,8 @@
-"""The tasks that the router gave this worker, on their way: fetched side by side, computed one at a time, published.
+"""The tasks that the router gave this worker, on their way: fetched side by side, computed, published.
 
-All of it runs on the event loop and shares no state with other threads, but for what `Task` names; the compute thread
-is handed one stage at a time. A task costs two hops between threads: to the compute thread, and back.
+All of it runs on the event loop and shares no state with other threads, but for what `Task` names. The compute thread
+is handed one encode or decode at a time, and as many denoisings as may compute together. A task costs two hops between
+threads: to the compute thread, and back.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from typing import Final
 
 import structlog
 
-from diffusion_worker.metrics import Metrics
-from diffusion_worker.model.types import Media, StageModel
+from diffusion_worker.metrics import Metrics, StageMetrics
+from diffusion_worker.model.batching import Batching
+from diffusion_worker.model.types import Media, StageModel, StepCancelled
 from diffusion_worker.payload import Plan
 from diffusion_worker.transport import StaleDescriptor, Transport, to_wire
 from diffusion_worker.work import reports
 from diffusion_worker.work.compute import ComputeThread
+from diffusion_worker.work.driver import TaskDriver
 from diffusion_worker.work.holdings import Holdings
+from diffusion_worker.work.hub import Member
 from diffusion_worker.work.inputs import Inputs, mismatch
 from diffusion_worker.work.progress import StepReports
 from diffusion_worker.work.room import Room
 from diffusion_worker.work.stages import Files, NoRoom, Published, Result, publish, run_stage
 from diffusion_worker.work.store import ArtifactStore
+from diffusion_worker.work.strand import Ask, Strand
 from diffusion_worker.work.tasks import State, Task
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import Stage, number
@@ -54,6 +59,7 @@ class Runner:
         metrics: Metrics,
         send: Callable[[peer_pb2.PeerReport], None],
         generation: str,
+        batching: Batching,
         max_input_bytes: int,
         max_input_pixels: int,
     ) -> None:
@@ -67,11 +73,16 @@ class Runner:
         self._send = send
         self._steps = StepReports(compute, metrics, send)
         self._generation = generation
+        self._batching = batching
         self._pixels = max_input_pixels
         self._loop = asyncio.get_running_loop()
         self._arrivals = count()
         self._waiting: list[Task] = []
-        self._running: Task | None = None
+        self._denoisings_waiting: list[Task] = []
+        self._piece: Task | None = None
+        """An encode or decode that is computed, and whether the compute thread was told that one waits."""
+        self._requested = False
+        self._denoising = 0
         self._works: set[asyncio.Task[None]] = set()
         self.holdings = Holdings(metrics, send, self._room.release)
         self.draining = False
@@ -203,31 +214,65 @@ class Runner:
     def _ready(self, task: Task) -> None:
         task.state = State.WAITING
         task.ready_at = time.monotonic()
-        heapq.heappush(self._waiting, task)
+        heapq.heappush(self._denoisings_waiting if task.stage is Stage.DENOISE else self._waiting, task)
         self._start_next()
         # A task that starts at once says so instead: every message costs as much as all else that is done for a task.
         if task.state is State.WAITING and task.stage is not Stage.ENCODE:
             self._send(reports.input_received(task))
 
     def _start_next(self) -> None:
-        while self._running is None and self._waiting:
-            task = heapq.heappop(self._waiting)
-            if task.state is State.ENDED:
-                continue
-            now = time.monotonic()
-            task.timings.wait_seconds = now - task.ready_at
-            task.step_at = now
-            task.state = State.RUNNING
-            # Said before anything is computed: should the model end this process, the router must know which job did.
-            self._send(reports.progress(task))
-            stage = self._metrics.stages[task.stage]
-            on_step = partial(self._steps.on_step, task)
-            work = partial(run_stage, task, self._model, self._pool, on_step, stage, self._pixels)
-            self._running = task
-            self._compute.submit(work, partial(self._computed, task))
+        while self._denoising < self._batching.together and (task := _first(self._denoisings_waiting)):
+            self._denoising += 1
+            self._denoise(task)
+        if self._piece is None and self._waiting:
+            if not self._denoising:
+                self._start_piece()
+            elif not self._requested:
+                self._requested = True
+                self._compute.request(self._give_piece)
+
+    def _give_piece(self) -> bool:
+        self._requested = False
+        return self._piece is None and self._start_piece()
+
+    def _start_piece(self) -> bool:
+        task = self._piece = _first(self._waiting)
+        if task is None:
+            return False
+        work = partial(run_stage, task, self._model, self._pool, None, self._begun(task), self._pixels)
+        self._compute.submit(work, partial(self._computed, task))
+        return True
+
+    def _denoise(self, task: Task) -> None:
+        metrics = self._begun(task)
+        company = self._batching.company(exact=task.execute.parameters.exact)
+
+        def work(ask: Ask) -> Result:
+            driver = TaskDriver(ask, partial(self._steps.on_step, task), company)
+            return run_stage(task, self._model, self._pool, driver, metrics, self._pixels)
+
+        def ended(member: Member[Result]) -> None:
+            self._compute.post(self._computed, task, member.strand.result, member.strand.error)
+
+        member = Member(Strand(work), task.order, company, ended)
+        task.interrupt = partial(self._compute.end, member, StepCancelled())
+        self._compute.denoise(member)
+
+    def _begun(self, task: Task) -> StageMetrics:
+        now = time.monotonic()
+        task.timings.wait_seconds = now - task.ready_at
+        task.step_at = now
+        task.state = State.RUNNING
+        # Said before anything is computed: should the model end this process, the router must know which job did.
+        self._send(reports.progress(task))
+        return self._metrics.stages[task.stage]
 
     def _computed(self, task: Task, result: Result | None, error: BaseException | None) -> None:
-        self._running = None
+        if task is self._piece:
+            self._piece = None
+        else:
+            self._denoising -= 1
+            task.interrupt = None
         self.holdings.drop_input(task)
         if task.stop is not None:
             if isinstance(result, Published):
@@ -280,3 +325,12 @@ class Runner:
             report.artifacts.append(artifact)
         report.timings.publish_seconds = time.monotonic() - begun
         self.holdings.complete(task, report, None)
+
+
+def _first(waiting: list[Task]) -> Task | None:
+    """Takes the first of a heap that has not ended."""
+    while waiting:
+        task = heapq.heappop(waiting)
+        if task.state is not State.ENDED:
+            return task
+    return None

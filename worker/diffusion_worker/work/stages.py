@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from diffusion_worker import payload
 from diffusion_worker.metrics import StageMetrics
-from diffusion_worker.model.types import InvalidRequest, Media, ModelError, OnStep, StageModel, StepCancelled
+from diffusion_worker.model.driving import Driver
+from diffusion_worker.model.types import InvalidRequest, Media, ModelError, StageModel, StepCancelled
 from diffusion_worker.transport import Descriptor, Pool, PoolFull, Slot
 from diffusion_worker.work.tasks import Task, parameters
 from diffusionpipeline.words import Stage
@@ -47,14 +48,16 @@ class Files:
 Result = Published | NoRoom | Files
 
 
-def run_stage(task: Task, model: StageModel, pool: Pool, on_step: OnStep, metrics: StageMetrics, pixels: int) -> Result:
-    """Computes and publishes. Notes compute and publish times in the task's timings.
+def run_stage(
+    task: Task, model: StageModel, pool: Pool, driver: Driver | None, metrics: StageMetrics, pixels: int
+) -> Result:
+    """Computes and publishes. Notes compute and publish times in the task's timings. `driver`: of a denoising.
 
     Raises what the model raises, StepCancelled, PayloadError and TransportError; a slot that it leased is given back.
     """
     begun = time.perf_counter()
     try:
-        computed = _compute(task, model, on_step, pixels)
+        computed = _compute(task, model, driver, pixels)
     finally:
         seconds = time.perf_counter() - begun
         task.timings.compute_seconds = seconds
@@ -87,14 +90,14 @@ def publish(plan: payload.Plan, slot: Slot, pool: Pool) -> Published:
         raise
 
 
-def _compute(task: Task, model: StageModel, on_step: OnStep, pixels: int) -> dict[str, object] | list[Media]:
+def _compute(task: Task, model: StageModel, driver: Driver | None, pixels: int) -> dict[str, object] | list[Media]:
     if task.stage is Stage.ENCODE:
         images = {name: _open_image(name, data, max_pixels=pixels) for name, data in task.files.items()}
         return model.encode(parameters(task.execute.parameters, images))
     assert task.slot is not None, "an input was fetched before its stage was started"
     values = payload.read(task.slot.payload)
-    if task.stage is Stage.DENOISE:
-        return model.denoise(values, on_step)
+    if driver is not None:
+        return model.denoise(values, driver)
     return model.decode(values)
 
 

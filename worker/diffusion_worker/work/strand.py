@@ -48,7 +48,9 @@ class Strand(Generic[R]):
 
     def _switch(self, given: Sequence[Any] | BaseException | None = None) -> None:
         self.calls = ()
-        self._greenlet.parent = getcurrent()
+        self._outside = getcurrent()
+        # Where it goes when it ends; until then it goes back by itself.
+        self._greenlet.parent = self._outside
         self._greenlet.switch(given)
 
     def _main(self, given: Sequence[Any] | BaseException | None) -> None:
@@ -61,7 +63,7 @@ class Strand(Generic[R]):
 
     def _ask(self, calls: Sequence[Call]) -> list[Any]:
         self.calls = calls
-        given = self._greenlet.parent.switch()
+        given = self._outside.switch()
         if isinstance(given, BaseException):
             raise given
         return list(given)

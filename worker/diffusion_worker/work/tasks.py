@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
@@ -58,6 +58,8 @@ class Task:
     ready_at: float = 0.0
     stop: tuple[int, str] | None = None
     """Failure kind and message: ends at the next boundary."""
+    interrupt: Callable[[], None] | None = None
+    """Brings that boundary about: set while it denoises."""
     step: int = 0
     steps: int = 0
     step_at: float = 0.0
@@ -83,6 +85,8 @@ class Task:
 def parameters(message: stage_pb2.JobParameters, images: Mapping[str, Image]) -> Parameters:
     """What the model is asked for; an absent field is the model's own default."""
     given = {field.name: value for field, value in message.ListFields() if field.message_type is None}
+    # How it is computed is not the model's affair.
+    given.pop("exact", None)
     return Parameters(
         **{"prompt": "", "seed": 0, **given},
         images=images,
