@@ -116,6 +116,8 @@ class Family:
     """Arguments for the guider besides the scale, when a request gives a scale."""
     encodes_negative: bool = False
     """Whether a negative prompt must be encoded, guidance or not: the blocks crash without."""
+    guides_in_one: bool = False
+    """Whether the family's classic pipeline makes guidance's branches one forward: then so do we, and bits agree."""
     packing: int = 1
     """How many latent pixels, along one side, the transformer takes as one token without saying so in its config."""
     fps: int = 16
@@ -131,21 +133,24 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
         "Flux2KleinBaseModularPipeline": Family(packing=2),
         "HeliosModularPipeline": Family(fps=24),
         "HunyuanVideo15ModularPipeline": Family(encodes_negative=True, fps=24),
-        "LTXModularPipeline": Family(encodes_negative=True, fps=24),
+        "LTXModularPipeline": Family(encodes_negative=True, guides_in_one=True, fps=24),
         "LTX2ModularPipeline": Family(
             defaults={"num_frames": 121},
             shell_instead={Stage.DENOISE: frozenset({"vae", "audio_vae"})},
+            guides_in_one=True,
             fps=24,
         ),
         # Classifier-free guidance happens only if a negative prompt was encoded, which may be empty.
-        "StableDiffusion3ModularPipeline": Family(defaults={"negative_prompt": ""}),
-        "StableDiffusionXLModularPipeline": Family(shell_instead={Stage.DENOISE: frozenset({"vae"})}),
+        "StableDiffusion3ModularPipeline": Family(defaults={"negative_prompt": ""}, guides_in_one=True),
+        "StableDiffusionXLModularPipeline": Family(
+            shell_instead={Stage.DENOISE: frozenset({"vae"})}, guides_in_one=True
+        ),
         "WanModularPipeline": Family(encodes_negative=True),
         "Wan22ModularPipeline": Family(encodes_negative=True),
         "WanImage2VideoModularPipeline": Family(encodes_negative=True),
         "Wan22Image2VideoModularPipeline": Family(encodes_negative=True),
         # The default guider is disabled, and its formula is not the one that the model was published with.
-        "ZImageModularPipeline": Family(guider={"use_original_formulation": True}, packing=2),
+        "ZImageModularPipeline": Family(guider={"use_original_formulation": True}, guides_in_one=True, packing=2),
     }
 )
 

@@ -23,11 +23,12 @@ _BRANCH: Final = BaseGuidance._identifier_key
 
 
 class Gathered:
-    """In the place of a loop's leaf block that declares a guider."""
+    """In the place of a loop's leaf block that declares a guider. `in_one`: whether its branches may be asked at once."""
 
-    def __init__(self, block: Any, questions: Questions) -> None:
+    def __init__(self, block: Any, questions: Questions, *, in_one: bool) -> None:
         self._block = block
         self._questions = questions
+        self._in_one = in_one
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)
@@ -42,7 +43,7 @@ class Gathered:
             with self._questions.inline():
                 return run()
         driver = self._questions.driver
-        if driver is None or not driver.gathers:
+        if driver is None or not (self._in_one and driver.gathers):
             return run()
         calls = _collect(guiders, self._questions, run)
         return run() if calls is None else self._questions.gather(calls, run)

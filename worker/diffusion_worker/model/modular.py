@@ -232,7 +232,8 @@ class ModularModel:
                     f"{self._cut.name}: this request needs component {name} for {stage}, which no served workflow "
                     f"({', '.join(self._cut.workflows)}) loads"
                 )
-        return build(pieces.blocks[stage], self._pipeline, self.owned[stage] if stage is Stage.DENOISE else frozenset())
+        networks = self.owned[stage] if stage is Stage.DENOISE else frozenset()
+        return build(pieces.blocks[stage], self._pipeline, networks, guides_in_one=self._cut.family.guides_in_one)
 
     def _pipeline(self, blocks: Any) -> Any:
         pipeline = self._cut.pipeline_class(blocks=blocks, pretrained_model_name_or_path=str(self._folder.path))

@@ -58,7 +58,7 @@ class Pipes:
         self._count += 1
 
 
-def build(blocks: Any, make: Callable[[Any], Any], networks: Collection[str]) -> Pipe:
+def build(blocks: Any, make: Callable[[Any], Any], networks: Collection[str], *, guides_in_one: bool) -> Pipe:
     """A pipe of these flat `blocks`. `make` makes a pipeline of blocks; `networks` are those that get a stand-in.
 
     The blocks are copied, because the presets of diffusers hold instances that all pipelines of the process share.
@@ -70,7 +70,7 @@ def build(blocks: Any, make: Callable[[Any], Any], networks: Collection[str]) ->
         if isinstance(block, LoopSequentialPipelineBlocks):
             for name, leaf in list(block.sub_blocks.items()):
                 if any(is_guider(spec) for spec in leaf.expected_components):
-                    block.sub_blocks[name] = Gathered(leaf, questions)
+                    block.sub_blocks[name] = Gathered(leaf, questions, in_one=guides_in_one)
             place.take_over(block)
     pipeline = make(SequentialPipelineBlocks.from_blocks_dict(copied))
     for name in networks:

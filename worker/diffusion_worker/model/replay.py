@@ -160,7 +160,7 @@ class ReplayModel:
         for name, component in schedulers_of(self._components).items():
             # A scheduler keeps the state of one denoising, such as the history of a multistep method.
             setattr(pipeline, name, copy.deepcopy(component))
-        parts = self._own_parts(driver)
+        parts = self._parts if driver is None else self._twins(driver)
         for name, part in parts.all():
             # Past the pipeline's own __setattr__, which would register it.
             pipeline.__dict__[name] = part
@@ -182,15 +182,18 @@ class ReplayModel:
         except Exception as error:
             raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
 
-    def _own_parts(self, driver: Driver | None) -> capture.Parts:
-        """Parts that one run may listen to while others wait in the middle of theirs."""
+    def _twins(self, driver: Driver) -> capture.Parts:
+        """Parts that one denoising may listen to while others wait in the middle of theirs. None of them computes.
+
+        (Computing is for originals: transformers notes on a module that it put hooks into its layers, and puts more
+        into the same layers for a copy that lacks the note.)
+        """
         questions = Questions()
         questions.driver = driver
-        parts = self._parts
         return capture.Parts(
-            {name: copy.copy(one) for name, one in parts.encoders.items()},
-            {name: stand_in(one, questions) if driver else copy.copy(one) for name, one in parts.denoisers.items()},
-            {name: copy.copy(one) for name, one in parts.decoders.items()},
+            {name: copy.copy(one) for name, one in self._parts.encoders.items()},
+            {name: stand_in(one, questions) for name, one in self._parts.denoisers.items()},
+            {name: copy.copy(one) for name, one in self._parts.decoders.items()},
         )
 
     def _build(self, pipeline_class: Any) -> Any:
