@@ -107,6 +107,9 @@ def generate(
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep out.")] = None,
+    exact: Annotated[
+        bool | None, typer.Option("--exact", help="Computed by itself, where forwards are shared among requests.")
+    ] = None,
     strength: Annotated[float | None, typer.Option(help="How much of --image is redrawn, 0 to 1.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of the video.")] = None,
     fps: Annotated[int | None, typer.Option(min=1, help="Frames a second of the video.")] = None,
@@ -134,6 +137,7 @@ def generate(
         "seed": seed,
         "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt,
+        "exact": exact,
         "strength": strength,
         "num_frames": frames,
         "fps": fps,

@@ -15,7 +15,7 @@ from diffusion_operator.api.crd import API_VERSION, GROUP, KIND, PLURAL, SCALER_
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
 from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
-from diffusion_operator.api.role import RoleSpec
+from diffusion_operator.api.role import Batching, RoleSpec
 from diffusion_operator.api.transport import Rdma, Transport
 from diffusionpipeline.words import MODEL_ROLES, Role
 
@@ -28,6 +28,7 @@ __all__ = [
     "SCALER_KIND",
     "SCALER_PLURAL",
     "VERSION",
+    "Batching",
     "Cache",
     "FieldError",
     "Image",

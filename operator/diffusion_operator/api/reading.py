@@ -13,7 +13,7 @@ from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
-from diffusion_operator.api.role import CacheRetention, DisruptionBudget, Object, RoleSpec, UpdateStrategy
+from diffusion_operator.api.role import Batching, CacheRetention, DisruptionBudget, Object, RoleSpec, UpdateStrategy
 from diffusion_operator.api.transport import Rdma, Transport
 from diffusionpipeline.words import Role
 
@@ -23,6 +23,8 @@ ROUTER_CLAIM_SIZE: Final = "10Gi"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 DRAIN_SECONDS: Final = 120
 STARTUP_SECONDS: Final = 1800
+MAX_TOKENS: Final = 65536
+MAX_REQUESTS: Final = 8
 
 _SCHEDULING: Final = ("priorityClassName", "schedulerName", "runtimeClassName", "nodeSelector", "tolerations")
 
@@ -87,7 +89,7 @@ def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
     colocated = "colocateWith" in spec
     gpus = spec.get("gpus", 0)
     update, disruption = spec.get("updateStrategy", {}), spec.get("disruptionBudget", {})
-    retention = spec.get("cacheRetention", {})
+    retention, batching = spec.get("cacheRetention", {}), spec.get("batching", {})
     path = ("spec", "roles", str(role))
     return RoleSpec(
         role=role,
@@ -118,6 +120,11 @@ def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
         spread=tuple(spec.get("topologySpreadConstraints", ())),
         cache_retention=CacheRetention(
             when_scaled=retention.get("whenScaled", "Retain"), when_deleted=retention.get("whenDeleted", "Delete")
+        ),
+        batching=Batching(
+            mode=batching.get("mode", "Guidance"),
+            max_tokens=batching.get("maxTokens", MAX_TOKENS),
+            max_requests=batching.get("maxRequests", MAX_REQUESTS),
         ),
     )
 

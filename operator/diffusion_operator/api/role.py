@@ -34,6 +34,16 @@ class CacheRetention:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Batching:
+    """What denoisers compute together."""
+
+    mode: str
+    """Exact, Guidance or Requests."""
+    max_tokens: int
+    max_requests: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoleSpec:
     """Of a colocated role, only `role`, `replicas` and `colocated` have a meaning."""
 
@@ -65,3 +75,5 @@ class RoleSpec:
     spread: tuple[Object, ...]
     """topologySpreadConstraints, without the selector."""
     cache_retention: CacheRetention
+    batching: Batching
+    """Of the denoiser."""

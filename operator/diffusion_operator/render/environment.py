@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion_operator.api import Pipeline, Role, RoleSpec
+from diffusion_operator.api import Batching, Pipeline, Role, RoleSpec
 from diffusion_operator.render import names, rdma, storage
 
 Variable = dict[str, Any]
@@ -30,6 +30,7 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
         _value("DIFFUSION_WORKER_DRAIN_SECONDS", str(spec.drain_seconds)),
         _value("HF_HOME", storage.hub_home(pipeline)),
         *(_value(name, value) for name, value in rdma.environment(pipeline).items()),
+        *(_batching(spec.batching) if spec.role is Role.DENOISER else ()),
     ]
     if not model.cache.download:
         env.append(_value("HF_HUB_OFFLINE", "1"))
@@ -65,6 +66,18 @@ def merged(ours: Sequence[Mapping[str, Any]], users: Sequence[Mapping[str, Any]]
     """The user's variables win, and come last so that they may refer to ours."""
     given = {item["name"] for item in users}
     return [dict(item) for item in ours if item["name"] not in given] + [dict(item) for item in users]
+
+
+def _batching(batching: Batching) -> list[Variable]:
+    bounds = {"MAX_TOKENS": batching.max_tokens, "MAX_REQUESTS": batching.max_requests}
+    return [
+        _value("DIFFUSION_WORKER_BATCHING_MODE", batching.mode),
+        *(
+            _value(f"DIFFUSION_WORKER_{name}", str(bound))
+            for name, bound in bounds.items()
+            if batching.mode == "Requests"
+        ),
+    ]
 
 
 def _pod() -> list[Variable]:

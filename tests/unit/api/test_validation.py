@@ -83,6 +83,7 @@ def test_a_form_reads_as_its_json_twin() -> None:
         "n": 2,
         "strength": 0.5,
         "stream": False,
+        "exact": True,
         "seed": 3,
         "model_args": {"eta": 0.5, "steps": 4, "mode": "fast", "tiled": True},
     }
@@ -91,6 +92,7 @@ def test_a_form_reads_as_its_json_twin() -> None:
         ("n", "2"),
         ("strength", "0.5"),
         ("stream", "false"),
+        ("exact", "true"),
         ("seed", "3"),
         ("model_args[eta]", "0.5"),
         ("model_args[steps]", "4"),

@@ -131,6 +131,24 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """On or off."""
+
+    description: str
+
+    def check(self, name: str, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise InvalidField(name, f"Field {name!r} must be true or false", code="invalid_type")
+        return value
+
+    def parse(self, name: str, text: str) -> object:
+        return {"true": True, "false": False}.get(text, text)
+
+    def schema(self) -> dict[str, object]:
+        return {"type": "boolean", "description": self.description}
+
+
+@dataclass(frozen=True, slots=True)
 class Never:
     """A switch of OpenAI's API that only exists here as "off"."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from diffusion_router.api.fields import Arguments, Choice, Field, Integer, Never, Number, Seconds, Size, Text
+from diffusion_router.api.fields import Arguments, Choice, Field, Integer, Never, Number, Seconds, Size, Switch, Text
 from diffusion_router.api.limits import Limits
 from diffusionpipeline.v1 import stage_pb2
 
@@ -80,6 +80,7 @@ def request_fields(kind: Kind, limits: Limits) -> dict[str, Field]:
             videos,
             Seconds(f"Length of the video, at `fps` or {DEFAULT_FPS} frames a second", limits.max_frames),
         ),
+        ("exact", KINDS, Switch("Computed by itself, where the pipeline shares forwards among requests")),
         ("max_sequence_length", KINDS, Integer("Tokens of the prompt that count", 1, 65_536)),
         ("true_cfg_scale", KINDS, Number("Guidance by the negative prompt, of models with two kinds", 0, 1000)),
         ("model_args", KINDS, Arguments("Arguments that only this family of models has", _RESERVED)),

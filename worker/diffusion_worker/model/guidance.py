@@ -23,7 +23,7 @@ _BRANCH: Final = BaseGuidance._identifier_key
 
 
 class Gathered:
-    """In the place of a loop's leaf block that declares a guider. `in_one`: whether its branches may be asked at once."""
+    """In the place of a loop's leaf block that declares a guider. in_one: whether its branches may be asked at once."""
 
     def __init__(self, block: Any, questions: Questions, *, in_one: bool) -> None:
         self._block = block

@@ -41,6 +41,8 @@ class Parameters:
     """Input images by the pipeline's own argument name: image, last_image, …"""
     extra: Mapping[str, Scalar] = field(default_factory=dict)
     """Arguments that only this family of models has, such as max_sequence_length."""
+    exact: bool | None = None
+    """Computed with nobody else's request."""
     output_format: str = "png"
     """png, webp or jpeg for an image; mp4 for a video."""
 

@@ -85,8 +85,6 @@ class Task:
 def parameters(message: stage_pb2.JobParameters, images: Mapping[str, Image]) -> Parameters:
     """What the model is asked for; an absent field is the model's own default."""
     given = {field.name: value for field, value in message.ListFields() if field.message_type is None}
-    # How it is computed is not the model's affair.
-    given.pop("exact", None)
     return Parameters(
         **{"prompt": "", "seed": 0, **given},
         images=images,
