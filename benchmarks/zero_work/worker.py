@@ -28,7 +28,7 @@ class ZeroWork:
     def encode(self, parameters: Parameters) -> Values:
         return self._values
 
-    def denoise(self, values: Values, driver: Driver) -> Values:
+    def denoise(self, values: Values, parameters: Parameters, driver: Driver) -> Values:
         return values
 
     def decode(self, values: Values) -> list[Media]:

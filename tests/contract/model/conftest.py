@@ -37,7 +37,7 @@ class Roles:
         return through_a_slot(self.encoder.encode(parameters))
 
     def latents(self, parameters: Parameters, on_step: OnStep = lambda step, steps: None) -> Values:
-        return through_a_slot(self.denoiser.denoise(self.conditioning(parameters), Direct(on_step)))
+        return through_a_slot(self.denoiser.denoise(self.conditioning(parameters), parameters, Direct(on_step)))
 
     def draw(self, parameters: Parameters) -> list[Media]:
         return self.decoder.decode(self.latents(parameters))

@@ -25,7 +25,7 @@ def test_each_step_is_reported_once_in_order(split):
 
 def test_a_cancelled_denoising_stops_at_that_step_and_leaves_the_model_usable(split):
     conditioning = split.conditioning(SEVEN)
-    undisturbed = split.denoiser.denoise(conditioning, Direct(ignore))
+    undisturbed = split.denoiser.denoise(conditioning, SEVEN, Direct(ignore))
     seen: list[int] = []
 
     def cancel_at_second(step: int, steps: int) -> None:
@@ -34,8 +34,8 @@ def test_a_cancelled_denoising_stops_at_that_step_and_leaves_the_model_usable(sp
             raise StepCancelled
 
     with pytest.raises(StepCancelled):
-        split.denoiser.denoise(conditioning, Direct(cancel_at_second))
-    again = split.denoiser.denoise(conditioning, Direct(ignore))
+        split.denoiser.denoise(conditioning, SEVEN, Direct(cancel_at_second))
+    again = split.denoiser.denoise(conditioning, SEVEN, Direct(ignore))
 
     assert seen == [1, 2]
     assert torch.equal(again["inputs"]["latents"], undisturbed["inputs"]["latents"])
@@ -55,7 +55,7 @@ def test_denoising_the_same_values_twice_makes_the_same_latents(split):
     conditioning = split.conditioning(SEVEN)
     state = conditioning["generator"].get_state()
 
-    first, second = (split.denoiser.denoise(conditioning, Direct(ignore)) for _ in range(2))
+    first, second = (split.denoiser.denoise(conditioning, SEVEN, Direct(ignore)) for _ in range(2))
 
     assert torch.equal(first["inputs"]["latents"], second["inputs"]["latents"])
     assert torch.equal(conditioning["generator"].get_state(), state)
@@ -80,7 +80,7 @@ def test_a_stage_refuses_values_that_another_pipeline_made(split):
     conditioning = split.conditioning(SEVEN) | {"pipeline": "SomeOtherModularPipeline"}
 
     with pytest.raises(ModelError, match="SomeOtherModularPipeline"):
-        split.denoiser.denoise(conditioning, Direct(ignore))
+        split.denoiser.denoise(conditioning, SEVEN, Direct(ignore))
 
 
 def test_no_progress_bar_is_drawn(split, capfd):

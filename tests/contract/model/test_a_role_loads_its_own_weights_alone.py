@@ -61,10 +61,11 @@ def test_without_its_vae_shell_a_denoiser_makes_the_wrong_size_and_no_error(digi
     for name in ("block_out_channels", "down_block_types", "up_block_types"):
         config[name] = config[name][:3]
     (model / "vae" / "config.json").write_text(json.dumps(config))
-    conditioning = load(digits, Stage.ENCODE).encode(Parameters(prompt="a red seven", seed=1, num_inference_steps=1))
+    seven = Parameters(prompt="a red seven", seed=1, num_inference_steps=1)
+    conditioning = load(digits, Stage.ENCODE).encode(seven)
 
     def latents_side(denoiser: ModularModel) -> int:
-        return denoiser.denoise(conditioning, Direct())["inputs"]["latents"].shape[-1]
+        return denoiser.denoise(conditioning, seven, Direct())["inputs"]["latents"].shape[-1]
 
     assert latents_side(load(model, Stage.DENOISE)) == 16
     without = load(model, Stage.DENOISE)

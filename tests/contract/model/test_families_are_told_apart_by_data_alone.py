@@ -28,7 +28,7 @@ def request(name: str, **changes) -> Parameters:
 
 def draw(name: str, parameters: Parameters) -> bytes:
     values = load(name, Stage.ENCODE).encode(parameters)
-    values = load(name, Stage.DENOISE).denoise(values, Direct())
+    values = load(name, Stage.DENOISE).denoise(values, parameters, Direct())
     return load(name, Stage.DECODE).decode(values)[0].data
 
 

@@ -61,7 +61,7 @@ def test_a_pipeline_with_nothing_that_decodes_is_refused(tmp_path: Path) -> None
 
 def test_a_stage_whose_weights_are_not_loaded_is_refused(encoder: ReplayModel) -> None:
     with pytest.raises(ModelError, match="loaded for encode alone"):
-        encoder.denoise({}, Direct())
+        encoder.denoise({}, Parameters(prompt="", seed=0), Direct())
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,6 @@ def test_a_picture_that_a_pipeline_needs_is_missed_by_name() -> None:
 def test_values_of_another_pipeline_are_refused() -> None:
     model = load(ensure(FAMILIES["sd15"].checkpoint), Stage.DENOISE)
     with pytest.raises(ModelError, match="made by SanaPipeline"):
-        model.denoise({"pipeline": "SanaPipeline", "diffusers": diffusers.__version__}, Direct())
+        model.denoise(
+            {"pipeline": "SanaPipeline", "diffusers": diffusers.__version__}, Parameters(prompt="", seed=0), Direct()
+        )

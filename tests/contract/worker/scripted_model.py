@@ -48,7 +48,7 @@ class ScriptedModel:
         noise = np.full(nbytes, parameters.seed % 256, np.uint8)
         return {"prompt": parameters.prompt, "noise": noise, "steps": parameters.num_inference_steps or 1}
 
-    def denoise(self, values: Values, driver: Driver) -> Values:
+    def denoise(self, values: Values, parameters: Parameters, driver: Driver) -> Values:
         self._begin(Stage.DENOISE, str(values["prompt"]))
         latents, steps = np.asarray(values["noise"]).copy(), int(str(values["steps"]))
         for step in range(1, steps + 1):

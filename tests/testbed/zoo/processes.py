@@ -154,7 +154,9 @@ class _Server:
         from diffusion_worker.model.driving import Direct
 
         steps: list[tuple[int, int]] = []
-        made = self._model(case).denoise(values, Direct(lambda step, total: steps.append((step, total))))
+        made = self._model(case).denoise(
+            values, _parameters(case), Direct(lambda step, total: steps.append((step, total)))
+        )
         if not fresh_generator:
             assert _write(values) == data, "denoise changed its input"
         return _write(made), steps
@@ -173,7 +175,7 @@ class _Server:
                 raise StepCancelled
 
         try:
-            self._model(case).denoise(_read(data), Direct(on_step))
+            self._model(case).denoise(_read(data), _parameters(case), Direct(on_step))
         except StepCancelled:
             return seen
         raise AssertionError(f"the denoising went on to its end after a cancel at step {at}")
@@ -191,7 +193,7 @@ class _Server:
 
         model = self._model(case)
         self._made.clear()
-        denoised = model.denoise(model.encode(_parameters(case)), Direct())
+        denoised = model.denoise(model.encode(_parameters(case)), _parameters(case), Direct())
         return {
             "files": model.decode(denoised),
             "pixels": [_fingerprint(made) for made in self._made],

@@ -75,7 +75,7 @@ BROKEN_RULES = {
     MINIMAL + "\nroles: {decoder: {colocateWith: denoiser, env: []}}": "spec.roles.decoder: a colocated role runs in",
     MINIMAL + "\nroles: {router: {replicas: 2}}": "spec.roles.router: a pipeline has exactly one router",
     MINIMAL
-    + "\nroles: {denoiser: {batching: {maxTokens: 9}}}": "spec.roles.denoiser.batching: maxTokens and maxRequests bound",
+    + "\nroles: {denoiser: {batching: {maxTokens: 9}}}": "spec.roles.denoiser.batching: maxTokens and maxRequests",
     MINIMAL
     + "\nroles: {encoder: {colocateWith: denoiser, replicas: 2}}": "spec.roles: encoder.replicas must be left out",
     MINIMAL

@@ -7,6 +7,7 @@ is what a later stage declares as input, the generator's state and the request's
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
@@ -15,12 +16,11 @@ import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from diffusion_worker.model import arguments, media
+from diffusion_worker.model import media
+from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads
 from diffusion_worker.model.cut import Cut, Pieces, find_cut
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.families import FPS_INPUTS
 from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
-from diffusion_worker.model.guidance import is_guider
 from diffusion_worker.model.loops import Parked, Walk, resume_of
 from diffusion_worker.model.pipes import Pipe, Pipes, build
 from diffusion_worker.model.shells import is_shell, make_shell
@@ -31,21 +31,30 @@ ANY_GUIDANCE: Final = 2.0
 """A scale with which a guider is on; encoders ask for no more."""
 
 
-class Made(TypedDict):
-    """What one stage hands to the next."""
-
+class _Handed(TypedDict):
     pipeline: str
     diffusers: str
     """Its version."""
-    triggers: dict[str, object]
-    guidance_scale: float | None
-    """None: the guider's own."""
-    fps: int
-    output_format: str
     inputs: dict[str, object]
     tags: Mapping[str, list[str]]
     """Names of inputs by the kind that blocks ask for."""
+
+
+class Conditioning(_Handed, total=False):
+    """What encoding makes of what it reads."""
+
     generator: torch.Generator
+    """Where encoding drew from it."""
+
+
+class Made(_Handed):
+    """What denoising hands to decoding: all of it, since nobody shares it."""
+
+    generator: torch.Generator
+    triggers: Mapping[str, object]
+    guidance_scale: float | None
+    fps: int
+    output_format: str
 
 
 class ModularModel:
@@ -104,44 +113,38 @@ class ModularModel:
 
     def encode(self, parameters: Parameters) -> Values:
         self._require(Stage.ENCODE)
-        arguments.check_format(parameters.output_format, self.output)
-        arguments.check_images(parameters.images, self._cut)
-        fields = arguments.given_fields(parameters)
-        arguments.check_size(fields, self._size_multiple)
-        defaults = {**self._cut.family.defaults, **self._folder.defaults}
-        triggers = self._cut.triggers({**defaults, **fields, **parameters.images})
-        pieces = self._cut.pieces(triggers)
-        guided = any(is_guider(spec) for stage in STAGES for spec in pieces.components(stage).values())
-        plainly = self._cut.image_inputs and not parameters.images
-        name = f"{self._cut.name}, without an input image," if plainly else self._cut.name
-        bound, scale = arguments.bind(fields, defaults, pieces, name=name, guided=guided)
-        arguments.check_strength(bound, pieces)
-        bound |= parameters.images
-        made: Made = {
-            "pipeline": self._cut.name,
-            "diffusers": diffusers.__version__,
-            "triggers": triggers,
-            "guidance_scale": scale,
-            "fps": parameters.fps or self._folder.default_fps or _declared_fps(pieces) or self._cut.family.fps,
-            "output_format": parameters.output_format,
-            "inputs": bound,
-            "tags": {},
-            "generator": torch.Generator("cpu").manual_seed(parameters.seed),
+        bound = self._bind(parameters)
+        generator = torch.Generator("cpu").manual_seed(parameters.seed)
+        made = _begin(bound, {**bound.inputs, **parameters.images}, {}, generator)
+        shipped = self._run(Stage.ENCODE, made)
+        conditioning: Conditioning = {
+            "pipeline": shipped["pipeline"],
+            "diffusers": shipped["diffusers"],
+            # What a later role knows from the request itself is no part of it.
+            "inputs": {
+                name: value for name, value in shipped["inputs"].items() if not _is_same(value, bound.inputs.get(name))
+            },
+            "tags": shipped["tags"],
         }
-        return self._run(Stage.ENCODE, made)
+        if "seed" in encoding_reads(bound.pieces, self._cut):
+            conditioning["generator"] = generator
+        return {**conditioning}
 
-    def denoise(self, values: Values, driver: Driver) -> Values:
+    def denoise(self, values: Values, parameters: Parameters, driver: Driver) -> Values:
         self._require(Stage.DENOISE)
-        made = self._unpack(values)
-        walk = Walk(driver, made["generator"], resume_of(values))
+        conditioning = self._unpack(values, Conditioning.__required_keys__)
+        bound = self._bind(parameters)
+        generator = conditioning.get("generator") or torch.Generator("cpu").manual_seed(parameters.seed)
+        made = _begin(bound, {**bound.inputs, **conditioning["inputs"]}, conditioning["tags"], generator)
+        walk = Walk(driver, generator, resume_of(values))
         try:
-            return self._run(Stage.DENOISE, made, driver, walk)
+            return {**self._run(Stage.DENOISE, made, driver, walk)}
         except Parked as parked:
             return {**values, "resume": parked.resume}
 
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
-        made = self._unpack(values)
+        made = cast(Made, self._unpack(values, Made.__required_keys__))
         made["inputs"]["output_type"] = "pil" if self.output == "image" else "np"
         state = self._call(Stage.DECODE, made)
         if self.output == "image":
@@ -152,17 +155,27 @@ class ModularModel:
 
     # What follows runs one stage.
 
-    def _run(self, stage: Stage, made: Made, driver: Driver | None = None, walk: Walk | None = None) -> Values:
+    def _bind(self, parameters: Parameters) -> Bound:
+        return bind(parameters, self._cut, self._folder, output=self.output, size_multiple=self._size_multiple)
+
+    def _run(self, stage: Stage, made: Made, driver: Driver | None = None, walk: Walk | None = None) -> Made:
+        """What later stages need: of what the stage was given, and of what it made."""
         state = self._call(stage, made, driver, walk)
         needs = self._cut.pieces(made["triggers"]).needs_after(stage)
         merged = {**made["inputs"], **state.values}
         tags = dict(made["tags"])
         for tag, names in state.kwargs_mapping.items():
             tags[tag] = list(dict.fromkeys([*tags.get(tag, []), *names]))
-        wanted = needs.names.union(*(tags.get(tag, []) for tag in needs.tags)) - {"generator", "output_type"}
+        wanted = needs.names.union(*(tags.get(tag, []) for tag in needs.tags)) - {GENERATOR, "output_type"}
         shipped = {name: _plain(merged[name]) for name in sorted(wanted) if merged.get(name) is not None}
         kept = {tag: [name for name in names if name in shipped] for tag, names in sorted(tags.items())}
-        return {**made, "inputs": shipped, "tags": {tag: names for tag, names in kept.items() if names}}
+        return {
+            **made,
+            "pipeline": self._cut.name,
+            "diffusers": diffusers.__version__,
+            "inputs": shipped,
+            "tags": {tag: names for tag, names in kept.items() if names},
+        }
 
     def _call(self, stage: Stage, made: Made, driver: Driver | None = None, walk: Walk | None = None) -> Any:
         """Runs the stage's blocks and returns their PipelineState."""
@@ -196,21 +209,22 @@ class ModularModel:
         except Exception as error:
             raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
 
-    def _unpack(self, values: Values) -> Made:
-        """What an earlier stage made, as a copy that this stage may change."""
+    def _unpack(self, values: Values, keys: AbstractSet[str]) -> dict[str, Any]:
+        """These entries of what an earlier stage made, and its generator, as copies that this stage may change."""
         made_by = (values.get("pipeline"), values.get("diffusers"))
         if made_by != (self._cut.name, diffusers.__version__):
             raise ModelError(
                 f"the input was made by {made_by[0]} of diffusers {made_by[1]}; this worker runs {self._cut.name} of "
                 f"diffusers {diffusers.__version__}"
             )
-        if missing := Made.__required_keys__ - values.keys():
+        if missing := keys - values.keys():
             raise ModelError(f"the input is not what a stage of this model makes: it has no {min(missing)}")
-        made = cast(Made, {name: value for name, value in values.items() if name in Made.__required_keys__})
-        generator = torch.Generator("cpu")
-        generator.set_state(made["generator"].get_state())
-        inputs = {name: self._own(value) for name, value in made["inputs"].items()}
-        return {**made, "inputs": inputs, "generator": generator}
+        made: dict[str, Any] = {name: values[name] for name in keys}
+        made["inputs"] = {name: self._own(value) for name, value in made["inputs"].items()}
+        if GENERATOR in values:
+            made[GENERATOR] = torch.Generator("cpu")
+            made[GENERATOR].set_state(cast(torch.Generator, values[GENERATOR]).get_state())
+        return made
 
     def _own(self, value: object) -> object:
         if isinstance(value, torch.Tensor):
@@ -310,11 +324,23 @@ class ModularModel:
         return media.Audio(samples.reshape(-1, samples.shape[-1])[:2], rate)
 
 
-def _declared_fps(pieces: Pieces) -> int | None:
-    """The frames per second that the blocks condition on unless told."""
-    inputs = pieces.inputs()
-    defaults = [inputs[name].default for name in FPS_INPUTS if name in inputs]
-    return round(defaults[0]) if defaults and defaults[0] else None
+def _begin(bound: Bound, inputs: dict[str, object], tags: Mapping[str, list[str]], generator: torch.Generator) -> Made:
+    return {
+        "pipeline": "",
+        "diffusers": "",
+        "inputs": inputs,
+        "tags": tags,
+        "generator": generator,
+        "triggers": bound.triggers,
+        "guidance_scale": bound.guidance_scale,
+        "fps": bound.fps,
+        "output_format": bound.output_format,
+    }
+
+
+def _is_same(value: object, given: object) -> bool:
+    """Whether a block passed on what it was given."""
+    return isinstance(value, bool | int | float | str) and type(value) is type(given) and value == given
 
 
 def _output(workflows: Iterable[Pieces], cut: Cut) -> str:

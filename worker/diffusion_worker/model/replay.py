@@ -129,7 +129,8 @@ class ReplayModel:
         with self._run(Stage.ENCODE, request) as run:
             return {**request, "records": capture.encode(run)}
 
-    def denoise(self, values: Values, driver: Driver) -> Values:
+    def denoise(self, values: Values, parameters: Parameters, driver: Driver) -> Values:
+        # All of the request is in what encoding made: this way can't tell what encoding read.
         self._require(Stage.DENOISE)
         request = self._request(values)
         records = cast(list[capture.Record], values["records"])

@@ -152,6 +152,7 @@ def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, 
     """The case's results by stage; or why the model does not serve it."""
     results: list[StageResult] = []
     request = case
+    asked = work / f"{name}.request"
     if stages[0] is not Stage.ENCODE and not (work / f"{name}.{_before(stages[0])}").exists():
         return {"refused": "nothing came from the stage before"}
     for stage in stages:
@@ -160,11 +161,16 @@ def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, 
         if stage is Stage.ENCODE:
             try:
                 made, request = _encode(model, case)
+                asked.write_text(json.dumps(request))
             except InvalidRequest as error:
                 return {"refused": str(error)}
         else:
             values = payload.read(memoryview((work / f"{name}.{_before(stage)}").read_bytes()))
-            made = model.denoise(values, Direct(_ignore)) if stage is Stage.DENOISE else model.decode(values)
+            if stage is Stage.DENOISE:
+                request = json.loads(asked.read_text())
+                made = model.denoise(values, _parameters(request), Direct())
+            else:
+                made = model.decode(values)
         seconds = time.monotonic() - started
         if isinstance(made, list):
             data = b"".join(one.data for one in made)
@@ -186,16 +192,19 @@ def _encode(model: RoleModel, case: dict[str, Any]) -> tuple[Values, dict[str, A
     """
     request = {**case, "output_format": FORMAT[model.output]}
     for _ in range(MAX_REFUSALS):
-        images = {name: _picture(width, height) for name, (width, height) in request.get("images", {}).items()}
-        fields = {name: value for name, value in request.items() if name != "images"}
         try:
-            return model.encode(Parameters(**fields, images=images)), request
+            return model.encode(_parameters(request)), request
         except InvalidRequest as error:
             field = str(error).split(":")[0]
-            if field in ("prompt", "seed", "output_format") or field not in fields:
+            if field in ("prompt", "seed", "output_format", "images") or field not in request:
                 raise
             del request[field]
     raise InvalidRequest("the model refuses more fields than a check gives")
+
+
+def _parameters(request: dict[str, Any]) -> Parameters:
+    images = {name: _picture(width, height) for name, (width, height) in request.get("images", {}).items()}
+    return Parameters(**{name: value for name, value in request.items() if name != "images"}, images=images)
 
 
 def _picture(width: int, height: int) -> Image.Image:
@@ -223,10 +232,6 @@ def _tensors(path: str, value: object) -> Any:
 
 def _before(stage: Stage) -> Stage:
     return STAGES[STAGES.index(stage) - 1]
-
-
-def _ignore(step: int, steps: int) -> None:
-    """Listens to no step."""
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -106,8 +106,10 @@ class StageModel(Protocol):
     def encode(self, parameters: Parameters) -> Values:
         """Raises InvalidRequest, ModelError."""
 
-    def denoise(self, values: Values, driver: Driver) -> Values:
+    def denoise(self, values: Values, parameters: Parameters, driver: Driver) -> Values:
         """Has `driver` call its networks. Parked, it returns what goes on from there: `values` and a checkpoint.
+
+        `values`: what encoding made of this request, or of one that is the same to it. Of images only the names matter.
 
         Raises InvalidRequest, ModelError and what the driver raises, if that is no Exception.
         """

@@ -97,7 +97,8 @@ def _compute(task: Task, model: StageModel, driver: Driver | None, pixels: int) 
     assert task.slot is not None, "an input was fetched before its stage was started"
     values = payload.read(task.slot.payload)
     if driver is not None:
-        return model.denoise(values, driver)
+        names = dict.fromkeys(file.name for file in task.execute.parameters.inputs)
+        return model.denoise(values, parameters(task.execute.parameters, names), driver)
     return model.decode(values)
 
 
