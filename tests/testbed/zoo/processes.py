@@ -10,7 +10,7 @@ import inspect
 import multiprocessing
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Self
@@ -146,20 +146,54 @@ class _Server:
     def encode(self, case: Case) -> bytes:
         return _write(self._model(case).encode(_parameters(case)))
 
-    def denoise(self, case: Case, data: bytes, *, fresh_generator: bool = False) -> tuple[bytes, list[tuple[int, int]]]:
-        """The output, and the steps that were reported. `fresh_generator` forgets how far the encoder drew."""
+    def denoise(
+        self,
+        case: Case,
+        data: bytes,
+        *,
+        gathers: bool = False,
+        park_at: int | None = None,
+        fresh_generator: bool = False,
+    ) -> tuple[bytes, list[tuple[int, int]]]:
+        """The output, and the steps that were reported.
+
+        gathers: guidance in one forward where the family has it so. park_at: the step at which to park.
+        fresh_generator: how far the encoder drew is forgotten.
+        """
+        from diffusion_worker.model.driving import Direct
+
         values = _read(data)
         if fresh_generator:
             _forget_draws(values, int(FAMILIES[case.family].request["seed"]))
-        from diffusion_worker.model.driving import Direct
-
         steps: list[tuple[int, int]] = []
-        made = self._model(case).denoise(
-            values, _parameters(case), Direct(lambda step, total: steps.append((step, total)))
-        )
+        driver = Direct(lambda step, total: steps.append((step, total)), gathers=gathers, park_at=park_at)
+        made = self._model(case).denoise(values, _parameters(case), driver)
         if not fresh_generator:
             assert _write(values) == data, "denoise changed its input"
         return _write(made), steps
+
+    def denoise_together(self, requests: Sequence[tuple[Case, bytes, bool]]) -> tuple[list[bytes], dict[str, int]]:
+        """What cases that share forwards become (each with what encoding made, and whether it is exact), and how many
+        forwards there were."""
+        from testbed.zoo.sharing import denoise_together
+
+        given = [(_read(data), _parameters(case), exact) for case, data, exact in requests]
+        made, forwards = denoise_together(self._model(requests[0][0]), given)
+        return [_write(one) for one in made], forwards
+
+    def distance(self, one: bytes, other: bytes) -> float:
+        """How far apart two outputs are, as a share of the largest value."""
+        from testbed.zoo.sharing import distance
+
+        return distance(_read(one), _read(other))
+
+    def distance_to_classic_latents(self, case: Case, denoised: bytes) -> float:
+        """The largest difference of the latents to those of diffusers' classic pipeline, with nothing of ours."""
+        import torch
+
+        ours = _read(denoised)["inputs"]["latents"]
+        classic = torch.as_tensor(_plain(case, output_type="latent"))
+        return float((ours.reshape(-1) - classic.reshape(-1)).abs().max())
 
     def cancel(self, case: Case, data: bytes, at: int) -> int:
         """Cancels a denoising at a step; returns the last step that was reported."""
@@ -282,7 +316,7 @@ def _forget_draws(values: Any, seed: int) -> None:
         record["generator"] = first.get_state()
 
 
-def _plain(case: Case) -> Any:
+def _plain(case: Case, output_type: str = "np") -> Any:
     import diffusers
     import torch
     from diffusers.pipelines import auto_pipeline
@@ -300,5 +334,5 @@ def _plain(case: Case) -> Any:
     arguments = {name: value for name, value in given.items() if name in taken}
     generator = torch.Generator("cpu").manual_seed(given["seed"])
     with torch.no_grad():
-        made = pipeline(**arguments, generator=generator, output_type="np")
+        made = pipeline(**arguments, generator=generator, output_type=output_type)
     return made.frames if hasattr(made, "frames") else made.images

@@ -1,0 +1,73 @@
+"""I5 and I12 for every family: guidance in one forward, forwards that requests share, denoisings parked and resumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from testbed.zoo import FAMILIES
+from testbed.zoo.processes import Case
+
+DTYPES = ("float32", "bfloat16")
+# As a share of the largest value of a tensor: what sharing forwards may change.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+# Families whose classic pipeline has guidance in one forward, and makes the same latents otherwise.
+LIKE_CLASSIC = ("sdxl", "sd3", "sd3-image-to-image", "z-image", "z-image-to-image", "ltx")
+
+pytestmark = pytest.mark.timeout(900)
+
+each_family = pytest.mark.parametrize("family", FAMILIES)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_mode = pytest.mark.parametrize("gathers", [False, True], ids=["Exact", "Guidance"])
+
+
+@each_family
+@each_dtype
+def test_with_guidance_in_one_forward_split_equals_whole(pipeline: Any, family: str, dtype: str) -> None:
+    case = Case(family, dtype)
+    encoded = pipeline.run(case)["split"]["encoded"]
+    split, _ = pipeline.denoiser.call("denoise", case, encoded, gathers=True)
+    assert pipeline.whole.call("denoise", case, encoded, gathers=True)[0] == split
+
+
+@pytest.mark.parametrize("family", LIKE_CLASSIC)
+def test_guidance_in_one_forward_makes_the_classic_pipelines_latents(pipeline: Any, family: str) -> None:
+    case = Case(family)
+    encoded = pipeline.run(case)["split"]["encoded"]
+    denoised, _ = pipeline.denoiser.call("denoise", case, encoded, gathers=True)
+    assert pipeline.whole.call("distance_to_classic_latents", case, denoised) == 0.0
+
+
+@each_family
+@each_dtype
+@each_mode
+def test_parked_at_any_step_and_resumed_elsewhere_it_makes_the_same_bytes(
+    pipeline: Any, family: str, dtype: str, gathers: bool
+) -> None:
+    case = Case(family, dtype)
+    encoded = pipeline.run(case)["split"]["encoded"]
+    undisturbed, steps = pipeline.denoiser.call("denoise", case, encoded, gathers=gathers)
+    for step in range(1, len(steps)):
+        parked, before = pipeline.denoiser.call("denoise", case, encoded, gathers=gathers, park_at=step)
+        resumed, after = pipeline.whole.call("denoise", case, parked, gathers=gathers)
+        assert resumed == undisturbed, f"parked at step {step}"
+        assert before + after == steps
+
+
+@each_family
+@each_dtype
+def test_requests_that_share_forwards_differ_by_rounding_and_exact_ones_by_nothing(
+    pipeline: Any, family: str, dtype: str
+) -> None:
+    cases = [Case(family, dtype, changes=(("seed", seed),)) for seed in (7, 8, 9)]
+    alone = [pipeline.split(case) for case in cases]
+    requests = [
+        (case, one["encoded"], exact) for case, one, exact in zip(cases, alone, (False, True, False), strict=True)
+    ]
+    together, _ = pipeline.denoiser.call("denoise_together", requests)
+    again, _ = pipeline.denoiser.call("denoise_together", requests)
+    assert together == again, "the same order of arrival makes the same bytes"
+    assert together[1] == alone[1]["denoised"]
+    for shared, one in zip(together, alone, strict=True):
+        assert pipeline.denoiser.call("distance", shared, one["denoised"]) <= TOLERANCE[dtype]
