@@ -13,7 +13,8 @@ DTYPES = ("float32", "bfloat16")
 # As a share of the largest value of a tensor: what sharing forwards may change.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 # Families whose classic pipeline has guidance in one forward, and makes the same latents otherwise.
-LIKE_CLASSIC = ("sdxl", "sd3", "sd3-image-to-image", "z-image", "z-image-to-image", "ltx")
+LATENTS_LIKE_CLASSIC = ("sdxl", "sd3", "sd3-image-to-image", "z-image", "z-image-to-image")
+FRAMES_LIKE_CLASSIC = ("ltx",)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -31,12 +32,17 @@ def test_with_guidance_in_one_forward_split_equals_whole(pipeline: Any, family: 
     assert pipeline.whole.call("denoise", case, encoded, gathers=True)[0] == split
 
 
-@pytest.mark.parametrize("family", LIKE_CLASSIC)
+@pytest.mark.parametrize("family", LATENTS_LIKE_CLASSIC)
 def test_guidance_in_one_forward_makes_the_classic_pipelines_latents(pipeline: Any, family: str) -> None:
     case = Case(family)
     encoded = pipeline.run(case)["split"]["encoded"]
     denoised, _ = pipeline.denoiser.call("denoise", case, encoded, gathers=True)
     assert pipeline.whole.call("distance_to_classic_latents", case, denoised) == 0.0
+
+
+@pytest.mark.parametrize("family", FRAMES_LIKE_CLASSIC)
+def test_guidance_in_one_forward_makes_the_classic_pipelines_frames(pipeline: Any, family: str) -> None:
+    assert pipeline.whole.call("distance_to_plain", Case(family), gathers=True) == 0.0
 
 
 @each_family

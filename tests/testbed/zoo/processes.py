@@ -221,24 +221,24 @@ class _Server:
         assert _write(values) == data, "decode changed its input"
         return {"files": files, "pixels": [_fingerprint(made) for made in self._made]}
 
-    def whole(self, case: Case) -> dict[str, Any]:
+    def whole(self, case: Case, *, gathers: bool = False) -> dict[str, Any]:
         """All three stages here, with values handed over in memory."""
         from diffusion_worker.model.driving import Direct
 
         model = self._model(case)
         self._made.clear()
-        denoised = model.denoise(model.encode(_parameters(case)), _parameters(case), Direct())
+        denoised = model.denoise(model.encode(_parameters(case)), _parameters(case), Direct(gathers=gathers))
         return {
             "files": model.decode(denoised),
             "pixels": [_fingerprint(made) for made in self._made],
             "denoised": _write(denoised),
         }
 
-    def distance_to_plain(self, case: Case) -> float:
+    def distance_to_plain(self, case: Case, *, gathers: bool = False) -> float:
         """The largest difference of a pixel (0 to 1) to what diffusers' own pipeline makes, with nothing of ours."""
         import numpy as np
 
-        self.whole(case)
+        self.whole(case, gathers=gathers)
         (made,) = self._made
         return float(np.abs(np.asarray(made) - np.asarray(_plain(case))).max())
 

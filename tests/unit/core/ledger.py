@@ -31,6 +31,7 @@ from diffusion_router.core import (
 )
 from diffusion_router.core.lifecycle import TRANSITIONS
 from diffusion_router.core.scheduler import Scheduler
+from diffusion_router.core.sharing import follows
 from unit.core.workers import Where, Worker, content_of
 
 
@@ -195,8 +196,30 @@ class Ledger:
             kept = sum(output.stage is not Stage.DECODE for output in peer.outputs.values())
             assert peer.slots_used == kept + sum(task.slots for task in peer.tasks.values())
             for output in peer.outputs.values():
-                job = core.jobs.get(output.job_id)
-                assert job is None or job.outputs[output.task_id] is output
+                for job_id in output.listed_by:
+                    job = core.jobs.get(job_id)
+                    assert job is None or job.outputs[output.task_id] is output
+                assert output.wanted_by <= output.listed_by
+
+    def check_encodings(self) -> None:
+        """I17: whoever waits for another's encoding waits for one that is under way, and nobody encodes beside it."""
+        core = self._core
+        for conditioning, encoding in core.encodings.items():
+            leader, output = encoding.leader, encoding.output
+            assert leader or output, f"{list(encoding.followers)} wait for nobody"
+            assert not (encoding.followers and output), "they wait for what is there"
+            assert not leader or (leader.stage is Stage.ENCODE and not leader.status.ended)
+            assert not output or core.peers[output.incarnation].outputs[output.task_id] is output
+            for job in [*encoding.followers.values(), *([leader] if leader else ())]:
+                assert core.jobs[job.id] is job
+                assert job.conditioning == conditioning
+            for job in encoding.followers.values():
+                assert job.stage is Stage.ENCODE
+                assert job.task is None or not job.status.ended
+        for job in core.jobs.values():
+            if job.conditioning and job.stage is Stage.ENCODE and not (job.status.ended or job.task):
+                known = core.encodings[job.conditioning]
+                assert job is known.leader or job.id in known.followers, f"{job.id} is forgotten"
 
     def check_nothing_is_overlooked(self) -> None:
         """A scheduler that looks at everything finds nothing that the one that looks at changes has left."""
@@ -205,7 +228,7 @@ class Ledger:
         for peer in core.peers.values():
             fresh.seat(peer)
         for job in core.jobs.values():
-            if job.state.stage is not None and not job.state.has_task:
+            if job.state.stage is not None and not job.state.has_task and not follows(core, job):
                 fresh.push(job)
         started: list[str] = []
         for stage in Stage:

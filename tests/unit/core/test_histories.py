@@ -60,10 +60,13 @@ class Histories(RuleBasedStateMachine):
     # ------------------------------------------------------------ clients
 
     @precondition(lambda self: len(self.world.store) < 14)
-    @rule(count=_FEW, deadline=st.sampled_from([FAR, FAR, FAR, 3.0, 10.0]))
-    def submit(self, count: int, deadline: float) -> None:
+    @rule(
+        count=_FEW, deadline=st.sampled_from([FAR, FAR, FAR, 3.0, 10.0]), conditioning=st.sampled_from(["", "a", "b"])
+    )
+    def submit(self, count: int, deadline: float, conditioning: str) -> None:
         for _ in range(count):
-            self.world.submit(deadline if deadline == FAR else self.world.now + deadline)
+            until = deadline if deadline == FAR else self.world.now + deadline
+            self.world.submit(until, conditioning=conditioning)
 
     @rule(index=_INDEX, sure=st.integers(0, 2))
     def cancel(self, index: int, sure: int) -> None:

@@ -41,7 +41,9 @@ class Where:
 
 
 def content_of(stage: Stage, job_id: str) -> str:
-    return f"{stage.name} of {job_id}"
+    """Jobs whose ids have the same end, behind an @, encode the same."""
+    _, _, conditioning = job_id.partition("@")
+    return f"{stage.name} of {conditioning if stage is Stage.ENCODE and conditioning else job_id}"
 
 
 class Phase(Enum):
@@ -98,6 +100,8 @@ class Worker:
     frozen: bool = False
     draining: bool = False
     refused: str = ""
+    # Whether it says which outputs its tasks read, as those of older versions don't.
+    says_inputs: bool = True
     tasks: dict[str, Held] = field(default_factory=dict)
     outputs: dict[str, StageResult] = field(default_factory=dict)
     stream: Stream | None = None
@@ -122,7 +126,13 @@ class Worker:
         """Opens a new stream and says what it holds."""
         self.stream = Stream(self.incarnation, self.generation, self.stages)
         held = [
-            HeldTask(held.execute.task_id, held.execute.job_id, held.execute.stage, held.phase is Phase.RUNNING)
+            HeldTask(
+                held.execute.task_id,
+                held.execute.job_id,
+                held.execute.stage,
+                held.phase is Phase.RUNNING,
+                held.execute.input.task_id if self.says_inputs and isinstance(held.execute.input, Where) else "",
+            )
             for held in self.tasks.values()
         ]
         registration = PeerRegistered(

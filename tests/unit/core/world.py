@@ -72,7 +72,8 @@ class World:
         self._begin_life()
         for job_id, job in self.store.items():
             if job.status is None:
-                self.tell(JobSubmitted(job_id, job.deadline, kills=job.kills, restored=True))
+                _, _, conditioning = job_id.partition("@")
+                self.tell(JobSubmitted(job_id, job.deadline, kills=job.kills, restored=True, conditioning=conditioning))
 
     def tell(self, event: Event) -> list[Action]:
         self.ledger.before(event)
@@ -85,6 +86,7 @@ class World:
         self.ledger.check_credits()
         self.ledger.check_jobs()
         self.ledger.check_sums()
+        self.ledger.check_encodings()
         self.ledger.check_nothing_is_overlooked()
         return actions
 
@@ -130,10 +132,10 @@ class World:
 
     # ------------------------------------------------------------ clients
 
-    def submit(self, deadline: float = FAR, shape: str = "") -> str:
-        job_id = f"j{len(self.store) + 1}"
+    def submit(self, deadline: float = FAR, shape: str = "", conditioning: str = "") -> str:
+        job_id = f"j{len(self.store) + 1}" + (f"@{conditioning}" if conditioning else "")
         self.store[job_id] = StoredJob(deadline)
-        self.tell(JobSubmitted(job_id, deadline, shape))
+        self.tell(JobSubmitted(job_id, deadline, shape, conditioning=conditioning))
         return job_id
 
     def cancel(self, job_id: str) -> None:
@@ -172,6 +174,19 @@ class World:
             if held is not None and held.phase is phase:
                 self.deliver_all()
                 return
+            self.work(worker)
+            self.deliver_all()
+        raise AssertionError(f"{worker.pod} never came to {phase}")
+
+    def run_to(self, worker: Worker, phase: Phase) -> None:
+        """All work, until one of its tasks comes to this phase."""
+        for _ in range(40):
+            if any(held.phase is phase for held in worker.tasks.values()):
+                return
+            for other in self.workers:
+                if other is not worker or not worker.tasks:
+                    for index in range(len(other.tasks)):
+                        self.work(other, index)
             self.work(worker)
             self.deliver_all()
         raise AssertionError(f"{worker.pod} never came to {phase}")

@@ -15,7 +15,7 @@ from diffusion_router.core.estimates import Estimates
 from diffusion_router.core.events import Action, CancelTask, Policy, R, Stage
 from diffusion_router.core.lifecycle import JobState, Move, after
 from diffusion_router.core.scheduler import Scheduler
-from diffusion_router.core.state import Job, Output, Peer, Task
+from diffusion_router.core.state import Encoding, Job, Output, Peer, Task
 
 # Entries beyond twice the number of jobs that a queue of times may have.
 _SWEEP: Final = 1024
@@ -49,8 +49,12 @@ class Book(Generic[R]):
         self.delayed: list[tuple[float, str]] = []
         # Readers that go by themselves: when, order, what they read, who they are.
         self.passing: list[tuple[float, int, Output[R], str]] = []
-        # Tasks of an earlier life, by job: any output of the stage before may be their input.
+        # Tasks of an earlier life: by the task whose output they read; those that do not say, by job.
         self.adopted: dict[str, list[Task[R]]] = {}
+        self.encodings: dict[str, Encoding[R]] = {}
+        """By conditioning, as long as somebody encodes it or keeps what was made."""
+        self.leaderless: list[str] = []
+        """Conditionings whose leader went without an output, while others may wait for it."""
         self.order = count(1)
         # The capacity with which a peer is counted.
         self._counted: dict[str, int] = {}
@@ -76,6 +80,8 @@ class Book(Generic[R]):
         state = after(job.state, move)
         self.counts[job.state] -= 1
         self.counts[state] += 1
+        if job.stage is Stage.ENCODE and state.stage is not Stage.ENCODE:
+            self._leave_encoding(job)
         if state.stage is not job.stage:
             self._count_unfinished(job, state.stage)
             job.stage = state.stage or job.stage
@@ -85,6 +91,21 @@ class Book(Generic[R]):
         job.state = state
         job.task = (task or job.task) if state.has_task else None
         job.input = (source or job.input) if state.has_input else None
+
+    def _leave_encoding(self, job: Job[R]) -> None:
+        encoding = self.encodings.get(job.conditioning)
+        if encoding is None:
+            return
+        encoding.followers.pop(job.id, None)
+        if encoding.leader is job:
+            encoding.leader = None
+            self.leaderless.append(job.conditioning)
+        self.forget_if_empty(job.conditioning, encoding)
+
+    def forget_if_empty(self, conditioning: str, encoding: Encoding[R]) -> None:
+        """Nobody encodes it, waits for it or keeps it."""
+        if not (encoding.leader or encoding.followers or encoding.output):
+            del self.encodings[conditioning]
 
     def _count_unfinished(self, job: Job[R], stage: Stage | None) -> None:
         key = (job.stage, job.shape)
@@ -179,15 +200,22 @@ class Book(Generic[R]):
         peer.slots_used += output.slots
         job = self.jobs.get(job_id)
         if job is not None:
+            output.conditioning = job.conditioning
+            output.wanted_by.add(job_id)
             job.outputs[task_id] = output
         self.scheduler.changed(peer)
         return output
 
     def drop(self, output: Output[R]) -> Peer[R] | None:
         """The peer that kept it until now, if any does."""
-        job = self.jobs.get(output.job_id)
-        if job is not None:
-            job.outputs.pop(output.task_id, None)
+        for job_id in output.listed_by:
+            job = self.jobs.get(job_id)
+            if job is not None:
+                job.outputs.pop(output.task_id, None)
+        encoding = self.encodings.get(output.conditioning)
+        if encoding is not None and encoding.output is output:
+            encoding.output = None
+            self.forget_if_empty(output.conditioning, encoding)
         peer = self.peers.get(output.incarnation)
         if peer is None or peer.outputs.pop(output.task_id, None) is None:
             return None

@@ -68,6 +68,8 @@ class HeldTask:
     job_id: str
     stage: Stage
     started: bool
+    input_id: str = ""
+    """The task whose output it reads; empty: it does not say, or reads none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class JobSubmitted:
     shape: str = ""
     kills: int = 0
     restored: bool = False
+    conditioning: str = ""
+    """Jobs of the same encode the same: one of them does, for all. Empty: nobody encodes the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from diffusion_router.core import outputs
+from typing import Final
+
+from diffusion_router.core import outputs, sharing
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import FailureKind, JobChanged, JobEnded, JobStatus, JobSubmitted, R, Stage
 from diffusion_router.core.lifecycle import OUTPUT_OF, Move
-from diffusion_router.core.state import Job, Output, Peer
+from diffusion_router.core.state import Job, Output, Peer, StageRecord
+
+# Tries kept for the stage table.
+_MAX_RECORDS: Final = 32
 
 
 def submit(book: Book[R], event: JobSubmitted) -> None:
@@ -18,6 +23,7 @@ def submit(book: Book[R], event: JobSubmitted) -> None:
         deadline=event.deadline,
         shape=event.shape,
         kills=event.kills,
+        conditioning=event.conditioning,
         ready_since=book.now,
         not_before=book.settle_until if event.restored else 0.0,
     )
@@ -40,7 +46,7 @@ def recorded(book: Book[R], job_id: str) -> None:
     if job is not None and job.status.ended:
         book.remove(job)
         for output in list(job.outputs.values()):
-            outputs.discard(book, output)
+            outputs.discard(book, output, job.id)
 
 
 def end(book: Book[R], job: Job[R], move: Move, kind: FailureKind, message: str) -> None:
@@ -49,7 +55,7 @@ def end(book: Book[R], job: Job[R], move: Move, kind: FailureKind, message: str)
         abandon(book, job)
         book.move(job, move)
         for output in list(job.outputs.values()):
-            outputs.discard(book, output)
+            outputs.discard(book, output, job.id)
         book.emit(JobEnded(job.id, job.status, kind, message))
 
 
@@ -64,8 +70,15 @@ def enqueue(book: Book[R], job: Job[R], delay: float = 0.0) -> None:
     if job.input is not None and job.input.lost:
         start_over(book, job)
         return
+    if job.conditioning and job.stage is Stage.ENCODE:
+        made = sharing.join(book, job)
+        if made is not None:
+            advance(book, job, made)
+            return
     job.ready_since = book.now
     job.not_before = max(job.not_before, book.now + delay)
+    if sharing.follows(book, job):
+        return
     if job.not_before > book.now:
         book.at(book.delayed, job.not_before, job)
     else:
@@ -77,17 +90,23 @@ def enqueue(book: Book[R], job: Job[R], delay: float = 0.0) -> None:
 
 def start_over(book: Book[R], job: Job[R]) -> None:
     """Everything can be computed anew from the job itself."""
+    if job.input is not None:
+        sharing.forget(book, job.input)
     book.move(job, Move.STARTED_OVER)
     for output in list(job.outputs.values()):
-        outputs.discard(book, output)
+        outputs.discard(book, output, job.id)
     enqueue(book, job)
 
 
 def advance(book: Book[R], job: Job[R], output: Output[R]) -> None:
     """The job has this output: its next stage may start, or it is complete."""
+    outputs.want(job, output)
     for other in list(job.outputs.values()):
         if other is not output:
-            outputs.discard(book, other)
+            outputs.discard(book, other, job.id)
+    if output.job_id != job.id:
+        holder = book.peers[output.incarnation].pod_name
+        record(job, StageRecord(output.stage, holder, 0, book.now - job.ready_since, output.report, shared=True))
     book.move(job, OUTPUT_OF[output.stage], source=output)
     if job.status is JobStatus.COMPLETED:
         # Its output stays: the worker reports the result again until the store has it.
@@ -95,14 +114,27 @@ def advance(book: Book[R], job: Job[R], output: Output[R]) -> None:
     else:
         enqueue(book, job)
         book.emit(JobChanged(job.id))
+    share(book, job, output)
+
+
+def share(book: Book[R], job: Job[R], output: Output[R]) -> None:
+    """Whoever waited for this job to encode goes on with what it has."""
+    for follower in sharing.made(book, job, output):
+        advance(book, follower, output)
+
+
+def record(job: Job[R], entry: StageRecord[R]) -> None:
+    job.records.append(entry)
+    del job.records[:-_MAX_RECORDS]
 
 
 def input_gone(book: Book[R], output: Output[R]) -> None:
     """An output that its peer keeps no longer, though nobody released it."""
     output.lost = True
-    job = book.jobs.get(output.job_id)
-    if job is not None and job.input is output and job.task is None:
-        start_over(book, job)
+    for job_id in sorted(output.listed_by):
+        job = book.jobs.get(job_id)
+        if job is not None and job.input is output and job.task is None:
+            start_over(book, job)
 
 
 def keep_reserve(book: Book[R], peer: Peer[R]) -> None:
@@ -112,8 +144,15 @@ def keep_reserve(book: Book[R], peer: Peer[R]) -> None:
     """
     if len(peer.stages) == 1 or peer.room == peer.slots:
         return
-    encoded = [output for output in peer.outputs.values() if output.stage is Stage.ENCODE and output.wanted]
-    jobs = (book.jobs.get(output.job_id) for output in encoded)
-    waiting = sorted((job for job in jobs if job is not None and job.task is None), key=lambda job: job.seq)
-    for job in waiting[::-1][: max(0, len(encoded) - peer.room + 1)]:
-        start_over(book, job)
+    encoded = [output for output in peer.outputs.values() if output.stage is Stage.ENCODE and output.wanted_by]
+    waiting = [jobs for output in encoded if (jobs := _waiting_with(book, output))]
+    waiting.sort(key=lambda jobs: jobs[0].seq)
+    for jobs in waiting[::-1][: max(0, len(encoded) - peer.room + 1)]:
+        for job in jobs:
+            start_over(book, job)
+
+
+def _waiting_with(book: Book[R], output: Output[R]) -> list[Job[R]]:
+    """The jobs that want it, the oldest first; none if one of them does not wait."""
+    jobs = [job for job_id in output.wanted_by if (job := book.jobs.get(job_id)) is not None]
+    return sorted(jobs, key=lambda job: job.seq) if all(job.task is None for job in jobs) else []

@@ -2,8 +2,8 @@
 
 Nothing here knows of sockets, disks, threads or the clock, so every history of losses, duplicates, reorderings and
 restarts can be played in a test, and a simulator runs this very code. Each module stands on those before it: `book`
-(what is known, and the changes that keep its indexes right), `outputs`, `jobs`, `tasks`, `membership`, and this one.
-The invariants that it keeps (I1 …) are listed in docs/architecture.md.
+(what is known, and the changes that keep its indexes right), `outputs`, `sharing`, `jobs`, `tasks`, `membership`, and
+this one. The invariants that it keeps (I1 …) are listed in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any, Final
 
-from diffusion_router.core import jobs, membership, outputs, tasks
+from diffusion_router.core import jobs, membership, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     Action,
@@ -67,6 +67,7 @@ class Core(Book[R]):
         self.actions = []
         self._handlers[type(event)](event)
         self._pass_time()
+        self._pass_the_lead()
         self._schedule()
         return self.actions
 
@@ -176,11 +177,16 @@ class Core(Book[R]):
             if job is not None and job.task is None and not job.status.ended:
                 self.scheduler.push(job)
 
+    def _pass_the_lead(self) -> None:
+        for job in sharing.next_leaders(self):
+            jobs.enqueue(self, job)
+
     def _schedule(self) -> None:
         while not self.scheduler.settled():
             for stage in _LATER_FIRST:
                 for job in self.scheduler.assign(stage, self.now, self._start):
                     jobs.start_over(self, job)
+                self._pass_the_lead()
         for task in self.scheduler.to_ask_back():
             self.ask_back(task)
 

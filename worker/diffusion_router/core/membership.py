@@ -7,7 +7,7 @@ is kept, what only the router knows never arrived or is gone, what only the work
 
 from __future__ import annotations
 
-from diffusion_router.core import jobs, outputs, tasks
+from diffusion_router.core import jobs, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     HeldTask,
@@ -21,7 +21,7 @@ from diffusion_router.core.events import (
     Welcome,
 )
 from diffusion_router.core.lifecycle import HELD, Move
-from diffusion_router.core.state import Job, Peer, StageRecord, Task, slots_needed
+from diffusion_router.core.state import Job, Output, Peer, StageRecord, Task, slots_needed
 
 
 def register(book: Book[R], event: PeerRegistered[R]) -> None:
@@ -78,6 +78,7 @@ def lose(book: Book[R], peer: Peer[R], reason: str) -> None:
     book.emit(PeerLost(peer.incarnation, reason))
     for output in peer.outputs.values():
         output.lost = True
+        sharing.forget(book, output)
     for task in peer.tasks.values():
         tasks.lose(book, task)
     for output in peer.outputs.values():
@@ -150,6 +151,7 @@ def _adopt_task(book: Book[R], peer: Peer[R], held: HeldTask) -> None:
         # Its input may have been pulled.
         slots=int(stage is not Stage.ENCODE) + int(stage is not Stage.DECODE),
         started=held.started,
+        input_id=held.input_id,
     )
     book.own(peer, task)
     outputs.adopt_reader(book, task)
@@ -159,10 +161,12 @@ def _adopt_task(book: Book[R], peer: Peer[R], held: HeldTask) -> None:
     jobs.abandon(book, job)
     for output in list(job.outputs.values()):
         if output.stage != stage - 1:
-            outputs.discard(book, output)
+            outputs.discard(book, output, job.id)
     book.move(job, HELD[stage], task=task)
     task.input = job.input
-    tasks.record(job, StageRecord(stage, peer.pod_name, task.attempt, 0.0))
+    if task.input is None and task.input_id and task.reads:
+        _find_input(book, job, task, task.reads[0])
+    jobs.record(job, StageRecord(stage, peer.pod_name, task.attempt, 0.0))
 
 
 def _leads(job: Job[R], stage: Stage, started: bool) -> bool:
@@ -176,17 +180,30 @@ def _leads(job: Job[R], stage: Stage, started: bool) -> bool:
 def _adopt_output(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
     job = book.jobs.get(result.job_id)
     output = outputs.adopt(book, peer, result)
+    for reader in outputs.adopted_readers(book, output):
+        other = book.jobs.get(reader.job_id)
+        if other is not None and other is not job and other.task is reader and reader.input is None:
+            _find_input(book, other, reader, output)
     if job is None or job.status.ended:
-        outputs.discard(book, output)
+        if job is not None:
+            jobs.share(book, job, output)
+        outputs.discard(book, output, result.job_id)
         return
     task = job.task
-    if task is not None and task.stage == result.stage + 1 and task.input is None:
-        book.move(job, Move.INPUT_FOUND, source=output)
-        task.input = output
+    may_read = task is not None and task.stage == result.stage + 1 and task.input_id in ("", result.task_id)
+    if task is not None and may_read and task.input is None:
+        _find_input(book, job, task, output)
     elif result.stage < job.stage:
-        outputs.discard(book, output)
+        jobs.share(book, job, output)
+        outputs.discard(book, output, job.id)
     else:
         jobs.abandon(book, job)
         attempt = tasks.next_attempt(job, result.stage)
-        tasks.record(job, StageRecord(result.stage, peer.pod_name, attempt, 0.0, result.report))
+        jobs.record(job, StageRecord(result.stage, peer.pod_name, attempt, 0.0, result.report))
         jobs.advance(book, job, output)
+
+
+def _find_input(book: Book[R], job: Job[R], task: Task[R], output: Output[R]) -> None:
+    outputs.want(job, output)
+    book.move(job, Move.INPUT_FOUND, source=output)
+    task.input = output

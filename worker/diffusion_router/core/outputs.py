@@ -12,7 +12,7 @@ from typing import Final
 
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import R, ReleaseSlot, StageResult
-from diffusion_router.core.state import Output, Peer, Task
+from diffusion_router.core.state import Job, Output, Peer, Task
 
 # Stands for readers of an earlier life that have not registered yet.
 _UNKNOWN: Final = "unknown"
@@ -24,15 +24,25 @@ def adopt(book: Book[R], peer: Peer[R], result: StageResult[R]) -> Output[R]:
     known_at = book.settle_until + book.policy.grace
     if book.now < known_at:
         _read_until(book, known_at, output, _UNKNOWN)
-    for task in book.adopted.get(output.job_id, ()):
+    for task in [*adopted_readers(book, output), *book.adopted.get(output.job_id, ())]:
         if task.stage == output.stage + 1:
             read(task, output)
     return output
 
 
+def adopted_readers(book: Book[R], output: Output[R]) -> list[Task[R]]:
+    """Tasks of an earlier life that said that they read it."""
+    return book.adopted.get(output.task_id, [])
+
+
 def adopt_reader(book: Book[R], task: Task[R]) -> None:
-    """A task of an earlier life: which output it reads is not known."""
-    book.adopted.setdefault(task.job_id, []).append(task)
+    """A task of an earlier life. Where it does not say which output it reads, it may be any of the stage before."""
+    book.adopted.setdefault(task.input_id or task.job_id, []).append(task)
+    if task.input_id:
+        kept = (peer.outputs.get(task.input_id) for peer in book.peers.values())
+        for output in [output for output in kept if output is not None]:
+            read(task, output)
+        return
     job = book.jobs.get(task.job_id)
     outputs = job.outputs if job is not None else _of_unknown_job(book, task.job_id)
     for output in outputs.values():
@@ -66,9 +76,17 @@ def stop_reading_at(book: Book[R], task: Task[R], until: float) -> None:
         _read_until(book, until, output, task.id)
 
 
-def discard(book: Book[R], output: Output[R]) -> None:
-    """Nobody needs it any more."""
-    output.wanted = False
+def want(job: Job[R], output: Output[R]) -> None:
+    """The job needs it, whoever it was made for."""
+    output.wanted_by.add(job.id)
+    job.outputs[output.task_id] = output
+    if job.id != output.job_id:
+        output.sharers.add(job.id)
+
+
+def discard(book: Book[R], output: Output[R], job_id: str) -> None:
+    """This job does not need it any more."""
+    output.wanted_by.discard(job_id)
     _release_if_free(book, output)
 
 
@@ -85,15 +103,16 @@ def _read_until(book: Book[R], until: float, output: Output[R], reader: str) -> 
 
 
 def _forget_adopted(book: Book[R], task: Task[R]) -> None:
-    tasks = book.adopted.get(task.job_id)
+    key = task.input_id or task.job_id
+    tasks = book.adopted.get(key)
     if tasks is not None and task in tasks:
         tasks.remove(task)
         if not tasks:
-            del book.adopted[task.job_id]
+            del book.adopted[key]
 
 
 def _release_if_free(book: Book[R], output: Output[R]) -> None:
-    if output.wanted or output.readers:
+    if output.wanted_by or output.readers:
         return
     peer = book.drop(output)
     if peer is not None:

@@ -104,9 +104,10 @@ class Scheduler(Generic[R]):
             if not known:
                 groups.pop((peer.generation, peer.incarnation), None)
         for output in peer.outputs.values() if known else ():
-            job = self._jobs.get(output.job_id)
-            if job is not None and job.input is output and not job.state.has_task:
-                self.push(job)
+            for job_id in output.listed_by:
+                job = self._jobs.get(job_id)
+                if job is not None and job.input is output and not job.state.has_task:
+                    self.push(job)
         self.changed(peer)
         self._relist(peer)
         for of_place in self._unlisted.values() if not known else ():

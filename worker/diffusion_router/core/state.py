@@ -25,13 +25,21 @@ class Output(Generic[R]):
     incarnation: str
     generation: str
     report: R
+    conditioning: str = ""
+    """Its job's."""
     readers: set[str] = field(default_factory=set)
     """Tasks that may be reading it."""
-    wanted: bool = True
-    """A stage of its job still needs it."""
+    wanted_by: set[str] = field(default_factory=set)
+    """Jobs of which a stage still needs it."""
+    sharers: set[str] = field(default_factory=set)
+    """Other jobs in whose list of outputs it is."""
     lost: bool = False
     """Its peer is lost, and the bytes with it."""
     transfer_failures: int = 0
+
+    @property
+    def listed_by(self) -> set[str]:
+        return {self.job_id, *self.sharers}
 
     @property
     def slots(self) -> int:
@@ -55,9 +63,11 @@ class Task(Generic[R]):
     """The job ended or moved on without it; its report only gives the credit back."""
     revoked: bool = False
     """Asked to be handed back, once."""
+    input_id: str = ""
+    """Of a task that an earlier life of the router sent: the task whose output it reads, if it says."""
     reads: list[Output[R]] = field(default_factory=list)
-    """Outputs that it may be reading: its input, and, for a task that an earlier life of the router sent, whatever
-    could be its input."""
+    """Outputs that it may be reading: its input, and, for a task of an earlier life that does not say, whatever could
+    be its input."""
 
     @property
     def could_move(self) -> bool:
@@ -75,6 +85,8 @@ class StageRecord(Generic[R]):
     attempt: int
     queue_seconds: float
     report: R | None = None
+    shared: bool = False
+    """Another job's task did it for this one too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,7 @@ class Job(Generic[R]):
     deadline: float
     shape: str
     kills: int
+    conditioning: str
     ready_since: float
     not_before: float = 0.0
     state: JobState = JobState.QUEUED
@@ -122,6 +135,18 @@ class Job(Generic[R]):
         """Whether it waits for a task of this stage, and may have one."""
         state = self.state
         return state.stage is stage and not state.has_task and self.not_before <= now
+
+
+@dataclass(slots=True, eq=False)
+class Encoding(Generic[R]):
+    """What jobs of one conditioning have in common."""
+
+    leader: Job[R] | None = None
+    """Encodes for all of them, or is to."""
+    followers: dict[str, Job[R]] = field(default_factory=dict)
+    """Wait for what the leader makes, in order."""
+    output: Output[R] | None = None
+    """What was made, as long as it is kept."""
 
 
 class PeerState(Enum):

@@ -20,8 +20,6 @@ from diffusion_router.core.events import (
 from diffusion_router.core.lifecycle import Move
 from diffusion_router.core.state import Failure, Job, Peer, StageRecord, Task, slots_needed
 
-# Tries kept for the stage table.
-_MAX_RECORDS: Final = 32
 _PERMANENT: Final = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.DEADLINE})
 
 
@@ -44,7 +42,7 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
     book.move(job, Move.SENT, task=task)
     if stage is not Stage.DECODE:
         job.step = 0
-    record(job, StageRecord(stage, peer.pod_name, attempt, book.now - job.ready_since))
+    jobs.record(job, StageRecord(stage, peer.pod_name, attempt, book.now - job.ready_since))
     report = source.report if source is not None else None
     book.emit(Execute(peer.incarnation, task.id, job.id, stage, attempt, report, job.deadline))
     book.emit(JobChanged(job.id))
@@ -53,11 +51,6 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
 def next_attempt(job: Job[R], stage: Stage) -> int:
     job.attempts[stage] = job.attempts.get(stage, 0) + 1
     return job.attempts[stage]
-
-
-def record(job: Job[R], entry: StageRecord[R]) -> None:
-    job.records.append(entry)
-    del job.records[:-_MAX_RECORDS]
 
 
 def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
@@ -81,7 +74,7 @@ def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
     output = book.keep(peer, task.id, task.job_id, task.stage, result.report)
     job = book.jobs.get(task.job_id)
     if job is None or job.task is not task:
-        outputs.discard(book, output)
+        outputs.discard(book, output, task.job_id)
     else:
         _trust_pool(book, peer)
         book.estimates.learn(task.stage, job.shape, result.compute_seconds)

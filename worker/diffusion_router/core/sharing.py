@@ -1,0 +1,60 @@
+"""Jobs that encode the same: one leads and encodes, the others follow and go on with what it made (I17).
+
+An encoder's output depends on nothing but the fields of the request that encoding reads, and a job's `conditioning` is
+the hash of these. So of jobs that wait to encode the same one is given to an encoder; the others are not even in the
+scheduler's lanes. Whoever leads and goes without an output, cancelled or failed, leaves the lead to the next, and each
+job fails or is tried again by its own rules.
+"""
+
+from __future__ import annotations
+
+from diffusion_router.core.book import Book
+from diffusion_router.core.events import R, Stage
+from diffusion_router.core.state import Encoding, Job, Output
+
+
+def join(book: Book[R], job: Job[R]) -> Output[R] | None:
+    """A job is to encode. What it can go on with instead; None: it leads, or it follows."""
+    encoding = book.encodings.setdefault(job.conditioning, Encoding())
+    if encoding.output is not None:
+        return encoding.output
+    if encoding.leader is None:
+        encoding.followers.pop(job.id, None)
+        encoding.leader = job
+    elif encoding.leader is not job:
+        encoding.followers[job.id] = job
+    return None
+
+
+def follows(book: Book[R], job: Job[R]) -> bool:
+    """Whether it waits for another's encoding."""
+    encoding = book.encodings.get(job.conditioning)
+    return encoding is not None and job.id in encoding.followers
+
+
+def made(book: Book[R], job: Job[R], output: Output[R]) -> list[Job[R]]:
+    """The job has this output. Who waited for it."""
+    if output.stage is not Stage.ENCODE or not job.conditioning:
+        return []
+    encoding = book.encodings.setdefault(job.conditioning, Encoding())
+    encoding.output = encoding.output or output
+    followers, encoding.followers = list(encoding.followers.values()), {}
+    return followers
+
+
+def forget(book: Book[R], output: Output[R]) -> None:
+    """Nobody else is to go on with it: it is lost, or turned out to be of no use."""
+    encoding = book.encodings.get(output.conditioning)
+    if encoding is not None and encoding.output is output:
+        encoding.output = None
+        book.forget_if_empty(output.conditioning, encoding)
+
+
+def next_leaders(book: Book[R]) -> list[Job[R]]:
+    """The first of those who follow nobody any more."""
+    leaders = []
+    while book.leaderless:
+        encoding = book.encodings.get(book.leaderless.pop())
+        if encoding is not None and encoding.leader is None and encoding.followers:
+            leaders.append(next(iter(encoding.followers.values())))
+    return leaders
