@@ -69,12 +69,13 @@ def check_same(known: Iterable[JobRecord], digest: str) -> None:
 def new_records(
     requests: Sequence[stage_pb2.JobParameters], *, model: str, digest: str, key: str | None, timeout: float
 ) -> list[JobRecord]:
-    """The jobs of one request, `timeout` seconds before their deadline."""
+    """The jobs of one request, `timeout` seconds before their deadline. Without a seed one is drawn, and counted up."""
     now = time.time()
+    seed = secrets.randbelow(_MAX_SEED - len(requests))
     return [
         JobRecord(
             id=f"job_{uuid.uuid4().hex}",
-            parameters=_with_seed(request),
+            parameters=_with_seed(request, seed + index),
             created_at=now,
             deadline_at=now + timeout,
             model=model,
@@ -100,9 +101,9 @@ def digest_of(requests: Iterable[stage_pb2.JobParameters]) -> str:
     return digest.hexdigest()
 
 
-def _with_seed(request: stage_pb2.JobParameters) -> stage_pb2.JobParameters:
+def _with_seed(request: stage_pb2.JobParameters, seed: int) -> stage_pb2.JobParameters:
     parameters = stage_pb2.JobParameters()
     parameters.CopyFrom(request)
     if not parameters.HasField("seed"):
-        parameters.seed = secrets.randbelow(_MAX_SEED)
+        parameters.seed = seed
     return parameters

@@ -20,6 +20,7 @@ from diffusion_router.api import create_app
 from diffusion_router.api.grpc import add_services
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
+from diffusion_router.peers.conditioning import Conditionings
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.registry import Registry
 from diffusion_router.peers.sessions import Sessions
@@ -49,8 +50,10 @@ async def serve(
         dispatcher = Dispatcher(machine)
         stack.callback(dispatcher.close)
         metrics = Metrics()
+        conditionings = Conditionings(dispatcher)
         service = JobService(
             dispatcher,
+            conditionings,
             jobs=jobs,
             artifacts=ArtifactStore.open(settings.resolved_artifacts_url),
             metrics=metrics,
@@ -60,6 +63,7 @@ async def serve(
         sessions = Sessions(dispatcher, service)
         dispatcher.add_hands(sessions)
         metrics.watch(dispatcher, sessions)
+        conditionings.watch(sessions)
         registry = Registry(dispatcher, sessions, settings.model_id)
         await service.start()
         stack.push_async_callback(service.stop)

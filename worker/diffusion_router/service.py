@@ -22,6 +22,7 @@ from diffusion_router import core
 from diffusion_router.admission import Admission, check_same, digest_of, new_records
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
+from diffusion_router.peers.conditioning import Conditionings
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.store import UNFINISHED, ArtifactStore, DuplicateKey, JobRecord, JobStore, StoreUnavailable
 from diffusionpipeline.v1 import job_pb2, stage_pb2
@@ -55,6 +56,7 @@ class JobService:
     def __init__(
         self,
         dispatcher: Dispatcher,
+        conditionings: Conditionings,
         *,
         jobs: JobStore,
         artifacts: ArtifactStore,
@@ -64,6 +66,7 @@ class JobService:
     ) -> None:
         self.artifacts = artifacts
         self._dispatcher = dispatcher
+        self._conditionings = conditionings
         self._jobs = jobs
         self._metrics = metrics
         self._admission = Admission(dispatcher, jobs, metrics, max_queued)
@@ -140,7 +143,10 @@ class JobService:
                 del self._live[record.id]
             raise
         for record in records:
-            self._dispatcher.dispatch(core.JobSubmitted(record.id, deadline, _shape(record.parameters)))
+            key = self._conditionings.key(record.parameters)
+            self._dispatcher.dispatch(
+                core.JobSubmitted(record.id, deadline, _shape(record.parameters), conditioning=key)
+            )
 
     async def find(self, job_id: str) -> job_pb2.Job | None:
         live = self._live.get(job_id)

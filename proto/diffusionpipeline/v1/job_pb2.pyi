@@ -54,11 +54,14 @@ class StageReport(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     stage: _stage_pb2.Stage.ValueType
     pod_name: _builtins.str
     attempt: _builtins.int
     queue_seconds: _builtins.float
     """Between the moment the stage could have been sent and the moment it was."""
+    shared: _builtins.bool
+    """Another job's task did it for this one too."""
     @_builtins.property
     def timings(self) -> _stage_pb2.StageTimings: ...
     def __init__(
@@ -69,10 +72,11 @@ class StageReport(_message.Message):
         attempt: _builtins.int = ...,
         queue_seconds: _builtins.float = ...,
         timings: _stage_pb2.StageTimings | None = ...,
+        shared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "pod_name", b"pod_name", "queue_seconds", b"queue_seconds", "stage", b"stage", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "pod_name", b"pod_name", "queue_seconds", b"queue_seconds", "shared", b"shared", "stage", b"stage", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

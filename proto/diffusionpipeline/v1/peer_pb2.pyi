@@ -126,6 +126,7 @@ class Register(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    ENCODINGS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Random, made when the worker starts (or after it was fenced). The only identity of a peer."""
     pod_name: _builtins.str
@@ -148,6 +149,10 @@ class Register(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageDone]: ...
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def encodings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Encoding]:
+        """What encoding reads, for each workflow of the model that can tell; of an encoder."""
+
     def __init__(
         self,
         *,
@@ -162,14 +167,43 @@ class Register(_message.Message):
         outputs: _abc.Iterable[Global___StageDone] | None = ...,
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         draining: _builtins.bool = ...,
+        encodings: _abc.Iterable[Global___Encoding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "roles", b"roles", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "encodings", b"encodings", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "roles", b"roles", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Register: _TypeAlias = Register  # noqa: Y015
+
+@_typing.final
+class Encoding(_message.Message):
+    """Requests with these input files that agree in these fields (of JobParameters, or extra) are encoded the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By the pipeline's arguments that take them, as in InputFile.name."""
+
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        inputs: _abc.Iterable[_builtins.str] | None = ...,
+        reads: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "reads", b"reads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
 
 @_typing.final
 class ModelIdentity(_message.Message):
@@ -244,10 +278,13 @@ class HeldTask(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
+    INPUT_TASK_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
     started: _builtins.bool
+    input_task_id: _builtins.str
+    """The task whose output it reads, as its Execute said; empty for encode."""
     def __init__(
         self,
         *,
@@ -255,10 +292,11 @@ class HeldTask(_message.Message):
         job_id: _builtins.str = ...,
         stage: _stage_pb2.Stage.ValueType = ...,
         started: _builtins.bool = ...,
+        input_task_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "stage", b"stage", "started", b"started", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_task_id", b"input_task_id", "job_id", b"job_id", "stage", b"stage", "started", b"started", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -519,12 +557,15 @@ class Execute(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
+    INPUT_TASK_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
     attempt: _builtins.int
     deadline_seconds: _builtins.float
     """Seconds left until the job's deadline."""
+    input_task_id: _builtins.str
+    """The task that made the input."""
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
     @_builtins.property
@@ -541,10 +582,11 @@ class Execute(_message.Message):
         parameters: _stage_pb2.JobParameters | None = ...,
         input: _stage_pb2.Descriptor | None = ...,
         deadline_seconds: _builtins.float = ...,
+        input_task_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "job_id", b"job_id", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

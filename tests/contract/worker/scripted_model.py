@@ -22,6 +22,7 @@ class ScriptedModel:
     """Passes an array on, adding one at each step. `hold` makes each step wait for a `let_go`."""
 
     output = "image"
+    encodings = ()
     way = "scripted"
 
     def __init__(self, stages: frozenset[Stage] = ALL) -> None:

@@ -31,7 +31,6 @@ from diffusion_router.core import (
 )
 from diffusion_router.core.lifecycle import TRANSITIONS
 from diffusion_router.core.scheduler import Scheduler
-from diffusion_router.core.sharing import follows
 from unit.core.workers import Where, Worker, content_of
 
 
@@ -215,11 +214,12 @@ class Ledger:
                 assert job.conditioning == conditioning
             for job in encoding.followers.values():
                 assert job.stage is Stage.ENCODE
-                assert job.task is None or not job.status.ended
+                assert job.task is None, f"{job.id} encodes and waits for another that does"
         for job in core.jobs.values():
             if job.conditioning and job.stage is Stage.ENCODE and not (job.status.ended or job.task):
                 known = core.encodings[job.conditioning]
                 assert job is known.leader or job.id in known.followers, f"{job.id} is forgotten"
+            assert job.follows == (job.id in getattr(core.encodings.get(job.conditioning), "followers", ()))
 
     def check_nothing_is_overlooked(self) -> None:
         """A scheduler that looks at everything finds nothing that the one that looks at changes has left."""
@@ -228,7 +228,7 @@ class Ledger:
         for peer in core.peers.values():
             fresh.seat(peer)
         for job in core.jobs.values():
-            if job.state.stage is not None and not job.state.has_task and not follows(core, job):
+            if job.state.stage is not None and not job.state.has_task and not job.follows:
                 fresh.push(job)
         started: list[str] = []
         for stage in Stage:

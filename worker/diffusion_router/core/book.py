@@ -93,6 +93,7 @@ class Book(Generic[R]):
         job.input = (source or job.input) if state.has_input else None
 
     def _leave_encoding(self, job: Job[R]) -> None:
+        job.follows = False
         encoding = self.encodings.get(job.conditioning)
         if encoding is None:
             return

@@ -77,7 +77,7 @@ def enqueue(book: Book[R], job: Job[R], delay: float = 0.0) -> None:
             return
     job.ready_since = book.now
     job.not_before = max(job.not_before, book.now + delay)
-    if sharing.follows(book, job):
+    if job.follows:
         return
     if job.not_before > book.now:
         book.at(book.delayed, job.not_before, job)

@@ -174,7 +174,7 @@ class Core(Book[R]):
         outputs.pass_time(self)
         while self.delayed and self.delayed[0][0] <= self.now:
             job = self.jobs.get(heapq.heappop(self.delayed)[1])
-            if job is not None and job.task is None and not job.status.ended:
+            if job is not None and job.task is None and not (job.status.ended or job.follows):
                 self.scheduler.push(job)
 
     def _pass_the_lead(self) -> None:

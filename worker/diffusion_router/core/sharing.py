@@ -23,13 +23,8 @@ def join(book: Book[R], job: Job[R]) -> Output[R] | None:
         encoding.leader = job
     elif encoding.leader is not job:
         encoding.followers[job.id] = job
+    job.follows = encoding.leader is not job
     return None
-
-
-def follows(book: Book[R], job: Job[R]) -> bool:
-    """Whether it waits for another's encoding."""
-    encoding = book.encodings.get(job.conditioning)
-    return encoding is not None and job.id in encoding.followers
 
 
 def made(book: Book[R], job: Job[R], output: Output[R]) -> list[Job[R]]:
@@ -39,6 +34,8 @@ def made(book: Book[R], job: Job[R], output: Output[R]) -> list[Job[R]]:
     encoding = book.encodings.setdefault(job.conditioning, Encoding())
     encoding.output = encoding.output or output
     followers, encoding.followers = list(encoding.followers.values()), {}
+    for follower in followers:
+        follower.follows = False
     return followers
 
 

@@ -109,6 +109,8 @@ class Job(Generic[R]):
     conditioning: str
     ready_since: float
     not_before: float = 0.0
+    follows: bool = False
+    """It is to encode, and another that encodes the same does: it waits for what that one makes."""
     state: JobState = JobState.QUEUED
     stage: Stage = Stage.ENCODE
     """The state's; of a job that has ended, where it was then."""
@@ -134,7 +136,7 @@ class Job(Generic[R]):
     def ready(self, stage: Stage, now: float) -> bool:
         """Whether it waits for a task of this stage, and may have one."""
         state = self.state
-        return state.stage is stage and not state.has_task and self.not_before <= now
+        return state.stage is stage and not (state.has_task or self.follows) and self.not_before <= now
 
 
 @dataclass(slots=True, eq=False)

@@ -37,7 +37,8 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         slots=message.pool.slots,
         draining=message.draining,
         tasks=tuple(
-            core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started) for task in message.tasks
+            core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started, task.input_task_id)
+            for task in message.tasks
         ),
         outputs=tuple(_result(done) for done in message.outputs),
     )
@@ -93,6 +94,7 @@ def execute(
     )
     if action.input is not None:
         message.input.CopyFrom(action.input.output)
+        message.input_task_id = action.input.task_id
     return peer_pb2.RouterCommand(execute=message)
 
 
@@ -103,6 +105,7 @@ def stage_report(record: core.StageRecord[Report]) -> job_pb2.StageReport:
         attempt=record.attempt,
         queue_seconds=record.queue_seconds,
         timings=record.report.timings if record.report is not None else None,
+        shared=record.shared,
     )
 
 

@@ -12,9 +12,7 @@ from diffusion_worker.settings import Settings
 from diffusion_worker.transport import Transport
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from diffusionpipeline.words import number
-
-"""Tasks that compute at once: there is one compute thread."""
+from diffusionpipeline.words import Stage, number
 
 log = structlog.get_logger()
 
@@ -56,6 +54,11 @@ class Worker:
             outputs=outputs,
             versions=self._versions,
             draining=self._runner.draining,
+            encodings=[
+                peer_pb2.Encoding(inputs=sorted(encoding.images), reads=sorted(encoding.reads))
+                for encoding in self._loaded.model.encodings
+                if Stage.ENCODE in self._settings.stages
+            ],
         )
 
     def unsettled(self) -> Iterator[peer_pb2.PeerReport]:

@@ -24,7 +24,15 @@ from diffusion_worker.model.folder import ModelFolder, load_component, open_fold
 from diffusion_worker.model.loops import Parked, Walk, resume_of
 from diffusion_worker.model.pipes import Pipe, Pipes, build
 from diffusion_worker.model.shells import is_shell, make_shell
-from diffusion_worker.model.types import InvalidRequest, Media, ModelError, Parameters, UnsupportedModel, Values
+from diffusion_worker.model.types import (
+    Encoding,
+    InvalidRequest,
+    Media,
+    ModelError,
+    Parameters,
+    UnsupportedModel,
+    Values,
+)
 from diffusionpipeline.words import STAGES, Stage
 
 ANY_GUIDANCE: Final = 2.0
@@ -81,6 +89,10 @@ class ModularModel:
         self.output = _output(workflows.values(), cut)
         for name, pieces in workflows.items():
             _check_sound(name, pieces, cut)
+        self.encodings = tuple(
+            Encoding(frozenset(cut.workflows[name].keys() & cut.image_inputs), encoding_reads(pieces, cut))
+            for name, pieces in workflows.items()
+        )
         self.owned = {stage: self._owned(stage, workflows.values()) for stage in STAGES}
         """Components with files, by the stage that loads them: of all stages, not only of this object's."""
         wanted = {name for stage in stages for name in self.owned[stage]}

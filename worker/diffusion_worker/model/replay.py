@@ -63,6 +63,7 @@ class ReplayModel:
     """
 
     way = "replay"
+    encodings = ()
 
     def __init__(
         self, *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -70,6 +70,15 @@ class ModelIdentity:
     """The pipeline class that the folder's index names."""
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """What encoding reads of requests with these input images: those that agree in it have the same conditioning."""
+
+    images: frozenset[str]
+    reads: frozenset[str]
+    """Fields of `Parameters`, names of its `extra`, or seed."""
+
+
 class StepCancelled(BaseException):
     """Raised by `on_step` to stop a denoising at a step boundary.
 
@@ -102,6 +111,10 @@ class StageModel(Protocol):
     @property
     def output(self) -> str:
         """image or video."""
+
+    @property
+    def encodings(self) -> Sequence[Encoding]:
+        """By workflow; of one that is not among them everything is read."""
 
     def encode(self, parameters: Parameters) -> Values:
         """Raises InvalidRequest, ModelError."""

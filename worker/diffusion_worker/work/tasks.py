@@ -75,7 +75,11 @@ class Task:
 
     def held(self) -> peer_pb2.HeldTask:
         return peer_pb2.HeldTask(
-            task_id=self.id, job_id=self.job_id, stage=number(stage_pb2.Stage, self.stage), started=self.started
+            task_id=self.id,
+            job_id=self.job_id,
+            stage=number(stage_pb2.Stage, self.stage),
+            started=self.started,
+            input_task_id=self.execute.input_task_id,
         )
 
     def __lt__(self, other: Task) -> bool:

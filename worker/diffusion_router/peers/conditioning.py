@@ -1,0 +1,57 @@
+"""Which jobs are encoded the same, by what encoders say that their encoding reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import xxhash
+
+from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.sessions import Sessions
+from diffusionpipeline.v1 import stage_pb2
+
+Inputs = frozenset[str]
+Reads = frozenset[str]
+
+
+class Conditionings:
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._sessions: Sessions | None = None
+        self._reads: Mapping[Inputs, Reads] = {}
+        # The revision of the list of peers whose encodings they are.
+        self._reads_of = -1
+
+    def watch(self, sessions: Sessions) -> None:
+        """Nothing is known before it is known where workers say it."""
+        self._sessions = sessions
+
+    def key(self, parameters: stage_pb2.JobParameters) -> str:
+        """Equal for requests that are encoded the same; empty where that can't be told."""
+        if self._reads_of != self._dispatcher.core.revision:
+            self._reads_of, self._reads = self._dispatcher.core.revision, self._find_reads()
+        reads = self._reads.get(frozenset(file.name for file in parameters.inputs))
+        return "" if reads is None else key(parameters, reads)
+
+    def _find_reads(self) -> dict[Inputs, Reads]:
+        """Of all encoders together: where two differ, as in a rollout, whatever one of them reads counts."""
+        found: dict[Inputs, Reads] = {}
+        known: list[set[Inputs]] = []
+        for peer in self._dispatcher.core.peers.values():
+            session = self._sessions.session(peer.incarnation) if self._sessions else None
+            if session is None or stage_pb2.ROLE_ENCODER not in session.register.roles:
+                continue
+            encodings = {frozenset(one.inputs): frozenset(one.reads) for one in session.register.encodings}
+            known.append(set(encodings))
+            for inputs, reads in encodings.items():
+                found[inputs] = found.get(inputs, frozenset()) | reads
+        return {inputs: reads for inputs, reads in found.items() if all(inputs in each for each in known)}
+
+
+def key(parameters: stage_pb2.JobParameters, reads: Reads) -> str:
+    """The hash of what encoding reads of a request, and of all arguments that only its family of models has."""
+    read = stage_pb2.JobParameters(inputs=parameters.inputs, extra=parameters.extra)
+    for field, value in parameters.ListFields():
+        if field.message_type is None and field.name in reads:
+            setattr(read, field.name, value)
+    return xxhash.xxh3_128_hexdigest(read.SerializeToString(deterministic=True))
