@@ -94,11 +94,11 @@ class _Lifecycle:
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
         self._settings = settings
         self._stack = stack
-        self.metrics = Metrics(settings.label, settings.stages)
         self.health = Health(self._not_alive, self._not_ready)
         batching = settings.batching
         hub: Hub[Any] = Hub(Forwards(), max_tokens=batching.max_tokens, max_requests=batching.max_requests)
-        self.compute = ComputeThread(asyncio.get_running_loop(), hub)
+        self.metrics = Metrics(settings.label, settings.stages)
+        self.compute = ComputeThread(asyncio.get_running_loop(), hub, self.metrics.forward)
         stack.callback(self.compute.stop)
         self._state = "opening the transport"
         self._announcing: set[asyncio.Task[None]] = set()

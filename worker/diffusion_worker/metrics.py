@@ -29,6 +29,7 @@ from diffusionpipeline.v1 import stage_pb2
 from diffusionpipeline.words import Stage, word
 
 # From the bundled model's millisecond stages to two minutes of video.
+_REQUESTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
 
 # How a task may end on a worker besides well. The router's own words are for jobs.
@@ -90,6 +91,21 @@ class Metrics:
         self.step_duration = Histogram(
             f"{name}step_duration_seconds", "Time of a denoising step", ["role"], registry=registry, buckets=_SECONDS
         )
+        # Only of networks that the hub calls: a model without any makes none.
+        self.forward_requests = Histogram(
+            f"{name}forward_requests",
+            "Requests that shared a forward of a denoiser's network",
+            ["role"],
+            registry=registry,
+            buckets=_REQUESTS,
+        )
+        self.forward_duration = Histogram(
+            f"{name}forward_duration_seconds",
+            "Time of it, and of what they did next",
+            ["role"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self.transfer_bytes = Counter(
             f"{name}transfer_bytes_total", "Payload bytes pulled from other pools", ["role"], registry=registry
         )
@@ -109,6 +125,9 @@ class Metrics:
         build.info({"version": version("diffusion-operator"), "python": python_version()})
         self.stages = {stage: StageMetrics(self, stage) for stage in stages}
         self.connected.labels(label).set(0)
+        if Stage.DENOISE in self.stages:
+            self.forward_requests.labels(label)
+            self.forward_duration.labels(label)
 
     def watch(self, pool: Pool) -> None:
         """Report the pool, read at each scrape."""
@@ -122,6 +141,11 @@ class Metrics:
             Gauge(f"{name}{suffix}", text, ["role"], registry=registry).labels(self._label).set_function(read)
         transport = Gauge(f"{name}transport_info", "How tensors move", ["role", "mode"], registry=registry)
         transport.labels(self._label, pool.mode).set(1)
+
+    def forward(self, requests: int, seconds: float) -> None:
+        """A forward was made."""
+        self.forward_requests.labels(self._label).observe(requests)
+        self.forward_duration.labels(self._label).observe(seconds)
 
     def set_connected(self, connected: bool) -> None:
         self.connected.labels(self._label).set(connected)

@@ -103,6 +103,8 @@ class StageObject(BaseModel):
     compute_seconds: float
     publish_seconds: float
     steps: int
+    shared: bool
+    """Another job's task did it for this one too; the times are that task's."""
 
 
 class ArtifactObject(BaseModel):
@@ -272,6 +274,7 @@ def _stage_object(report: job_pb2.StageReport) -> StageObject:
         compute_seconds=timings.compute_seconds,
         publish_seconds=timings.publish_seconds,
         steps=timings.steps,
+        shared=report.shared,
     )
 
 

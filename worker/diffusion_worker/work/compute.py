@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -32,9 +33,13 @@ _NOTHING: Final = object()
 class ComputeThread:
     """A daemon, so that a stage stuck in native code can't keep the process from ending."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hub: Hub[Any]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, hub: Hub[Any], forward: Callable[[int, float], None] = lambda *_: None
+    ) -> None:
+        """forward: told after each forward of the hub how many requests shared it, and its seconds."""
         self._loop = loop
         self._hub = hub
+        self._forward = forward
         self._arrived: SimpleQueue[Any] = SimpleQueue()
         self._pieces: deque[Callable[[], None]] = deque()
         self._asked = False
@@ -107,7 +112,9 @@ class ComputeThread:
         while self._take_in():
             if self._pieces:
                 self._pieces.popleft()()
-            self._hub.tick()
+            begun = time.perf_counter()
+            if requests := self._hub.tick():
+                self._forward(requests, time.perf_counter() - begun)
 
     def _take_in(self) -> bool:
         """All that came; waits for something where there is nothing to do. False: the end came."""

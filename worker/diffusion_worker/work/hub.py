@@ -67,18 +67,19 @@ class Hub(Generic[R]):
         """Whether `tick` would do nothing."""
         return all(member.held for member in self._members)
 
-    def tick(self) -> bool:
-        """One forward, and what follows from it. False: there was nothing to do."""
+    def tick(self) -> int:
+        """One forward, and what follows from it. Returns how many requests shared it; 0: there was nothing to do."""
         ready = [member for member in self._members if not member.held]
         if not ready:
-            return False
+            return 0
         chosen = self._choose(ready)
         answers = self._forwards.run([call for _, _, call in chosen])
         for (member, place, _), answer in zip(chosen, answers, strict=True):
             member.answers[place] = answer
-        for member in dict.fromkeys(member for member, _, _ in chosen):
+        served = dict.fromkeys(member for member, _, _ in chosen)
+        for member in served:
             self._settle(member)
-        return True
+        return len(served)
 
     def _choose(self, ready: Sequence[Member[R]]) -> list[tuple[Member[R], int, Call]]:
         lead = ready[0]
