@@ -48,11 +48,20 @@ def test_the_report_says_what_each_role_loads_and_ships(report):
     assert shipped["inputs.prompt_embeds"]["bytes"] == 2 * 16 * 96
 
 
+def test_the_report_says_whether_a_denoising_can_be_parked_and_what_a_checkpoint_adds(report):
+    parking = [case["parking"] for case in report["cases"].values()]
+    assert [one["resumable"] for one in parking] == [True] * len(report["cases"])
+    latents = report["cases"]["text"]["stages"]["denoise"]["ships"]
+    smallest = sum(one["bytes"] for one in latents if one["name"] == "inputs.latents")
+    assert smallest < parking[0]["nbytes"] < smallest + 16_384
+
+
 def test_one_payload_that_differs_is_enough_to_fail():
     stages = [{"stage": stage, "digest": "a", "nbytes": 1, "seconds": 0.0, "ships": []} for stage in Stage]
     whole = {"cases": {"text": {"request": {}, "stages": stages}}}
     split = {
-        stage: {"cases": {"text": {"stages": [copy.deepcopy(stages[index])]}}} for index, stage in enumerate(Stage)
+        stage: {"cases": {"text": {"stages": [copy.deepcopy(stages[index])], "parking": None}}}
+        for index, stage in enumerate(Stage)
     }
     assert check.compare("text", whole, split)["identical"]
 

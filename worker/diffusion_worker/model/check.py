@@ -2,8 +2,8 @@
 
     python -m diffusion_worker.model.check MODEL [--quick] [--json]
 
-It says which way the model is cut, what each role loads and ships, and whether every payload and every file of the cut
-model equals the uncut one's, byte for byte. Exit code: 0 identical, 1 different, 2 the model can't be loaded or cut.
+It says which way the model is cut, what each role loads and ships, whether every payload and every file of the cut
+model equals the uncut one's, byte for byte, and whether a denoising can be parked at any step and resumed. Exit code: 0 identical, 1 different, 2 the model can't be loaded or cut.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def compare(name: str, whole: Mapping[str, Any], split: Mapping[Stage, Mapping[s
             "ships": cut["ships"],
         }
     identical = all(stage["identical"] for stage in stages.values())
-    return {"request": uncut["request"], "identical": identical, "stages": stages}
+    parking = split[Stage.DENOISE]["cases"][name]["parking"]
+    return {"request": uncut["request"], "identical": identical, "stages": stages, "parking": parking}
 
 
 def _role(trial: Mapping[str, Any], weight_bytes: Any) -> dict[str, Any]:
@@ -206,8 +207,16 @@ def _text(report: Mapping[str, Any]) -> str:
             verdict = "" if made["identical"] else " DIFFERENT"
             ships = f"ships {_size(made['nbytes'])}: {tensors}" if tensors else f"writes {_size(made['nbytes'])}"
             lines.append(f"    {stage} {ships} ({made['seconds']} s){verdict}")
+        lines.append(f"    {_parking(case['parking'])}")
     lines.append("bit-identical" if report["identical"] else "NOT bit-identical: this model can't be served in roles")
     return "\n".join(lines) + "\n"
+
+
+def _parking(parking: Mapping[str, Any]) -> str:
+    if parking["resumable"]:
+        return f"can be parked at any step: a checkpoint adds {_size(parking['nbytes'])}"
+    why = parking["why"] or f"other bytes when parked at step {', '.join(map(str, parking['differs']))}"
+    return f"CAN'T be parked: {why}"
 
 
 def _size(nbytes: float) -> str:

@@ -1,0 +1,58 @@
+"""A conditioning's key: of what encoding reads, and of nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diffusion_router.peers.conditioning import key
+from diffusionpipeline.v1 import stage_pb2
+
+READS = frozenset(["prompt", "negative_prompt", "max_sequence_length"])
+ASKED: dict[str, Any] = {"prompt": "a red seven", "negative_prompt": "blue", "seed": 7, "num_inference_steps": 4}
+
+
+def asked(**changes: Any) -> stage_pb2.JobParameters:
+    return stage_pb2.JobParameters(**{**ASKED, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 8},
+        {"num_inference_steps": 50},
+        {"guidance_scale": 3.0},
+        {"width": 512, "height": 256},
+        {"output_format": "webp"},
+        {"exact": True},
+    ],
+    ids=str,
+)
+def test_what_encoding_does_not_read_changes_nothing(changes: dict[str, Any]) -> None:
+    assert key(asked(**changes), READS) == key(asked(), READS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": "a red eight"},
+        {"negative_prompt": ""},
+        {"negative_prompt": None},
+        {"inputs": [stage_pb2.InputFile(name="image", key="inputs/1")]},
+    ],
+    ids=str,
+)
+def test_what_it_reads_makes_another(changes: dict[str, Any]) -> None:
+    assert key(asked(**changes), READS) != key(asked(), READS)
+
+
+def test_arguments_of_one_family_always_count() -> None:
+    other = asked()
+    other.extra["clip_skip"].int_value = 2
+    assert key(other, READS) != key(asked(), READS)
+
+
+def test_a_seed_counts_where_encoding_draws() -> None:
+    reads = READS | {"seed"}
+    assert key(asked(seed=8), reads) != key(asked(), reads)
