@@ -3,7 +3,8 @@
     python -m diffusion_worker.model.check MODEL [--quick] [--json]
 
 It says which way the model is cut, what each role loads and ships, whether every payload and every file of the cut
-model equals the uncut one's, byte for byte, and whether a denoising can be parked at any step and resumed. Exit code: 0 identical, 1 different, 2 the model can't be loaded or cut.
+model equals the uncut one's, byte for byte, and whether a denoising can be parked at any step and resumed. Exit code:
+0 identical, 1 different, 2 the model can't be loaded or cut.
 """
 
 from __future__ import annotations
