@@ -3,6 +3,8 @@
 What it draws is noise, but it computes, ships and writes what the real one would: time does not depend on the values.
 
     python benchmarks/models/random_weights.py sdxl FOLDER
+
+`encoder_layers`: that many layers in each text encoder, where only what comes after it is measured.
 """
 
 from __future__ import annotations
@@ -16,14 +18,26 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLWan,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
@@ -42,13 +56,13 @@ def drawn(kind: Callable[..., Any], *config: Any, **fields: Any) -> Any:
         torch.set_default_dtype(torch.float32)
 
 
-def clip(*, projection: bool) -> Any:
+def clip(*, projection: bool, encoder_layers: int | None) -> Any:
     """The text encoders of SDXL: CLIP ViT-L, and OpenCLIP ViT-bigG with its projection."""
     width, layers, heads = (1280, 32, 20) if projection else (768, 12, 12)
     config = CLIPTextConfig(
         hidden_size=width,
         intermediate_size=4 * width,
-        num_hidden_layers=layers,
+        num_hidden_layers=encoder_layers or layers,
         num_attention_heads=heads,
         projection_dim=width,
         hidden_act="gelu" if projection else "quick_gelu",
@@ -72,7 +86,7 @@ def vae(latents: int, **config: Any) -> Any:
     )
 
 
-def sdxl() -> Any:
+def sdxl(encoder_layers: int | None = None) -> Any:
     """Stable Diffusion XL base 1.0: a UNet of 2.6 billion parameters."""
     return StableDiffusionXLPipeline(
         unet=drawn(
@@ -90,8 +104,8 @@ def sdxl() -> Any:
             projection_class_embeddings_input_dim=2816,
         ),
         vae=vae(4, scaling_factor=0.13025),
-        text_encoder=clip(projection=False),
-        text_encoder_2=clip(projection=True),
+        text_encoder=clip(projection=False, encoder_layers=encoder_layers),
+        text_encoder_2=clip(projection=True, encoder_layers=encoder_layers),
         tokenizer=texts.clip_tokenizer(),
         tokenizer_2=texts.clip_tokenizer(),
         scheduler=EulerDiscreteScheduler(
@@ -104,13 +118,13 @@ def sdxl() -> Any:
     )
 
 
-def flux() -> Any:
+def flux(encoder_layers: int | None = None) -> Any:
     """FLUX.1-dev: a transformer of 12 billion parameters, and T5-XXL's encoder of 4.8."""
     t5 = T5Config(
         d_model=4096,
         d_kv=64,
         d_ff=10240,
-        num_layers=24,
+        num_layers=encoder_layers or 24,
         num_heads=64,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
@@ -120,7 +134,7 @@ def flux() -> Any:
     return FluxPipeline(
         transformer=drawn(FluxTransformer2DModel, guidance_embeds=True),
         vae=vae(16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=clip(projection=False),
+        text_encoder=clip(projection=False, encoder_layers=encoder_layers),
         text_encoder_2=drawn(T5EncoderModel, t5),
         tokenizer=texts.clip_tokenizer(),
         tokenizer_2=texts.t5_tokenizer(512),
@@ -128,7 +142,29 @@ def flux() -> Any:
     )
 
 
-MODELS: dict[str, Callable[[], Any]] = {"sdxl": sdxl, "flux": flux}
+def wan(encoder_layers: int | None = None) -> Any:
+    """Wan 2.1 T2V 1.3B, and UMT5-XXL's encoder."""
+    umt5 = UMT5Config(
+        d_model=4096,
+        d_kv=64,
+        d_ff=10240,
+        num_layers=encoder_layers or 24,
+        num_heads=64,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return WanPipeline(
+        transformer=drawn(WanTransformer3DModel, num_attention_heads=12, ffn_dim=8960, num_layers=30),
+        vae=drawn(AutoencoderKLWan),
+        text_encoder=drawn(UMT5EncoderModel, umt5),
+        tokenizer=texts.t5_tokenizer(512),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    )
+
+
+MODELS: dict[str, Callable[..., Any]] = {"sdxl": sdxl, "flux": flux, "wan": wan}
 
 
 def main() -> None:
