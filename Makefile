@@ -121,6 +121,10 @@ copies:  ## Copy crds/ into the chart, which installs them, and the demo's examp
 docs: setup  ## Write the pages of docs/ that are made from definitions, import rules and the table of a job's moves
 	$(BIN)/python docs/write.py
 
+.PHONY: models
+models: setup  ## Write docs/models.md: what was tried with each family (10 minutes)
+	PYTHONPATH=tests $(BIN)/python -m testbed.zoo.table docs/models.md
+
 .PHONY: coverage
 coverage: setup go  ## How much of the code the gate's tests but e2e run, processes that they start included (15 minutes)
 	$(TIERS) coverage

@@ -1,0 +1,127 @@
+"""What every use of the zoo shows in each mode, as the page docs/models.md.
+
+    python -m testbed.zoo.table docs/models.md        # `make models`: ten minutes
+
+The same comparisons are tests (tests/contract/parity); here their figures are written down.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from testbed.zoo.catalogue import FAMILIES
+from testbed.zoo.processes import Case, RoleError
+from testbed.zoo.roles import Roles, started
+
+DTYPES: Final = ("float32", "bfloat16")
+HEAD: Final = """\
+# What was tried with each family of models
+
+Written by `make models` from tiny random checkpoints, on a CPU, in three processes and a fourth that has all roles;
+tests hold all of it. A family that is not here is none that can't be served: `dpipe check` tells that of any model.
+
+- **split = whole**: latents and files of three processes are those of one, byte for byte, in the modes Exact and
+  Guidance.
+- **classic**: the largest difference to diffusers' own `__call__` in fp32, Exact / Guidance; of latents for pictures,
+  of pixels (0 to 1) for videos. 0 is the same bits. What is far off starts from another encoding of the same input.
+- **shared**: the largest difference of latents when three requests share forwards, as a share of the largest value,
+  fp32 / bf16; `exact` ones among them are the same bytes. In brackets forwards for one call and for several.
+- **parked**: ended after each step, and gone on with in another process, to the same bytes, in both modes and
+  precisions; and what a checkpoint adds to the encoder's output.
+
+| | way | split = whole | classic | shared | parked |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def rows(roles: Roles) -> Iterator[str]:
+    for family in FAMILIES:
+        cells = [
+            FAMILIES[family].way,
+            _yes(_split_equals_whole(roles, family)),
+            _classic(roles, family),
+            _shared(roles, family),
+            _parked(roles, family),
+        ]
+        yield f"| `{family}` | {' | '.join(cells)} |\n"
+
+
+def _split_equals_whole(roles: Roles, family: str) -> bool:
+    for dtype in DTYPES:
+        case = Case(family, dtype)
+        outcome = roles.run(case)
+        if outcome["split"]["files"] != outcome["whole"]["files"]:
+            return False
+        encoded = outcome["split"]["encoded"]
+        split, whole = (role.call("denoise", case, encoded, gathers=True)[0] for role in (roles.denoiser, roles.whole))
+        if split != whole:
+            return False
+    return True
+
+
+def _classic(roles: Roles, family: str) -> str:
+    case = Case(family)
+    encoded = roles.run(case)["split"]["encoded"]
+    found = []
+    for gathers in (False, True):
+        denoised, _ = roles.whole.call("denoise", case, encoded, gathers=gathers)
+        try:
+            if FAMILIES[family].output == "image" and FAMILIES[family].way == "modular":
+                found.append(roles.whole.call("distance_to_classic_latents", case, denoised))
+            else:
+                found.append(roles.whole.call("distance_to_plain", case, gathers=gathers))
+        except RoleError:
+            return "not comparable"
+    return " / ".join(map(_number, found))
+
+
+def _shared(roles: Roles, family: str) -> str:
+    found, counts = [], {}
+    for dtype in DTYPES:
+        cases = [Case(family, dtype, changes=(("seed", seed),)) for seed in (7, 8, 9)]
+        alone = [roles.split(case) for case in cases]
+        requests: list[Any] = [(case, one["encoded"], False) for case, one in zip(cases, alone, strict=True)]
+        together, counts = roles.denoiser.call("denoise_together", requests)
+        found.append(
+            max(
+                roles.denoiser.call("distance", shared, one["denoised"])
+                for shared, one in zip(together, alone, strict=True)
+            )
+        )
+    return f"{' / '.join(map(_number, found))} ({counts['alone']}, {counts['joined']})"
+
+
+def _parked(roles: Roles, family: str) -> str:
+    most = 0
+    for dtype in DTYPES:
+        for gathers in (False, True):
+            case = Case(family, dtype)
+            encoded = roles.run(case)["split"]["encoded"]
+            undisturbed, steps = roles.denoiser.call("denoise", case, encoded, gathers=gathers)
+            for step in range(1, len(steps)):
+                parked, _ = roles.denoiser.call("denoise", case, encoded, gathers=gathers, park_at=step)
+                if roles.whole.call("denoise", case, parked, gathers=gathers)[0] != undisturbed:
+                    return f"no: {dtype}, step {step}"
+                most = max(most, len(parked) - len(encoded))
+    return f"yes, {most / 1000:.0f} kB"
+
+
+def _yes(good: bool) -> str:
+    return "yes" if good else "NO"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-") if value else "0"
+
+
+def main() -> None:
+    with started() as roles:
+        text = HEAD + "".join(rows(roles))
+    Path(sys.argv[1]).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
