@@ -558,6 +558,7 @@ class Execute(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
     INPUT_TASK_ID_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
@@ -566,6 +567,8 @@ class Execute(_message.Message):
     """Seconds left until the job's deadline."""
     input_task_id: _builtins.str
     """The task that made the input."""
+    alone: _builtins.bool
+    """A worker ended while it computed this job: nothing is computed beside it, so that it is known who ends another."""
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
     @_builtins.property
@@ -583,10 +586,11 @@ class Execute(_message.Message):
         input: _stage_pb2.Descriptor | None = ...,
         deadline_seconds: _builtins.float = ...,
         input_task_id: _builtins.str = ...,
+        alone: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from PIL import Image
 
 from diffusion_worker.model import InvalidRequest, Media, Parameters, Values
+from diffusion_worker.model.calls import Call
 from diffusion_worker.model.driving import Driver
 from diffusionpipeline.words import Stage
 
@@ -18,8 +20,23 @@ ALL = frozenset(Stage)
 DEADLINE = 10.0
 
 
+class AddOne(torch.nn.Module):
+    """A network that may be held back, and remembers how many samples it was given at once."""
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        super().__init__()
+        self._wait = wait
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._wait()
+        self.batches.append(len(x))
+        return x + 1
+
+
 class ScriptedModel:
-    """Passes an array on, adding one at each step. `hold` makes each step wait for a `let_go`."""
+    """Passes an array on, adding one at each step. `hold` makes each step wait for a `let_go`; with `asks` a step is a
+    call of `network`, and the forward waits instead."""
 
     output = "image"
     encodings = ()
@@ -31,6 +48,8 @@ class ScriptedModel:
         self.nbytes_of: dict[str, int] = {}
         self.media_bytes = 0
         self.hold = False
+        self.asks = False
+        self.network = AddOne(self._wait)
         self.step_seconds = 0.0
         self.before_stage: Callable[[Stage], None] = lambda stage: None
         self.calls: list[tuple[Stage, str]] = []
@@ -53,10 +72,12 @@ class ScriptedModel:
         self._begin(Stage.DENOISE, str(values["prompt"]))
         latents, steps = np.asarray(values["noise"]).copy(), int(str(values["steps"]))
         for step in range(1, steps + 1):
-            if self.hold:
-                assert self._permits.acquire(timeout=DEADLINE), "the test never let the model go on"
-            time.sleep(self.step_seconds)
-            latents += 1
+            if self.asks:
+                (made,) = driver.ask([Call(self.network, {"x": torch.from_numpy(latents)[None]}, "x")])
+                latents = made[0].numpy()
+            else:
+                self._wait()
+                latents += 1
             driver.step(step, steps)
         return {"prompt": values["prompt"], "latents": latents}
 
@@ -68,6 +89,11 @@ class ScriptedModel:
         file = io.BytesIO()
         Image.fromarray(latents[:64].reshape(8, 8)).save(file, "PNG")
         return [Media(file.getvalue(), "image/png", 8, 8, 1)]
+
+    def _wait(self) -> None:
+        if self.hold:
+            assert self._permits.acquire(timeout=DEADLINE), "the test never let the model go on"
+        time.sleep(self.step_seconds)
 
     def _begin(self, stage: Stage, prompt: str) -> None:
         self.calls.append((stage, prompt))

@@ -39,6 +39,7 @@ class Stream:
         *,
         source: stage_pb2.Descriptor | None = None,
         deadline: float = 60.0,
+        alone: bool = False,
         **parameters: object,
     ) -> None:
         made = {"prompt": "a red seven", "seed": 7, "num_inference_steps": 4, **parameters}
@@ -51,6 +52,7 @@ class Stream:
                 parameters=stage_pb2.JobParameters(**made),  # type: ignore[arg-type]
                 input=source,
                 deadline_seconds=deadline,
+                alone=alone,
             )
         )
 

@@ -208,6 +208,23 @@ def test_i11_a_job_that_kills_its_worker_twice_is_failed_as_poison_and_spares_th
     assert not third.given
 
 
+def test_i11_a_job_during_which_a_worker_ended_is_computed_alone_so_that_no_neighbour_is_blamed(world: World) -> None:
+    worker = world.spawn(capacity=2, slots=8)
+    first, second = world.submit(), world.submit()
+    world.deliver_all()
+    for index in range(2):
+        world.work(worker, index)
+    world.deliver_all()
+    world.kill(worker)
+    world.respawn(worker)
+    assert [world.store[job].kills for job in (first, second)] == [1, 1]
+    again = [action for action in world.said(Execute) if action.attempt == 2]
+    assert [(action.job_id, action.alone) for action in again] == [(first, True), (second, True)]
+    world.run()
+    assert [world.store[job].kills for job in (first, second)] == [1, 1]
+    world.check_at_rest()
+
+
 def test_i11_the_count_of_kills_outlives_the_router(world: World) -> None:
     job = world.submit()
     for _ in range(2):

@@ -241,7 +241,9 @@ class Worker:
         self.report(InputReceived(self.incarnation, held.execute.task_id))
 
     def _begin(self, held: Held) -> bool:
-        if sum(other.phase is Phase.RUNNING for other in self.tasks.values()) >= self.capacity:
+        running = [other for other in self.tasks.values() if other.phase is Phase.RUNNING]
+        together = [*running, held] if running else []
+        if len(running) >= self.capacity or any(other.execute.alone for other in together):
             return False
         source = held.execute.input
         if isinstance(source, Where) and not held.pulls:

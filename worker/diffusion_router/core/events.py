@@ -209,6 +209,8 @@ class Execute(Generic[R]):
     input: R | None
     """The report of the stage before."""
     deadline: float
+    alone: bool = False
+    """Nothing else is to be computed beside it: should the worker end again, it is known who ended it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
         job.step = 0
     jobs.record(job, StageRecord(stage, peer.pod_name, attempt, book.now - job.ready_since))
     report = source.report if source is not None else None
-    book.emit(Execute(peer.incarnation, task.id, job.id, stage, attempt, report, job.deadline))
+    book.emit(Execute(peer.incarnation, task.id, job.id, stage, attempt, report, job.deadline, alone=job.kills > 0))
     book.emit(JobChanged(job.id))
 
 

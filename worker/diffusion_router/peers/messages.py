@@ -91,6 +91,7 @@ def execute(
         attempt=action.attempt,
         parameters=parameters,
         deadline_seconds=deadline_seconds,
+        alone=action.alone,
     )
     if action.input is not None:
         message.input.CopyFrom(action.input.output)

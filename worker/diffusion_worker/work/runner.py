@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from diffusion_worker.metrics import Metrics, StageMetrics
-from diffusion_worker.model.batching import Batching
+from diffusion_worker.model.batching import Batching, Company
 from diffusion_worker.model.types import Media, StageModel, StepCancelled
 from diffusion_worker.payload import Plan
 from diffusion_worker.transport import StaleDescriptor, Transport, to_wire
@@ -82,7 +82,7 @@ class Runner:
         self._piece: Task | None = None
         """An encode or decode that is computed, and whether the compute thread was told that one waits."""
         self._requested = False
-        self._denoising = 0
+        self._denoising: set[Task] = set()
         self._works: set[asyncio.Task[None]] = set()
         self.holdings = Holdings(metrics, send, self._room.release)
         self.draining = False
@@ -221,19 +221,37 @@ class Runner:
             self._send(reports.input_received(task))
 
     def _start_next(self) -> None:
-        while self._denoising < self._batching.together and (task := _first(self._denoisings_waiting)):
-            self._denoising += 1
+        while self._denoising_has_room() and (task := _first(self._denoisings_waiting)):
+            self._denoising.add(task)
             self._denoise(task)
-        if self._piece is None and self._waiting:
+        if self._piece_has_room():
             if not self._denoising:
                 self._start_piece()
             elif not self._requested:
                 self._requested = True
                 self._compute.request(self._give_piece)
 
+    def _denoising_has_room(self) -> bool:
+        task, piece = _peek(self._denoisings_waiting), _peek(self._waiting)
+        if task is None or len(self._denoising) >= self._batching.together or self._computes_alone():
+            return False
+        if piece is not None and piece.alone and self._piece is None:
+            # Its turn comes when what denoises has ended.
+            return False
+        return not (task.alone and (self._denoising or self._piece))
+
+    def _piece_has_room(self) -> bool:
+        task = _peek(self._waiting)
+        if task is None or self._piece is not None or self._computes_alone():
+            return False
+        return not (task.alone and self._denoising)
+
+    def _computes_alone(self) -> bool:
+        return any(task.alone for task in self._denoising) or (self._piece is not None and self._piece.alone)
+
     def _give_piece(self) -> bool:
         self._requested = False
-        return self._piece is None and self._start_piece()
+        return self._piece_has_room() and self._start_piece()
 
     def _start_piece(self) -> bool:
         task = self._piece = _first(self._waiting)
@@ -246,6 +264,8 @@ class Runner:
     def _denoise(self, task: Task) -> None:
         metrics = self._begun(task)
         company = self._batching.company(exact=task.execute.parameters.exact)
+        if task.alone and company is Company.ANY:
+            company = Company.OWN
 
         def work(ask: Ask) -> Result:
             driver = TaskDriver(ask, partial(self._steps.on_step, task), company)
@@ -271,7 +291,7 @@ class Runner:
         if task is self._piece:
             self._piece = None
         else:
-            self._denoising -= 1
+            self._denoising.discard(task)
             task.interrupt = None
         self.holdings.drop_input(task)
         if task.stop is not None:
@@ -327,10 +347,16 @@ class Runner:
         self.holdings.complete(task, report, None)
 
 
+def _peek(waiting: list[Task]) -> Task | None:
+    """The first of a heap that has not ended."""
+    while waiting and waiting[0].state is State.ENDED:
+        heapq.heappop(waiting)
+    return waiting[0] if waiting else None
+
+
 def _first(waiting: list[Task]) -> Task | None:
-    """Takes the first of a heap that has not ended."""
-    while waiting:
-        task = heapq.heappop(waiting)
-        if task.state is not State.ENDED:
-            return task
-    return None
+    """Takes it."""
+    task = _peek(waiting)
+    if task is not None:
+        heapq.heappop(waiting)
+    return task

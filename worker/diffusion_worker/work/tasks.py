@@ -73,6 +73,11 @@ class Task:
     def started(self) -> bool:
         return self.state in (State.RUNNING, State.PUBLISHING)
 
+    @property
+    def alone(self) -> bool:
+        """Nothing is computed beside it."""
+        return self.execute.alone
+
     def held(self) -> peer_pb2.HeldTask:
         return peer_pb2.HeldTask(
             task_id=self.id,
