@@ -27,7 +27,8 @@ from diffusion_worker.model.types import StageModel, UnsupportedModel
 from diffusion_worker.settings import Settings
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
 from diffusion_worker.work.compute import ComputeThread
-from diffusion_worker.work.hub import Hub
+from diffusion_worker.work.hub import Hub, Ticked
+from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.process.channels import WORKER_CHANNEL
 from diffusionpipeline.process.logs import configure
@@ -98,11 +99,16 @@ class _Lifecycle:
         batching = settings.batching
         hub: Hub[Any] = Hub(Forwards(), max_tokens=batching.max_tokens, max_requests=batching.max_requests)
         self.metrics = Metrics(settings.label, settings.stages)
-        self.compute = ComputeThread(asyncio.get_running_loop(), hub, self.metrics.forward)
+        self.paces = Paces()
+        self.compute = ComputeThread(asyncio.get_running_loop(), hub, self._forward_made)
         stack.callback(self.compute.stop)
         self._state = "opening the transport"
         self._announcing: set[asyncio.Task[None]] = set()
         self.registers = False
+
+    def _forward_made(self, made: Ticked, seconds: float) -> None:
+        self.metrics.forward(made.requests, seconds)
+        self.paces.observe(made.shape, made.requests, seconds)
 
     def _not_alive(self) -> str:
         return "" if self.compute.alive else "the compute thread ended"
@@ -161,7 +167,7 @@ class _Lifecycle:
             max_input_bytes=settings.max_input_bytes,
             max_input_pixels=settings.max_input_pixels,
         )
-        worker = Worker(settings, loaded, transport, runner, leave=stop.set)
+        worker = Worker(settings, loaded, transport, runner, self.paces, leave=stop.set)
         self.registers = True
         attached = asyncio.create_task(stream.run(worker))
         tasks = {attached, asyncio.create_task(stop.wait()), asyncio.create_task(_watch(transport))}

@@ -309,24 +309,59 @@ class Heartbeat(_message.Message):
     SLOTS_USED_FIELD_NUMBER: _builtins.int
     BYTES_USED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    FORWARDS_FIELD_NUMBER: _builtins.int
     slots_used: _builtins.int
     bytes_used: _builtins.int
     draining: _builtins.bool
     """SIGTERM came: takes no new tasks. Sent at once, not only when a heartbeat is due."""
+    @_builtins.property
+    def forwards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForwardTime]:
+        """What forwards of the denoiser's networks take there, as far as they were made lately."""
+
     def __init__(
         self,
         *,
         slots_used: _builtins.int = ...,
         bytes_used: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        forwards: _abc.Iterable[Global___ForwardTime] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "draining", b"draining", "slots_used", b"slots_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "draining", b"draining", "forwards", b"forwards", "slots_used", b"slots_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class ForwardTime(_message.Message):
+    """A moving average."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHAPE_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    shape: _builtins.str
+    """The network's class and the shape of one sample of its first input, such as UNet2DConditionModel 4x128x128."""
+    requests: _builtins.int
+    """That shared it."""
+    seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        shape: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests", "seconds", b"seconds", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForwardTime: _TypeAlias = ForwardTime  # noqa: Y015
 
 @_typing.final
 class InputReceived(_message.Message):

@@ -81,6 +81,7 @@ class Peer(_message.Message):
     BYTES_USED_FIELD_NUMBER: _builtins.int
     SECONDS_SINCE_REPORT_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    FORWARDS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     pod_name: _builtins.str
     generation: _builtins.str
@@ -102,6 +103,10 @@ class Peer(_message.Message):
     def pool(self) -> _peer_pb2.Pool: ...
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def forwards(self) -> _containers.RepeatedCompositeFieldContainer[_peer_pb2.ForwardTime]:
+        """What forwards of the denoiser's networks take there."""
+
     def __init__(
         self,
         *,
@@ -120,10 +125,11 @@ class Peer(_message.Message):
         bytes_used: _builtins.int = ...,
         seconds_since_report: _builtins.float = ...,
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        forwards: _abc.Iterable[_peer_pb2.ForwardTime] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "capacity", b"capacity", "credits", b"credits", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "roles", b"roles", "seconds_since_report", b"seconds_since_report", "slots_used", b"slots_used", "state", b"state", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "capacity", b"capacity", "credits", b"credits", "forwards", b"forwards", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "roles", b"roles", "seconds_since_report", b"seconds_since_report", "slots_used", b"slots_used", "state", b"state", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -95,5 +95,6 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             message.versions.update(session.register.versions)
             message.slots_used = session.heartbeat.slots_used
             message.bytes_used = session.heartbeat.bytes_used
+            message.forwards.extend(session.heartbeat.forwards)
             message.seconds_since_report = time.monotonic() - session.last_report
         return message

@@ -10,6 +10,7 @@ import structlog
 from diffusion_worker.loading import Loaded, versions
 from diffusion_worker.settings import Settings
 from diffusion_worker.transport import Transport
+from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import Stage, number
@@ -24,12 +25,20 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, loaded: Loaded, transport: Transport, runner: Runner, *, leave: Callable[[], None]
+        self,
+        settings: Settings,
+        loaded: Loaded,
+        transport: Transport,
+        runner: Runner,
+        paces: Paces,
+        *,
+        leave: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._loaded = loaded
         self._transport = transport
         self._runner = runner
+        self._paces = paces
         self._leave = leave
         self._versions = versions()
 
@@ -68,7 +77,10 @@ class Worker:
     def heartbeat(self) -> peer_pb2.Heartbeat:
         pool = self._transport.pool
         return peer_pb2.Heartbeat(
-            slots_used=pool.slots_used, bytes_used=pool.bytes_used, draining=self._runner.draining
+            slots_used=pool.slots_used,
+            bytes_used=pool.bytes_used,
+            draining=self._runner.draining,
+            forwards=self._paces.reports(),
         )
 
     def obey(self, command: peer_pb2.RouterCommand) -> None:

@@ -49,6 +49,13 @@ class Call:
         main = self.arguments[self.main]
         return sum(map(_positions, main)) if isinstance(main, list | tuple) else main.shape[0] * _positions(main[0])
 
+    @property
+    def shape(self) -> str:
+        """In words: the network, and one sample of its first argument."""
+        main = self.arguments[self.main]
+        sample = main[0].shape if isinstance(main, list | tuple) else main.shape[1:]
+        return f"{type(self.network).__name__} {'x'.join(map(str, sample))}"
+
     @cached_property
     def key(self) -> Hashable:
         """Equal for calls that may be made as one."""

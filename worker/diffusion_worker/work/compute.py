@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 
-from diffusion_worker.work.hub import Hub, Member
+from diffusion_worker.work.hub import Hub, Member, Ticked
 
 T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
@@ -34,9 +34,9 @@ class ComputeThread:
     """A daemon, so that a stage stuck in native code can't keep the process from ending."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, hub: Hub[Any], forward: Callable[[int, float], None] = lambda *_: None
+        self, loop: asyncio.AbstractEventLoop, hub: Hub[Any], forward: Callable[[Ticked, float], None] = lambda *_: None
     ) -> None:
-        """forward: told after each forward of the hub how many requests shared it, and its seconds."""
+        """forward: told of each forward of the hub, and its seconds."""
         self._loop = loop
         self._hub = hub
         self._forward = forward
@@ -113,8 +113,8 @@ class ComputeThread:
             if self._pieces:
                 self._pieces.popleft()()
             begun = time.perf_counter()
-            if requests := self._hub.tick():
-                self._forward(requests, time.perf_counter() - begun)
+            if (ticked := self._hub.tick()) is not None:
+                self._forward(ticked, time.perf_counter() - begun)
 
     def _take_in(self) -> bool:
         """All that came; waits for something where there is nothing to do. False: the end came."""

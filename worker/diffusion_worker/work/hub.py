@@ -39,6 +39,14 @@ class Member(Generic[R]):
         return ((place, call) for place, call in enumerate(self.strand.calls) if place not in self.answers)
 
 
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """A forward: of what, and how many requests shared it."""
+
+    shape: str
+    requests: int
+
+
 class Hub(Generic[R]):
     """max_tokens, max_requests: of one forward that several requests share; a single call is made whatever its size."""
 
@@ -67,11 +75,11 @@ class Hub(Generic[R]):
         """Whether `tick` would do nothing."""
         return all(member.held for member in self._members)
 
-    def tick(self) -> int:
-        """One forward, and what follows from it. Returns how many requests shared it; 0: there was nothing to do."""
+    def tick(self) -> Ticked | None:
+        """One forward, and what follows from it. None: there was nothing to do."""
         ready = [member for member in self._members if not member.held]
         if not ready:
-            return 0
+            return None
         chosen = self._choose(ready)
         answers = self._forwards.run([call for _, _, call in chosen])
         for (member, place, _), answer in zip(chosen, answers, strict=True):
@@ -79,7 +87,7 @@ class Hub(Generic[R]):
         served = dict.fromkeys(member for member, _, _ in chosen)
         for member in served:
             self._settle(member)
-        return len(served)
+        return Ticked(chosen[0][2].shape, len(served))
 
     def _choose(self, ready: Sequence[Member[R]]) -> list[tuple[Member[R], int, Call]]:
         lead = ready[0]
