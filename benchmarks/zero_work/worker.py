@@ -20,7 +20,7 @@ from diffusionpipeline.words import Stage
 class ZeroWork:
     stages = frozenset(Stage)
     output = "image"
-    encodings = ()
+    workflows = ()
 
     def __init__(self, size: int) -> None:
         self._values: Values = {"latents": np.zeros(size, np.uint8)}

@@ -126,7 +126,7 @@ class Register(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
-    ENCODINGS_FIELD_NUMBER: _builtins.int
+    WORKFLOWS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Random, made when the worker starts (or after it was fenced). The only identity of a peer."""
     pod_name: _builtins.str
@@ -150,8 +150,8 @@ class Register(_message.Message):
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
-    def encodings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Encoding]:
-        """What encoding reads, for each workflow of the model that can tell; of an encoder."""
+    def workflows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Workflow]:
+        """Uses of the model, as this worker's roles see them."""
 
     def __init__(
         self,
@@ -167,43 +167,53 @@ class Register(_message.Message):
         outputs: _abc.Iterable[Global___StageDone] | None = ...,
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         draining: _builtins.bool = ...,
-        encodings: _abc.Iterable[Global___Encoding] | None = ...,
+        workflows: _abc.Iterable[Global___Workflow] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "encodings", b"encodings", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "roles", b"roles", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "roles", b"roles", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Register: _TypeAlias = Register  # noqa: Y015
 
 @_typing.final
-class Encoding(_message.Message):
-    """Requests with these input files that agree in these fields (of JobParameters, or extra) are encoded the same."""
+class Workflow(_message.Message):
+    """Requests with these input files."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUTS_FIELD_NUMBER: _builtins.int
-    READS_FIELD_NUMBER: _builtins.int
+    ENCODES_APART_FIELD_NUMBER: _builtins.int
+    ENCODING_READS_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
+    encodes_apart: _builtins.bool
+    """Whether it is known what encoding reads of a request; else it reads all of it."""
+    resumable: _builtins.bool
+    """A denoising can be parked at any step, and go on elsewhere."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By the pipeline's arguments that take them, as in InputFile.name."""
 
     @_builtins.property
-    def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def encoding_reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Requests that agree in these fields (of JobParameters) and in extra are encoded the same."""
+
     def __init__(
         self,
         *,
         inputs: _abc.Iterable[_builtins.str] | None = ...,
-        reads: _abc.Iterable[_builtins.str] | None = ...,
+        encodes_apart: _builtins.bool = ...,
+        encoding_reads: _abc.Iterable[_builtins.str] | None = ...,
+        resumable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "reads", b"reads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encodes_apart", b"encodes_apart", "encoding_reads", b"encoding_reads", "inputs", b"inputs", "resumable", b"resumable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
+Global___Workflow: _TypeAlias = Workflow  # noqa: Y015
 
 @_typing.final
 class ModelIdentity(_message.Message):

@@ -54,6 +54,7 @@ def test_parked_at_any_step_and_resumed_elsewhere_it_makes_the_same_bytes(
     case = Case(family, dtype)
     encoded = pipeline.run(case)["split"]["encoded"]
     undisturbed, steps = pipeline.denoiser.call("denoise", case, encoded, gathers=gathers)
+    assert pipeline.denoiser.call("describe", case)["resumable"] == {True}, "and its workers say so"
     for step in range(1, len(steps)):
         parked, before = pipeline.denoiser.call("denoise", case, encoded, gathers=gathers, park_at=step)
         resumed, after = pipeline.whole.call("denoise", case, parked, gathers=gathers)

@@ -39,7 +39,7 @@ class ScriptedModel:
     call of `network`, and the forward waits instead."""
 
     output = "image"
-    encodings = ()
+    workflows = ()
     way = "scripted"
 
     def __init__(self, stages: frozenset[Stage] = ALL) -> None:

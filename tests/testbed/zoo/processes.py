@@ -133,6 +133,7 @@ class _Server:
             "output": model.output,
             "loaded": sorted(name for name in model.loaded if folder.is_module(name)),
             "weights": sorted(name for name in folder.components if folder.is_module(name)),
+            "resumable": {workflow.resumable for workflow in model.workflows},
         }
 
     def gpu_working_memory(self) -> int:

@@ -19,7 +19,7 @@ class Conditionings:
         self._dispatcher = dispatcher
         self._sessions: Sessions | None = None
         self._reads: Mapping[Inputs, Reads] = {}
-        # The revision of the list of peers whose encodings they are.
+        # The revision of the list of peers who say so.
         self._reads_of = -1
 
     def watch(self, sessions: Sessions) -> None:
@@ -41,9 +41,13 @@ class Conditionings:
             session = self._sessions.session(peer.incarnation) if self._sessions else None
             if session is None or stage_pb2.ROLE_ENCODER not in session.register.roles:
                 continue
-            encodings = {frozenset(one.inputs): frozenset(one.reads) for one in session.register.encodings}
-            known.append(set(encodings))
-            for inputs, reads in encodings.items():
+            apart = {
+                frozenset(one.inputs): frozenset(one.encoding_reads)
+                for one in session.register.workflows
+                if one.encodes_apart
+            }
+            known.append(set(apart))
+            for inputs, reads in apart.items():
                 found[inputs] = found.get(inputs, frozenset()) | reads
         return {inputs: reads for inputs, reads in found.items() if all(inputs in each for each in known)}
 

@@ -13,7 +13,7 @@ from diffusion_worker.transport import Transport
 from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from diffusionpipeline.words import Stage, number
+from diffusionpipeline.words import number
 
 log = structlog.get_logger()
 
@@ -63,10 +63,14 @@ class Worker:
             outputs=outputs,
             versions=self._versions,
             draining=self._runner.draining,
-            encodings=[
-                peer_pb2.Encoding(inputs=sorted(encoding.images), reads=sorted(encoding.reads))
-                for encoding in self._loaded.model.encodings
-                if Stage.ENCODE in self._settings.stages
+            workflows=[
+                peer_pb2.Workflow(
+                    inputs=sorted(one.images),
+                    encodes_apart=one.encoding_reads is not None,
+                    encoding_reads=sorted(one.encoding_reads or ()),
+                    resumable=one.resumable,
+                )
+                for one in self._loaded.model.workflows
             ],
         )
 

@@ -12,6 +12,7 @@ from typing import Any, Final, TypedDict, cast
 
 import torch
 from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.modular_pipelines import LoopSequentialPipelineBlocks
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model.checkpoint import Beginning, restore
@@ -91,6 +92,11 @@ class Place:
             return self.walk.step(own, components, block_state, indices)
 
         loop.loop_step = loop_step
+
+
+def can_park(blocks: Any) -> bool:
+    """Whether a denoising of these flat blocks can be parked: it is one loop, so that a step says where it stands."""
+    return sum(isinstance(block, LoopSequentialPipelineBlocks) for block in blocks.sub_blocks.values()) == 1
 
 
 def resume_of(values: Mapping[str, object]) -> Resume | None:

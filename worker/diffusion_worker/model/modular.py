@@ -21,17 +21,17 @@ from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_read
 from diffusion_worker.model.cut import Cut, Pieces, find_cut
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
-from diffusion_worker.model.loops import Parked, Walk, resume_of
+from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
 from diffusion_worker.model.pipes import Pipe, Pipes, build
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.types import (
-    Encoding,
     InvalidRequest,
     Media,
     ModelError,
     Parameters,
     UnsupportedModel,
     Values,
+    Workflow,
 )
 from diffusionpipeline.words import STAGES, Stage
 
@@ -89,8 +89,12 @@ class ModularModel:
         self.output = _output(workflows.values(), cut)
         for name, pieces in workflows.items():
             _check_sound(name, pieces, cut)
-        self.encodings = tuple(
-            Encoding(frozenset(cut.workflows[name].keys() & cut.image_inputs), encoding_reads(pieces, cut))
+        self.workflows = tuple(
+            Workflow(
+                images=frozenset(cut.workflows[name].keys() & cut.image_inputs),
+                encoding_reads=encoding_reads(pieces, cut),
+                resumable=can_park(pieces.blocks[Stage.DENOISE]),
+            )
             for name, pieces in workflows.items()
         )
         self.owned = {stage: self._owned(stage, workflows.values()) for stage in STAGES}

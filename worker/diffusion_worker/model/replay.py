@@ -29,7 +29,15 @@ from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedule
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_cut
 from diffusion_worker.model.standins import Questions, stand_in
-from diffusion_worker.model.types import InvalidRequest, Media, ModelError, Parameters, UnsupportedModel, Values
+from diffusion_worker.model.types import (
+    InvalidRequest,
+    Media,
+    ModelError,
+    Parameters,
+    UnsupportedModel,
+    Values,
+    Workflow,
+)
 from diffusionpipeline.words import Stage
 
 OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
@@ -63,7 +71,6 @@ class ReplayModel:
     """
 
     way = "replay"
-    encodings = ()
 
     def __init__(
         self, *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
@@ -86,6 +93,10 @@ class ReplayModel:
                 name for name in self.owned[Stage.DECODE] if hasattr(self._folder.component_class(name), "encode")
             }
             self.owned[Stage.ENCODE] |= encoding
+        self.workflows = tuple(
+            Workflow(images=frozenset(_needed_images(one)), encoding_reads=None, resumable=True)
+            for one in self._classes.values()
+        )
         whole = {name for stage in stages for name in self.owned[stage]}
         self._components: dict[str, Any] = {
             name: load_component(self._folder, name, dtype=torch_dtype(dtype), device=device, allow_pickle=allow_pickle)
@@ -304,13 +315,17 @@ def _is_moot(field: str, value: object, parameters: Parameters) -> bool:
     )
 
 
+def _needed_images(pipeline_class: Any) -> list[str]:
+    taken = inspect.signature(pipeline_class.__call__).parameters
+    return [name for name in _image_inputs(pipeline_class) if taken[name].default is inspect.Parameter.empty]
+
+
 def _check_images(pipeline_class: Any, images: Mapping[str, Image.Image]) -> None:
     takes = _image_inputs(pipeline_class)
     for name in images:
         if name not in takes:
             raise InvalidRequest(f"{name}: {pipeline_class.__name__} takes {', '.join(takes) or 'no input image'}")
-    taken = inspect.signature(pipeline_class.__call__).parameters
-    missing = [name for name in takes if taken[name].default is inspect.Parameter.empty and name not in images]
+    missing = [name for name in _needed_images(pipeline_class) if name not in images]
     if missing:
         raise InvalidRequest(f"{', '.join(missing)}: needed by {pipeline_class.__name__}, but not in the request")
 

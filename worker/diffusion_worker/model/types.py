@@ -70,13 +70,16 @@ class ModelIdentity:
     """The pipeline class that the folder's index names."""
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """What encoding reads of requests with these input images: those that agree in it have the same conditioning."""
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """One use of a model: requests with these input images."""
 
     images: frozenset[str]
-    reads: frozenset[str]
-    """Fields of `Parameters`, names of its `extra`, or seed."""
+    encoding_reads: frozenset[str] | None
+    """Fields of `Parameters`, names of its `extra`, or seed: requests that agree in them have the same conditioning.
+    None: it is not known what encoding reads."""
+    resumable: bool
+    """A denoising can be parked at any step, and go on elsewhere."""
 
 
 class StepCancelled(BaseException):
@@ -113,8 +116,8 @@ class StageModel(Protocol):
         """image or video."""
 
     @property
-    def encodings(self) -> Sequence[Encoding]:
-        """By workflow; of one that is not among them everything is read."""
+    def workflows(self) -> Sequence[Workflow]:
+        """The uses that are served."""
 
     def encode(self, parameters: Parameters) -> Values:
         """Raises InvalidRequest, ModelError."""
