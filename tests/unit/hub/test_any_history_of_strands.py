@@ -85,7 +85,9 @@ class Hubs(RuleBasedStateMachine):
         poisoned_at: int | None,
     ) -> Request:
         own = float(next(self.numbers)) / 128
-        module = self.networks[network]
+        # What may be one forward in company of one's own, the family says: only of networks for which it is right.
+        module = self.networks[network if company is not Company.OWN else network % 2]
+        branches = branches if company is not Company.OWN else min(branches, MOST_IN_MEMORY // batch)
 
         def work(ask: Ask) -> list[float]:
             for step in range(1, steps + 1):

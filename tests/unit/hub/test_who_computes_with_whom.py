@@ -82,7 +82,7 @@ def test_branches_of_one_request_share_a_forward_and_none_with_others_when_bits_
     for name in ("a", "b"):
         bench.add(name, steps(network, 1.0, 2, branches=2), company=Company.OWN)
     bench.run()
-    assert [size for size in network.batches if size != 1] == [2, 2, 2, 2]
+    assert network.batches == [2, 2, 2, 2]
 
 
 def test_who_wants_no_company_gets_none_from_those_who_do() -> None:
@@ -116,7 +116,20 @@ def test_own_branches_stay_together_whatever_room_there_is() -> None:
     bench, network = Bench(max_tokens=1, max_requests=1), Doubler()
     bench.add("guided", steps(network, 1.0, 2, branches=2), company=Company.OWN)
     bench.run()
-    assert network.batches == [2, 1, 1, 2]
+    assert network.batches == [2, 2]
+
+
+def test_own_branches_are_never_parted_by_what_happened_before() -> None:
+    """A picture's bits would depend on it."""
+    full = torch.OutOfMemoryError("full")
+    network = Doubler(lambda x: full if x.shape[0] > 2 else None)
+    bench = Bench()
+    for value in range(4):
+        bench.add(f"any {value}", steps(network, value))
+    bench.run()
+    network.fails = lambda x: full if x.shape[0] > 1 else None
+    bench.add("guided", steps(network, 1.0, branches=2), company=Company.OWN)
+    assert bench.run()[-1] == ("guided", full)
 
 
 def test_the_first_in_order_leads() -> None:

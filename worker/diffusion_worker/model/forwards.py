@@ -1,8 +1,10 @@
 """The one place that runs networks: several calls as one forward where that is right, each by itself where it is not.
 
-Whether the samples of a batch are treated apart is the network's own affair and declared nowhere, so the first forward
-that joins calls of a new shape is compared with single ones. A forward that fails for many is repeated for each, so
-that what is wrong with one request stays its own; one that is out of memory is halved.
+Calls of one request go together because its family's own pipeline has it so: nothing is tried, learnt or given up, or
+bits would depend on what happened before. With calls of others it is another matter. Whether the samples of a batch are
+treated apart is the network's own affair and declared nowhere, so the first forward that joins calls of a new shape is
+compared with single ones. A forward that fails for many is repeated for each, so that what is wrong with one request
+stays its own; one that is out of memory is halved.
 """
 
 from __future__ import annotations
@@ -45,16 +47,22 @@ class Forwards:
         shape = self._shapes.get(call.key)
         return shape.together if shape else None
 
-    def run_all(self, calls: Sequence[Call]) -> list[Any | Exception]:
-        """As `run`, of calls with any keys."""
-        answers: dict[Call, Any] = {}
-        for key in dict.fromkeys(call.key for call in calls):
-            alike = [call for call in calls if call.key == key]
-            answers |= zip(alike, self.run(alike), strict=True)
-        return [answers[call] for call in calls]
+    def run_own(self, calls: Sequence[Call]) -> list[Any | Exception]:
+        """What each call of one request returns, or raised. All have one key, and are one forward."""
+        if len(calls) == 1:
+            return [self._run_one(calls[0])]
+        try:
+            outputs = split(merge(calls).run(), calls)
+        except Unmergeable:
+            # They share what can't be shared, whenever this request is computed.
+            return [self._run_one(call) for call in calls]
+        except Exception as error:
+            return [error] * len(calls)
+        self.joined += 1
+        return outputs
 
     def run(self, calls: Sequence[Call]) -> list[Any | Exception]:
-        """What each call returns, or raised. All have one key."""
+        """What each call returns, or raised, whosever they are. All have one key."""
         if len(calls) == 1:
             return [self._run_one(calls[0])]
         shape = self._shape(calls[0])

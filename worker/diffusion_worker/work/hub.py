@@ -81,7 +81,8 @@ class Hub(Generic[R]):
         if not ready:
             return None
         chosen = self._choose(ready)
-        answers = self._forwards.run([call for _, _, call in chosen])
+        run = self._forwards.run if ready[0].company is Company.ANY else self._forwards.run_own
+        answers = run([call for _, _, call in chosen])
         for (member, place, _), answer in zip(chosen, answers, strict=True):
             member.answers[place] = answer
         served = dict.fromkeys(member for member, _, _ in chosen)
@@ -95,7 +96,7 @@ class Hub(Generic[R]):
         chosen = [(lead, place, first)]
         if lead.company is Company.NONE:
             return chosen
-        most = self._forwards.most(first)
+        most = self._forwards.most(first) if lead.company is Company.ANY else None
         tokens, requests = first.tokens, 1
         for member in ready:
             if member is not lead and not (lead.company is member.company is Company.ANY):
