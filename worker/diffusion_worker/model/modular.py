@@ -1,7 +1,9 @@
 """The first way to cut a model: run the blocks of Modular Diffusers that belong to a role, and those alone.
 
-Components, inputs and outputs of blocks are declared, so the cut needs no code for a family. What crosses a boundary
-is what a later stage declares as input, the generator's state and the request's own scalars; never the whole state.
+Components, inputs and outputs of blocks are declared, so the cut needs no code for a family. What encoding hands on is
+conditioning: what a later stage declares as input and encoding made of what it reads. Denoising binds the request for
+itself; what it hands on is all that decoding needs, the generator's state and the request's own scalars included. Never
+the whole state.
 """
 
 from __future__ import annotations
