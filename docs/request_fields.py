@@ -33,7 +33,8 @@ def page() -> str:
 
 
 def _row(name: str, fields: Mapping[str, Mapping[str, Any]]) -> str:
-    schema = next(table[name].schema() for table in fields.values() if name in table)
+    # Of the kind that may say the most: a job may be a picture or a video.
+    schema = next(table[name].schema() for table in reversed(fields.values()) if name in table)
     has = " | ".join("yes" if name in table else "" for table in fields.values())
     return f"| `{name}` | {schema['description']} | {_value(schema)} | {has} |\n"
 
