@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from testbed.zoo import FAMILIES
-from testbed.zoo.processes import Case
+from testbed.zoo.processes import Case, Stay
 
 DTYPES = ("float32", "bfloat16")
 # As a share of the largest value of a tensor: what sharing forwards may change.
@@ -69,12 +69,44 @@ def test_requests_that_share_forwards_differ_by_rounding_and_exact_ones_by_nothi
 ) -> None:
     cases = [Case(family, dtype, changes=(("seed", seed),)) for seed in (7, 8, 9)]
     alone = [pipeline.split(case) for case in cases]
-    requests = [
-        (case, one["encoded"], exact) for case, one, exact in zip(cases, alone, (False, True, False), strict=True)
+    stays = [
+        Stay(case, one["encoded"], exact=place == 1, joins=place)
+        for place, (case, one) in enumerate(zip(cases, alone, strict=True))
     ]
-    together, _ = pipeline.denoiser.call("denoise_together", requests)
-    again, _ = pipeline.denoiser.call("denoise_together", requests)
-    assert together == again, "the same order of arrival makes the same bytes"
-    assert together[1] == alone[1]["denoised"]
-    for shared, one in zip(together, alone, strict=True):
+    together = pipeline.denoiser.call("denoise_together", stays)
+    assert together["denoised"][1] == alone[1]["denoised"]
+    for shared, one in zip(together["denoised"], alone, strict=True):
         assert pipeline.denoiser.call("distance", shared, one["denoised"]) <= TOLERANCE[dtype]
+
+
+@each_family
+@each_dtype
+def test_requests_come_go_wait_and_end_among_others_and_the_same_arrivals_make_the_same_bytes(
+    pipeline: Any, family: str, dtype: str
+) -> None:
+    more = int(FAMILIES[family].request["num_inference_steps"])
+    cases = [
+        Case(family, dtype, changes=(("seed", seed), ("num_inference_steps", more + seed))) for seed in range(1, 6)
+    ]
+    alone = [pipeline.split(case) for case in cases]
+    first, held, exact, cancelled, last = (
+        {"case": case, "encoded": one["encoded"]} for case, one in zip(cases, alone, strict=True)
+    )
+    stays = [
+        Stay(**first),
+        Stay(**held, joins=1, held=(2, 5)),
+        Stay(**exact, joins=1, exact=True),
+        Stay(**cancelled, joins=1, cancelled=4),
+        Stay(**last, joins=3),
+    ]
+    together = pipeline.denoiser.call("denoise_together", stays)
+    assert pipeline.denoiser.call("denoise_together", stays) == together
+    assert together["denoised"][2] == alone[2]["denoised"]
+    assert together["denoised"][3] is None
+    for place in (0, 1, 2, 4):
+        made = together["denoised"][place]
+        assert pipeline.denoiser.call("distance", made, alone[place]["denoised"]) <= TOLERANCE[dtype]
+        decoded = pipeline.decoder.call("decode", cases[place], made)
+        assert place != 2 or decoded["files"] == alone[2]["files"]
+        own = [step for who, step in together["steps"] if who == place]
+        assert own == [step for step, _ in alone[place]["steps"]]

@@ -36,6 +36,19 @@ class Case:
     without_shells: bool = False
 
 
+@dataclass(frozen=True)
+class Stay:
+    """A request's stay among others in a denoiser: what is denoised, from what encoding made of it, and what is done to
+    it. Times are forwards since the beginning."""
+
+    case: Case
+    encoded: bytes
+    exact: bool = False
+    joins: int = 0
+    held: tuple[int, int] | None = None
+    cancelled: int | None = None
+
+
 class RoleError(Exception):
     """What a call raised in the process: the name of its exception, its message and the traceback."""
 
@@ -173,14 +186,14 @@ class _Server:
             assert _write(values) == data, "denoise changed its input"
         return _write(made), steps
 
-    def denoise_together(self, requests: Sequence[tuple[Case, bytes, bool]]) -> tuple[list[bytes], dict[str, int]]:
-        """What cases that share forwards become (each with what encoding made, and whether it is exact), and how many
-        forwards there were."""
+    def denoise_together(self, stays: Sequence[Stay]) -> dict[str, Any]:
+        """What requests that share forwards become (None: cancelled), their steps in the order they were made (each
+        with the request's place), and how many forwards there were."""
         from testbed.zoo.sharing import denoise_together
 
-        given = [(_read(data), _parameters(case), exact) for case, data, exact in requests]
-        made, forwards = denoise_together(self._model(requests[0][0]), given)
-        return [_write(one) for one in made], forwards
+        given = [(_read(stay.encoded), _parameters(stay.case), stay) for stay in stays]
+        made, steps, forwards = denoise_together(self._model(stays[0].case), given)
+        return {"denoised": [one and _write(one) for one in made], "steps": steps, "forwards": forwards}
 
     def distance(self, one: bytes, other: bytes) -> float:
         """How far apart two outputs are, as a share of the largest value."""

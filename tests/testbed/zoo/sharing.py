@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from diffusion_worker.model.batching import Company
 from diffusion_worker.model.forwards import Forwards
+from diffusion_worker.model.types import StepCancelled
 from diffusion_worker.work.driver import TaskDriver
 from diffusion_worker.work.hub import Hub, Member
 from diffusion_worker.work.strand import Ask, Strand
+from testbed.zoo.processes import Stay
+
+MOST_FORWARDS: Final = 10_000
 
 
-def denoise_together(model: Any, requests: Sequence[tuple[Any, Any, bool]]) -> tuple[list[Any], dict[str, int]]:
-    """What each request (an encoder's output, the request, whether it is exact) becomes; and how many forwards were
-    made for one call and for several. Each begins one forward after the one before."""
+def denoise_together(
+    model: Any, requests: Sequence[tuple[Any, Any, Stay]]
+) -> tuple[list[Any], list[tuple[int, int]], dict[str, int]]:
+    """What each request (an encoder's output, the request, its stay) becomes, None if it is cancelled; the steps in the
+    order they were made, each with the request's place; and how many forwards were made for one call and for several.
+    """
     forwards = Forwards()
     hub: Hub[Any] = Hub(forwards, max_tokens=1 << 20, max_requests=len(requests))
-    members = []
+    steps: list[tuple[int, int]] = []
+    members = [_member(model, place, *request, steps) for place, request in enumerate(requests)]
     with torch.no_grad():
-        for place, (values, parameters, exact) in enumerate(requests):
-            company = Company.NONE if exact else Company.ANY
+        for now in range(MOST_FORWARDS):
+            for member, (_, _, stay) in zip(members, requests, strict=True):
+                if stay.joins == now:
+                    hub.add(member)
+                if stay.cancelled == now:
+                    hub.end(member, StepCancelled())
+                member.held = stay.held is not None and stay.held[0] <= now < stay.held[1]
+            if hub.tick() is None and all(now >= _last(stay) for _, _, stay in requests):
+                break
+    for member, (_, _, stay) in zip(members, requests, strict=True):
+        error = member.strand.error
+        if error is not None and not (isinstance(error, StepCancelled) and stay.cancelled is not None):
+            raise error
+    return [member.strand.result for member in members], steps, {"alone": forwards.alone, "joined": forwards.joined}
 
-            def work(ask: Ask, values: Any = values, parameters: Any = parameters, company: Company = company) -> Any:
-                return model.denoise(values, parameters, TaskDriver(ask, lambda _step, _steps: None, company))
 
-            members.append(Member(Strand(work), (place,), company, lambda _member: None))
-            hub.add(members[-1])
-            hub.tick()
-        while hub.tick():
-            pass
-    for member in members:
-        if member.strand.error is not None:
-            raise member.strand.error
-    return [member.strand.result for member in members], {"alone": forwards.alone, "joined": forwards.joined}
+def _member(
+    model: Any, place: int, values: Any, parameters: Any, stay: Stay, steps: list[tuple[int, int]]
+) -> Member[Any]:
+    company = Company.NONE if stay.exact else Company.ANY
+
+    def work(ask: Ask) -> Any:
+        return model.denoise(values, parameters, TaskDriver(ask, lambda step, _: steps.append((place, step)), company))
+
+    return Member(Strand(work), (place,), company, lambda _: None)
+
+
+def _last(stay: Stay) -> int:
+    """When the last thing is done to it."""
+    return max(stay.joins, stay.cancelled or 0, *(stay.held or ()))
 
 
 def distance(one: Any, other: Any) -> float:

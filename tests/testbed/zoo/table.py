@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from testbed.zoo.catalogue import FAMILIES
-from testbed.zoo.processes import Case, RoleError
+from testbed.zoo.processes import Case, RoleError, Stay
 from testbed.zoo.roles import Roles, started
 
 DTYPES: Final = ("float32", "bfloat16")
@@ -83,12 +83,15 @@ def _shared(roles: Roles, family: str) -> str:
     for dtype in DTYPES:
         cases = [Case(family, dtype, changes=(("seed", seed),)) for seed in (7, 8, 9)]
         alone = [roles.split(case) for case in cases]
-        requests: list[Any] = [(case, one["encoded"], False) for case, one in zip(cases, alone, strict=True)]
-        together, counts = roles.denoiser.call("denoise_together", requests)
+        stays = [
+            Stay(case, one["encoded"], joins=place) for place, (case, one) in enumerate(zip(cases, alone, strict=True))
+        ]
+        together = roles.denoiser.call("denoise_together", stays)
+        counts = together["forwards"]
         found.append(
             max(
                 roles.denoiser.call("distance", shared, one["denoised"])
-                for shared, one in zip(together, alone, strict=True)
+                for shared, one in zip(together["denoised"], alone, strict=True)
             )
         )
     return f"{' / '.join(map(_number, found))} ({counts['alone']}, {counts['joined']})"

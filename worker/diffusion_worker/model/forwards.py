@@ -56,6 +56,9 @@ class Forwards:
         except Unmergeable:
             # They share what can't be shared, whenever this request is computed.
             return [self._run_one(call) for call in calls]
+        except torch.OutOfMemoryError as error:
+            remedy = f"{len(calls)} branches of guidance were one forward: batching.mode Exact makes {len(calls)} of it"
+            return [torch.OutOfMemoryError(f"{error} ({remedy})")] * len(calls)
         except Exception as error:
             return [error] * len(calls)
         self.joined += 1
