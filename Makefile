@@ -122,7 +122,7 @@ docs: setup  ## Write the pages of docs/ that are made from definitions, import 
 	$(BIN)/python docs/write.py
 
 .PHONY: models
-models: setup  ## Write docs/models.md: what was tried with each family (10 minutes)
+models: setup  ## Write docs/models.md: what was tried with each family
 	PYTHONPATH=tests $(BIN)/python -m testbed.zoo.table docs/models.md
 
 .PHONY: coverage

@@ -6,11 +6,12 @@ What one role hands to the next is what a slot would hold: the payload codec's b
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import multiprocessing
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Self
@@ -21,6 +22,11 @@ from testbed.zoo.catalogue import FAMILIES
 ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
 WHOLE = ENCODER + DENOISER + DECODER
 _END_SECONDS = 10.0
+_OF_PICTURES = {
+    "ltx-image-to-video": "LTXImageToVideoPipeline",
+    "ltx2-image-to-video": "LTX2ImageToVideoPipeline",
+}
+"""The classic pipelines for an input picture that a checkpoint does not name itself."""
 
 
 @dataclass(frozen=True)
@@ -201,13 +207,14 @@ class _Server:
 
         return distance(_read(one), _read(other))
 
-    def distance_to_classic_latents(self, case: Case, denoised: bytes) -> float:
-        """The largest difference of the latents to those of diffusers' classic pipeline, with nothing of ours."""
-        import torch
-
-        ours = _read(denoised)["inputs"]["latents"]
-        classic = torch.as_tensor(_plain(case, output_type="latent"))
-        return float((ours.reshape(-1) - classic.reshape(-1)).abs().max())
+    def distance_to_classic(self, case: Case, *, gathers: bool = False) -> float:
+        """The largest difference of what the VAE is given to decode to what diffusers' own pipeline gives it."""
+        pipeline, arguments = _classic(case)
+        with _decoded_by(type(pipeline.vae)) as ours:
+            self.whole(case, gathers=gathers)
+        with _decoded_by(type(pipeline.vae)) as classics:
+            pipeline(**arguments)
+        return max(float((one - other).abs().max()) for one, other in zip(ours, classics, strict=True))
 
     def cancel(self, case: Case, data: bytes, at: int) -> int:
         """Cancels a denoising at a step; returns the last step that was reported."""
@@ -330,7 +337,15 @@ def _forget_draws(values: Any, seed: int) -> None:
         record["generator"] = first.get_state()
 
 
-def _plain(case: Case, output_type: str = "np") -> Any:
+def _plain(case: Case) -> Any:
+    """Pixels, 0 to 1."""
+    pipeline, arguments = _classic(case)
+    made = pipeline(**arguments, output_type="np")
+    return made.frames if hasattr(made, "frames") else made.images
+
+
+def _classic(case: Case) -> tuple[Any, dict[str, Any]]:
+    """Diffusers' own pipeline, with nothing of ours, and what to call it with."""
     import diffusers
     import torch
     from diffusers.pipelines import auto_pipeline
@@ -339,14 +354,31 @@ def _plain(case: Case, output_type: str = "np") -> Any:
     path = ensure(family.checkpoint)
     pipeline = getattr(diffusers, family.checkpoint.pipeline).from_pretrained(path, dtype=getattr(torch, case.dtype))
     pipeline.to(case.device)
+    pipeline.set_progress_bar_config(disable=True)
     if family.images and case.family.endswith("image-to-image"):
         pipeline = auto_pipeline.AutoPipelineForImage2Image.from_pipe(pipeline)
+    elif case.family in _OF_PICTURES:
+        pipeline = getattr(diffusers, _OF_PICTURES[case.family]).from_pipe(pipeline)
     taken = inspect.signature(pipeline.__call__).parameters
     given = {**family.request, **family.request.get("extra", {})}
     given |= {name: _picture(size, case.picture) for name, size in family.images.items()}
     given["video_length"] = given.get("num_frames")
-    arguments = {name: value for name, value in given.items() if name in taken}
-    generator = torch.Generator("cpu").manual_seed(given["seed"])
-    with torch.no_grad():
-        made = pipeline(**arguments, generator=generator, output_type=output_type)
-    return made.frames if hasattr(made, "frames") else made.images
+    given["true_cfg_scale"] = given.get("guidance_scale")
+    arguments = {name: value for name, value in given.items() if name in taken and value is not None}
+    return pipeline, {**arguments, "generator": torch.Generator("cpu").manual_seed(given["seed"])}
+
+
+@contextlib.contextmanager
+def _decoded_by(vae: Any) -> Iterator[list[Any]]:
+    """What all VAEs of this class are given to decode."""
+    original, given = vae.decode, []
+
+    def decode(self: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
+        given.append(z.detach().clone())
+        return original(self, z, *args, **kwargs)
+
+    vae.decode = decode
+    try:
+        yield given
+    finally:
+        vae.decode = original
