@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.model.calls import Call, Unmergeable, merge, split
+from diffusion_worker.model.calls import Call, Unmergeable, bind, merge, split
 from unit.hub.networks import Doubler, call
 
 NETWORK = Doubler()
@@ -111,3 +111,17 @@ def test_each_call_gets_back_its_own_samples() -> None:
 )
 def test_tokens_are_positions_without_channels(main: Any, tokens: int) -> None:
     assert made(x=main).tokens == tokens
+
+
+def test_arguments_are_those_of_forward_however_they_were_given() -> None:
+    one = bind(NETWORK, ["x", "t"], [torch.zeros(1, 2), torch.tensor(1.0)], {})
+    other = bind(NETWORK, ["x", "t"], [], {"t": torch.tensor(1.0), "x": torch.zeros(1, 2)})
+    assert one.key == other.key
+    assert one.arguments.keys() == other.arguments.keys() == {"x", "t"}
+    assert bind(NETWORK, ["x"], [torch.zeros(1, 2)], {"extra": 1}).arguments["extra"] == 1
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [([1, 2], {}), ([1], {"x": 1})], ids=["too many", "twice"])
+def test_arguments_that_forward_does_not_take_are_refused(args: list[Any], kwargs: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="Doubler takes x, each once"):
+        bind(NETWORK, ["x"], args, kwargs)

@@ -95,7 +95,7 @@ def bind(
     `defaults` fill in what the request leaves out, as far as this pipeline declares it. `guided` says whether the
     pipeline has a guider. Raises InvalidRequest for a field that `name`, the pipeline, does not declare.
     """
-    declared = pieces.inputs()
+    declared = pieces.inputs
     arguments: dict[str, object] = {}
     scale: float | None = None
     for field, value in {**defaults, **fields}.items():
@@ -116,7 +116,7 @@ def bind(
 
 def check_strength(bound: Mapping[str, object], pieces: Pieces) -> None:
     """Raises InvalidRequest where `strength` leaves not one step to do: the blocks would return nothing to decode."""
-    declared = pieces.inputs()
+    declared = pieces.inputs
     if "strength" not in declared or "num_inference_steps" not in declared:
         return
     strength = _number("strength", bound.get("strength", declared["strength"].default))

@@ -74,6 +74,6 @@ def encoding_reads(pieces: Pieces, cut: Cut) -> frozenset[str]:
 
 def _declared_fps(pieces: Pieces) -> int | None:
     """The frames per second that the blocks condition on unless told."""
-    inputs = pieces.inputs()
+    inputs = pieces.inputs
     defaults = [inputs[name].default for name in FPS_INPUTS if name in inputs]
     return round(defaults[0]) if defaults and defaults[0] else None

@@ -14,7 +14,6 @@ samples of its batch apart can't be read off it: `forwards.py` tries it.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,11 +72,15 @@ class Call:
         return self.network(**self.arguments)
 
 
-def bind(
-    network: torch.nn.Module, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Call:
-    """The call `network(*args, **kwargs)`, whose `forward` has this signature."""
-    return Call(network, signature.bind(*args, **kwargs).arguments, next(iter(signature.parameters)))
+def bind(network: torch.nn.Module, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+    """The call `network(*args, **kwargs)`, whose `forward` has positional parameters of these names.
+
+    Raises TypeError, as that call would.
+    """
+    arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+    if len(arguments) != len(args) + len(kwargs):
+        raise TypeError(f"{type(network).__name__} takes {', '.join(names)}, each once")
+    return Call(network, arguments, names[0])
 
 
 def merge(calls: Sequence[Call]) -> Call:

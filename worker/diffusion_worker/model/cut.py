@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from diffusion_worker.model.families import (
@@ -45,8 +46,12 @@ class Pieces:
 
     def __init__(self, blocks: Mapping[Stage, Any]) -> None:
         self.blocks = blocks
-        # Blocks gather their declarations anew from all their parts whenever they are asked.
+        # Blocks gather their declarations anew from all their parts whenever they are asked, which takes longer than
+        # all else that is done to bind a request.
         self._inputs = {stage: tuple(one.inputs) for stage, one in blocks.items()}
+        self._components = {
+            stage: {spec.name: spec for spec in one.expected_components} for stage, one in blocks.items()
+        }
 
     def needs_after(self, stage: Stage) -> Needs:
         """What the stages after `stage` declare as input."""
@@ -60,7 +65,8 @@ class Pieces:
         """What a stage declares as input: InputParams by name, and unnamed ones for tags."""
         return self._inputs[stage]
 
-    def inputs(self) -> dict[str, Any]:
+    @cached_property
+    def inputs(self) -> Mapping[str, Any]:
         """What the pipeline as a whole takes from outside, by name: InputParam of the first block that declares it."""
         found: dict[str, Any] = {}
         made: set[str] = set()
@@ -71,9 +77,9 @@ class Pieces:
             made |= {output.name for output in self.blocks[stage].outputs} - found.keys()
         return found
 
-    def components(self, stage: Stage) -> dict[str, Any]:
+    def components(self, stage: Stage) -> Mapping[str, Any]:
         """The component specs of a stage by name."""
-        return {spec.name: spec for spec in self.blocks[stage].expected_components}
+        return self._components[stage]
 
     def output(self) -> str | None:
         """image or video, by the names of what the last stage makes."""

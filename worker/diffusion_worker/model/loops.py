@@ -52,13 +52,12 @@ class Walk:
         """One `loop_step`, of which `own` is the block's. Raises Parked, and what the driver raises."""
         # `i` counts steps; families that work chunk by chunk count chunks, by `k`.
         index = int(indices["i"] if "i" in indices else indices["k"])
-        objects = {_BLOCK_STATE: block_state, **_stateful(components)}
         if self._beginning is None:
-            self._beginning = Beginning(objects)
+            self._beginning = Beginning(_stateful(components, block_state))
         if index < self._done:
             return components, block_state
         if self._resume is not None:
-            restore(objects, self._resume["state"], _device_of(block_state))
+            restore(_stateful(components, block_state), self._resume["state"], _device_of(block_state))
             self._generator.set_state(self._resume["generator"].get_state())
             self._resume = None
         components, block_state = own(components, block_state, **indices)
@@ -69,7 +68,7 @@ class Walk:
 
     def _checkpoint(self, step: int, components: Any, block_state: Any) -> Resume:
         assert self._beginning is not None
-        objects = {_BLOCK_STATE: block_state, **_stateful(components)}
+        objects = _stateful(components, block_state)
         generator = torch.Generator("cpu")
         generator.set_state(self._generator.get_state())
         # What a step of the loop leaves for itself alone is not kept: noise predictions, scaled latents.
@@ -109,8 +108,11 @@ def resume_of(values: Mapping[str, object]) -> Resume | None:
     return cast(Resume, given)
 
 
-def _stateful(components: Any) -> dict[str, Any]:
-    return {name: one for name, one in components.components.items() if isinstance(one, SchedulerMixin | BaseGuidance)}
+def _stateful(components: Any, block_state: Any) -> dict[str, Any]:
+    """By name, whatever a step may leave something in for the next one."""
+    stateful = (SchedulerMixin, BaseGuidance)
+    found = {name: one for name, one in components.components.items() if isinstance(one, stateful)}
+    return {_BLOCK_STATE: block_state, **found}
 
 
 def _device_of(block_state: Any) -> torch.device:

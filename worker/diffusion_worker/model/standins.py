@@ -88,11 +88,13 @@ def stand_in(network: torch.nn.Module, questions: Questions) -> torch.nn.Module:
     """A module like `network` whose calls are questions."""
     twin = copy.copy(network)
     forward = network.forward
-    signature = inspect.signature(forward)
+    # Not Signature.bind, which takes longer than all else that is done to ask.
+    parameters = inspect.signature(forward).parameters.values()
+    names = [one.name for one in parameters if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
     @wraps(forward)
     def ask(*args: Any, **kwargs: Any) -> Any:
-        return questions.put(bind(network, signature, args, kwargs))
+        return questions.put(bind(network, names, args, kwargs))
 
     # Past nn.Module's own __setattr__.
     twin.__dict__["forward"] = ask
