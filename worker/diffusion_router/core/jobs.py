@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from diffusion_router.core import outputs, sharing
@@ -99,7 +100,30 @@ def start_over(book: Book[R], job: Job[R]) -> None:
 
 
 def advance(book: Book[R], job: Job[R], output: Output[R]) -> None:
-    """The job has this output: its next stage may start, or it is complete."""
+    """The job has this output: its next stage may start, or it is complete. So for whoever waited for it to encode."""
+    _go_on(book, [job, *(other for other in sharing.made(book, job, output) if other is not job)], output)
+
+
+def share(book: Book[R], job: Job[R], output: Output[R]) -> None:
+    """Whoever waited for this job to encode goes on with what it had, though it has no need of it itself."""
+    output.wanted_by.discard(job.id)
+    _go_on(book, sharing.made(book, job, output), output)
+
+
+def _go_on(book: Book[R], going: Sequence[Job[R]], output: Output[R]) -> None:
+    # All of them want it before any is in the way of others: who is gives way with all that share its input.
+    for job in going:
+        _take_up(book, job, output)
+    for job in going:
+        if job.status is JobStatus.COMPLETED:
+            # Its output stays: the worker reports the result again until the store has it.
+            book.emit(JobEnded(job.id, job.status, result=output.report))
+        elif job.input is output:
+            enqueue(book, job)
+            book.emit(JobChanged(job.id))
+
+
+def _take_up(book: Book[R], job: Job[R], output: Output[R]) -> None:
     outputs.want(job, output)
     for other in list(job.outputs.values()):
         if other is not output:
@@ -108,19 +132,6 @@ def advance(book: Book[R], job: Job[R], output: Output[R]) -> None:
         holder = book.peers[output.incarnation].pod_name
         record(job, StageRecord(output.stage, holder, 0, book.now - job.ready_since, output.report, shared=True))
     book.move(job, OUTPUT_OF[output.stage], source=output)
-    if job.status is JobStatus.COMPLETED:
-        # Its output stays: the worker reports the result again until the store has it.
-        book.emit(JobEnded(job.id, job.status, result=output.report))
-    else:
-        enqueue(book, job)
-        book.emit(JobChanged(job.id))
-    share(book, job, output)
-
-
-def share(book: Book[R], job: Job[R], output: Output[R]) -> None:
-    """Whoever waited for this job to encode goes on with what it has."""
-    for follower in sharing.made(book, job, output):
-        advance(book, follower, output)
 
 
 def record(job: Job[R], entry: StageRecord[R]) -> None:
