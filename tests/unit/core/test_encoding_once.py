@@ -158,6 +158,26 @@ def test_a_restarted_router_encodes_nothing_again_that_a_worker_keeps(world: Wor
     world.check_at_rest()
 
 
+def test_after_a_restart_one_that_encodes_already_waits_for_nobody(world: World) -> None:
+    lost, denoiser = world.spawn(ENCODE), world.spawn(DENOISE)
+    world.submit(conditioning="a")
+    world.run_to(denoiser, Phase.RUNNING)
+    world.kill(lost)
+    world.advance(world.policy.lease + 1)
+    encoder = world.spawn(ENCODE)
+    world.submit(conditioning="a")
+    world.work_until(encoder, Phase.RUNNING)
+    world.restart_router()
+    for worker in (encoder, denoiser):
+        worker.attach()
+        world.deliver_all()
+    world.spawn(DECODE)
+    world.run()
+    assert statuses(world) == [JobStatus.COMPLETED] * 2
+    assert encodings(world) == 2
+    world.check_at_rest()
+
+
 def test_the_stage_table_says_whose_encoding_was_shared(world: World) -> None:
     encoder = world.spawn(ENCODE)
     jobs = [world.submit(conditioning="a") for _ in range(2)]

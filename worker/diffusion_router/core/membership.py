@@ -163,6 +163,8 @@ def _adopt_task(book: Book[R], peer: Peer[R], held: HeldTask) -> None:
         if output.stage != stage - 1:
             outputs.discard(book, output, job.id)
     book.move(job, HELD[stage], task=task)
+    if stage is Stage.ENCODE:
+        sharing.encodes(book, job)
     task.input = job.input
     if task.input is None and task.input_id and task.reads:
         _find_input(book, job, task, task.reads[0])
