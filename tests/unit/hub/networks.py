@@ -11,10 +11,13 @@ from diffusion_worker.model.calls import Call
 
 
 class Doubler(torch.nn.Module):
-    """Twice `x` plus `t`, sample by sample. `fails` decides by the whole batch whether it raises."""
+    """`factor` times `x`, plus `t`, sample by sample. `fails` decides by the whole batch whether it raises."""
 
-    def __init__(self, fails: Callable[[torch.Tensor], BaseException | None] = lambda _x: None) -> None:
+    def __init__(
+        self, fails: Callable[[torch.Tensor], BaseException | None] = lambda _x: None, *, factor: float = 2
+    ) -> None:
         super().__init__()
+        self.factor = factor
         self.fails = fails
         self.batches: list[int] = []
 
@@ -23,7 +26,7 @@ class Doubler(torch.nn.Module):
         error = self.fails(x)
         if error is not None:
             raise error
-        return 2 * x + t.reshape(-1, *(1 for _ in x.shape[1:]))
+        return self.factor * x + t.reshape(-1, *(1 for _ in x.shape[1:]))
 
 
 class Mixer(torch.nn.Module):

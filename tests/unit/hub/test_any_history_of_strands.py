@@ -55,7 +55,7 @@ class Hubs(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.networks: list[torch.nn.Module] = [Doubler(spoil), Doubler(spoil), Mixer()]
+        self.networks: list[torch.nn.Module] = [Doubler(spoil), Doubler(spoil, factor=3), Mixer()]
         self.hub: Hub[list[float]] = Hub(Forwards(), max_tokens=40, max_requests=4)
         self.all: list[Request] = []
         self.numbers = count(1)
@@ -65,9 +65,9 @@ class Hubs(RuleBasedStateMachine):
         network=st.integers(0, 2),
         steps=st.integers(0, 4),
         branches=st.integers(1, 3),
-        length=st.sampled_from([2, 3]),
-        batch=st.integers(1, 2),
-        company=st.sampled_from(Company),
+        length=st.sampled_from([2, 2, 2, 3]),
+        batch=st.sampled_from([1, 1, 2]),
+        company=st.sampled_from([Company.ANY, Company.ANY, *Company]),
         priority=st.integers(0, 2),
         parks_at=st.none() | st.integers(1, 4),
         poisoned_at=st.none() | st.integers(1, 4),
@@ -115,8 +115,11 @@ class Hubs(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 5))
     def ticks(self, times: int) -> None:
+        held = {id(request): request.seen for request in self.all if request.member.held and not request.ended}
         for _ in range(times):
             self.hub.tick()
+        for request in self.all:
+            assert held.get(id(request), request.seen) == request.seen, "who is held goes on"
 
     @rule(request=requests)
     def is_held(self, request: Request) -> None:
@@ -167,7 +170,7 @@ def _call(network: torch.nn.Module, x: torch.Tensor, t: float) -> Call:
 
 def _expected(call: Call) -> torch.Tensor:
     plain: Callable[..., torch.Tensor] = type(call.network).forward
-    network = Doubler() if isinstance(call.network, Doubler) else Mixer()
+    network = Doubler(factor=call.network.factor) if isinstance(call.network, Doubler) else Mixer()
     return plain(network, **call.arguments)
 
 
