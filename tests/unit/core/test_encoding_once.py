@@ -24,6 +24,14 @@ def encodings(world: World) -> int:
     return sum(count for (_, stage), count in world.computed.items() if stage is ENCODE)
 
 
+def check_all_complete(world: World, *, jobs: int, encoded: int) -> None:
+    """At the end every job is complete, so often was something encoded, and nothing is left over."""
+    world.run()
+    assert statuses(world) == [JobStatus.COMPLETED] * jobs
+    assert encodings(world) == encoded
+    world.check_at_rest()
+
+
 def test_jobs_of_one_request_are_encoded_once_and_each_is_denoised(world: World) -> None:
     for stage in Stage:
         world.spawn(stage)
@@ -31,10 +39,7 @@ def test_jobs_of_one_request_are_encoded_once_and_each_is_denoised(world: World)
         world.submit(conditioning="a")
     world.submit(conditioning="b")
     world.submit()
-    world.run()
-    assert statuses(world) == [JobStatus.COMPLETED] * 6
-    assert encodings(world) == 3
-    world.check_at_rest()
+    check_all_complete(world, jobs=6, encoded=3)
 
 
 def test_a_slot_stays_until_the_last_of_them_has_read_it(world: World) -> None:
@@ -119,10 +124,7 @@ def test_what_is_lost_with_its_encoder_is_encoded_once_more_for_all(world: World
     world.respawn(encoder)
     world.spawn(DENOISE)
     world.spawn(DECODE)
-    world.run()
-    assert statuses(world) == [JobStatus.COMPLETED] * 3
-    assert encodings(world) == 2
-    world.check_at_rest()
+    check_all_complete(world, jobs=3, encoded=2)
 
 
 def test_an_output_that_cannot_be_pulled_is_not_shared_any_more(world: World) -> None:
@@ -136,10 +138,7 @@ def test_an_output_that_cannot_be_pulled_is_not_shared_any_more(world: World) ->
         world.fail_task(denoiser, 0, FailureKind.TRANSFER)
         world.deliver_all()
         world.advance(3.0)
-    world.run()
-    assert statuses(world) == [JobStatus.COMPLETED]
-    assert encodings(world) == 2
-    world.check_at_rest()
+    check_all_complete(world, jobs=1, encoded=2)
 
 
 def test_a_restarted_router_encodes_nothing_again_that_a_worker_keeps(world: World) -> None:
@@ -152,10 +151,7 @@ def test_a_restarted_router_encodes_nothing_again_that_a_worker_keeps(world: Wor
         worker.attach()
     world.deliver_all()
     world.spawn(DECODE)
-    world.run()
-    assert statuses(world) == [JobStatus.COMPLETED] * 3
-    assert encodings(world) == 1
-    world.check_at_rest()
+    check_all_complete(world, jobs=3, encoded=1)
 
 
 def test_after_a_restart_one_that_encodes_already_waits_for_nobody(world: World) -> None:
@@ -172,10 +168,7 @@ def test_after_a_restart_one_that_encodes_already_waits_for_nobody(world: World)
         worker.attach()
         world.deliver_all()
     world.spawn(DECODE)
-    world.run()
-    assert statuses(world) == [JobStatus.COMPLETED] * 2
-    assert encodings(world) == 2
-    world.check_at_rest()
+    check_all_complete(world, jobs=2, encoded=2)
 
 
 def test_the_stage_table_says_whose_encoding_was_shared(world: World) -> None:

@@ -80,7 +80,8 @@ class Book(Generic[R]):
         state = after(job.state, move)
         self.counts[job.state] -= 1
         self.counts[state] += 1
-        if job.stage is Stage.ENCODE and state.stage is not Stage.ENCODE:
+        if job.stage is Stage.ENCODE and (state.stage is not Stage.ENCODE or (job.follows and state.has_task)):
+            # A task of an earlier life of the router may be found that encodes for one who follows.
             self._leave_encoding(job)
         if state.stage is not job.stage:
             self._count_unfinished(job, state.stage)

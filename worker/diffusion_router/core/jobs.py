@@ -101,13 +101,14 @@ def start_over(book: Book[R], job: Job[R]) -> None:
 
 def advance(book: Book[R], job: Job[R], output: Output[R]) -> None:
     """The job has this output: its next stage may start, or it is complete. So for whoever waited for it to encode."""
-    _go_on(book, [job, *(other for other in sharing.made(book, job, output) if other is not job)], output)
+    _go_on(book, [job, *sharing.made(book, job, output)], output)
 
 
 def share(book: Book[R], job: Job[R], output: Output[R]) -> None:
-    """Whoever waited for this job to encode goes on with what it had, though it has no need of it itself."""
+    """The job has no need of this output, but whoever waited for it to encode goes on with it."""
     output.wanted_by.discard(job.id)
     _go_on(book, sharing.made(book, job, output), output)
+    outputs.discard(book, output, job.id)
 
 
 def _go_on(book: Book[R], going: Sequence[Job[R]], output: Output[R]) -> None:
@@ -118,8 +119,9 @@ def _go_on(book: Book[R], going: Sequence[Job[R]], output: Output[R]) -> None:
         if job.status is JobStatus.COMPLETED:
             # Its output stays: the worker reports the result again until the store has it.
             book.emit(JobEnded(job.id, job.status, result=output.report))
-        elif job.input is output:
-            enqueue(book, job)
+        else:
+            if job.input is output:
+                enqueue(book, job)
             book.emit(JobChanged(job.id))
 
 

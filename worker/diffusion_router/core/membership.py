@@ -163,8 +163,6 @@ def _adopt_task(book: Book[R], peer: Peer[R], held: HeldTask) -> None:
         if output.stage != stage - 1:
             outputs.discard(book, output, job.id)
     book.move(job, HELD[stage], task=task)
-    if stage is Stage.ENCODE:
-        sharing.encodes(book, job)
     task.input = job.input
     if task.input is None and task.input_id and task.reads:
         _find_input(book, job, task, task.reads[0])
@@ -186,10 +184,11 @@ def _adopt_output(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
         other = book.jobs.get(reader.job_id)
         if other is not None and other is not job and other.task is reader and reader.input is None:
             _find_input(book, other, reader, output)
-    if job is None or job.status.ended:
-        if job is not None:
-            jobs.share(book, job, output)
+    if job is None:
         outputs.discard(book, output, result.job_id)
+        return
+    if job.status.ended:
+        jobs.share(book, job, output)
         return
     task = job.task
     may_read = task is not None and task.stage == result.stage + 1 and task.input_id in ("", result.task_id)
@@ -197,7 +196,6 @@ def _adopt_output(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
         _find_input(book, job, task, output)
     elif result.stage < job.stage:
         jobs.share(book, job, output)
-        outputs.discard(book, output, job.id)
     else:
         jobs.abandon(book, job)
         attempt = tasks.next_attempt(job, result.stage)

@@ -27,21 +27,13 @@ def join(book: Book[R], job: Job[R]) -> Output[R] | None:
     return None
 
 
-def encodes(book: Book[R], job: Job[R]) -> None:
-    """It encodes already, by a task of an earlier life of the router: it waits for nobody."""
-    encoding = book.encodings.get(job.conditioning)
-    if job.follows and encoding is not None:
-        del encoding.followers[job.id]
-        book.forget_if_empty(job.conditioning, encoding)
-    job.follows = False
-
-
 def made(book: Book[R], job: Job[R], output: Output[R]) -> list[Job[R]]:
-    """The job has this output. Who waited for it."""
+    """The job has this output. Who else waited for it."""
     if output.stage is not Stage.ENCODE or not job.conditioning:
         return []
     encoding = book.encodings.setdefault(job.conditioning, Encoding())
     encoding.output = encoding.output or output
+    encoding.followers.pop(job.id, None)
     followers, encoding.followers = list(encoding.followers.values()), {}
     for follower in followers:
         follower.follows = False
