@@ -255,11 +255,11 @@ class _Server:
             "denoised": _write(denoised),
         }
 
-    def distance_to_plain(self, case: Case, *, gathers: bool = False) -> float:
+    def distance_to_plain(self, case: Case) -> float:
         """The largest difference of a pixel (0 to 1) to what diffusers' own pipeline makes, with nothing of ours."""
         import numpy as np
 
-        self.whole(case, gathers=gathers)
+        self.whole(case)
         (made,) = self._made
         return float(np.abs(np.asarray(made) - np.asarray(_plain(case))).max())
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+import torch
+
 from diffusion_worker.model.families import (
     MODULAR_CLASS,
     PRESENT_INPUTS,
@@ -196,6 +198,32 @@ def find_cut(folder: ModelFolder) -> Cut | None:
     if DENOISE_BLOCK not in blocks.sub_blocks:
         return None
     return Cut(type(base), blocks, folder.components)
+
+
+def output_of(cut: Cut, workflows: Iterable[Pieces]) -> str:
+    """image or video: what all of these make. Raises UnsupportedModel."""
+    outputs = {pieces.output() for pieces in workflows}
+    made = next(iter(outputs))
+    if len(outputs) != 1 or made is None:
+        raise UnsupportedModel(f"{cut.name}: its decoder makes neither images nor videos")
+    return made
+
+
+def check_sound(cut: Cut, workflow: str, pieces: Pieces) -> None:
+    """Raises UnsupportedModel if a later stage needs a tensor that no earlier one makes."""
+    made = {output.name for output in pieces.blocks[Stage.ENCODE].outputs}
+    for stage in (Stage.DENOISE, Stage.DECODE):
+        missing = sorted(
+            parameter.name
+            for parameter in pieces.inputs_of(stage)
+            if parameter.required and parameter.default is None and parameter.type_hint is torch.Tensor
+            if parameter.name not in made
+        )
+        if missing:
+            raise UnsupportedModel(
+                f"{cut.name}: {workflow}: {stage} needs {', '.join(missing)}, which no earlier stage makes"
+            )
+        made |= {output.name for output in pieces.blocks[stage].outputs}
 
 
 def _trigger_names(blocks: Any) -> Iterable[str]:

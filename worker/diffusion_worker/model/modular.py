@@ -20,7 +20,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model import media
 from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads
-from diffusion_worker.model.cut import Cut, Pieces, find_cut
+from diffusion_worker.model.cut import Pieces, check_sound, find_cut, output_of
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
@@ -88,9 +88,9 @@ class ModularModel:
             raise UnsupportedModel(f"{path}: diffusers {diffusers.__version__} has no blocks for it")
         self._cut = cut
         workflows = {name: cut.pieces(triggers) for name, triggers in cut.workflows.items()}
-        self.output = _output(workflows.values(), cut)
+        self.output = output_of(cut, workflows.values())
         for name, pieces in workflows.items():
-            _check_sound(name, pieces, cut)
+            check_sound(cut, name, pieces)
         self.workflows = tuple(
             Workflow(
                 images=frozenset(cut.workflows[name].keys() & cut.image_inputs),
@@ -359,31 +359,6 @@ def _begin(bound: Bound, inputs: dict[str, object], tags: Mapping[str, list[str]
 def _is_same(value: object, given: object) -> bool:
     """Whether a block passed on what it was given."""
     return isinstance(value, bool | int | float | str) and type(value) is type(given) and value == given
-
-
-def _output(workflows: Iterable[Pieces], cut: Cut) -> str:
-    outputs = {pieces.output() for pieces in workflows}
-    made = next(iter(outputs))
-    if len(outputs) != 1 or made is None:
-        raise UnsupportedModel(f"{cut.name}: its decoder makes neither images nor videos")
-    return made
-
-
-def _check_sound(workflow: str, pieces: Pieces, cut: Cut) -> None:
-    """Raises UnsupportedModel if a later stage needs a tensor that no earlier one makes."""
-    made = {output.name for output in pieces.blocks[Stage.ENCODE].outputs}
-    for stage in (Stage.DENOISE, Stage.DECODE):
-        missing = sorted(
-            parameter.name
-            for parameter in pieces.inputs_of(stage)
-            if parameter.required and parameter.default is None and parameter.type_hint is torch.Tensor
-            if parameter.name not in made
-        )
-        if missing:
-            raise UnsupportedModel(
-                f"{cut.name}: {workflow}: {stage} needs {', '.join(missing)}, which no earlier stage makes"
-            )
-        made |= {output.name for output in pieces.blocks[stage].outputs}
 
 
 def _plain(value: object) -> object:
