@@ -28,6 +28,7 @@ class Stream:
     ended: bool = False
     hang_up: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _asked: int = 0
 
     async def send(self, **command: object) -> None:
         await self._context.write(peer_pb2.RouterCommand(**command))  # type: ignore[arg-type]
@@ -61,6 +62,13 @@ class Stream:
 
     async def release(self, task_id: str) -> None:
         await self.send(release_slot=peer_pb2.ReleaseSlot(task_id=task_id))
+
+    async def heard(self) -> None:
+        """Until the worker has taken up every command sent so far: it takes them in their order, and ends a task that
+        comes after its deadline at once."""
+        self._asked += 1
+        await self.execute(ENCODE, f"asked {self._asked}", deadline=0)
+        await self.failed(f"asked {self._asked}")
 
     async def take(self, report: peer_pb2.PeerReport) -> None:
         async with self._changed:

@@ -72,6 +72,7 @@ async def test_the_same_execute_twice_computes_once(start: Start) -> None:
     await stream.execute(DENOISE, "n", source=encoded.output)
     await stream.step("n", 0)
     await stream.execute(DENOISE, "n", source=encoded.output)
+    await stream.heard()
     worker.model.let_go(4)
     first = await stream.done("n")
     await stream.execute(DENOISE, "n", source=encoded.output)

@@ -56,6 +56,7 @@ async def test_one_of_them_is_cancelled_and_the_others_go_on(start: Start) -> No
         await stream.execute(DENOISE, name, source=source)
         await stream.step(name, 0)
     await stream.cancel("goes")
+    await stream.heard()
     worker.model.let_go(1)
     assert await stream.failed("goes") == "CANCELLED"
     worker.model.hold = False

@@ -284,6 +284,7 @@ async def test_what_ends_while_the_router_is_away_is_reported_when_it_is_back(
     stream = await worker.stream()
     await running(worker, stream)
     await stream.execute(ENCODE, "bad", width=13)
+    await stream.heard()
     await router.stop()
     worker.model.let_go(4)
     await worker.until_metrics('tasks_total{outcome="done",role="denoiser"} 1.0')
