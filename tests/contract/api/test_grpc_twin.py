@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterator
 import grpc
 import pytest
 
-from contract.api.artist import Artist, picture
+from contract.api.artist import Artist, picture, until
 from contract.router.conftest import DEADLINE, Router, Start
 from contract.router.scripted_worker import ScriptedWorker
 from diffusionpipeline.process.channels import ASKING_CHANNEL
@@ -106,7 +106,7 @@ async def test_a_job_is_cancelled_listed_and_not_found(router: Router, artist: A
     await artist.denoising.wait()
     answer = await router.jobs.CancelJob(job_pb2.CancelJobRequest(id=job.id), timeout=DEADLINE)
     assert answer.job.status == job_pb2.JOB_STATUS_CANCELLED
-    assert artist.cancelled == [job.id]
+    await until(lambda: artist.cancelled == [job.id])
 
     async def listed(status: job_pb2.JobStatus.ValueType) -> list[str]:
         request = job_pb2.ListJobsRequest(status=status)

@@ -121,7 +121,7 @@ async def test_deleting_a_running_job_cancels_it_and_then_forgets_it(
     cancelled = await http.delete(f"/v1/jobs/{job_id}")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert cancelled.json()["error"]["code"] == "cancelled"
-    assert artist.cancelled == [job_id]
+    await until(lambda: artist.cancelled == [job_id])
     deleted = await http.delete(f"/v1/jobs/{job_id}")
     assert deleted.json() == {"id": job_id, "object": "job.deleted", "deleted": True}
     assert (await http.get(f"/v1/jobs/{job_id}")).status_code == 404
@@ -180,9 +180,10 @@ async def test_a_failed_job_says_why(
 
 async def test_a_deadline_that_passes_is_a_504(http: httpx.AsyncClient, artist: Artist) -> None:
     artist.allowed.clear()
-    answer = await http.post("/v1/images/generations", json={**BODY, "timeout_seconds": 0.3})
+    answer = await http.post("/v1/images/generations", json={**BODY, "timeout_seconds": 0.5})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline")
-    await until(lambda: len(artist.cancelled) == 1)
+    assert artist.executed
+    await until(lambda: not artist.tasks)
 
 
 async def test_health_readiness_and_metrics(http: httpx.AsyncClient, artist: Artist) -> None:

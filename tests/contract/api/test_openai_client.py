@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from openai.types import Video
 from PIL import Image
 
-from contract.api.artist import VIDEO, Artist, picture
+from contract.api.artist import VIDEO, Artist, picture, until
 from contract.router.conftest import DEADLINE, Router
 from testbed.waiting import eventually
 
@@ -137,7 +137,7 @@ async def test_a_videos_progress_is_made_of_real_steps_and_deleting_it_stops_it(
     with pytest.raises(openai.BadRequestError, match="not finished"):
         await client.videos.download_content(video.id)
     await client.videos.delete(video.id)
-    assert film_maker.cancelled == [video.id]
+    await until(lambda: film_maker.cancelled == [video.id])
     after = await client.videos.retrieve(video.id)
     assert (after.status, after.error.code) == ("failed", "cancelled")
 

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from diffusionpipeline.v1 import job_pb2, peer_pb2, registry_pb2, stage_pb2
+from testbed.waiting import eventually
 
 from .conftest import Router
 from .scripted_worker import ScriptedWorker, attach_all
@@ -36,6 +37,16 @@ async def ended(router: Router, job_id: str) -> job_pb2.Job:
 async def peers(router: Router) -> dict[str, registry_pb2.Peer]:
     answer = await router.registry.ListPeers(registry_pb2.ListPeersRequest(), timeout=DEADLINE)
     return {peer.pod_name: peer for peer in answer.peers}
+
+
+async def heard(router: Router, worker: ScriptedWorker) -> None:
+    """Until the router has read all that the worker said so far: it reads a stream in order, and this comes last."""
+    await worker.report(heartbeat=peer_pb2.Heartbeat(slots_used=1))
+
+    async def told() -> bool:
+        return (await peers(router))[worker.pod_name].slots_used == 1
+
+    await eventually(told, DEADLINE, f"the router has read what {worker.pod_name} said")
 
 
 async def test_a_job_goes_from_role_to_role_and_everything_is_given_back(router: Router) -> None:
@@ -165,6 +176,7 @@ async def test_i11_a_job_that_kills_two_workers_is_failed_as_poison(router: Rout
     for _ in range(2):
         worker = await ScriptedWorker(router.target, "encoder", pod_name="encoder-0").attach()
         await worker.start(await worker.next_task())
+        await heard(router, worker)
     third = await ScriptedWorker(router.target, "encoder", pod_name="encoder-0").attach()
     final = await ended(router, job.id)
     assert final.failure.kind == stage_pb2.FAILURE_KIND_POISON
