@@ -54,6 +54,8 @@ class ScriptedModel:
         self.before_stage: Callable[[Stage], None] = lambda stage: None
         self.calls: list[tuple[Stage, str]] = []
         self.images: dict[str, Image.Image] = {}
+        self.held = False
+        """Whether a step waits just now."""
         self._permits = threading.Semaphore(0)
 
     def let_go(self, steps: int = 1) -> None:
@@ -92,7 +94,9 @@ class ScriptedModel:
 
     def _wait(self) -> None:
         if self.hold:
+            self.held = True
             assert self._permits.acquire(timeout=DEADLINE), "the test never let the model go on"
+            self.held = False
         time.sleep(self.step_seconds)
 
     def _begin(self, stage: Stage, prompt: str) -> None:
