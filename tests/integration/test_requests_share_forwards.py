@@ -33,19 +33,23 @@ async def test_each_gets_its_own_picture_from_forwards_that_they_share(tmp_path:
     with running(document, tmp_path) as local:
         (denoiser,) = (pod for pod in local.workers if pod.role == "denoiser")
 
-        def shared() -> float:
-            """Forwards that were saved, because others were made for several requests."""
-            made = "diffusion_worker_forward_requests"
-            return metric(denoiser.health_url, f"{made}_sum") - metric(denoiser.health_url, f"{made}_count")
+        def forwards(kind: str) -> float:
+            return metric(denoiser.health_url, f"diffusion_worker_forward_requests_{kind}")
 
         async with httpx.AsyncClient(base_url=local.http_url, timeout=60) as client:
             alone = [await draw(client, **{**request, "exact": True}) for request in REQUESTS]
-            assert shared() == 0, "one request at a time shares nothing"
+            assert forwards("count") == forwards("sum"), "one request at a time shares nothing"
+            count, total = forwards("count"), forwards("sum")
             (cancelled,) = (await client.post("/v1/jobs", json=LONG)).json()["data"]
             drawing = [asyncio.create_task(draw(client, **request)) for request in REQUESTS]
-            await asyncio.to_thread(until, lambda: shared() > 20, 30, "they share forwards")
+
+            def saved() -> float:
+                return forwards("sum") - total - (forwards("count") - count)
+
+            await asyncio.to_thread(until, lambda: saved() > 20, 30, "they share forwards")
             assert (await client.delete(f"/v1/jobs/{cancelled['id']}")).json()["status"] == "cancelled"
             together = await asyncio.gather(*drawing)
+            assert forwards("sum") - total > 1.2 * (forwards("count") - count), "they shared forwards"
             until(lambda: at_rest(local), 15, "slots, outputs and tasks are given back")
     for request, one, other in zip(REQUESTS, alone, together, strict=True):
         assert np.abs(pixels(one) - pixels(other)).max() <= TOLERANCE, request

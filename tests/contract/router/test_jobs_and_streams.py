@@ -41,10 +41,11 @@ async def peers(router: Router) -> dict[str, registry_pb2.Peer]:
 
 async def heard(router: Router, worker: ScriptedWorker) -> None:
     """Until the router has read all that the worker said so far: it reads a stream in order, and this comes last."""
-    await worker.report(heartbeat=peer_pb2.Heartbeat(slots_used=1))
+    mark = (await peers(router))[worker.pod_name].slots_used + 1
+    await worker.report(heartbeat=peer_pb2.Heartbeat(slots_used=mark))
 
     async def told() -> bool:
-        return (await peers(router))[worker.pod_name].slots_used == 1
+        return (await peers(router))[worker.pod_name].slots_used == mark
 
     await eventually(told, DEADLINE, f"the router has read what {worker.pod_name} said")
 

@@ -11,11 +11,12 @@ import pytest
 from diffusion_worker.app import serve
 from diffusion_worker.health import Ports
 from diffusion_worker.settings import Settings
+from diffusionpipeline.v1 import stage_pb2
 from diffusionpipeline.words import Role
 from testbed.waiting import eventually
 
 from .scripted_model import ScriptedModel
-from .scripted_router import ScriptedRouter, Stream
+from .scripted_router import DENOISE, ScriptedRouter, Stream
 
 DEADLINE = 10.0
 
@@ -53,6 +54,22 @@ class Worker:
 
 
 Start = Callable[..., Awaitable[Worker]]
+
+
+async def running(
+    worker: Worker,
+    stream: Stream,
+    task_id: str = "n",
+    *,
+    source: stage_pb2.Descriptor | None = None,
+    **command: object,
+) -> None:
+    """A denoising that is in its first step, and waits there: what comes later is not in this step's forward."""
+    source = source or await stream.encoded(f"input of {task_id}")
+    worker.model.hold = True
+    await stream.execute(DENOISE, task_id, source=source, **command)
+    await stream.step(task_id, 0)
+    await eventually(lambda: worker.model.held, DEADLINE, f"{task_id} is in its first step")
 
 
 @pytest.fixture

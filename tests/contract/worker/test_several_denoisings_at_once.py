@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from diffusionpipeline.v1 import stage_pb2
 from diffusionpipeline.words import Stage
-from testbed.waiting import eventually
 
-from .conftest import Start, Worker
-from .scripted_router import DEADLINE, Stream
-
-ENCODE, DENOISE, DECODE = stage_pb2.STAGE_ENCODE, stage_pb2.STAGE_DENOISE, stage_pb2.STAGE_DECODE
+from .conftest import Start, Worker, running
+from .scripted_router import DECODE, DENOISE, ENCODE, Stream
 
 
 async def denoiser(start: Start, **settings: object) -> tuple[Worker, Stream, list[stage_pb2.Descriptor]]:
@@ -25,13 +22,6 @@ async def denoiser(start: Start, **settings: object) -> tuple[Worker, Stream, li
     return worker, stream, sources
 
 
-async def stopped_at_its_first_forward(worker: Worker, stream: Stream, name: str, **command: object) -> None:
-    """A task that is alone in this forward: it has begun, so that what comes later is not in it."""
-    worker.model.hold = True
-    await stream.execute(DENOISE, name, **command)
-    await eventually(lambda: worker.model.held, DEADLINE, f"{name} is at its first forward")
-
-
 async def test_its_capacity_is_how_many_it_denoises_at_once(start: Start) -> None:
     for mode, capacity in (("Requests", 3), ("Guidance", 1), ("Exact", 1)):
         worker = await start("denoiser", batching_mode=mode, max_requests=3, pod_name=mode)
@@ -42,7 +32,7 @@ async def test_its_capacity_is_how_many_it_denoises_at_once(start: Start) -> Non
 
 async def test_tasks_step_side_by_side_and_end_each_for_itself(start: Start) -> None:
     worker, stream, sources = await denoiser(start)
-    await stopped_at_its_first_forward(worker, stream, "short", source=sources[0], num_inference_steps=2)
+    await running(worker, stream, "short", source=sources[0], num_inference_steps=2)
     await stream.execute(DENOISE, "long", source=sources[1])
     await stream.step("long", 0)
     worker.model.let_go(1)
@@ -57,7 +47,7 @@ async def test_tasks_step_side_by_side_and_end_each_for_itself(start: Start) -> 
 
 async def test_one_of_them_is_cancelled_and_the_others_go_on(start: Start) -> None:
     worker, stream, sources = await denoiser(start)
-    await stopped_at_its_first_forward(worker, stream, "stays", source=sources[0])
+    await running(worker, stream, "stays", source=sources[0])
     await stream.execute(DENOISE, "goes", source=sources[1])
     await stream.step("goes", 0)
     await stream.cancel("goes")

@@ -14,17 +14,9 @@ from diffusion_worker.transport.memory import _POOLS, MemoryTransport
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import Stage
 
-from .conftest import Start, Worker
+from .conftest import Start, running
 from .scripted_model import busy
-from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter, Stream
-
-
-async def running(worker: Worker, stream: Stream, task_id: str = "n", **command: object) -> None:
-    """A denoising that waits at its first step."""
-    worker.model.hold = True
-    source = await stream.encoded(f"input of {task_id}")
-    await stream.execute(DENOISE, task_id, source=source, **command)
-    await stream.step(task_id, 0)
+from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter
 
 
 async def test_a_cancelled_task_stops_at_its_next_step(start: Start) -> None:
