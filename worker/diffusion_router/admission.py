@@ -22,12 +22,28 @@ from diffusionpipeline.v1 import stage_pb2
 _MAX_SEED: Final = 2**32
 
 
-class QueueFull(Exception):
-    """No more jobs can wait. `retry_after`: predicted seconds until one would be let in."""
+class Refused(Exception):
+    """The request is not accepted just now. `retry_after`: predicted seconds until it would be."""
 
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"The queue is full; try again in about {retry_after:.0f} s")
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
         self.retry_after = retry_after
+
+
+class QueueFull(Refused):
+    """No more jobs can wait."""
+
+
+class TooLate(Refused):
+    """The jobs would end after their deadline. `predicted`: seconds until the last of them would have ended."""
+
+    def __init__(self, predicted: float, timeout: float) -> None:
+        super().__init__(
+            f"This is predicted to take {predicted:.1f} s, and its deadline is in {timeout:g} s: give it more time "
+            "(timeout_seconds), send it later, or set accept_late",
+            predicted - timeout,
+        )
+        self.predicted = predicted
 
 
 class IdempotencyConflict(Exception):
@@ -52,12 +68,24 @@ class Admission:
         check_same(known, digest)
         return known
 
-    def check_room(self, coming: int, entering: int) -> None:
-        """entering: jobs that are let in, but not with the core yet. Raises QueueFull."""
-        waiting = self._dispatcher.core.waiting() + entering
-        if waiting + coming > self._max_queued:
-            self._metrics.rejected.inc()
-            raise QueueFull(max(1.0, self._dispatcher.core.predicted_wait()))
+    def check(self, shapes: Sequence[str], *, entering: int, timeout: float, accept_late: bool) -> None:
+        """Whether jobs of these shapes are let in. entering: jobs that are let in, but not with the core yet.
+
+        Raises QueueFull where too many would wait, and TooLate where the last would end after its deadline.
+        """
+        machine = self._dispatcher.core
+        now = time.monotonic()
+        waiting = machine.waiting() + entering
+        if waiting + len(shapes) > self._max_queued:
+            self._metrics.rejected.labels("queue_full").inc()
+            wait = machine.predict(now).wait
+            # The queue goes on at the pace of whatever it waits for.
+            seconds = max(1.0, wait * min(1.0, (waiting + len(shapes) - self._max_queued) / max(1, waiting)))
+            raise QueueFull(f"The queue is full. A place is expected to be free in {seconds:.0f} s", seconds)
+        predicted = machine.predict(now, max(set(shapes), key=shapes.count), len(shapes) + entering)
+        if predicted.known and predicted.end > timeout and not accept_late:
+            self._metrics.rejected.labels("too_late").inc()
+            raise TooLate(predicted.end, timeout)
 
 
 def check_same(known: Iterable[JobRecord], digest: str) -> None:

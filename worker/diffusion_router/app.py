@@ -43,7 +43,12 @@ async def serve(
 ) -> None:
     """Runs a router until `stop` is set. Raises StoreError, OSError (a port that is taken)."""
     async with AsyncExitStack() as stack:
-        jobs = await JobStore.open(settings.resolved_store_url, retain_seconds=settings.retain_seconds)
+        jobs = await JobStore.open(
+            settings.resolved_store_url,
+            pipeline=settings.pipeline,
+            retain_seconds=settings.retain_seconds,
+            timeout=settings.store_timeout_seconds,
+        )
         stack.push_async_callback(jobs.close)
         policy = core.Policy(lease=settings.lease_seconds, settle=settings.settle_seconds)
         machine: messages.Core = core.Core(policy, epoch=secrets.token_hex(4), now=time.monotonic())
@@ -55,7 +60,11 @@ async def serve(
             dispatcher,
             conditionings,
             jobs=jobs,
-            artifacts=ArtifactStore.open(settings.resolved_artifacts_url),
+            artifacts=ArtifactStore.open(
+                settings.resolved_artifacts_url,
+                reserve=settings.disk_reserve_bytes,
+                flushed=settings.durability == "flushed",
+            ),
             metrics=metrics,
             max_queued=settings.max_queued_requests,
             timeout_seconds=settings.request_timeout_seconds,

@@ -6,6 +6,7 @@ when scraped, so nothing stale is ever shown. Labels have few values: role, stat
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -48,7 +49,7 @@ class Metrics:
             "diffusion_router_requests", "Jobs that ended", ["status", "kind"], registry=self.registry
         )
         self.rejected = PrometheusCounter(
-            "diffusion_router_rejected_requests", "Requests answered 429", registry=self.registry
+            "diffusion_router_rejected_requests", "Requests answered 429", ["reason"], registry=self.registry
         )
         self.request_seconds = Histogram(
             "diffusion_router_request_duration_seconds",
@@ -99,6 +100,8 @@ class Metrics:
         for status, kind in _ENDS:
             self.requests.labels(status, kind)
             self.request_seconds.labels(status)
+        for reason in ("queue_full", "too_late"):
+            self.rejected.labels(reason)
         for stage, role in _ROLES.items():
             self.queue_seconds.labels(role)
             self.stage_seconds.labels(role)
@@ -146,9 +149,8 @@ class _CoreCollector(Collector):
         machine = self._dispatcher.core
         inflight = sum(jobs for state, jobs in machine.counts.items() if state.has_task)
         yield GaugeMetricFamily("diffusion_router_inflight_requests", "Jobs with a task under way", value=inflight)
-        yield GaugeMetricFamily(
-            "diffusion_router_predicted_wait_seconds", "Of a job accepted now", value=machine.predicted_wait()
-        )
+        wait = machine.predict(time.monotonic()).wait
+        yield GaugeMetricFamily("diffusion_router_predicted_wait_seconds", "Of a job accepted now", value=wait)
         queued = GaugeMetricFamily("diffusion_router_queued_requests", "Jobs that wait for a peer", labels=["role"])
         for stage, role in _ROLES.items():
             waiting = (state for state in core.JobState if state.stage is stage and not state.has_task)

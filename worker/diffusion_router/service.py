@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, TypeAlias
@@ -20,16 +20,25 @@ import structlog
 
 from diffusion_router import core
 from diffusion_router.admission import Admission, check_same, digest_of, new_records
+from diffusion_router.housekeeping import Housekeeping
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.conditioning import Conditionings
 from diffusion_router.peers.dispatch import Dispatcher
-from diffusion_router.store import UNFINISHED, ArtifactStore, DuplicateKey, JobRecord, JobStore, StoreUnavailable
+from diffusion_router.store import (
+    ENDED,
+    UNFINISHED,
+    ArtifactStore,
+    DuplicateKey,
+    JobRecord,
+    JobStore,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
 from diffusionpipeline.v1 import job_pb2, stage_pb2
 from diffusionpipeline.words import number
 
 _RETRY_SECONDS: Final = 1.0
-_SWEEP_SECONDS: Final = 30.0
 
 log = structlog.get_logger()
 
@@ -44,6 +53,8 @@ class _Live:
 
     record: JobRecord
     submitted_at: float
+    cancelled: bool = False
+    """Before it was known whether it is written down."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Future[job_pb2.Job] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -70,6 +81,7 @@ class JobService:
         self._jobs = jobs
         self._metrics = metrics
         self._admission = Admission(dispatcher, jobs, metrics, max_queued)
+        self._housekeeping = Housekeeping(jobs, artifacts, now=time.time(), monotonic=time.monotonic())
         self._timeout_seconds = timeout_seconds
         self._live: dict[str, _Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,13 +95,17 @@ class JobService:
         """Takes up what an earlier life of the router accepted."""
         now, monotonic = time.time(), time.monotonic()
         for record in await self._jobs.unfinished():
-            self._live[record.id] = _Live(record, monotonic)
+            live = self._live[record.id] = _Live(record, monotonic)
+            if record.damage:
+                log.error("job_not_restored", job_id=record.id, damaged=record.damage)
+                self._spawn(self._record_end(live, _unreadable(record, completed_at=now)))
+                continue
             deadline = monotonic + record.deadline_at - now
             event = core.JobSubmitted(record.id, deadline, _shape(record.parameters), record.kills, restored=True)
             self._dispatcher.dispatch(event)
         if self._live:
             log.info("jobs_restored", count=len(self._live))
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._sweeper = asyncio.create_task(self._housekeeping.run())
 
     async def stop(self, timeout: float = 5.0) -> None:
         """Lets the ends that are being written down finish. Jobs under way stay in the store and with the workers."""
@@ -110,16 +126,21 @@ class JobService:
         model: str = "",
         idempotency_key: str | None = None,
         timeout: float | None = None,
+        accept_late: bool = False,
     ) -> _Jobs:
         """Accepts all or none; they are written down when this returns. model: the served one's id, if it is known.
+        accept_late: also if they are predicted to end after their deadline.
 
-        Raises QueueFull, IdempotencyConflict, StoreUnavailable.
+        Raises QueueFull, TooLate, IdempotencyConflict, StoreUnavailable. After OutcomeUnknown, which is a
+        StoreUnavailable, it is found by its idempotency key whether they were accepted; without one, they are not run.
         """
         digest = digest_of(requests)
         if idempotency_key is not None and (known := await self._admission.earlier(idempotency_key, digest)):
             return [self._recorded_view(record) for record in known]
-        self._admission.check_room(len(requests), len(self._live) - len(self._dispatcher.core.jobs))
         seconds = timeout if timeout is not None else self._timeout_seconds
+        entering = len(self._live) - len(self._dispatcher.core.jobs)
+        shapes = [_shape(request) for request in requests]
+        self._admission.check(shapes, entering=entering, timeout=seconds, accept_late=accept_late)
         records = new_records(requests, model=model, digest=digest, key=idempotency_key, timeout=seconds)
         try:
             # A client that goes away now must leave no job that is written down and never run.
@@ -138,15 +159,44 @@ class JobService:
     async def _accept(self, records: Sequence[JobRecord], deadline: float) -> None:
         try:
             await self._jobs.add(records)
-        except BaseException:
-            for record in records:
-                del self._live[record.id]
+        except OutcomeUnknown as error:
+            self._spawn(self._learn_outcome(records, deadline, error.outcome))
             raise
+        except BaseException as error:
+            self._not_accepted(records, error)
+            raise
+        self._begin(records, deadline)
+
+    async def _learn_outcome(
+        self, records: Sequence[JobRecord], deadline: float, outcome: asyncio.Future[None]
+    ) -> None:
+        """The client was told that it isn't known whether these are written down; what is has to end all the same."""
+        log.warning("acceptance_unknown", job_ids=[record.id for record in records])
+        try:
+            await outcome
+        except Exception as error:
+            self._not_accepted(records, error)
+            return
+        for record in records:
+            # Nobody can ask for it again: whoever sent it will have sent another.
+            self._live[record.id].cancelled |= record.idempotency_key is None
+        self._begin(records, deadline)
+
+    def _begin(self, records: Sequence[JobRecord], deadline: float) -> None:
         for record in records:
             key = self._conditionings.key(record.parameters)
             self._dispatcher.dispatch(
                 core.JobSubmitted(record.id, deadline, _shape(record.parameters), conditioning=key)
             )
+            if self._live[record.id].cancelled:
+                self._dispatcher.dispatch(core.CancelRequested(record.id))
+
+    def _not_accepted(self, records: Sequence[JobRecord], error: BaseException) -> None:
+        for record in records:
+            live = self._live.pop(record.id)
+            live.ended.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            live.ended.set_exception(StoreUnavailable(f"Job {record.id} was not accepted: {error}"))
+            live.notify()
 
     async def find(self, job_id: str) -> job_pb2.Job | None:
         live = self._live.get(job_id)
@@ -196,7 +246,8 @@ class JobService:
 
     async def cancel(self, job_id: str) -> job_pb2.Job | None:
         """Stops it at the next step. The job as it ended, which may be otherwise if it was faster."""
-        if job_id in self._live:
+        if (live := self._live.get(job_id)) is not None:
+            live.cancelled = True
             self._dispatcher.dispatch(core.CancelRequested(job_id))
         return await self.wait(job_id, timeout=self._timeout_seconds)
 
@@ -204,7 +255,7 @@ class JobService:
         """Forgets an ended job and its files; any other is left as it is."""
         record = await self._jobs.get(job_id)
         if record is not None and job_id not in self._live:
-            await self._forget([record])
+            await self._housekeeping.forget([record])
 
     async def put_input(self, data: bytes) -> str:
         """Keeps a client's file until the jobs that read it are forgotten; returns its key."""
@@ -235,39 +286,43 @@ class JobService:
                     self._spawn(self._record_end(live, self._final_view(live, action)))
 
     async def _record_end(self, live: _Live, job: job_pb2.Job) -> None:
-        while True:
-            try:
-                await self._jobs.finish([job])
-                break
-            except StoreUnavailable as error:
-                log.error("job_end_not_written", job_id=job.id, error=str(error), retry_seconds=_RETRY_SECONDS)
-                if self._stopping:
-                    return  # the next life of the router ends it again
-                await asyncio.sleep(_RETRY_SECONDS)
+        if not await self._persist(lambda: self._jobs.finish([job]), "job_end_not_written", job.id):
+            return  # the next life of the router ends it again
         self._dispatcher.dispatch(core.JobRecorded(job.id))
         self._live.pop(job.id, None)
         if not live.ended.done():
             live.ended.set_result(job)
         live.notify()
         self._metrics.job_ended(job, time.monotonic() - live.submitted_at)
-        of_job = log.bind(job_id=job.id, seconds=round(job.completed_at - job.created_at, 4))
+        of_job = log.bind(job_id=job.id, seconds=round(time.monotonic() - live.submitted_at, 4))
         if job.status == job_pb2.JOB_STATUS_FAILED:
             of_job.warning("job_failed", kind=stage_pb2.FailureKind.Name(job.failure.kind), reason=job.failure.message)
         else:
             of_job.info("job_ended", status=job_pb2.JobStatus.Name(job.status))
 
     async def _record_kills(self, job_id: str, kills: int) -> None:
-        log.warning("worker_lost_while_running_job", job_id=job_id, kills=kills)
-        try:
-            await self._jobs.record_kills(job_id, kills)
-        except StoreUnavailable as error:
-            log.error("kill_not_written", job_id=job_id, error=str(error))
+        log.warning("worker_died_while_running_job", job_id=job_id, kills=kills)
+        await self._persist(lambda: self._jobs.record_kills(job_id, kills), "kill_not_written", job_id)
+
+    async def _persist(self, write: Callable[[], Awaitable[None]], failure: str, job_id: str) -> bool:
+        """Writes until it is written. False: the router is told to stop, and it was not."""
+        while True:
+            try:
+                await write()
+                return True
+            except StoreUnavailable as error:
+                log.error(failure, job_id=job_id, error=str(error), retry_seconds=_RETRY_SECONDS)
+                if self._stopping:
+                    return False
+                await asyncio.sleep(_RETRY_SECONDS)
 
     # ------------------------------------------------------------ inside
 
     def _recorded_view(self, record: JobRecord) -> job_pb2.Job:
         if record.result is not None:
             return record.result
+        if record.status in ENDED:
+            return _unreadable(record, completed_at=record.completed_at or record.created_at)
         live = self._live.get(record.id)
         return _accepted(record) if live is None else self._view(live)
 
@@ -301,21 +356,6 @@ class JobService:
             view.failure.message = end.message
         return view
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
-            try:
-                await self._forget(await self._jobs.expire(time.time()))
-            except StoreUnavailable as error:
-                log.warning("expired_jobs_not_removed", error=str(error))
-
-    async def _forget(self, records: Iterable[JobRecord]) -> None:
-        for record in records:
-            await self.artifacts.delete_prefix(f"jobs/{record.id}/")
-            for file in record.parameters.inputs:
-                await self.artifacts.delete(file.key)
-            await self._jobs.delete(record.id)
-
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
@@ -331,6 +371,16 @@ def _accepted(record: JobRecord) -> job_pb2.Job:
         created_at=record.created_at,
         model=record.model,
     )
+
+
+def _unreadable(record: JobRecord, *, completed_at: float) -> job_pb2.Job:
+    """A job of whose row too much is damaged."""
+    job = _accepted(record)
+    job.status = job_pb2.JOB_STATUS_FAILED
+    job.completed_at = completed_at
+    job.failure.kind = stage_pb2.FAILURE_KIND_STORE
+    job.failure.message = f"the row of this job in the job store is damaged ({record.damage}); send the request again"
+    return job
 
 
 def _shape(parameters: stage_pb2.JobParameters) -> str:

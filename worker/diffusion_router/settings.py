@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -25,12 +26,23 @@ class Settings(ProcessSettings):
     artifacts_url: str = Field(
         "", description="Artifact store, a folder or an s3://, gs:// or az:// URL. Empty: a folder in the data folder"
     )
+    store_timeout_seconds: float = Field(30.0, gt=0, description="How long the job store may take for one operation")
+    durability: Literal["flushed", "relaxed"] = Field(
+        "flushed",
+        description="flushed: a completed job's files are on disk. relaxed: those of the last seconds may be lost in a "
+        "power cut; of object storage, neither makes a difference",
+    )
+    disk_reserve_bytes: int = Field(
+        64 << 20, ge=0, description="Bytes of an artifact folder's disk that files leave to the job store"
+    )
     lease_seconds: float = Field(15.0, gt=0, description="A peer that is silent for this long is lost")
     settle_seconds: float = Field(
         5.0, ge=0, description="After a start: how long restored jobs wait for workers to say what they hold"
     )
     request_timeout_seconds: float = Field(600.0, gt=0, description="A job's deadline, unless its request names one")
-    max_queued_requests: int = Field(256, gt=0, description="Jobs that may wait; one more is answered 429")
+    max_queued_requests: int = Field(
+        256, gt=0, description="Accepted jobs, beyond those that run, that have not ended; one more is answered 429"
+    )
     retain_seconds: float = Field(86_400.0, gt=0, description="How long an ended job and its files are kept")
     model_id: str = Field("", description="Name of the served model. Empty: whatever the workers say they serve")
 

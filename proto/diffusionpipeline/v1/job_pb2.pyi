@@ -170,10 +170,13 @@ class CreateJobRequest(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    ACCEPT_LATE_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """The same key finds the same job again."""
     timeout_seconds: _builtins.float
     """0: the router's default."""
+    accept_late: _builtins.bool
+    """Accepted although it is predicted to end after its deadline."""
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
     def __init__(
@@ -182,10 +185,11 @@ class CreateJobRequest(_message.Message):
         parameters: _stage_pb2.JobParameters | None = ...,
         idempotency_key: _builtins.str = ...,
         timeout_seconds: _builtins.float = ...,
+        accept_late: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "parameters", b"parameters", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_late", b"accept_late", "idempotency_key", b"idempotency_key", "parameters", b"parameters", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,12 +388,15 @@ class UploadRequest(_message.Message):
         NAME_FIELD_NUMBER: _builtins.int
         MEDIA_TYPE_FIELD_NUMBER: _builtins.int
         SIZE_FIELD_NUMBER: _builtins.int
+        TICKET_FIELD_NUMBER: _builtins.int
         job_id: _builtins.str
         task_id: _builtins.str
         name: _builtins.str
         """The file's name within its job, such as 0.png."""
         media_type: _builtins.str
         size: _builtins.int
+        ticket: _builtins.bytes
+        """As in Execute."""
         def __init__(
             self,
             *,
@@ -398,10 +405,11 @@ class UploadRequest(_message.Message):
             name: _builtins.str = ...,
             media_type: _builtins.str = ...,
             size: _builtins.int = ...,
+            ticket: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "media_type", b"media_type", "name", b"name", "size", b"size", "task_id", b"task_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "media_type", b"media_type", "name", b"name", "size", b"size", "task_id", b"task_id", "ticket", b"ticket"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,15 +458,22 @@ class DownloadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
     key: _builtins.str
+    task_id: _builtins.str
+    """What clients sent is given to a task that reads it, and to nobody else. Both as in Execute."""
+    ticket: _builtins.bytes
     def __init__(
         self,
         *,
         key: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        ticket: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "task_id", b"task_id", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

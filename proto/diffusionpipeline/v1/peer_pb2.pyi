@@ -33,6 +33,8 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """The incarnation's lease ran out: drop everything, come back as a new one."""
     REFUSAL_REASON_INCOMPATIBLE: _RefusalReason.ValueType  # 2
     """Model, transport mode or registration that this pipeline can't use."""
+    REFUSAL_REASON_NAME_TAKEN: _RefusalReason.ValueType  # 3
+    """Another process has this pod name, or this incarnation, and is there: come back as a new incarnation, later."""
 
 class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper): ...
 
@@ -41,6 +43,8 @@ REFUSAL_REASON_FENCED: RefusalReason.ValueType  # 1
 """The incarnation's lease ran out: drop everything, come back as a new one."""
 REFUSAL_REASON_INCOMPATIBLE: RefusalReason.ValueType  # 2
 """Model, transport mode or registration that this pipeline can't use."""
+REFUSAL_REASON_NAME_TAKEN: RefusalReason.ValueType  # 3
+"""Another process has this pod name, or this incarnation, and is there: come back as a new incarnation, later."""
 Global___RefusalReason: _TypeAlias = RefusalReason  # noqa: Y015
 
 @_typing.final
@@ -127,6 +131,9 @@ class Register(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     WORKFLOWS_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Random, made when the worker starts (or after it was fenced). The only identity of a peer."""
     pod_name: _builtins.str
@@ -137,6 +144,14 @@ class Register(_message.Message):
     """Tasks that run at once; the router sends one more, so that its input is pulled meanwhile."""
     draining: _builtins.bool
     """True once SIGTERM came: takes no new tasks."""
+    protocol: _builtins.int
+    """What of this protocol the worker speaks: 0 before this field was, then rising. Unknown reports and commands are
+    passed over by either side.
+    """
+    secret: _builtins.bytes
+    """Random, made when the process starts, and told to nobody but the router: who attaches as a known incarnation has to
+    know it.
+    """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_stage_pb2.Role.ValueType]: ...
     @_builtins.property
@@ -153,6 +168,8 @@ class Register(_message.Message):
     def workflows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Workflow]:
         """Uses of the model, as this worker's roles see them."""
 
+    @_builtins.property
+    def process(self) -> Global___Process: ...
     def __init__(
         self,
         *,
@@ -168,14 +185,43 @@ class Register(_message.Message):
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         draining: _builtins.bool = ...,
         workflows: _abc.Iterable[Global___Workflow] | None = ...,
+        protocol: _builtins.int = ...,
+        process: Global___Process | None = ...,
+        secret: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "roles", b"roles", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "process", b"process", "protocol", b"protocol", "roles", b"roles", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Register: _TypeAlias = Register  # noqa: Y015
+
+@_typing.final
+class Process(_message.Message):
+    """Which process a peer is: another one under the same pod name means that the first one is dead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POD_UID_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    pod_uid: _builtins.str
+    """The pod's metadata.uid; where there is no pod, something that is the machine's own and another after each boot."""
+    started_at: _builtins.float
+    """Seconds since 1970, by the clock of its machine."""
+    def __init__(
+        self,
+        *,
+        pod_uid: _builtins.str = ...,
+        started_at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pod_uid", b"pod_uid", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Process: _TypeAlias = Process  # noqa: Y015
 
 @_typing.final
 class Workflow(_message.Message):
@@ -552,18 +598,22 @@ class Registered(_message.Message):
 
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
     lease_seconds: _builtins.float
     epoch: _builtins.str
     """Random for each start of the router."""
+    protocol: _builtins.int
+    """What the router speaks, as in Register."""
     def __init__(
         self,
         *,
         lease_seconds: _builtins.float = ...,
         epoch: _builtins.str = ...,
+        protocol: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lease_seconds", b"lease_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lease_seconds", b"lease_seconds", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,6 +654,7 @@ class Execute(_message.Message):
     DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
     INPUT_TASK_ID_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
@@ -614,6 +665,8 @@ class Execute(_message.Message):
     """The task that made the input."""
     alone: _builtins.bool
     """A worker ended while it computed this job: nothing is computed beside it, so that it is known who ends another."""
+    ticket: _builtins.bytes
+    """Shows, with the task's id, that a file is this task's to put or to read."""
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
     @_builtins.property
@@ -632,10 +685,11 @@ class Execute(_message.Message):
         deadline_seconds: _builtins.float = ...,
         input_task_id: _builtins.str = ...,
         alone: _builtins.bool = ...,
+        ticket: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

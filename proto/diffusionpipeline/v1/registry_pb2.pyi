@@ -32,6 +32,8 @@ class _PeerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PeerState.V
     PEER_STATE_SUSPECT: _PeerState.ValueType  # 2
     """Its stream is broken; its lease still runs."""
     PEER_STATE_DRAINING: _PeerState.ValueType  # 3
+    PEER_STATE_STALLED: _PeerState.ValueType  # 4
+    """A task that was told to stop does not: nothing else is given to it."""
 
 class PeerState(_PeerState, metaclass=_PeerStateEnumTypeWrapper): ...
 
@@ -40,6 +42,8 @@ PEER_STATE_READY: PeerState.ValueType  # 1
 PEER_STATE_SUSPECT: PeerState.ValueType  # 2
 """Its stream is broken; its lease still runs."""
 PEER_STATE_DRAINING: PeerState.ValueType  # 3
+PEER_STATE_STALLED: PeerState.ValueType  # 4
+"""A task that was told to stop does not: nothing else is given to it."""
 Global___PeerState: _TypeAlias = PeerState  # noqa: Y015
 
 @_typing.final

@@ -21,13 +21,16 @@ from diffusion_router.core import (
     JobKilled,
     JobState,
     JobStatus,
+    Peer,
     PeerLost,
     PeerRegistered,
+    Process,
     Progressed,
     ReleaseSlot,
     Stage,
     StageDone,
     StageFailed,
+    Welcome,
 )
 from diffusion_router.core.lifecycle import TRANSITIONS
 from diffusion_router.core.scheduler import Scheduler
@@ -65,6 +68,9 @@ class Ledger:
         self._running: dict[str, str] = {}
         self._fenced_at: dict[str, float] = {}
         self._states: dict[str, JobState] = {}
+        # Peers as they were before the event, and by pod name what ran where nothing was heard any more.
+        self._known: dict[str, Peer] = {}
+        self._silent: dict[str, tuple[Process | None, set[str]]] = {}
 
     # ------------------------------------------------------------ what the router hears
 
@@ -130,19 +136,29 @@ class Ledger:
         assert self._ended[action.job_id] == 1, f"I1: {action.job_id} ended twice in one life"
         assert self._store[action.job_id].status is None, f"I1: {action.job_id} had ended before"
 
-    def lost(self, action: PeerLost, batch: list[Action], now: float) -> None:
-        """I11: exactly the jobs that are known to have run there are counted."""
+    def lost(self, action: PeerLost, now: float) -> None:
         self._fenced_at[action.incarnation] = now
-        ran = {_job_of(task) for task, place in self._running.items() if place == action.incarnation}
         for task_id in [task for task, place in self._place.items() if place == action.incarnation]:
             self._close(task_id)
-        killed = set()
-        for later in batch[batch.index(action) + 1 :]:
-            if isinstance(later, PeerLost):
-                break
-            if isinstance(later, JobKilled):
-                killed.add(later.job_id)
-        assert killed == (set() if action.reason == "drained" else ran), f"I11: {killed} are blamed, {ran} ran"
+
+    def check_blame(self, event: Event, actions: list[Action]) -> None:
+        """I11: blamed are exactly the jobs that are known to have run on a process that is known to have died."""
+        expected = set()
+        for action in actions:
+            if isinstance(action, PeerLost):
+                peer = self._known[action.incarnation]
+                ran = {_job_of(task) for task, place in self._running.items() if place == action.incarnation}
+                if action.reason == "lease expired":
+                    self._silent[peer.pod_name] = (peer.process, set() if peer.draining else ran)
+                elif action.reason != "drained" and not peer.draining:
+                    expected |= ran
+        if isinstance(event, PeerRegistered) and any(isinstance(action, Welcome) for action in actions):
+            process, ran = self._silent.pop(event.pod_name, (None, set()))
+            if process is not None and event.process is not None and event.process.follows(process):
+                expected |= {job_id for job_id in ran if self._store[job_id].status is None and not self._ended[job_id]}
+        killed = {action.job_id for action in actions if isinstance(action, JobKilled)}
+        assert killed == expected, f"I11: {killed} are blamed, {expected} ran where a process died"
+        self._known = dict(self._core.peers)
 
     def released(self, action: ReleaseSlot, workers: Iterable[Worker], now: float) -> None:
         """I3: nobody whose report may still be heard is reading the slot."""
@@ -187,10 +203,15 @@ class Ledger:
         assert +core.counts == Counter(job.state for job in core.jobs.values())
         unfinished = [job for job in core.jobs.values() if not job.status.ended]
         assert core.unfinished == Counter((job.stage, job.shape) for job in unfinished)
-        assert core.waiting() == sum(job.status is JobStatus.QUEUED for job in core.jobs.values())
+        assert core.waiting() == sum(job.task is None for job in unfinished)
+        computed = [task for peer in core.peers.values() for task in peer.tasks.values() if task.begun is not None]
+        assert {key: begun.count for key, begun in core.running.items()} == Counter(
+            (task.stage, task.begun[1]) for task in computed
+        )
         for stage in Stage:
             able = (peer.capacity for peer in core.peers.values() if stage in peer.stages and peer.takes_tasks)
             assert core.capacity[stage] == sum(able)
+            assert core.capacity[stage] == sum(places for stages, places in core.places.items() if stage in stages)
         for peer in core.peers.values():
             kept = sum(output.stage is not Stage.DECODE for output in peer.outputs.values())
             assert peer.slots_used == kept + sum(task.slots for task in peer.tasks.values())

@@ -135,13 +135,22 @@ class Histories(RuleBasedStateMachine):
         generation = f"g{self.generation}"
         self.world.spawn(*roles, capacity=capacity, slots=slots, real_slots=real_slots, generation=generation)
 
-    @rule(index=_INDEX, arrive=st.integers(0, 3), respawn=st.booleans())
-    def kill(self, index: int, arrive: int, respawn: bool) -> None:
+    @rule(index=_INDEX, arrive=st.integers(0, 3), respawn=st.booleans(), uid=st.sampled_from(["", "", "another pod"]))
+    def kill(self, index: int, arrive: int, respawn: bool, uid: str) -> None:
         worker = self.pick(index)
         if worker is not None:
             self.world.kill(worker, arrive)
             if respawn:
-                self.world.respawn(worker)
+                self.world.respawn(worker, uid=uid)
+
+    @rule(index=_INDEX, uid=st.sampled_from(["", "another pod"]))
+    def replace_one_that_dies_unnoticed(self, index: int, uid: str) -> None:
+        """The end of its stream is heard of later, or never."""
+        worker = self.pick(index)
+        if worker is not None:
+            worker.alive = False
+            worker.lose_everything()
+            self.world.respawn(worker, uid=uid)
 
     @rule(index=_INDEX)
     def replace_a_dead_one(self, index: int) -> None:

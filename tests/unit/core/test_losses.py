@@ -183,13 +183,14 @@ def test_transfers_that_fail_because_their_producers_are_lost_fail_no_job(world:
 
 def test_a_task_that_only_waited_on_a_dead_worker_is_not_blamed(world: World) -> None:
     first, second = world.submit(), world.submit()
+    worker = world.spawn(ENCODE)
     for _ in range(4):
-        worker = world.spawn(ENCODE)
         assert len(worker.tasks) == (2 if world.store[first].kills < 2 else 1)
         if world.store[first].kills < 2:
             world.work_until(worker, Phase.RUNNING)
         world.kill(worker)
         world.advance(world.policy.lease * 2)
+        worker = world.respawn(worker)
     world.deliver_all()
     assert world.store[first].kind is FailureKind.POISON
     assert world.store[second].status is None
@@ -198,14 +199,80 @@ def test_a_task_that_only_waited_on_a_dead_worker_is_not_blamed(world: World) ->
 
 def test_i11_a_job_that_kills_its_worker_twice_is_failed_as_poison_and_spares_the_third(world: World) -> None:
     job = world.submit()
+    worker = world.spawn()
     for _ in range(2):
-        worker = world.spawn()
         world.work_until(worker, Phase.RUNNING)
         world.kill(worker)
-        world.advance(world.policy.lease * 2)
-    third = world.spawn()
+        worker = world.respawn(worker)
+    world.deliver_all()
     assert world.store[job].kind is FailureKind.POISON
-    assert not third.given
+    assert not worker.given
+
+
+@pytest.mark.parametrize("silences", [2, 5])
+def test_i11_silence_is_not_a_kill(world: World, silences: int) -> None:
+    job = world.submit()
+    for _ in range(silences):
+        away = world.spawn()
+        world.work_until(away, Phase.RUNNING)
+        away.frozen = True
+        world.advance(world.policy.lease + 0.1)
+    world.spawn()
+    world.run()
+    assert (world.store[job].status, world.store[job].kills) == (JobStatus.COMPLETED, 0)
+
+
+def test_i11_a_worker_that_falls_silent_and_comes_back_had_not_died(world: World) -> None:
+    job = world.submit()
+    worker = world.spawn()
+    for _ in range(3):
+        world.work_until(worker, Phase.RUNNING)
+        worker.frozen = True
+        world.advance(world.policy.lease + 0.1)
+        worker.frozen = False
+        world.run_round()  # it is told that it was given up
+        world.run_round()
+        world.deliver_all()
+    assert world.store[job].kills == 0
+    world.run()
+    assert world.store[job].status is JobStatus.COMPLETED
+
+
+def test_i11_a_process_that_follows_a_silent_one_in_its_pod_says_that_it_had_died(world: World) -> None:
+    """A model takes longer to load than a lease: else nobody who dies would ever be told from who is silent."""
+    job = world.submit()
+    worker = world.spawn()
+    for kills in (1, 2):
+        world.work_until(worker, Phase.RUNNING)
+        world.kill(worker)
+        world.advance(world.policy.lease * 3)
+        assert world.store[job].kills == kills - 1
+        worker = world.respawn(worker)
+        world.deliver_all()
+        assert world.store[job].kills == kills
+    assert world.store[job].kind is FailureKind.POISON
+
+
+def test_i11_a_pod_that_was_replaced_while_it_was_silent_may_have_been_taken_away(world: World) -> None:
+    job = world.submit()
+    worker = world.spawn()
+    for attempt in range(3):
+        world.work_until(worker, Phase.RUNNING)
+        world.kill(worker)
+        world.advance(world.policy.lease * 3)
+        worker = world.respawn(worker, uid=f"another pod {attempt}")
+    world.run()
+    assert (world.store[job].status, world.store[job].kills) == (JobStatus.COMPLETED, 0)
+
+
+def test_i11_a_job_during_which_a_worker_fell_silent_is_computed_alone(world: World) -> None:
+    worker = world.spawn(capacity=2)
+    world.submit()
+    world.work_until(worker, Phase.RUNNING)
+    worker.frozen = True
+    world.advance(world.policy.lease + 0.1)
+    world.spawn()
+    assert [action.alone for action in world.said(Execute)] == [False, True]
 
 
 def test_i11_a_job_during_which_a_worker_ended_is_computed_alone_so_that_no_neighbour_is_blamed(world: World) -> None:
@@ -227,15 +294,17 @@ def test_i11_a_job_during_which_a_worker_ended_is_computed_alone_so_that_no_neig
 
 def test_i11_the_count_of_kills_outlives_the_router(world: World) -> None:
     job = world.submit()
+    worker = world.spawn()
     for _ in range(2):
-        worker = world.spawn()
         world.advance(world.policy.settle)
         world.deliver_all()
         world.work_until(worker, Phase.RUNNING)
         world.kill(worker)
-        world.advance(world.policy.lease * 2)
+        worker = world.respawn(worker)
         world.deliver_all()
         world.restart_router()
+        world.tend(worker)
+        world.deliver_all()
     assert world.store[job].kind is FailureKind.POISON
 
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from diffusion_router.core import Execute, JobStatus, PeerLost, RefusalReason, Refuse, Stage
-from unit.core.workers import Phase
+from diffusion_router.core import (
+    CancelTask,
+    Execute,
+    FailureKind,
+    JobStatus,
+    PeerLost,
+    Process,
+    RefusalReason,
+    Refuse,
+    ReleaseSlot,
+    Stage,
+    StageResult,
+)
+from unit.core.workers import Phase, Where
 from unit.core.world import World
 
 ENCODE, DENOISE, DECODE = Stage
@@ -58,6 +72,112 @@ def test_a_new_incarnation_under_the_same_pod_name_replaces_the_old_one_at_once(
     new = world.respawn(old)
     assert [action.incarnation for action in world.said(PeerLost)] == [old.incarnation]
     assert [held.execute.job_id for held in new.tasks.values()] == [job]
+
+
+def test_i15_a_name_is_not_taken_from_a_worker_that_is_there(world: World) -> None:
+    worker = world.spawn(ENCODE)
+    job = world.submit()
+    world.work_until(worker, Phase.RUNNING)
+    stranger = world.respawn(worker, uid="another pod")
+    ((reason, message),) = refusals(world)
+    assert reason is RefusalReason.NAME_TAKEN
+    assert f"{worker.pod} is the name of a worker that is here" in message
+    assert list(world.core.peers) == [worker.incarnation]
+    world.cut(worker)
+    worker.alive = False
+    world.tend(stranger)
+    world.deliver_all()
+    assert list(world.core.peers) == [stranger.incarnation], "the other is gone"
+    assert [held.execute.job_id for held in stranger.tasks.values()] == [job]
+
+
+@pytest.mark.parametrize("process", [None, Process("uid of pod1", 0.0)])
+def test_i15_who_does_not_say_or_started_earlier_takes_no_name(world: World, process: Process | None) -> None:
+    worker = world.spawn(ENCODE)
+    assert worker.process == Process("uid of pod1", 1.0)
+    world.spawn(ENCODE, pod=worker.pod, process=process)
+    assert [reason for reason, _ in refusals(world)] == [RefusalReason.NAME_TAKEN]
+    assert list(world.core.peers) == [worker.incarnation]
+
+
+def test_i15_who_is_refused_changes_nothing(world: World) -> None:
+    worker, other = world.spawn(ENCODE), world.spawn(DENOISE)
+    before = (dict(world.core.peers), world.core.revision)
+    late = {"process": Process("uid of pod1", 99.0), "pod": worker.pod}
+    world.spawn(ENCODE, mode="another", **late)
+    world.spawn(ENCODE, capacity=0, **late)
+    world.spawn(ENCODE, capacity=10**6, **late)
+    world.spawn(ENCODE, slots=10**9, **late)
+    assert [reason for reason, _ in refusals(world)] == [RefusalReason.INCOMPATIBLE] * 4
+    assert (dict(world.core.peers), world.core.revision) == before
+    assert not list(world.said(PeerLost))
+    assert world.core.peers[other.incarnation].takes_tasks
+
+
+def test_i15_tasks_and_outputs_that_this_life_gave_to_another_are_not_believed(world: World) -> None:
+    worker = world.spawn(ENCODE)
+    job = world.submit()
+    world.work_until(worker, Phase.RUNNING)
+    stranger = world.spawn(ENCODE, attach=False)
+    (task,) = worker.tasks.values()
+    stranger.tasks[task.execute.task_id] = replace(task, content="claimed")
+    made = Where(stranger.incarnation, f"{job}.encode.7.e1", "g1", "claimed")
+    stranger.outputs[made.task_id] = StageResult(made.task_id, job, ENCODE, made)
+    stranger.attach()
+    world.deliver_up(stranger)
+    assert world.core.jobs[job].task.incarnation == worker.incarnation
+    assert not world.core.peers[stranger.incarnation].tasks
+    assert [action.task_id for action in world.said(CancelTask)] == [task.execute.task_id]
+    assert [action.task_id for action in world.said(ReleaseSlot)] == [made.task_id]
+
+
+def test_i13_a_peer_whose_task_does_not_stop_is_stalled_and_gives_back_what_waits(world: World) -> None:
+    worker, other = world.spawn(DENOISE), world.spawn(ENCODE)
+    first = world.submit(deadline=5.0)
+    second = world.submit()
+    world.run_to(worker, Phase.RUNNING)
+    for _ in range(4):
+        world.work(other)
+        world.deliver_all()
+    assert len(worker.tasks) == 2, "one runs and hangs, one waits behind it"
+    world.advance(5.1)
+    world.deliver_all()
+    assert world.store[first].kind is FailureKind.DEADLINE
+    assert world.core.peers[worker.incarnation].state.value == "ready"
+    world.advance(world.policy.stall)
+    assert world.core.peers[worker.incarnation].state.value == "stalled"
+    world.deliver_all()
+    assert [held.execute.job_id for held in worker.tasks.values()] == [first], "it hangs; the other was given back"
+    assert world.core.jobs[second].task is None
+    third = world.spawn(DENOISE)
+    assert [held.execute.job_id for held in third.tasks.values()] == [second]
+    world.work(worker)  # it stops at last
+    world.deliver_all()
+    assert world.core.peers[worker.incarnation].state.value == "ready"
+
+
+def test_i13_what_was_cut_off_while_its_peer_was_stalled_is_given_back_all_the_same(world: World) -> None:
+    worker, other = world.spawn(DENOISE), world.spawn(ENCODE)
+    world.submit(deadline=5.0)
+    second = world.submit()
+    world.run_to(worker, Phase.RUNNING)
+    for _ in range(4):
+        world.work(other)
+        world.deliver_all()
+    world.advance(5.1)
+    world.deliver_all()
+    world.cut(worker)
+    policy = world.policy
+    for _ in range(int(policy.stall / (policy.lease / 2)) + 1):
+        worker.attach()
+        world.deliver_up(worker)
+        world.cut(worker)
+        world.advance(policy.lease / 2)
+    worker.attach()
+    world.deliver_all()
+    assert world.core.peers[worker.incarnation].state.value == "stalled"
+    assert world.core.jobs[second].task is None
+    assert [held.execute.job_id for held in worker.tasks.values()] != [second]
 
 
 def test_a_silent_peer_is_suspect_and_gets_no_tasks_until_its_lease_ends(world: World) -> None:

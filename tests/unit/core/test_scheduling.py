@@ -252,22 +252,3 @@ def test_a_job_that_waits_for_the_peer_with_its_input_goes_elsewhere_once_that_t
     assert job.task is None, "there is nobody else"
     other = world.spawn(DENOISE)
     assert job.task.incarnation == other.incarnation
-
-
-def test_the_predicted_wait_is_learnt_from_the_busiest_role() -> None:
-    world = World()
-    split(world, denoisers=2)
-    assert world.core.predicted_wait() == 0.0
-    for stage, seconds in ((ENCODE, 1.0), (DENOISE, 10.0), (DECODE, 2.0)):
-        world.core.estimates.learn(stage, "64x64", seconds)
-    for _ in range(6):
-        world.submit(shape="64x64")
-    assert world.core.predicted_wait() == pytest.approx(6 * 10.0 / 2)
-    assert world.core.waiting() == 4, "two have begun to be encoded"
-
-
-def test_a_shape_that_was_not_seen_counts_like_the_average_of_its_stage() -> None:
-    world = World()
-    world.core.estimates.learn(DENOISE, "64x64", 4.0)
-    world.submit(shape="128x128")
-    assert world.core.predicted_wait() == pytest.approx(4.0)

@@ -17,6 +17,7 @@ from diffusion_router.core import (
     InputReceived,
     PeerHeartbeat,
     PeerRegistered,
+    Process,
     Progressed,
     RefusalReason,
     Refuse,
@@ -100,6 +101,9 @@ class Worker:
     frozen: bool = False
     draining: bool = False
     refused: str = ""
+    taken: int = 0
+    """Times that it was told that its name is another's."""
+    process: Process | None = None
     # Whether it says which outputs its tasks read, as those of older versions don't.
     says_inputs: bool = True
     tasks: dict[str, Held] = field(default_factory=dict)
@@ -145,6 +149,7 @@ class Worker:
             capacity=self.capacity,
             slots=self.slots,
             draining=self.draining,
+            process=self.process,
             tasks=tuple(held),
             outputs=tuple(self.outputs.values()),
         )
@@ -179,6 +184,9 @@ class Worker:
             case Refuse(reason=RefusalReason.FENCED):
                 self.lose_everything()
                 self.incarnation = next_incarnation()
+                self.stream = None
+            case Refuse(reason=RefusalReason.NAME_TAKEN):
+                self.taken += 1
                 self.stream = None
             case Refuse():
                 self.refused = command.message

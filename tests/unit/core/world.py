@@ -29,6 +29,7 @@ from diffusion_router.core import (
     PeerLost,
     PeerRegistered,
     Policy,
+    Process,
     Refuse,
     ReleaseSlot,
     Stage,
@@ -38,7 +39,7 @@ from diffusion_router.core import (
 from unit.core.ledger import Ledger, StoredJob
 from unit.core.workers import Phase, Stream, Worker
 
-POLICY = Policy(lease=6.0, settle=2.0, grace=4.0)
+POLICY = Policy(lease=6.0, settle=2.0, grace=4.0, stall=5.0)
 FAR = 1e9
 
 
@@ -48,6 +49,7 @@ class World:
         self.now = 0.0
         self.life = 0
         self.names = 0
+        self.starts = 0
         self.store: dict[str, StoredJob] = {}
         self.workers: list[Worker] = []
         # All that the router ever said.
@@ -79,10 +81,11 @@ class World:
         self.ledger.before(event)
         actions = self.core.handle(event, self.now)
         self.log += actions
+        self.ledger.check_blame(event, actions)
         if isinstance(event, PeerRegistered):
             self.ledger.adopted(event)
         for action in actions:
-            self._carry_out(action, actions)
+            self._carry_out(action)
         self.ledger.check_credits()
         self.ledger.check_jobs()
         self.ledger.check_sums()
@@ -90,7 +93,7 @@ class World:
         self.ledger.check_nothing_is_overlooked()
         return actions
 
-    def _carry_out(self, action: Action, batch: list[Action]) -> None:
+    def _carry_out(self, action: Action) -> None:
         match action:
             case Execute():
                 stream = self.streams.get(action.incarnation)
@@ -106,7 +109,7 @@ class World:
             case Welcome() | Refuse():
                 self._send(action.incarnation, action)
             case PeerLost():
-                self.ledger.lost(action, batch, self.now)
+                self.ledger.lost(action, self.now)
                 stream = self.streams.pop(action.incarnation, None)
                 if stream is not None:
                     stream.router_open = False
@@ -150,7 +153,10 @@ class World:
 
     def spawn(self, *stages: Stage, attach: bool = True, pod: str = "", **settings: object) -> Worker:
         """A worker of these roles (all, if none is named)."""
-        worker = Worker(pod or self.name("pod"), self.name("i"), frozenset(stages or Stage))
+        pod = pod or self.name("pod")
+        self.starts += 1
+        settings.setdefault("process", Process(f"uid of {pod}", self.starts))
+        worker = Worker(pod, self.name("i"), frozenset(stages or Stage))
         if "slots" in settings:
             settings.setdefault("real_slots", settings["slots"])
         worker = replace(worker, prefetch=self.policy.prefetch, **settings)  # type: ignore[arg-type]
@@ -211,9 +217,11 @@ class World:
         worker.alive = False
         worker.lose_everything()
 
-    def respawn(self, worker: Worker, *, attach: bool = True) -> Worker:
-        """A new process in the same pod."""
+    def respawn(self, worker: Worker, *, attach: bool = True, uid: str = "") -> Worker:
+        """A new process in the same pod; uid: in another one of the same name."""
         same = {"generation": worker.generation, "capacity": worker.capacity, "slots": worker.slots}
+        if uid:
+            same["process"] = Process(uid, self.starts + 1)
         return self.spawn(*worker.stages, pod=worker.pod, attach=attach, real_slots=worker.real_slots, **same)
 
     def fail_task(self, worker: Worker, index: int, kind: FailureKind) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.responses import JSONResponse
 
-from diffusion_router.admission import IdempotencyConflict, QueueFull
+from diffusion_router.admission import IdempotencyConflict, Refused, TooLate
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
 from diffusionpipeline.v1 import job_pb2, stage_pb2
@@ -54,14 +54,11 @@ def translate(error: Exception) -> ApiError | None:
             return error
         case InvalidField():
             return ApiError(400, str(error), code=error.code, param=error.field)
-        case QueueFull():
-            seconds = retry_after_seconds(error.retry_after)
-            return ApiError(
-                429,
-                f"The queue is full. A place is expected to be free in {seconds} s",
-                code="queue_full",
-                headers={"Retry-After": str(seconds)},
-            )
+        case Refused():
+            code = "too_late" if isinstance(error, TooLate) else "queue_full"
+            headers = {"Retry-After": str(retry_after_seconds(error.retry_after))}
+            param = "timeout_seconds" if isinstance(error, TooLate) else None
+            return ApiError(429, str(error), code=code, param=param, headers=headers)
         case IdempotencyConflict():
             return ApiError(422, str(error), code="idempotency_conflict", param="Idempotency-Key")
         case ArtifactNotFound() | InvalidKey():

@@ -78,6 +78,7 @@ class Generation(job_pb2_grpc.JobServiceServicer):
             model=model,
             idempotency_key=request.idempotency_key or None,
             timeout=request.timeout_seconds or None,
+            accept_late=request.accept_late,
         )
         return jobs[0]
 

@@ -85,6 +85,7 @@ def request_fields(kind: Kind, limits: Limits) -> dict[str, Field]:
         ("true_cfg_scale", KINDS, Number("Guidance by the negative prompt, of models with two kinds", 0, 1000)),
         ("model_args", KINDS, Arguments("Arguments that only this family of models has", _RESERVED)),
         ("timeout_seconds", KINDS, Seconds("The deadline, from now", limits.max_seconds)),
+        ("accept_late", KINDS, Switch("Accepted although it is predicted to end after its deadline")),
         ("user", KINDS, Text("Accepted for OpenAI's clients; not kept", 1024)),
         ("safety_identifier", KINDS, Text("Accepted for OpenAI's clients; not kept", 1024)),
         ("quality", pictures, Choice("Set `num_inference_steps` instead", ("auto", "standard"))),

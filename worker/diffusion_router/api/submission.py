@@ -59,7 +59,11 @@ class Api:
                 file = stage_pb2.InputFile(name=picture.argument, key=kept[-1], media_type=picture.media_type)
                 generation.parameters.inputs.append(file)
             jobs = await self.service.submit(
-                generation.jobs(), model=model, idempotency_key=key, timeout=generation.timeout
+                generation.jobs(),
+                model=model,
+                idempotency_key=key,
+                timeout=generation.timeout,
+                accept_late=generation.accept_late,
             )
         except BaseException:
             self._discard(kept)

@@ -21,6 +21,7 @@ class Request:
     model: str | None
     as_url: bool
     timeout: float | None
+    accept_late: bool
 
     def jobs(self) -> list[stage_pb2.JobParameters]:
         """One job a picture; seeds rise by one, if there is a seed."""
@@ -124,6 +125,7 @@ class RequestReader:
             model=checked.get("model"),
             as_url=checked.get("response_format") == "url",
             timeout=checked.get("timeout_seconds"),
+            accept_late=checked.get("accept_late", False),
         )
 
     def _set_length(self, parameters: stage_pb2.JobParameters, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
     Action,
     CancelRequested,
@@ -23,6 +24,7 @@ from diffusion_router.core.events import (
     PeerLost,
     PeerRegistered,
     Policy,
+    Process,
     Progressed,
     RefusalReason,
     Refuse,
@@ -64,6 +66,8 @@ __all__ = [
     "PeerRegistered",
     "PeerState",
     "Policy",
+    "Prediction",
+    "Process",
     "Progressed",
     "RefusalReason",
     "Refuse",

@@ -11,11 +11,11 @@ from collections import Counter
 from itertools import count
 from typing import Final, Generic
 
-from diffusion_router.core.estimates import Estimates
+from diffusion_router.core.estimates import Begun, Estimates
 from diffusion_router.core.events import Action, CancelTask, Policy, R, Stage
 from diffusion_router.core.lifecycle import JobState, Move, after
 from diffusion_router.core.scheduler import Scheduler
-from diffusion_router.core.state import Encoding, Job, Output, Peer, Task
+from diffusion_router.core.state import Encoding, Job, Output, Peer, Silent, Task
 
 # Entries beyond twice the number of jobs that a queue of times may have.
 _SWEEP: Final = 1024
@@ -32,6 +32,8 @@ class Book(Generic[R]):
         self.jobs: dict[str, Job[R]] = {}
         self.peers: dict[str, Peer[R]] = {}
         self.fenced: dict[str, float] = {}
+        self.silent: dict[str, Silent] = {}
+        """By pod name, what a peer ran that was lost because it was silent."""
         self.revision = 0
         """Rises with every change of the list of peers."""
         self.counts: Counter[JobState] = Counter()
@@ -40,13 +42,19 @@ class Book(Generic[R]):
         """Jobs that have not ended, by stage and shape."""
         self.capacity = dict.fromkeys(Stage, 0)
         """Of the peers that take tasks."""
+        self.places: Counter[frozenset[Stage]] = Counter()
+        """The same, by all that a peer does."""
         self.estimates = Estimates()
+        self.running: dict[tuple[Stage, str], Begun] = {}
+        """Tasks that compute."""
         self.scheduler: Scheduler[R] = Scheduler(self.jobs, self.peers)
         self.actions: list[Action[R]] = []
         # Times at which a lease may end, a deadline passes, a job that was held back is ready.
         self.leases: list[tuple[float, str]] = []
         self.deadlines: list[tuple[float, str]] = []
         self.delayed: list[tuple[float, str]] = []
+        # Tasks that were told to stop: when their peer is stalled, and where they are.
+        self.stopping: list[tuple[float, str, str]] = []
         # Readers that go by themselves: when, order, what they read, who they are.
         self.passing: list[tuple[float, int, Output[R], str]] = []
         # Tasks of an earlier life: by the task whose output they read; those that do not say, by job.
@@ -135,6 +143,9 @@ class Book(Generic[R]):
             self._counted[peer.incarnation] = capacity
         for stage in peer.stages:
             self.capacity[stage] += more
+        self.places[peer.stages] += more
+        if not self.places[peer.stages]:
+            del self.places[peer.stages]
         self.scheduler.seat(peer)
 
     def hear(self, incarnation: str) -> Peer[R] | None:
@@ -164,7 +175,11 @@ class Book(Generic[R]):
         task = peer.tasks.pop(task_id, None)
         if task is not None:
             peer.slots_used -= task.slots
+            self.stop(task)
             self.scheduler.changed(peer)
+            if task_id in peer.stalled:
+                peer.stalled.discard(task_id)
+                self.changed(peer)
         return task
 
     def begin(self, peer: Peer[R], task: Task[R]) -> None:
@@ -172,12 +187,41 @@ class Book(Generic[R]):
         if not task.started:
             task.started = True
             self.scheduler.waits_change(peer)
+            job = self.jobs.get(task.job_id)
+            if job is not None:
+                task.begun = (self.now, job.shape)
+                begun = self.running.setdefault((task.stage, job.shape), Begun())
+                begun.count += 1
+                begun.since += self.now
+
+    def stop(self, task: Task[R]) -> None:
+        """It computes no more."""
+        if task.begun is not None:
+            at, shape = task.begun
+            task.begun = None
+            begun = self.running[task.stage, shape]
+            begun.count -= 1
+            begun.since -= at
+            if not begun.count:
+                del self.running[task.stage, shape]
 
     def cancel(self, task: Task[R]) -> None:
         """Told to stop; its credit comes back with its report."""
+        if not task.abandoned:
+            self._watch_stop(task)
         task.abandoned = True
         self._relist(task)
         self.emit(CancelTask(task.incarnation, task.id))
+
+    def _watch_stop(self, task: Task[R]) -> None:
+        if len(self.stopping) > 2 * len(self.jobs) + _SWEEP:
+            self.stopping = [entry for entry in self.stopping if self._owns(*entry[1:])]
+            heapq.heapify(self.stopping)
+        heapq.heappush(self.stopping, (self.now + self.policy.stall, task.incarnation, task.id))
+
+    def _owns(self, incarnation: str, task_id: str) -> bool:
+        peer = self.peers.get(incarnation)
+        return peer is not None and task_id in peer.tasks
 
     def ask_back(self, task: Task[R]) -> None:
         """Unless it has started meanwhile."""

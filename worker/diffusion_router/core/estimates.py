@@ -1,45 +1,144 @@
-"""How long stages take, learnt as they end, and what that says about the wait of the next job."""
+"""How long stages take, learnt as they end, and what that says about jobs that are accepted now.
+
+A stage that has ended is known by its shape; one that has not is taken to need as much as others of its stage, then as
+other stages, but never less than it has already taken. What waits is worked off as fluid would be: of every set of
+stages, all work that is left must go through the peers that do any of them, and the set that takes longest is what a
+newcomer waits for. So roles that share peers are not counted as if each had them alone.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 from diffusion_router.core.events import Stage
 
 _WEIGHT: Final = 0.2
 _MAX_SHAPES: Final = 1024
+# Of a stage of which nothing is known, and of no other either: enough to tell a client to come back.
+_UNKNOWN: Final = 1.0
+_SETS: Final = [frozenset(some) for size in (1, 2, 3) for some in combinations(Stage, size)]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds until a job would have passed all queues, and until it would have ended. `known`: some stage has been
+    timed, so that it is more than a guess."""
+
+    wait: float
+    end: float
+    known: bool
+
+
+class Begun:
+    """Tasks of one stage and shape that are computed: how many, and how long they have been, in all."""
+
+    __slots__ = ("count", "since")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.since = 0.0
+
+    def elapsed(self, now: float) -> float:
+        return self.count * now - self.since
+
+
+Load = Mapping[tuple[Stage, str], int]
+Running = Mapping[tuple[Stage, str], Begun]
 
 
 class Estimates:
-    """Moving averages of stage seconds by stage and shape, with the stage's overall average for shapes not yet seen."""
+    """Moving averages of stage seconds by stage and shape, and by stage for shapes not yet seen."""
 
     def __init__(self) -> None:
         self._by_shape: dict[tuple[Stage, str], float] = {}
         self._by_stage: dict[Stage, float] = {}
+        self._supposed: dict[tuple[Stage, str], float] = {}
+        """By how far tasks have come that have not ended."""
 
     def learn(self, stage: Stage, shape: str, seconds: float) -> None:
+        """What a worker says; a time that is none is not learnt."""
+        if not (math.isfinite(seconds) and seconds >= 0):
+            return
         key = (stage, shape)
-        if key not in self._by_shape and len(self._by_shape) >= _MAX_SHAPES:
-            self._by_shape.pop(next(iter(self._by_shape)))
+        self._supposed.pop(key, None)
+        _make_room(self._by_shape, key)
         self._by_shape[key] = _mix(self._by_shape.get(key), seconds)
         self._by_stage[stage] = _mix(self._by_stage.get(stage), seconds)
 
+    def suppose(self, stage: Stage, shape: str, seconds: float) -> None:
+        """One that is under way is going to take about that long, if none of its kind has ended yet."""
+        key = (stage, shape)
+        if key not in self._by_shape:
+            _make_room(self._supposed, key)
+            self._supposed[key] = seconds
+
+    @property
+    def known(self) -> bool:
+        return bool(self._by_stage or self._supposed)
+
     def seconds(self, stage: Stage, shape: str) -> float:
-        """0.0 until the first such stage has ended."""
-        return self._by_shape.get((stage, shape), self._by_stage.get(stage, 0.0))
+        """Never 0 for want of knowledge."""
+        key = (stage, shape)
+        found = self._by_shape.get(key, self._supposed.get(key, self._by_stage.get(stage)))
+        if found is not None:
+            return found
+        others = [*self._by_stage.values(), *self._supposed.values()]
+        return max(others, default=_UNKNOWN)
 
-    def wait(self, jobs: Mapping[tuple[Stage, str], int], capacity: Mapping[Stage, int]) -> float:
-        """Seconds until a job accepted now would have passed the busiest role's queue.
+    def predict(
+        self,
+        shape: str,
+        count: int,
+        *,
+        load: Load,
+        running: Running,
+        capacity: Mapping[frozenset[Stage], int],
+        now: float,
+    ) -> Prediction:
+        """Of the last of `count` jobs of this shape that would be accepted now.
 
-        jobs: how many there are, by the stage that they have come to and their shape.
+        load: unfinished jobs by the stage that they have come to and their shape. running: what of it is computed.
+        capacity: how many tasks all peers of the same stages run at once.
         """
-        work = dict.fromkeys(Stage, 0.0)
-        for (reached, shape), count in jobs.items():
+        work, ahead = dict.fromkeys(Stage, 0.0), dict.fromkeys(Stage, 0)
+        newer = (Stage.ENCODE, shape, count - 1)
+        for reached, of_shape, jobs in [*((*key, jobs) for key, jobs in load.items()), newer]:
             for stage in Stage:
                 if stage >= reached:
-                    work[stage] += count * self.seconds(stage, shape)
-        return max(work[stage] / max(1, capacity.get(stage, 0)) for stage in Stage)
+                    work[stage] += jobs * self._at_least(stage, of_shape, running, now)
+                    ahead[stage] += jobs
+        for (stage, of_shape), begun in running.items():
+            # Of a job that has ended meanwhile nothing was counted, so no more than there is is taken off.
+            done = min(begun.elapsed(now), begun.count * self._at_least(stage, of_shape, running, now))
+            work[stage] = max(0.0, work[stage] - done)
+        own = sum(self._at_least(stage, shape, running, now) for stage in Stage)
+        wait = max(_through(some, work, ahead[max(some)], capacity) for some in _SETS)
+        return Prediction(wait, wait + own, self.known)
+
+    def _at_least(self, stage: Stage, shape: str, running: Running, now: float) -> float:
+        seconds = self.seconds(stage, shape)
+        begun = running.get((stage, shape))
+        if (stage, shape) in self._by_shape or begun is None or not begun.count:
+            return seconds
+        return max(seconds, begun.elapsed(now) / begun.count)
+
+
+def _through(
+    stages: frozenset[Stage], work: Mapping[Stage, float], ahead: int, capacity: Mapping[frozenset[Stage], int]
+) -> float:
+    """Seconds until a newcomer's turn where these stages are all that takes time; `ahead` jobs have some of it left."""
+    places = max(1, sum(number for able, number in capacity.items() if able & stages))
+    # Whoever finds a place free does not wait, and of those who share all places each frees one after another.
+    return sum(work[stage] for stage in stages) / places * max(0.0, 1 - (places - 1) / ahead) if ahead else 0.0
+
+
+def _make_room(known: dict[tuple[Stage, str], float], key: tuple[Stage, str]) -> None:
+    if key not in known and len(known) >= _MAX_SHAPES:
+        known.pop(next(iter(known)))
 
 
 def _mix(old: float | None, new: float) -> float:

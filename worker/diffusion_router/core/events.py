@@ -58,6 +58,19 @@ class RefusalReason(IntEnum):
 
     FENCED = 1
     INCOMPATIBLE = 2
+    NAME_TAKEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Which process a worker is: of which pod (or machine), and when it started by that one's clock."""
+
+    pod: str
+    started: float
+
+    def follows(self, other: Process) -> bool:
+        """Whether it is a later one of the same pod, so that the other is dead."""
+        return self.pod == other.pod and self.started > other.started
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +136,8 @@ class PeerRegistered(Generic[R]):
     capacity: int = 1
     slots: int = 64
     draining: bool = False
+    process: Process | None = None
+    """None: an older worker, which does not say."""
     tasks: tuple[HeldTask, ...] = ()
     outputs: tuple[StageResult[R], ...] = ()
 
@@ -248,7 +263,7 @@ class PeerLost:
 
 @dataclass(frozen=True, slots=True)
 class JobKilled:
-    """A worker ended while it ran this job: to be written down, so that I11 outlives the router."""
+    """A worker died while it ran this job: to be written down, so that I11 outlives the router."""
 
     job_id: str
     kills: int
@@ -280,6 +295,10 @@ class Policy:
     lease: float = 15.0
     settle: float = 5.0
     """After a router's start: how long restored jobs wait for workers to say what they hold."""
+    stall: float = 60.0
+    """How long after it was told to stop a task may go on before its peer counts as stalled."""
+    max_capacity: int = 1024
+    """Tasks that any peer could run at once, and slots that any pool could have (64 times as many)."""
     grace: float = 10.0
     """How long after fencing a lost consumer may still read a slot."""
     prefetch: int = 1

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from diffusion_router.core import jobs, membership, outputs, sharing, tasks
 from diffusion_router.core.book import Book
+from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
     Action,
     CancelRequested,
@@ -34,8 +35,8 @@ from diffusion_router.core.events import (
     StageFailed,
     Tick,
 )
-from diffusion_router.core.lifecycle import JobState, Move
-from diffusion_router.core.state import Job, Peer
+from diffusion_router.core.lifecycle import Move
+from diffusion_router.core.state import Job, Loss, Peer
 
 _LATER_FIRST: Final = sorted(Stage, reverse=True)
 
@@ -73,16 +74,18 @@ class Core(Book[R]):
 
     def wakeup(self) -> float | None:
         """When the next Tick is due, if nothing else happens first."""
-        queues: tuple[list[Any], ...] = (self.leases, self.deadlines, self.delayed, self.passing)
+        queues: tuple[list[Any], ...] = (self.leases, self.deadlines, self.delayed, self.stopping, self.passing)
         return min([queue[0][0] for queue in queues if queue], default=None)
 
     def waiting(self) -> int:
-        """Accepted jobs of which no stage has been started."""
-        return self.counts[JobState.QUEUED]
+        """Accepted jobs that have not ended and of which no task is under way."""
+        return sum(jobs for state, jobs in self.counts.items() if not (state.has_task or state.status.ended))
 
-    def predicted_wait(self) -> float:
-        """Seconds that a job accepted now would wait in queues."""
-        return self.estimates.wait(self.unfinished, self.capacity)
+    def predict(self, now: float, shape: str = "", count: int = 1) -> Prediction:
+        """What `count` jobs of this shape that were accepted now would go through."""
+        return self.estimates.predict(
+            shape, count, load=self.unfinished, running=self.running, capacity=self.places, now=max(self.now, now)
+        )
 
     # ------------------------------------------------------------ jobs
 
@@ -117,9 +120,7 @@ class Core(Book[R]):
     def _drained(self, event: PeerDrained) -> None:
         peer = self.peers.get(event.incarnation)
         if peer is not None:
-            for task in peer.tasks.values():
-                task.started = False  # handed back: its job is not to blame
-            membership.lose(self, peer, "drained")
+            membership.lose(self, peer, "drained", Loss.LEFT)
 
     # ------------------------------------------------------------ tasks
 
@@ -163,7 +164,7 @@ class Core(Book[R]):
             if peer is None:
                 continue
             if peer.lease_until <= self.now:
-                membership.lose(self, peer, "lease expired")
+                membership.fall_silent(self, peer)
             else:
                 self.watch_lease(peer)
         while self.deadlines and self.deadlines[0][0] <= self.now:
@@ -171,6 +172,9 @@ class Core(Book[R]):
             if job is not None:
                 text = f"not finished by its deadline ({job.stage.name})"
                 jobs.end(self, job, Move.FAILED, FailureKind.DEADLINE, text)
+        while self.stopping and self.stopping[0][0] <= self.now:
+            _, incarnation, task_id = heapq.heappop(self.stopping)
+            membership.stall(self, incarnation, task_id)
         outputs.pass_time(self)
         while self.delayed and self.delayed[0][0] <= self.now:
             job = self.jobs.get(heapq.heappop(self.delayed)[1])

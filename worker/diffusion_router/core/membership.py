@@ -10,44 +10,98 @@ from __future__ import annotations
 from diffusion_router.core import jobs, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
+    CancelTask,
     HeldTask,
     PeerLost,
     PeerRegistered,
+    Process,
     R,
     RefusalReason,
     Refuse,
+    ReleaseSlot,
     Stage,
     StageResult,
     Welcome,
 )
 from diffusion_router.core.lifecycle import HELD, Move
-from diffusion_router.core.state import Job, Output, Peer, StageRecord, Task, slots_needed
+from diffusion_router.core.state import Job, Loss, Output, Peer, Silent, StageRecord, Task, slots_needed
 
 
 def register(book: Book[R], event: PeerRegistered[R]) -> None:
-    if event.incarnation in book.fenced:
-        text = "the lease of this incarnation ran out and its work was given to others; come back as a new one"
-        book.emit(Refuse(event.incarnation, RefusalReason.FENCED, text))
+    """Who is refused changes nothing: all checks come before anybody gives way (I15)."""
+    refusal = _refusal(book, event)
+    if refusal is not None:
+        book.emit(refusal)
         return
-    for other in list(book.peers.values()):
-        if event.pod_name and other.pod_name == event.pod_name and other.incarnation != event.incarnation:
-            lose(book, other, f"replaced by a new incarnation of {event.pod_name}")
-    refusal = _incompatibility(book, event)
-    if refusal:
-        book.emit(Refuse(event.incarnation, RefusalReason.INCOMPATIBLE, refusal))
-        return
+    for other in _namesakes(book, event):
+        loss = Loss.LEFT if other.draining else Loss.DIED
+        lose(book, other, f"replaced by a new incarnation of {event.pod_name}", loss)
+    _learn_of_the_silent(book, event)
     peer = book.peers.get(event.incarnation) or _admit(book, event)
     peer.connected, peer.draining = True, event.draining
     book.hear(peer.incarnation)
     book.changed(peer)
     book.emit(Welcome(peer.incarnation))
     _forget_what_is_gone(book, peer, event)
+    # What this life of the router has given, it knows; only of an earlier one is a worker's word taken.
     for held in event.tasks:
         if held.task_id not in peer.tasks:
-            _adopt_task(book, peer, held)
+            if _is_of_this_life(book, held.task_id):
+                book.emit(CancelTask(peer.incarnation, held.task_id))
+            else:
+                _adopt_task(book, peer, held)
     for result in event.outputs:
         if result.task_id not in peer.outputs:
-            _adopt_output(book, peer, result)
+            if _is_of_this_life(book, result.task_id):
+                book.emit(ReleaseSlot(peer.incarnation, result.task_id))
+            else:
+                _adopt_output(book, peer, result)
+    _relieve(book, peer)
+
+
+def _refusal(book: Book[R], event: PeerRegistered[R]) -> Refuse | None:
+    if event.incarnation in book.fenced:
+        text = "the lease of this incarnation ran out and its work was given to others; come back as a new one"
+        return Refuse(event.incarnation, RefusalReason.FENCED, text)
+    if text := _incompatibility(book, event):
+        return Refuse(event.incarnation, RefusalReason.INCOMPATIBLE, text)
+    for other in _namesakes(book, event):
+        if other.connected and not _follows(event.process, other.process):
+            text = (
+                f"{event.pod_name} is the name of a worker that is here. If that one is gone, this is found out within "
+                f"{book.policy.lease:g} s"
+            )
+            return Refuse(event.incarnation, RefusalReason.NAME_TAKEN, text)
+    return None
+
+
+def _namesakes(book: Book[R], event: PeerRegistered[R]) -> list[Peer[R]]:
+    """Other incarnations of this pod name, which has one process at a time."""
+    return [
+        other
+        for other in book.peers.values()
+        if event.pod_name and other.pod_name == event.pod_name and other.incarnation != event.incarnation
+    ]
+
+
+def _follows(process: Process | None, other: Process | None) -> bool:
+    return process is not None and other is not None and process.follows(other)
+
+
+def _learn_of_the_silent(book: Book[R], event: PeerRegistered[R]) -> None:
+    """Whether whoever fell silent under this name had died: only another process in the same pod says so. One that
+    comes back lives, and a pod that was replaced may have been taken away with its node."""
+    silent = book.silent.pop(event.pod_name, None)
+    if silent is None or not _follows(event.process, silent.process):
+        return
+    for job_id in silent.job_ids:
+        job = book.jobs.get(job_id)
+        if job is not None and not job.status.ended:
+            tasks.blame(book, job)
+
+
+def _is_of_this_life(book: Book[R], task_id: str) -> bool:
+    return task_id.rpartition(".")[2] == book.epoch
 
 
 def _admit(book: Book[R], event: PeerRegistered[R]) -> Peer[R]:
@@ -61,6 +115,7 @@ def _admit(book: Book[R], event: PeerRegistered[R]) -> Peer[R]:
         capacity=event.capacity,
         slots=event.slots,
         prefetch=book.policy.prefetch,
+        process=event.process,
         lease_until=book.now + book.policy.lease,
     )
     book.peers[peer.incarnation] = peer
@@ -68,7 +123,34 @@ def _admit(book: Book[R], event: PeerRegistered[R]) -> Peer[R]:
     return peer
 
 
-def lose(book: Book[R], peer: Peer[R], reason: str) -> None:
+def fall_silent(book: Book[R], peer: Peer[R]) -> None:
+    """Nothing was heard of it for a lease. That costs time, and is no kill: it may be a network that is cut."""
+    computed = tuple(task.job_id for task in peer.tasks.values() if task.started and not task.abandoned)
+    lose(book, peer, "lease expired", Loss.LEFT if peer.draining else Loss.SILENT)
+    book.silent.pop(peer.pod_name, None)
+    if computed and not peer.draining:
+        book.silent[peer.pod_name] = Silent(peer.process, computed)
+        while len(book.silent) > book.policy.max_fenced:
+            del book.silent[next(iter(book.silent))]
+
+
+def stall(book: Book[R], incarnation: str, task_id: str) -> None:
+    """A task was told to stop, and did not in time: what waits behind it is better done elsewhere (I13)."""
+    peer = book.peers.get(incarnation)
+    if peer is None or task_id not in peer.tasks:
+        return
+    peer.stalled.add(task_id)
+    book.changed(peer)
+    _relieve(book, peer)
+
+
+def _relieve(book: Book[R], peer: Peer[R]) -> None:
+    for task in peer.tasks.values() if peer.stalled else ():
+        if not (task.started or task.abandoned or task.revoked):
+            book.ask_back(task)
+
+
+def lose(book: Book[R], peer: Peer[R], reason: str, loss: Loss) -> None:
     """Fences an incarnation; what it ran is tried elsewhere, what it kept is made anew where it is still needed."""
     del book.peers[peer.incarnation]
     book.changed(peer)
@@ -80,7 +162,8 @@ def lose(book: Book[R], peer: Peer[R], reason: str) -> None:
         output.lost = True
         sharing.forget(book, output)
     for task in peer.tasks.values():
-        tasks.lose(book, task)
+        book.stop(task)
+        tasks.lose(book, task, loss)
     for output in peer.outputs.values():
         book.drop(output)
         jobs.input_gone(book, output)
@@ -91,6 +174,12 @@ def _incompatibility(book: Book[R], event: PeerRegistered[R]) -> str:
         return f"{event.pod_name} registers without a role: start it with --role encoder, denoiser or decoder"
     if event.capacity < 1:
         return f"{event.pod_name} registers with capacity {event.capacity}: it must run at least one task at once"
+    most = book.policy.max_capacity
+    if event.capacity > most or event.slots > 64 * most:
+        return (
+            f"{event.pod_name} registers with capacity {event.capacity} and {event.slots} slots: no worker runs more "
+            f"than {most} tasks at once, or needs more than {64 * most} slots"
+        )
     if event.slots < slots_needed(event.stages):
         return (
             f"{event.pod_name} has a pool of {event.slots} slots, but its roles need {slots_needed(event.stages)}, for "
@@ -98,6 +187,8 @@ def _incompatibility(book: Book[R], event: PeerRegistered[R]) -> str:
         )
     for other in book.peers.values():
         if other.incarnation == event.incarnation or other.generation != event.generation:
+            continue
+        if event.pod_name and other.pod_name == event.pod_name:
             continue
         if other.mode != event.mode:
             return (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
 
-from diffusion_router.core.events import JobStatus, R, Stage
+from diffusion_router.core.events import JobStatus, Process, R, Stage
 from diffusion_router.core.lifecycle import JobState
 
 
@@ -59,6 +59,8 @@ class Task(Generic[R]):
     slots: int
     """Slots of its peer's pool that it may take: an input that is pulled, an output that is made."""
     started: bool = False
+    begun: tuple[float, str] | None = None
+    """When compute was heard to begin, and its job's shape."""
     abandoned: bool = False
     """The job ended or moved on without it; its report only gives the credit back."""
     revoked: bool = False
@@ -106,11 +108,14 @@ class Job(Generic[R]):
     deadline: float
     shape: str
     kills: int
+    """Workers that died while they computed it."""
     conditioning: str
     ready_since: float
     not_before: float = 0.0
     follows: bool = False
     """It is to encode, and another that encodes the same does: it waits for what that one makes."""
+    suspect: bool = False
+    """A worker fell silent while it computed this job, and may have died of it."""
     state: JobState = JobState.QUEUED
     stage: Stage = Stage.ENCODE
     """The state's; of a job that has ended, where it was then."""
@@ -151,10 +156,19 @@ class Encoding(Generic[R]):
     """What was made, as long as it is kept."""
 
 
+class Loss(Enum):
+    """How a peer was lost."""
+
+    LEFT = "it was told to leave: what it still computed is not to blame"
+    DIED = "another process has taken its place"
+    SILENT = "nothing was heard of it for a lease: it may live, out of reach"
+
+
 class PeerState(Enum):
     READY = "ready"
     SUSPECT = "suspect"
     DRAINING = "draining"
+    STALLED = "stalled"
 
 
 @dataclass(slots=True, eq=False)
@@ -172,6 +186,9 @@ class Peer(Generic[R]):
     heard_at: float = 0.0
     connected: bool = True
     draining: bool = False
+    process: Process | None = None
+    stalled: set[str] = field(default_factory=set)
+    """Tasks that were told to stop long ago, and did not."""
     tasks: dict[str, Task[R]] = field(default_factory=dict)
     outputs: dict[str, Output[R]] = field(default_factory=dict)
     slots_used: int = 0
@@ -194,11 +211,13 @@ class Peer(Generic[R]):
     def state(self) -> PeerState:
         if not self.connected:
             return PeerState.SUSPECT
-        return PeerState.DRAINING if self.draining else PeerState.READY
+        if self.draining:
+            return PeerState.DRAINING
+        return PeerState.STALLED if self.stalled else PeerState.READY
 
     @property
     def takes_tasks(self) -> bool:
-        return self.connected and not self.draining
+        return self.connected and not (self.draining or self.stalled)
 
     @property
     def credits(self) -> int:
@@ -211,6 +230,14 @@ class Peer(Generic[R]):
 
     def slots_for(self, stage: Stage, source: Output[R] | None) -> int:
         return _slots_for(stage, pulled=source is not None and source.incarnation != self.incarnation)
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A process of which nothing was heard for a lease, and the jobs that it computed then."""
+
+    process: Process | None
+    job_ids: tuple[str, ...]
 
 
 def _slots_for(stage: Stage, *, pulled: bool) -> int:

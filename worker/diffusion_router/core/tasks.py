@@ -18,7 +18,7 @@ from diffusion_router.core.events import (
     StageResult,
 )
 from diffusion_router.core.lifecycle import Move
-from diffusion_router.core.state import Failure, Job, Peer, StageRecord, Task, slots_needed
+from diffusion_router.core.state import Failure, Job, Loss, Peer, StageRecord, Task, slots_needed
 
 _PERMANENT: Final = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.DEADLINE})
 
@@ -44,7 +44,11 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
         job.step = 0
     jobs.record(job, StageRecord(stage, peer.pod_name, attempt, book.now - job.ready_since))
     report = source.report if source is not None else None
-    book.emit(Execute(peer.incarnation, task.id, job.id, stage, attempt, report, job.deadline, alone=job.kills > 0))
+    book.emit(
+        Execute(
+            peer.incarnation, task.id, job.id, stage, attempt, report, job.deadline, alone=job.kills > 0 or job.suspect
+        )
+    )
     book.emit(JobChanged(job.id))
 
 
@@ -62,6 +66,9 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
     if job is not None and job.task is task:
         if task.stage is Stage.DENOISE:
             job.step, job.steps = event.step, event.steps
+            if task.begun is not None and 0 < event.step <= event.steps:
+                share = event.step / event.steps
+                book.estimates.suppose(task.stage, job.shape, (book.now - task.begun[0]) / share)
         book.emit(JobChanged(job.id))
 
 
@@ -117,17 +124,25 @@ def take_back(book: Book[R], task: Task[R]) -> Job[R] | None:
     return job
 
 
-def lose(book: Book[R], task: Task[R]) -> None:
+def lose(book: Book[R], task: Task[R], loss: Loss) -> None:
     """Its peer is lost; the worker may be alive and go on reading for a while."""
     outputs.stop_reading_at(book, task, book.now + book.policy.grace)
     job = take_back(book, task)
     if job is None:
         return
-    if task.started:
-        job.kills += 1
-        book.emit(JobKilled(job.id, job.kills))
-    if not jobs.fail_as_poison(book, job):
+    if task.started and loss is Loss.DIED:
+        blame(book, job)
+    if task.started and loss is Loss.SILENT:
+        job.suspect = True
+    if not job.status.ended:
         jobs.enqueue(book, job)
+
+
+def blame(book: Book[R], job: Job[R]) -> None:
+    """A worker died while it computed this job (I11)."""
+    job.kills += 1
+    book.emit(JobKilled(job.id, job.kills))
+    jobs.fail_as_poison(book, job)
 
 
 def _trust_pool(book: Book[R], peer: Peer[R]) -> None:

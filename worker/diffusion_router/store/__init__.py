@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffusion_router.store.artifacts import Artifact, ArtifactNotFound, ArtifactStore, InvalidKey
-from diffusion_router.store.errors import DuplicateKey, StoreError, StoreUnavailable
+from diffusion_router.store.errors import DuplicateKey, OutcomeUnknown, StoreError, StoreServed, StoreUnavailable
 from diffusion_router.store.jobs import JobStore
 from diffusion_router.store.records import ENDED, UNFINISHED, JobRecord
 
@@ -17,6 +17,8 @@ __all__ = [
     "InvalidKey",
     "JobRecord",
     "JobStore",
+    "OutcomeUnknown",
     "StoreError",
+    "StoreServed",
     "StoreUnavailable",
 ]

@@ -1,12 +1,13 @@
 """The artifact store: files that clients sent and files that jobs made, in a folder or in object storage.
 
 Keys are `jobs/<job id>/<name>` and `inputs/<id>`, and nothing else: a key from outside can reach no other file. A file
-appears under its key whole or not at all. A folder is not flushed file by file: a file survives the death of the
-router, and of the machine once its kernel has written it out.
+appears under its key whole or not at all, and what was put survives a power cut (in a folder, unless it is opened with
+`flushed=False`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 from diffusion_router.store.errors import StoreError, StoreUnavailable
+from diffusion_router.store.folder import Folder
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 CHUNK_BYTES: Final = 1 << 20
+_BATCH: Final = 500
 
 _KEY: Final = re.compile(r"jobs/[A-Za-z0-9_-]{1,64}/[A-Za-z0-9][A-Za-z0-9._-]{0,127}|inputs/[A-Za-z0-9_-]{1,64}")
 _FOLDER: Final = re.compile(r"jobs/[A-Za-z0-9_-]{1,64}/")
@@ -51,18 +54,23 @@ class Artifact:
 class ArtifactStore:
     """All methods raise InvalidKey for a key of another form, and StoreUnavailable when the storage refuses."""
 
-    def __init__(self, store: ObjectStore, name: str) -> None:
+    def __init__(self, store: ObjectStore, name: str, folder: Folder | None = None) -> None:
         self._store = store
         self._name = name
+        self._folder = folder
 
     @classmethod
-    def open(cls, url: str) -> ArtifactStore:
-        """url: a folder, as a path or file:// URL (made if absent), or s3://, gs://, az://, memory:// with its path."""
+    def open(cls, url: str, *, reserve: int = 0, flushed: bool = True) -> ArtifactStore:
+        """url: a folder, as a path or file:// URL (made if absent), or s3://, gs://, az://, memory:// with its path.
+
+        reserve: bytes that no file may take of a folder's disk. flushed: whether files in a folder are flushed.
+        """
         parsed = urlparse(url)
         try:
             if parsed.scheme in ("", "file"):
                 folder = Path(unquote(parsed.path) if parsed.scheme else url).absolute()
-                return cls(LocalStore(folder, mkdir=True, automatic_cleanup=True), f"Artifact store {folder}")
+                store = LocalStore(folder, mkdir=True, automatic_cleanup=True)
+                return cls(store, f"Artifact store {folder}", Folder(folder, reserve=reserve, flushed=flushed))
             return cls(from_url(url), f"Artifact store {parsed.scheme}://{parsed.netloc}{parsed.path}")
         except (BaseError, OSError, ValueError) as error:
             reason = _first_line(error)
@@ -71,22 +79,23 @@ class ArtifactStore:
                 "this user may write, or to an s3://, gs:// or az:// URL"
             ) from error
 
-    async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
-        """Write a file under `key`, in place of one that is there.
+    async def put(self, key: str, data: bytes | AsyncIterable[bytes], size: int = 0) -> None:
+        """Write a file under `key`, in place of one that is there. size: of what comes in chunks, if it is known.
 
         Whatever `data` raises passes through; then, as after any failure, there is no new file.
         """
         _check(key)
-        if isinstance(data, bytes):
-            await self._put(key, data)
-            return
-        source = _Source(data)
+        if self._folder is not None:
+            await self._check_room(key, len(data) if isinstance(data, bytes) else size)
+        source = data if isinstance(data, bytes) else _Source(data)
         try:
             await self._put(key, source)
         except StoreUnavailable:
-            if source.failure is None:
+            if isinstance(source, bytes) or source.failure is None:
                 raise
             raise source.failure from None
+        if self._folder is not None:
+            await self._folder.settle(key)
 
     async def get(self, key: str) -> AsyncIterator[bytes]:
         """The file's bytes, in chunks. Raises ArtifactNotFound."""
@@ -129,6 +138,36 @@ class ArtifactStore:
             raise self._unavailable("a listing", prefix, error) from error
         await self._delete(keys)
         return len(keys)
+
+    async def all_keys(self) -> AsyncIterator[list[str]]:
+        """Keys of all files, in batches, also of those that an upload that was cut off left unfinished."""
+        try:
+            if self._folder is not None:
+                keys = await asyncio.to_thread(lambda folder: list(folder.files()), self._folder)
+                for start in range(0, len(keys), _BATCH):
+                    yield keys[start : start + _BATCH]
+            else:
+                async for batch in obstore.list(self._store, chunk_size=_BATCH):
+                    yield [entry["path"] for entry in batch]
+        except (BaseError, OSError) as error:
+            raise self._unavailable("a listing", "all files", error) from error
+
+    async def remove(self, key: str) -> None:
+        """A file that `all_keys` named, whatever its key is like."""
+        try:
+            if self._folder is not None:
+                await asyncio.to_thread(self._folder.remove, key)
+            else:
+                await self._delete([key])
+        except OSError as error:
+            raise self._unavailable("a deletion", key, error) from error
+
+    async def _check_room(self, key: str, size: int) -> None:
+        assert self._folder is not None
+        try:
+            await self._folder.check_room(size)
+        except OSError as error:
+            raise self._unavailable("a write", key, error) from error
 
     async def _put(self, key: str, data: bytes | AsyncIterable[bytes]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Sequence
 
 from diffusion_router.store.records import JobRecord
@@ -12,10 +13,22 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """The store did not carry out this operation: it refused, is busy, or did not answer in time.
+    """The store did not carry out this operation: it refused, is busy, or did not answer in time."""
 
-    After a time-out of a write, whether it was carried out is not known.
+
+class OutcomeUnknown(StoreUnavailable):
+    """A write was handed to the database, which did not say in time whether it is done.
+
+    `outcome` ends once it has said so: with None, or with the error that `write` would have raised.
     """
+
+    def __init__(self, message: str, outcome: Future[None]) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+class StoreServed(StoreError):
+    """Another router serves these jobs."""
 
 
 class DuplicateKey(StoreError):

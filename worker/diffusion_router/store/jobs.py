@@ -7,14 +7,19 @@ an unfinished job has come is not here: the workers say what they hold when they
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Self
+from functools import partial
+from typing import Any, Final, Self, TypeVar
 
+from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, Engine, RowMapping, Select, bindparam, delete, insert, select, update
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from diffusion_router.store.errors import DuplicateKey, StoreError, StoreUnavailable
+from diffusion_router.store.lock import ServingLock
 from diffusion_router.store.records import UNFINISHED, JobRecord
 from diffusion_router.store.schema import describe, jobs, open_engine
 from diffusion_router.store.writer import Row, Statement, Writer
@@ -23,13 +28,16 @@ from diffusionpipeline.v1 import job_pb2, stage_pb2
 TIMEOUT_SECONDS: Final = 30.0
 MAX_LISTED: Final = 1000
 
+T = TypeVar("T")
+
 # Within JobStore, `list` is its method.
 _Records = list[JobRecord]
+_Keys = list[str]
 
 
 def _duplicate_key(connection: Connection, rows: Sequence[Row]) -> Exception | None:
-    key = rows[0]["idempotency_key"]
-    found = _records(connection, _of_key(key)) if key is not None else []
+    pipeline, key = rows[0]["pipeline"], rows[0]["idempotency_key"]
+    found = _records(_of_key(pipeline, key), connection) if key is not None else []
     return DuplicateKey(found) if found else None
 
 
@@ -50,41 +58,71 @@ _FINISH: Final = Statement(
     ),
 )
 _DELETE: Final = Statement(3, delete(jobs).where(jobs.c.id == bindparam("job_id")))
+_MOVE_TIMES: Final = Statement(
+    4,
+    update(jobs)
+    .where(jobs.c.pipeline == bindparam("of_pipeline"), jobs.c.created_at <= bindparam("made_by"))
+    .values(
+        deadline_at=jobs.c.deadline_at + bindparam("seconds"),
+        expires_at=jobs.c.expires_at + bindparam("seconds"),
+    ),
+)
 
 
 class JobStore:
-    """All methods raise StoreUnavailable when the database refuses or does not answer within TIMEOUT_SECONDS."""
+    """The jobs of one pipeline, in a database that others may share.
 
-    def __init__(self, engine: Engine, name: str, retain_seconds: float) -> None:
+    All methods raise StoreUnavailable when the database refuses or does not answer within the timeout.
+    """
+
+    def __init__(
+        self, engine: Engine, name: str, lock: ServingLock, *, pipeline: str, retain_seconds: float, timeout: float
+    ) -> None:
         self._engine = engine
         self._name = name
+        self._lock = lock
+        self._pipeline = pipeline
         self._retain_seconds = retain_seconds
+        self._timeout = timeout
         self._writer = Writer(engine, name)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="job-store-reader")
 
     @classmethod
-    async def open(cls, url: str, *, retain_seconds: float = 86_400.0) -> Self:
+    async def open(
+        cls,
+        url: str,
+        *,
+        pipeline: str = "default",
+        retain_seconds: float = 86_400.0,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Self:
         """url: a SQLAlchemy URL with a synchronous driver. retain_seconds: how long an ended job is kept.
 
-        Raises StoreError, naming the database and the remedy, when it is damaged, another version's, or out of reach.
+        Raises StoreServed if another router serves this pipeline's jobs there, and StoreError, naming the database and
+        the remedy, when it is damaged, another version's, or out of reach.
         """
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                engine = await asyncio.to_thread(open_engine, url)
+            async with asyncio.timeout(timeout):
+                engine, lock = await asyncio.to_thread(_open, url, pipeline)
         except TimeoutError as error:
-            raise StoreError(f"{describe(url)} did not answer within {TIMEOUT_SECONDS:g} s") from error
-        return cls(engine, describe(url), retain_seconds)
+            raise StoreError(f"{describe(url)} did not answer within {timeout:g} s") from error
+        return cls(engine, describe(url), lock, pipeline=pipeline, retain_seconds=retain_seconds, timeout=timeout)
 
     async def close(self) -> None:
         """Commit what waits, then close. Later calls raise StoreUnavailable."""
-        await self._writer.close()
-        await asyncio.to_thread(self._readers.shutdown)
+        await self._writer.close(self._timeout)
+        self._readers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._engine.dispose)
+        self._lock.release()
 
     async def add(self, records: Sequence[JobRecord]) -> None:
-        """Write down the jobs of one request, all or none. Raises DuplicateKey if their key has jobs already."""
+        """Write down the jobs of one request, all or none.
+
+        Raises DuplicateKey if their key has jobs already, and OutcomeUnknown.
+        """
         if records:
-            await self._writer.write(_ADD, [_to_row(record) for record in records], timeout=TIMEOUT_SECONDS)
+            rows = [{**_to_row(record), "pipeline": self._pipeline} for record in records]
+            await self._writer.write(_ADD, rows, timeout=self._timeout)
 
     async def finish(self, ended: Sequence[job_pb2.Job]) -> None:
         """Write down how jobs ended, together. A job that has ended before, or is not there, is left as it is."""
@@ -99,37 +137,42 @@ class JobStore:
             for job in ended
         ]
         if rows:
-            await self._writer.write(_FINISH, rows, timeout=TIMEOUT_SECONDS)
+            await self._writer.write(_FINISH, rows, timeout=self._timeout)
 
     async def record_kills(self, job_id: str, kills: int) -> None:
-        """Write down that `kills` workers in all were lost while they ran this job."""
-        await self._writer.write(_RECORD_KILLS, [{"job_id": job_id, "killed": kills}], timeout=TIMEOUT_SECONDS)
+        """Write down that `kills` workers in all died while they ran this job."""
+        await self._writer.write(_RECORD_KILLS, [{"job_id": job_id, "killed": kills}], timeout=self._timeout)
 
     async def delete(self, *job_ids: str) -> None:
         """Forget jobs. Unknown ones are no error."""
         if job_ids:
-            await self._writer.write(_DELETE, [{"job_id": job_id} for job_id in job_ids], timeout=TIMEOUT_SECONDS)
+            await self._writer.write(_DELETE, [{"job_id": job_id} for job_id in job_ids], timeout=self._timeout)
+
+    async def move_times(self, seconds: float, made_by: float) -> None:
+        """The wall clock jumped: whatever was to happen to jobs made until `made_by` happens so much later."""
+        row = {"of_pipeline": self._pipeline, "seconds": seconds, "made_by": made_by}
+        await self._writer.write(_MOVE_TIMES, [row], timeout=self._timeout)
 
     async def expire(self, now: float, *, limit: int = MAX_LISTED) -> _Records:
         """At most `limit` ended jobs whose time to be kept is over. `delete` them once their files are gone.
 
         In two steps, so that a router that dies between them finds the job again and leaves no file behind.
         """
-        due = select(jobs).where(jobs.c.expires_at <= now).order_by(jobs.c.expires_at).limit(limit)
+        due = self._jobs().where(jobs.c.expires_at <= now).order_by(jobs.c.expires_at).limit(limit)
         return await self._read(due)
 
     async def unfinished(self) -> _Records:
         """All jobs that have not ended, in the order in which they were accepted."""
-        query = select(jobs).where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.seq)
+        query = self._jobs().where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.seq)
         return await self._read(query)
 
     async def get(self, job_id: str) -> JobRecord | None:
-        found = await self._read(select(jobs).where(jobs.c.id == job_id))
+        found = await self._read(self._jobs().where(jobs.c.id == job_id))
         return found[0] if found else None
 
     async def list(self, status: job_pb2.JobStatus.ValueType | None = None, limit: int = 100) -> _Records:
         """The newest jobs first. status: as written down, so an unfinished job has the one it was added with."""
-        query = select(jobs).order_by(jobs.c.seq.desc()).limit(min(limit, MAX_LISTED))
+        query = self._jobs().order_by(jobs.c.seq.desc()).limit(min(limit, MAX_LISTED))
         if status is not None:
             query = query.where(jobs.c.status == status)
         return await self._read(query)
@@ -138,7 +181,7 @@ class JobStore:
         self, output_format: str, limit: int, *, after: str | None = None, oldest_first: bool = False
     ) -> _Records:
         """Jobs of one output format, by acceptance. after: begin beyond this job; with one that is not there, none."""
-        query = select(jobs).where(jobs.c.output_format == output_format).limit(min(limit, MAX_LISTED))
+        query = self._jobs().where(jobs.c.output_format == output_format).limit(min(limit, MAX_LISTED))
         if after is not None:
             place = select(jobs.c.seq).where(jobs.c.id == after).scalar_subquery()
             query = query.where(jobs.c.seq > place if oldest_first else jobs.c.seq < place)
@@ -146,30 +189,72 @@ class JobStore:
 
     async def by_idempotency_key(self, key: str) -> _Records:
         """The jobs that were made under `key`, in their order in the request; none if it is new."""
-        return await self._read(_of_key(key))
+        return await self._read(_of_key(self._pipeline, key))
+
+    async def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of these jobs that are here."""
+        query = select(jobs.c.id).where(jobs.c.pipeline == self._pipeline, jobs.c.id.in_(job_ids))
+        return set(await self._run(partial(_first_column, query)))
+
+    async def shares_inputs(self, record: JobRecord) -> bool:
+        """Whether another job reads the files that this one reads, as those of one request do."""
+        keys = _input_keys(record)
+        others = select(jobs.c.id).where(
+            jobs.c.pipeline == self._pipeline, jobs.c.input_keys == keys, jobs.c.id != record.id
+        )
+        return keys is not None and bool(await self._run(partial(_first_column, others.limit(1))))
+
+    async def input_keys(self) -> set[str]:
+        """Keys of all files that any job reads."""
+        query = select(jobs.c.input_keys).where(jobs.c.pipeline == self._pipeline, jobs.c.input_keys.is_not(None))
+        return {key for keys in await self._run(partial(_first_column, query)) for key in keys.split("\n")}
+
+    def _jobs(self) -> Select[Any]:
+        return select(jobs).where(jobs.c.pipeline == self._pipeline)
 
     async def _read(self, query: Select[Any]) -> _Records:
-        def run() -> _Records:
+        return await self._run(partial(_records, query))
+
+    async def _run(self, read: Callable[[Connection], T]) -> T:
+        def run() -> T:
             with self._engine.connect() as connection:
-                return _records(connection, query)
+                return read(connection)
 
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._timeout):
                 return await asyncio.get_running_loop().run_in_executor(self._readers, run)
         except TimeoutError as error:
-            raise StoreUnavailable(f"{self._name} did not answer within {TIMEOUT_SECONDS:g} s") from error
+            raise StoreUnavailable(f"{self._name} did not answer within {self._timeout:g} s") from error
         except RuntimeError as error:
             raise StoreUnavailable(f"{self._name} is closed") from error
         except SQLAlchemyError as error:
             raise StoreUnavailable(f"{self._name} refused a read: {getattr(error, 'orig', None) or error}") from error
 
 
-def _of_key(key: str) -> Select[Any]:
-    return select(jobs).where(jobs.c.idempotency_key == key).order_by(jobs.c.request_index)
+def _open(url: str, pipeline: str) -> tuple[Engine, ServingLock]:
+    engine = open_engine(url)
+    try:
+        return engine, ServingLock.acquire(make_url(url), pipeline)
+    except BaseException:
+        engine.dispose()
+        raise
 
 
-def _records(connection: Connection, query: Select[Any]) -> list[JobRecord]:
+def _of_key(pipeline: str, key: str) -> Select[Any]:
+    of_key = select(jobs).where(jobs.c.pipeline == pipeline, jobs.c.idempotency_key == key)
+    return of_key.order_by(jobs.c.request_index)
+
+
+def _records(query: Select[Any], connection: Connection) -> list[JobRecord]:
     return [_to_record(row) for row in connection.execute(query).mappings()]
+
+
+def _first_column(query: Select[Any], connection: Connection) -> _Keys:
+    return list(connection.execute(query).scalars())
+
+
+def _input_keys(record: JobRecord) -> str | None:
+    return "\n".join(file.key for file in record.parameters.inputs) or None
 
 
 def _to_row(record: JobRecord) -> dict[str, Any]:
@@ -179,6 +264,7 @@ def _to_row(record: JobRecord) -> dict[str, Any]:
         "request_index": record.index,
         "request_digest": record.digest,
         "parameters": record.parameters.SerializeToString(),
+        "input_keys": _input_keys(record),
         "output_format": record.parameters.output_format,
         "model": record.model,
         "status": record.status,
@@ -192,18 +278,46 @@ def _to_row(record: JobRecord) -> dict[str, Any]:
 
 
 def _to_record(row: RowMapping) -> JobRecord:
+    """A row of which a part cannot be read is still a job: it says so, and keeps nobody from the others."""
+    damage: list[str] = []
+    parameters = _parsed(stage_pb2.JobParameters, row, "parameters", damage) or stage_pb2.JobParameters()
+    result = _parsed(job_pb2.Job, row, "result", damage)
     return JobRecord(
         id=row["id"],
-        parameters=stage_pb2.JobParameters.FromString(row["parameters"]),
-        created_at=row["created_at"],
-        deadline_at=row["deadline_at"],
+        parameters=parameters,
+        created_at=_number(row, "created_at", damage) or 0.0,
+        deadline_at=_number(row, "deadline_at", damage) or 0.0,
         model=row["model"],
         idempotency_key=row["idempotency_key"],
         index=row["request_index"],
         digest=row["request_digest"],
         status=row["status"],
-        kills=row["kills"],
-        completed_at=row["completed_at"],
-        expires_at=row["expires_at"],
-        result=None if row["result"] is None else job_pb2.Job.FromString(row["result"]),
+        kills=int(_number(row, "kills", damage) or 0),
+        completed_at=_number(row, "completed_at", damage),
+        expires_at=_number(row, "expires_at", damage),
+        result=result,
+        damage=", ".join(damage),
     )
+
+
+M = TypeVar("M", stage_pb2.JobParameters, job_pb2.Job)
+
+
+def _parsed(message: type[M], row: RowMapping, column: str, damage: list[str]) -> M | None:
+    value = row[column]
+    if value is None:
+        return None
+    try:
+        return message.FromString(value)
+    except (DecodeError, TypeError, ValueError):
+        damage.append(column)
+        return None
+
+
+def _number(row: RowMapping, column: str, damage: list[str]) -> float | None:
+    """Columns of SQLite take what they are given, whatever their type."""
+    value = row[column]
+    if value is None or (isinstance(value, int | float) and math.isfinite(value)):
+        return value
+    damage.append(column)
+    return None

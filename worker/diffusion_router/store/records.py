@@ -38,3 +38,4 @@ class JobRecord:
     completed_at: float | None = None
     expires_at: float | None = None
     result: job_pb2.Job | None = None
+    damage: str = ""

@@ -32,7 +32,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLA
 
 from diffusion_router.store.errors import StoreError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 
 metadata = MetaData()
@@ -43,10 +43,13 @@ jobs = Table(
     # SQLite numbers rows by itself only in a column of exactly this type.
     Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
+    Column("pipeline", String(255), nullable=False),
     Column("idempotency_key", String(255)),
     Column("request_index", Integer, nullable=False),
     Column("request_digest", String(64), nullable=False),
     Column("parameters", LargeBinary, nullable=False),
+    # Of the files that it reads, one a line.
+    Column("input_keys", Text),
     Column("output_format", String(16), nullable=False),
     Column("model", Text, nullable=False),
     Column("status", Integer, nullable=False),
@@ -56,10 +59,11 @@ jobs = Table(
     Column("expires_at", Float(53)),
     Column("kills", Integer, nullable=False),
     Column("result", LargeBinary),
-    UniqueConstraint("idempotency_key", "request_index", name="jobs_idempotency_key"),
-    Index("jobs_status", "status", "seq"),
-    Index("jobs_output_format", "output_format", "seq"),
-    Index("jobs_expires_at", "expires_at"),
+    UniqueConstraint("pipeline", "idempotency_key", "request_index", name="jobs_idempotency_key"),
+    Index("jobs_status", "pipeline", "status", "seq"),
+    Index("jobs_output_format", "pipeline", "output_format", "seq"),
+    Index("jobs_expires_at", "pipeline", "expires_at"),
+    Index("jobs_input_keys", "pipeline", "input_keys"),
 )
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))

@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
-from diffusion_router.store.errors import StoreUnavailable
+from diffusion_router.store.errors import OutcomeUnknown, StoreUnavailable
 
 MAX_PENDING: Final = 4096
 MAX_BATCH: Final = 512
@@ -37,7 +37,7 @@ class Statement:
     """Makes the error for the caller out of a broken constraint, by looking into the database."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Write:
     statement: Statement
     rows: Sequence[Row]
@@ -64,29 +64,39 @@ class Writer:
         self._thread.start()
 
     async def write(self, statement: Statement, rows: Sequence[Row], *, timeout: float) -> None:
-        """Return once all of `rows` are committed, together. Raises StoreUnavailable, or what `on_conflict` makes."""
+        """Return once all of `rows` are committed, together. Raises StoreUnavailable, or what `on_conflict` makes.
+
+        A write that still waits for its turn when its time is over is taken back; of one that is with the database
+        nobody knows, and OutcomeUnknown is raised.
+        """
         if self._closed:
             raise StoreUnavailable(f"{self._name} is closed")
         pending = len(self._waiting) + self._in_flight
         if pending >= MAX_PENDING:
             raise StoreUnavailable(f"{self._name} has {pending} writes waiting, as many as may wait. Try again later")
         write = _Write(statement, rows, self._loop.create_future())
+        # Nobody may be left to hear of a failure.
+        write.done.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._waiting.append(write)
         self._send_soon()
         try:
             async with asyncio.timeout(timeout):
-                await write.done
+                await asyncio.shield(write.done)
         except TimeoutError as error:
-            raise StoreUnavailable(f"{self._name} did not commit within {timeout:g} s") from error
+            text = f"{self._name} did not commit within {timeout:g} s"
+            if write not in self._waiting:
+                raise OutcomeUnknown(f"{text}; whether it still will is not known", write.done) from error
+            self._waiting.remove(write)
+            raise StoreUnavailable(f"{text}. Check its disk") from error
 
-    async def close(self) -> None:
-        """Commit what waits, then end the thread."""
+    async def close(self, timeout: float) -> None:
+        """Commit what waits, then end the thread; one that the disk holds up longer is left to itself."""
         if not self._closed:
             self._closed = True
             self._batches.put(self._waiting)
             self._waiting = []
             self._batches.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, timeout)
 
     def _send_soon(self) -> None:
         """At the end of this turn of the loop, so that all tasks that it runs can join."""

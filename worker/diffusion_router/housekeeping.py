@@ -1,0 +1,93 @@
+"""What the router clears away: ended jobs whose time is over, and files that no job names.
+
+The wall clock may jump. How long things are kept is written down in its terms, because that has to outlive the process;
+so a jump ahead is noticed by the clock that does not jump, and all that is written down moves along. Files of no job
+are told by seeing them twice, an hour apart on that same clock: one may belong to a request that is still coming in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable
+from typing import Final
+
+import structlog
+
+from diffusion_router.store import ArtifactStore, JobRecord, JobStore, StoreUnavailable
+
+SWEEP_SECONDS: Final = 30.0
+STRAY_SECONDS: Final = 3600.0
+# Beyond what a clock that is being set right moves in one sweep.
+_JUMP_SECONDS: Final = 60.0
+# Files of no job that are remembered at once.
+_MAX_STRAYS: Final = 10_000
+
+log = structlog.get_logger()
+
+
+class Housekeeping:
+    """Times are arguments: `now` is seconds since 1970, `monotonic` the clock that does not jump."""
+
+    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, *, now: float, monotonic: float) -> None:
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._wall, self._monotonic = now, monotonic
+        self._strays_looked_for = monotonic
+        self._strays: dict[str, float] = {}
+        """Files that no job named, and when that was first seen."""
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self.sweep(time.time(), time.monotonic())
+
+    async def sweep(self, now: float, monotonic: float) -> None:
+        try:
+            await self._follow_the_clock(now, monotonic)
+            await self.forget(await self._jobs.expire(now))
+            if monotonic - self._strays_looked_for >= STRAY_SECONDS / 2:
+                self._strays_looked_for = monotonic
+                await self._remove_strays(monotonic)
+        except StoreUnavailable as error:
+            log.warning("not_cleared_away", error=str(error))
+
+    async def forget(self, records: Iterable[JobRecord]) -> None:
+        """Jobs that have ended, and their files. Raises StoreUnavailable."""
+        for record in records:
+            await self._artifacts.delete_prefix(f"jobs/{record.id}/")
+            if not await self._jobs.shares_inputs(record):
+                for file in record.parameters.inputs:
+                    await self._artifacts.delete(file.key)
+            await self._jobs.delete(record.id)
+
+    async def _follow_the_clock(self, now: float, monotonic: float) -> None:
+        jump = (now - self._wall) - (monotonic - self._monotonic)
+        if jump > _JUMP_SECONDS:
+            log.warning("wall_clock_jumped", seconds=round(jump))
+            await self._jobs.move_times(jump, made_by=self._wall)
+        # Where it jumps back, things are kept for longer, and nothing need be done. A jump that could not be written
+        # down is seen again.
+        self._wall, self._monotonic = now, monotonic
+
+    async def _remove_strays(self, monotonic: float) -> None:
+        named = await self._jobs.input_keys()
+        found: set[str] = set()
+        async for keys in self._artifacts.all_keys():
+            found |= await self._named_by_nobody(keys, named)
+        self._strays = {key: since for key, since in self._strays.items() if key in found}
+        for key in found:
+            if len(self._strays) < _MAX_STRAYS:
+                self._strays.setdefault(key, monotonic)
+        due = [key for key, since in self._strays.items() if monotonic - since >= STRAY_SECONDS]
+        for key in due:
+            await self._artifacts.remove(key)
+            del self._strays[key]
+        if due:
+            log.info("files_of_no_job_removed", count=len(due))
+
+    async def _named_by_nobody(self, keys: Iterable[str], named: Collection[str]) -> set[str]:
+        inputs = {key for key in keys if key.startswith("inputs/")}
+        by_job = {key: key.split("/")[1] for key in keys if key.startswith("jobs/") and key.count("/") >= 2}
+        known = await self._jobs.known(sorted(set(by_job.values()))) if by_job else set()
+        return (inputs - set(named)) | {key for key, job_id in by_job.items() if job_id not in known}
