@@ -68,13 +68,13 @@ class Admission:
         check_same(known, digest)
         return known
 
-    def check(self, shapes: Sequence[str], *, entering: int, timeout: float, accept_late: bool) -> None:
-        """Whether jobs of these shapes are let in. entering: jobs that are let in, but not with the core yet.
+    def check(self, shapes: Sequence[str], *, entering: int, timeout: float, accept_late: bool, now: float) -> None:
+        """Whether jobs of these shapes are let in. entering: jobs that are let in, but not with the core yet. now: on
+        the core's clock.
 
         Raises QueueFull where too many would wait, and TooLate where the last would end after its deadline.
         """
         machine = self._dispatcher.core
-        now = time.monotonic()
         waiting = machine.waiting() + entering
         if waiting + len(shapes) > self._max_queued:
             self._metrics.rejected.labels("queue_full").inc()

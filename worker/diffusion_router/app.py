@@ -16,6 +16,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from diffusion_router import core
+from diffusion_router.access import Files
 from diffusion_router.api import create_app
 from diffusion_router.api.grpc import add_services
 from diffusion_router.metrics import Metrics
@@ -24,6 +25,7 @@ from diffusion_router.peers.conditioning import Conditionings
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.registry import Registry
 from diffusion_router.peers.sessions import Sessions
+from diffusion_router.peers.tickets import Tickets
 from diffusion_router.service import JobService
 from diffusion_router.settings import Settings
 from diffusion_router.store import ArtifactStore, JobStore, StoreError
@@ -45,7 +47,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         jobs = await JobStore.open(
             settings.resolved_store_url,
-            pipeline=settings.pipeline,
+            pipeline=settings.qualified_pipeline,
             retain_seconds=settings.retain_seconds,
             timeout=settings.store_timeout_seconds,
         )
@@ -69,7 +71,8 @@ async def serve(
             max_queued=settings.max_queued_requests,
             timeout_seconds=settings.request_timeout_seconds,
         )
-        sessions = Sessions(dispatcher, service)
+        tickets = Tickets(jobs.secret)
+        sessions = Sessions(dispatcher, service, tickets, metrics.passed_over)
         dispatcher.add_hands(sessions)
         metrics.watch(dispatcher, sessions)
         conditionings.watch(sessions)
@@ -82,7 +85,7 @@ async def serve(
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(sessions, server)
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
-        add_services(server, service, registry, settings.limits)
+        add_services(server, service, registry, settings.limits, Files(service, sessions, tickets))
         grpc_port = listen(server, settings.host, settings.grpc_port, flag="--grpc-port")
         await server.start()
         stack.push_async_callback(server.stop, _GRACE_SECONDS)

@@ -91,6 +91,12 @@ class Metrics:
         self.kills = PrometheusCounter(
             "diffusion_router_jobs_interrupted", "Times a worker was lost while it ran a job", registry=self.registry
         )
+        self.ignored = PrometheusCounter(
+            "diffusion_router_ignored_reports",
+            "Reports of workers, or numbers in them, that were passed over: unknown kinds, impossible numbers",
+            ["reason"],
+            registry=self.registry,
+        )
         build = Gauge("diffusion_router_build_info", "Always 1", ["version"], registry=self.registry)
         build.labels(version("diffusion-operator")).set(1)
         self._begin()
@@ -102,6 +108,8 @@ class Metrics:
             self.request_seconds.labels(status)
         for reason in ("queue_full", "too_late"):
             self.rejected.labels(reason)
+        for reason in ("unknown", "impossible"):
+            self.ignored.labels(reason)
         for stage, role in _ROLES.items():
             self.queue_seconds.labels(role)
             self.stage_seconds.labels(role)
@@ -120,6 +128,10 @@ class Metrics:
                 self.lease_expirations.inc()
             case core.JobKilled():
                 self.kills.inc()
+
+    def passed_over(self, reason: str, count: int) -> None:
+        """Reports, or numbers in them."""
+        self.ignored.labels(reason).inc(count)
 
     def job_ended(self, job: job_pb2.Job, seconds: float) -> None:
         status = word(job_pb2.JobStatus, job.status)

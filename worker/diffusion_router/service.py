@@ -44,6 +44,7 @@ log = structlog.get_logger()
 
 # Within JobService, `list` is its method.
 _Jobs = list[job_pb2.Job]
+_Tasks = list[messages.Task]
 _Status: TypeAlias = job_pb2.JobStatus.ValueType
 
 
@@ -140,7 +141,7 @@ class JobService:
         seconds = timeout if timeout is not None else self._timeout_seconds
         entering = len(self._live) - len(self._dispatcher.core.jobs)
         shapes = [_shape(request) for request in requests]
-        self._admission.check(shapes, entering=entering, timeout=seconds, accept_late=accept_late)
+        self._admission.check(shapes, entering=entering, timeout=seconds, accept_late=accept_late, now=time.monotonic())
         records = new_records(requests, model=model, digest=digest, key=idempotency_key, timeout=seconds)
         try:
             # A client that goes away now must leave no job that is written down and never run.
@@ -263,10 +264,13 @@ class JobService:
         await self.artifacts.put(key, data)
         return key
 
-    def runs_task(self, job_id: str, task_id: str) -> bool:
-        """Whether this task is the job's current one: others' uploads are refused."""
+    def task(self, job_id: str) -> messages.Task | None:
+        """The task that this job is at."""
         job = self._dispatcher.core.jobs.get(job_id)
-        return job is not None and job.task is not None and job.task.id == task_id
+        return None if job is None else job.task
+
+    def tasks(self) -> _Tasks:
+        return [job.task for job in self._dispatcher.core.jobs.values() if job.task is not None]
 
     def parameters(self, job_id: str) -> stage_pb2.JobParameters | None:
         live = self._live.get(job_id)

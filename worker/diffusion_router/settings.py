@@ -18,6 +18,7 @@ class Settings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix="DIFFUSION_ROUTER_")
 
     pipeline: str = Field("default", min_length=1, description="Name of the pipeline that this router leads")
+    namespace: str = Field("", description="Kubernetes namespace of the pipeline, which tells it from its namesakes")
     host: str = Field("127.0.0.1", description="Address to listen on, for HTTP and gRPC")
     http_port: int = Field(8000, ge=0, le=65535, description="Serves /v1, /healthz, /readyz, /metrics; 0: a free port")
     grpc_port: int = Field(8001, ge=0, le=65535, description="Serves workers and gRPC clients; 0: a free port")
@@ -53,6 +54,11 @@ class Settings(ProcessSettings):
     max_upload_bytes: int = Field(32 << 20, gt=0, description="Bytes of one HTTP request's body")
     max_artifact_bytes: int = Field(1 << 30, gt=0, description="Bytes of one file that a worker uploads")
     max_images_per_request: int = Field(10, gt=0, le=1000, description="Jobs of one request (n), and its input images")
+
+    @property
+    def qualified_pipeline(self) -> str:
+        """The pipeline's name among all that may share a job store."""
+        return f"{self.namespace}/{self.pipeline}" if self.namespace else self.pipeline
 
     @property
     def resolved_store_url(self) -> str:

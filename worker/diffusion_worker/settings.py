@@ -25,6 +25,7 @@ class Settings(ProcessSettings):
     )
     pipeline: str = Field("default", min_length=1, description="Name of the pipeline that this worker belongs to")
     pod_name: str = Field("", description="Stable name of this worker. Empty: host name and process id")
+    pod_uid: str = Field("", description="The pod's uid, where there is one")
     host: str = Field("127.0.0.1", min_length=1, description="Address that peers reach this worker by: the pod's IP")
     router: str = Field("127.0.0.1:8001", description="host:port of the router's gRPC interface")
     generation: str = Field("", description="Hash of the pod template; generations never exchange tensors")

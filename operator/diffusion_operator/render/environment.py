@@ -20,6 +20,7 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
         *_pod(),
         _value("DIFFUSION_WORKER_PIPELINE", pipeline.name),
         _value("DIFFUSION_WORKER_POD_NAME", "$(POD_NAME)"),
+        _value("DIFFUSION_WORKER_POD_UID", "$(POD_UID)"),
         _value("DIFFUSION_WORKER_HOST", "$(POD_IP)"),
         _value("DIFFUSION_WORKER_ROUTER", names.router_address(pipeline)),
         _value("DIFFUSION_WORKER_DEVICE", spec.device),
@@ -51,6 +52,7 @@ def router_environment(pipeline: Pipeline, ports: Mapping[str, int]) -> list[Var
     env = [
         *_pod(),
         _value("DIFFUSION_ROUTER_PIPELINE", pipeline.name),
+        _value("DIFFUSION_ROUTER_NAMESPACE", pipeline.namespace),
         _value("DIFFUSION_ROUTER_HOST", "0.0.0.0"),
         *_ports(ports),
         _value("DIFFUSION_ROUTER_DATA_DIR", storage.DATA_PATH),
@@ -83,7 +85,7 @@ def _batching(batching: Batching) -> list[Variable]:
 def _pod() -> list[Variable]:
     return [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-        for name, path in (("POD_NAME", "metadata.name"), ("POD_IP", "status.podIP"))
+        for name, path in (("POD_NAME", "metadata.name"), ("POD_UID", "metadata.uid"), ("POD_IP", "status.podIP"))
     ]
 
 

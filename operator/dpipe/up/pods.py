@@ -187,6 +187,8 @@ def _value(item: Mapping[str, Any], pod: _Pod) -> str:
     match item["valueFrom"]:
         case {"fieldRef": {"fieldPath": "metadata.name"}}:
             return pod.name
+        case {"fieldRef": {"fieldPath": "metadata.uid"}}:
+            return ""  # there is no pod: the process tells by the machine
         case {"fieldRef": {"fieldPath": "metadata.namespace"}}:
             return pod.host.split(".")[2]
         case {"fieldRef": {"fieldPath": "status.podIP" | "status.hostIP"}}:

@@ -151,7 +151,8 @@ async def decoding(router: Router) -> peer_pb2.Execute:
 
 
 def parts(task: peer_pb2.Execute, *chunks: bytes, **header: object) -> Iterator[UploadRequest]:
-    values = {"job_id": task.job_id, "task_id": task.task_id, "name": "0.png", "size": sum(map(len, chunks)), **header}
+    ours = {"job_id": task.job_id, "task_id": task.task_id, "ticket": task.ticket}
+    values = {**ours, "name": "0.png", "size": sum(map(len, chunks)), **header}
     yield UploadRequest(header=UploadRequest.Header(**values))
     for chunk in chunks:
         yield UploadRequest(chunk=chunk)
@@ -194,7 +195,7 @@ async def test_an_upload_that_is_not_as_announced_keeps_nothing(router: Router, 
 
 
 async def test_only_the_task_that_a_job_is_at_may_upload(router: Router, decoding: peer_pb2.Execute) -> None:
-    for other in ({"task_id": "older"}, {"job_id": "other"}, {"task_id": ""}):
+    for other in ({"task_id": "older"}, {"job_id": "other"}, {"task_id": ""}, {"ticket": b""}, {"ticket": b"x" * 16}):
         _, trailer = await refusal(upload(router, *parts(decoding, b"x", **other)), grpc.StatusCode.NOT_FOUND)
         assert trailer["code"] == "task_not_current"
 

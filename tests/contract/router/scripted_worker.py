@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from itertools import count
 
 import grpc
 
 from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
+from diffusionpipeline.words import PROTOCOL
 
 ROLES = {"encoder": 1, "denoiser": 2, "decoder": 3}
 DEADLINE = 10.0
+# Each later than the one before.
+_STARTS = count(1)
 
 
 class ScriptedWorker:
@@ -24,6 +28,8 @@ class ScriptedWorker:
         mode: str = "memory",
         capacity: int = 1,
         slots: int = 64,
+        process: peer_pb2.Process | None = None,
+        protocol: int = PROTOCOL,
     ) -> None:
         self.incarnation = incarnation or secrets.token_hex(8)
         self.pod_name = pod_name or f"pod-{self.incarnation[:4]}"
@@ -33,6 +39,9 @@ class ScriptedWorker:
         self.released: list[str] = []
         self.registered: peer_pb2.Registered | None = None
         self.refused: peer_pb2.Refused | None = None
+        self.secret = secrets.token_bytes(16)
+        self.process = process or peer_pb2.Process(pod_uid=f"uid of {self.pod_name}", started_at=next(_STARTS))
+        self._protocol = protocol
         self.target = target
         self._roles = [stage_pb2.Role.ValueType(ROLES[role]) for role in roles]
         self._mode = mode
@@ -57,6 +66,9 @@ class ScriptedWorker:
                 for task in self.tasks.values()
             ],
             outputs=self.held.values(),
+            process=self.process,
+            protocol=self._protocol,
+            secret=self.secret,
         )
         await self.report(register=register)
         self._reader = asyncio.create_task(self._read())
@@ -128,7 +140,12 @@ class ScriptedWorker:
     async def upload(self, task: peer_pb2.Execute, data: bytes, name: str = "0.png") -> str:
         stub = job_pb2_grpc.ArtifactServiceStub(self._channel)
         header = job_pb2.UploadRequest.Header(
-            job_id=task.job_id, task_id=task.task_id, name=name, media_type="image/png", size=len(data)
+            job_id=task.job_id,
+            task_id=task.task_id,
+            name=name,
+            media_type="image/png",
+            size=len(data),
+            ticket=task.ticket,
         )
         parts = [job_pb2.UploadRequest(header=header), job_pb2.UploadRequest(chunk=data)]
         return (await stub.Upload(iter(parts), timeout=DEADLINE)).key

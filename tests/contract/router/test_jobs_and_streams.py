@@ -164,6 +164,7 @@ async def test_a_new_incarnation_of_a_pod_replaces_the_old_one_at_once(router: R
 async def test_a_later_stream_of_the_same_incarnation_replaces_the_earlier_one(router: Router) -> None:
     worker = await ScriptedWorker(router.target, "encoder", pod_name="encoder-0").attach()
     twin = ScriptedWorker(router.target, "encoder", pod_name="encoder-0", incarnation=worker.incarnation)
+    twin.secret, twin.process = worker.secret, worker.process
     await twin.attach()
     await worker.ended()
     assert list(await peers(router)) == ["encoder-0"]

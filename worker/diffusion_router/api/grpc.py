@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -41,10 +41,21 @@ _CODES: Final = {
 log = structlog.get_logger()
 
 
-def add_services(server: grpc.aio.Server, service: JobService, registry: Registry, limits: Limits) -> None:
+class Access(Protocol):
+    """Whose files are whose."""
+
+    def may_put(self, header: job_pb2.UploadRequest.Header) -> bool: ...
+
+    def may_read(self, request: job_pb2.DownloadRequest) -> bool: ...
+
+
+def add_services(
+    server: grpc.aio.Server, service: JobService, registry: Registry, limits: Limits, access: Access
+) -> None:
     """Register JobService and ArtifactService."""
     job_pb2_grpc.add_JobServiceServicer_to_server(Generation(service, registry, limits), server)
-    job_pb2_grpc.add_ArtifactServiceServicer_to_server(Artifacts(service, limits.max_artifact_bytes), server)
+    artifacts = Artifacts(service, access, limits.max_artifact_bytes)
+    job_pb2_grpc.add_ArtifactServiceServicer_to_server(artifacts, server)
 
 
 class Generation(job_pb2_grpc.JobServiceServicer):
@@ -137,10 +148,11 @@ class Generation(job_pb2_grpc.JobServiceServicer):
 
 
 class Artifacts(job_pb2_grpc.ArtifactServiceServicer):
-    """Takes a file only from the task that its job is at: a fenced worker's late upload replaces nothing."""
+    """Takes a file only from the task that its job is at, and gives what clients sent to tasks that read it."""
 
-    def __init__(self, service: JobService, max_bytes: int) -> None:
+    def __init__(self, service: JobService, access: Access, max_bytes: int) -> None:
         self._service = service
+        self._access = access
         self._max_bytes = max_bytes
 
     async def Upload(  # noqa: N802
@@ -167,7 +179,7 @@ class Artifacts(job_pb2_grpc.ArtifactServiceServicer):
         if header.size <= _WHOLE_BYTES:
             await self._service.artifacts.put(key, b"".join([chunk async for chunk in chunks]))
         else:
-            await self._service.artifacts.put(key, chunks)
+            await self._service.artifacts.put(key, chunks, header.size)
         return key
 
     async def _chunks(
@@ -188,8 +200,11 @@ class Artifacts(job_pb2_grpc.ArtifactServiceServicer):
         self._check_task(header)
 
     def _check_task(self, header: job_pb2.UploadRequest.Header) -> None:
-        if not self._service.runs_task(header.job_id, header.task_id):
-            text = f"Task {header.task_id!r} is not what job {header.job_id!r} is at: its file is no longer wanted"
+        if not self._access.may_put(header):
+            text = (
+                f"Task {header.task_id!r} is not what job {header.job_id!r} is at, or its ticket is wrong: its file is "
+                "not wanted"
+            )
             raise ApiError(404, text, code="task_not_current", param="task_id")
 
     async def Download(  # noqa: N802
@@ -198,6 +213,8 @@ class Artifacts(job_pb2_grpc.ArtifactServiceServicer):
         context: grpc.aio.ServicerContext[job_pb2.DownloadRequest, job_pb2.DownloadResponse],
     ) -> AsyncIterator[job_pb2.DownloadResponse]:
         try:
+            if not self._access.may_read(request):
+                raise not_found("File", request.key)
             async for chunk in await self._service.artifacts.get(request.key):
                 view = memoryview(chunk)
                 for start in range(0, len(view), _CHUNK_BYTES):

@@ -38,7 +38,7 @@ from diffusion_router.core.events import (
 )
 from diffusion_router.core.lifecycle import JobState
 from diffusion_router.core.machine import Core
-from diffusion_router.core.state import Job, Peer, PeerState, StageRecord
+from diffusion_router.core.state import Job, Peer, PeerState, StageRecord, Task
 
 __all__ = [
     "Action",
@@ -77,6 +77,7 @@ __all__ = [
     "StageFailed",
     "StageRecord",
     "StageResult",
+    "Task",
     "Tick",
     "Welcome",
 ]

@@ -132,8 +132,9 @@ def _through(
 ) -> float:
     """Seconds until a newcomer's turn where these stages are all that takes time; `ahead` jobs have some of it left."""
     places = max(1, sum(number for able, number in capacity.items() if able & stages))
-    # Whoever finds a place free does not wait, and of those who share all places each frees one after another.
-    return sum(work[stage] for stage in stages) / places * max(0.0, 1 - (places - 1) / ahead) if ahead else 0.0
+    # A place is free as long as there are fewer jobs than places. Else none is idle before the newcomer's turn, which
+    # so comes no later than when all have done the same.
+    return sum(work[stage] for stage in stages) / places if ahead >= places else 0.0
 
 
 def _make_room(known: dict[tuple[Stage, str], float], key: tuple[Stage, str]) -> None:

@@ -6,9 +6,11 @@ descriptor, the artifacts and the timings in it.
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 from diffusion_router import core
+from diffusion_router.peers.claims import MalformedReport, check_result
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 
 Report: TypeAlias = peer_pb2.StageDone
@@ -16,10 +18,7 @@ Core: TypeAlias = core.Core[Report]
 Event: TypeAlias = core.Event[Report]
 Action: TypeAlias = core.Action[Report]
 Peer: TypeAlias = core.Peer[Report]
-
-
-class MalformedReport(ValueError):
-    """A worker said something that no version of the protocol has."""
+Task: TypeAlias = core.Task[Report]
 
 
 def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
@@ -36,6 +35,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         capacity=message.capacity,
         slots=message.pool.slots,
         draining=message.draining,
+        process=_process(message),
         tasks=tuple(
             core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started, task.input_task_id)
             for task in message.tasks
@@ -44,8 +44,15 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
     )
 
 
-def event(incarnation: str, report: peer_pb2.PeerReport) -> Event:
-    """What any report but the first says. Raises MalformedReport."""
+def _process(message: peer_pb2.Register) -> core.Process | None:
+    process = message.process
+    if not process.pod_uid or not math.isfinite(process.started_at):
+        return None
+    return core.Process(process.pod_uid, process.started_at)
+
+
+def event(incarnation: str, report: peer_pb2.PeerReport) -> Event | None:
+    """What any report but the first says; None: what a newer worker says. Raises MalformedReport."""
     match report.WhichOneof("report"):
         case "register":
             return registration(report.register)
@@ -63,8 +70,8 @@ def event(incarnation: str, report: peer_pb2.PeerReport) -> Event:
             return core.StageFailed(incarnation, failed.task_id, _kind(failed.kind), failed.message)
         case "drained":
             return core.PeerDrained(incarnation)
-        case other:
-            raise MalformedReport(f"PeerReport: unknown kind {other}")
+        case _:
+            return None
 
 
 def command(
@@ -82,7 +89,7 @@ def command(
 
 
 def execute(
-    action: core.Execute[Report], parameters: stage_pb2.JobParameters, deadline_seconds: float
+    action: core.Execute[Report], parameters: stage_pb2.JobParameters, deadline_seconds: float, ticket: bytes
 ) -> peer_pb2.RouterCommand:
     message = peer_pb2.Execute(
         task_id=action.task_id,
@@ -92,6 +99,7 @@ def execute(
         parameters=parameters,
         deadline_seconds=deadline_seconds,
         alone=action.alone,
+        ticket=ticket,
     )
     if action.input is not None:
         message.input.CopyFrom(action.input.output)
@@ -111,6 +119,7 @@ def stage_report(record: core.StageRecord[Report]) -> job_pb2.StageReport:
 
 
 def _result(done: Report) -> core.StageResult[Report]:
+    check_result(done)
     return core.StageResult(done.task_id, done.job_id, _stage(done.stage), done, done.timings.compute_seconds)
 
 

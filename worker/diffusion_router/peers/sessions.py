@@ -1,15 +1,17 @@
 """Worker streams: `PeerService.Attach`.
 
-One session a stream. A worker that attaches again with the same incarnation replaces its older session, whose late
-reports are no longer heard. Commands wait in a bounded queue; a worker that does not read them is cut off and has to
-come back and say what it holds.
+One session a stream. A worker that attaches again with the same incarnation, and the secret of its process, replaces
+its older session, whose late reports are no longer heard. Reports that only a newer worker makes are passed over.
+Commands wait in a bounded queue; a worker that does not read them is cut off and has to come back and say what it
+holds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -18,8 +20,11 @@ import structlog
 
 from diffusion_router import core
 from diffusion_router.peers import messages
+from diffusion_router.peers.claims import MalformedReport, make_plausible
 from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.tickets import Tickets
 from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc, stage_pb2
+from diffusionpipeline.words import PROTOCOL
 
 _MAX_COMMANDS: Final = 4096
 _REGISTER_TIMEOUT: Final = 10.0
@@ -63,9 +68,18 @@ class Session:
 
 
 class Sessions(peer_pb2_grpc.PeerServiceServicer):
-    def __init__(self, dispatcher: Dispatcher, parameters: Parameters) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        parameters: Parameters,
+        tickets: Tickets,
+        passed_over: Callable[[str, int], None],
+    ) -> None:
+        """passed_over: hears why something was, and how much."""
         self._dispatcher = dispatcher
         self._parameters = parameters
+        self._tickets = tickets
+        self._passed_over = passed_over
         self._sessions: dict[str, Session] = {}
 
     def session(self, incarnation: str) -> Session | None:
@@ -84,7 +98,8 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
                 self._send(action.incarnation, messages.command(action))
             case core.Welcome():
                 policy = self._dispatcher.core.policy
-                welcome = peer_pb2.Registered(lease_seconds=policy.lease, epoch=self._dispatcher.core.epoch)
+                epoch = self._dispatcher.core.epoch
+                welcome = peer_pb2.Registered(lease_seconds=policy.lease, epoch=epoch, protocol=PROTOCOL)
                 self._send(action.incarnation, peer_pb2.RouterCommand(registered=welcome))
             case core.Refuse():
                 self._dismiss(action)
@@ -97,7 +112,8 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         parameters = self._parameters.parameters(action.job_id)
         if parameters is not None:
             left = max(0.0, action.deadline - self._dispatcher.core.now)
-            self._send(action.incarnation, messages.execute(action, parameters, left))
+            ticket = self._tickets.of(action.task_id)
+            self._send(action.incarnation, messages.execute(action, parameters, left, ticket))
 
     def _send(self, incarnation: str, command: peer_pb2.RouterCommand) -> None:
         session = self._sessions.get(incarnation)
@@ -119,13 +135,19 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         reports = aiter(request_iterator)
         try:
             first = await asyncio.wait_for(anext(reports), _REGISTER_TIMEOUT)
+            self._make_plausible(first)
             registered = messages.registration(first.register)
-        except (TimeoutError, StopAsyncIteration, messages.MalformedReport) as error:
+        except (TimeoutError, StopAsyncIteration, MalformedReport) as error:
             detail = str(error) or f"no Register within {_REGISTER_TIMEOUT:.0f} s"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the first report must be a Register: {detail}")
         session = Session(first.register)
         incarnation = registered.incarnation
         older = self._sessions.get(incarnation)
+        if older is not None and not hmac.compare_digest(older.register.secret, first.register.secret):
+            text = "another process is this incarnation: come back as a new one"
+            refusal = core.Refuse(incarnation, core.RefusalReason.FENCED, text)
+            await asyncio.wait_for(context.write(messages.command(refusal)), _WRITE_TIMEOUT)
+            return
         self._sessions[incarnation] = session
         if older is not None:
             older.close()
@@ -138,7 +160,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             # The writer ends when the session is closed or a write fails, the reader when the worker hangs up.
             done, _ = await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                if isinstance(task.exception(), messages.MalformedReport):
+                if isinstance(task.exception(), MalformedReport):
                     of_peer.warning("malformed_report", error=str(task.exception()))
         finally:
             writer.cancel()
@@ -154,9 +176,18 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             if self._sessions.get(incarnation) is not session:
                 return
             session.last_report = time.monotonic()
+            self._make_plausible(report)
+            event = messages.event(incarnation, report)
+            if event is None:
+                self._passed_over("unknown", 1)
+                continue
             if report.WhichOneof("report") == "heartbeat":
                 session.heartbeat = report.heartbeat
-            self._dispatcher.dispatch(messages.event(incarnation, report))
+            self._dispatcher.dispatch(event)
+
+    def _make_plausible(self, report: peer_pb2.PeerReport) -> None:
+        if wrong := make_plausible(report):
+            self._passed_over("impossible", wrong)
 
     async def _write(
         self, session: Session, context: grpc.aio.ServicerContext[peer_pb2.PeerReport, peer_pb2.RouterCommand]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Self, TypeVar
 
@@ -21,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from diffusion_router.store.errors import DuplicateKey, StoreError, StoreUnavailable
 from diffusion_router.store.lock import ServingLock
 from diffusion_router.store.records import UNFINISHED, JobRecord
-from diffusion_router.store.schema import describe, jobs, open_engine
+from diffusion_router.store.schema import describe, jobs, open_engine, pipelines
 from diffusion_router.store.writer import Row, Statement, Writer
 from diffusionpipeline.v1 import job_pb2, stage_pb2
 
@@ -69,6 +71,14 @@ _MOVE_TIMES: Final = Statement(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a pipeline's router alone has of the database."""
+
+    lock: ServingLock
+    secret: bytes
+
+
 class JobStore:
     """The jobs of one pipeline, in a database that others may share.
 
@@ -76,11 +86,20 @@ class JobStore:
     """
 
     def __init__(
-        self, engine: Engine, name: str, lock: ServingLock, *, pipeline: str, retain_seconds: float, timeout: float
+        self,
+        engine: Engine,
+        name: str,
+        opened: Opened,
+        *,
+        pipeline: str,
+        retain_seconds: float,
+        timeout: float,
     ) -> None:
+        self.secret = opened.secret
+        """Random, the pipeline's own, and the same after every restart."""
         self._engine = engine
         self._name = name
-        self._lock = lock
+        self._lock = opened.lock
         self._pipeline = pipeline
         self._retain_seconds = retain_seconds
         self._timeout = timeout
@@ -103,10 +122,10 @@ class JobStore:
         """
         try:
             async with asyncio.timeout(timeout):
-                engine, lock = await asyncio.to_thread(_open, url, pipeline)
+                engine, opened = await asyncio.to_thread(_open, url, pipeline)
         except TimeoutError as error:
             raise StoreError(f"{describe(url)} did not answer within {timeout:g} s") from error
-        return cls(engine, describe(url), lock, pipeline=pipeline, retain_seconds=retain_seconds, timeout=timeout)
+        return cls(engine, describe(url), opened, pipeline=pipeline, retain_seconds=retain_seconds, timeout=timeout)
 
     async def close(self) -> None:
         """Commit what waits, then close. Later calls raise StoreUnavailable."""
@@ -231,13 +250,29 @@ class JobStore:
             raise StoreUnavailable(f"{self._name} refused a read: {getattr(error, 'orig', None) or error}") from error
 
 
-def _open(url: str, pipeline: str) -> tuple[Engine, ServingLock]:
+def _open(url: str, pipeline: str) -> tuple[Engine, Opened]:
     engine = open_engine(url)
+    lock = None
     try:
-        return engine, ServingLock.acquire(make_url(url), pipeline)
-    except BaseException:
+        lock = ServingLock.acquire(make_url(url), pipeline)
+        return engine, Opened(lock, _secret(engine, pipeline))
+    except BaseException as error:
+        if lock is not None:
+            lock.release()
         engine.dispose()
+        if isinstance(error, SQLAlchemyError):
+            raise StoreError(f"{describe(url)} cannot be written: {getattr(error, 'orig', None) or error}") from error
         raise
+
+
+def _secret(engine: Engine, pipeline: str) -> bytes:
+    with engine.begin() as connection:
+        known = connection.execute(select(pipelines.c.secret).where(pipelines.c.name == pipeline)).scalar_one_or_none()
+        if known is not None:
+            return bytes(known)
+        made = secrets.token_bytes(32)
+        connection.execute(insert(pipelines).values(name=pipeline, secret=made))
+        return made
 
 
 def _of_key(pipeline: str, key: str) -> Select[Any]:

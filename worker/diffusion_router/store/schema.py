@@ -66,6 +66,14 @@ jobs = Table(
     Index("jobs_input_keys", "pipeline", "input_keys"),
 )
 
+# What a pipeline's router has to know again after a restart.
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+)
+
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
 
 

@@ -50,7 +50,7 @@ class Artifacts:
         self._stub = job_pb2_grpc.ArtifactServiceStub(channel)
 
     async def upload(
-        self, *, job_id: str, task_id: str, index: int, media: Media, deadline: float
+        self, *, job_id: str, task_id: str, ticket: bytes, index: int, media: Media, deadline: float
     ) -> stage_pb2.Artifact:
         """Stores one file. `deadline` is on the event loop's clock.
 
@@ -62,6 +62,7 @@ class Artifacts:
             name=f"{index}.{EXTENSIONS.get(media.media_type, 'bin')}",
             media_type=media.media_type,
             size=len(media.data),
+            ticket=ticket,
         )
 
         async def call(timeout: float) -> str:
@@ -78,15 +79,17 @@ class Artifacts:
             num_frames=media.num_frames,
         )
 
-    async def download(self, *, key: str, limit: int, deadline: float, task_id: str) -> bytes:
+    async def download(self, *, key: str, limit: int, deadline: float, task_id: str, ticket: bytes) -> bytes:
         """Fetches one file of at most `limit` bytes.
 
         Raises InvalidRequest if it is larger, StoreRefused, DeadlinePassed.
         """
 
+        request = job_pb2.DownloadRequest(key=key, task_id=task_id, ticket=ticket)
+
         async def call(timeout: float) -> bytes:
             data = bytearray()
-            async for part in self._stub.Download(job_pb2.DownloadRequest(key=key), timeout=timeout):
+            async for part in self._stub.Download(request, timeout=timeout):
                 data += part.chunk
                 if len(data) > limit:
                     raise InvalidRequest(f"inputs: the files are larger than {limit} bytes, this worker's limit")

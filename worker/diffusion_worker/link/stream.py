@@ -239,4 +239,6 @@ async def _next(stream: _Stream) -> peer_pb2.RouterCommand | None:
 def _refusal(refused: peer_pb2.Refused) -> Exception:
     if refused.reason == peer_pb2.REFUSAL_REASON_INCOMPATIBLE:
         return Incompatible(refused.message)
+    if refused.reason == peer_pb2.REFUSAL_REASON_NAME_TAKEN:
+        return StreamLost(refused.message)
     return Fenced(refused.message)

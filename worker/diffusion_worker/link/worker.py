@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from diffusion_worker.link.process import this_process
 from diffusion_worker.loading import Loaded, versions
 from diffusion_worker.settings import Settings
 from diffusion_worker.transport import Transport
 from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from diffusionpipeline.words import number
+from diffusionpipeline.words import PROTOCOL, number
 
 log = structlog.get_logger()
 
@@ -41,6 +42,8 @@ class Worker:
         self._paces = paces
         self._leave = leave
         self._versions = versions()
+        self._process = this_process(settings.pod_uid)
+        self._secret = secrets.token_bytes(16)
 
     def registration(self) -> peer_pb2.Register:
         tasks, outputs = self._runner.holdings.registered()
@@ -63,6 +66,9 @@ class Worker:
             outputs=outputs,
             versions=self._versions,
             draining=self._runner.draining,
+            protocol=PROTOCOL,
+            process=self._process,
+            secret=self._secret,
             workflows=[
                 peer_pb2.Workflow(
                     inputs=sorted(one.images),

@@ -64,7 +64,7 @@ class Inputs:
         left = self._max_bytes
         for file in task.execute.parameters.inputs:
             files[file.name] = await self._artifacts.download(
-                key=file.key, limit=left, deadline=task.deadline, task_id=task.id
+                key=file.key, limit=left, deadline=task.deadline, task_id=task.id, ticket=task.execute.ticket
             )
             left -= len(files[file.name])
         task.timings.transfer_seconds = time.perf_counter() - begun

@@ -340,7 +340,12 @@ class Runner:
         report = reports.done(task)
         for index, one in enumerate(media):
             artifact = await self._artifacts.upload(
-                job_id=task.job_id, task_id=task.id, index=index, media=one, deadline=task.deadline
+                job_id=task.job_id,
+                task_id=task.id,
+                ticket=task.execute.ticket,
+                index=index,
+                media=one,
+                deadline=task.deadline,
             )
             report.artifacts.append(artifact)
         report.timings.publish_seconds = time.monotonic() - begun

@@ -16,12 +16,12 @@ class ArtifactStore(Protocol):
     """`deadline` is on the event loop's clock. Both raise StoreRefused, or DeadlinePassed if the store was out of reach
     until then."""
 
-    async def download(self, *, key: str, limit: int, deadline: float, task_id: str) -> bytes:
+    async def download(self, *, key: str, limit: int, deadline: float, task_id: str, ticket: bytes) -> bytes:
         """Fetches one file of at most `limit` bytes. Raises InvalidRequest if it is larger."""
         ...
 
     async def upload(
-        self, *, job_id: str, task_id: str, index: int, media: Media, deadline: float
+        self, *, job_id: str, task_id: str, ticket: bytes, index: int, media: Media, deadline: float
     ) -> stage_pb2.Artifact:
         """Stores one file."""
         ...

@@ -1,0 +1,44 @@
+"""Whose a file is: a task may put its own job's, and read what its job's client sent."""
+
+from __future__ import annotations
+
+from diffusion_router.peers import messages
+from diffusion_router.peers.sessions import Sessions
+from diffusion_router.peers.tickets import Tickets
+from diffusion_router.service import JobService
+from diffusionpipeline.v1 import job_pb2
+
+
+class Files:
+    def __init__(self, service: JobService, sessions: Sessions, tickets: Tickets) -> None:
+        self._service = service
+        self._sessions = sessions
+        self._tickets = tickets
+
+    def may_put(self, header: job_pb2.UploadRequest.Header) -> bool:
+        """Only the task that its job is at: a fenced worker's late file replaces nothing."""
+        task = self._service.task(header.job_id)
+        return task is not None and task.id == header.task_id and self._is_shown(task, header.ticket)
+
+    def may_read(self, request: job_pb2.DownloadRequest) -> bool:
+        """What jobs made is for whoever has its key, as by HTTP; what clients sent, for the tasks of their jobs."""
+        if not request.key.startswith("inputs/"):
+            return True
+        tasks = [self._service.task(request.task_id.partition(".")[0])] if request.task_id else self._service.tasks()
+        return any(
+            task is not None
+            and task.id == (request.task_id or task.id)
+            and self._is_shown(task, request.ticket)
+            and self._reads(task, request.key)
+            for task in tasks
+        )
+
+    def _is_shown(self, task: messages.Task, ticket: bytes) -> bool:
+        session = self._sessions.session(task.incarnation)
+        # A worker of the time before tickets has none to show.
+        older = session is not None and session.register.protocol < 1
+        return older or self._tickets.admits(task.id, ticket)
+
+    def _reads(self, task: messages.Task, key: str) -> bool:
+        parameters = self._service.parameters(task.job_id)
+        return parameters is not None and any(file.key == key for file in parameters.inputs)

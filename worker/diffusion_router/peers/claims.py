@@ -1,0 +1,56 @@
+"""What a worker says, as far as it can be true: impossible numbers are passed over, keys of other jobs refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from diffusionpipeline.v1 import peer_pb2, stage_pb2
+
+# Longer than any stage, and than any deadline.
+_MAX_SECONDS: Final = 30 * 86_400.0
+_MAX_FORWARDS: Final = 64
+
+
+class MalformedReport(ValueError):
+    """A worker said something that no version of the protocol has."""
+
+
+def check_result(done: peer_pb2.StageDone) -> None:
+    """Raises MalformedReport where files are named that are not the job's own."""
+    for artifact in done.artifacts:
+        if not artifact.key.startswith(f"jobs/{done.job_id}/"):
+            raise MalformedReport(f"StageDone of {done.task_id}: {artifact.key[:200]!r} is no file of its job")
+
+
+def make_plausible(report: peer_pb2.PeerReport) -> int:
+    """Puts 0 for numbers that cannot be, and leaves out times of forwards that cannot be. How many there were."""
+    match report.WhichOneof("report"):
+        case "stage_done":
+            return _plausible_timings(report.stage_done.timings)
+        case "register":
+            return sum(_plausible_timings(done.timings) for done in report.register.outputs)
+        case "heartbeat":
+            forwards = report.heartbeat.forwards
+            kept = [forward for forward in forwards if _is_duration(forward.seconds)][:_MAX_FORWARDS]
+            left_out = len(forwards) - len(kept)
+            if left_out:
+                del forwards[:]
+                forwards.extend(kept)
+            return left_out
+    return 0
+
+
+def _plausible_timings(timings: stage_pb2.StageTimings) -> int:
+    wrong = [
+        field.name
+        for field, value in timings.ListFields()
+        if field.name.endswith("_seconds") and not _is_duration(value)
+    ]
+    for name in wrong:
+        timings.ClearField(name)  # type: ignore[arg-type]  # a name of its own
+    return len(wrong)
+
+
+def _is_duration(value: float) -> bool:
+    return math.isfinite(value) and 0 <= value <= _MAX_SECONDS
