@@ -93,7 +93,8 @@ class Writer:
         """Commit what waits, then end the thread; one that the disk holds up longer is left to itself."""
         if not self._closed:
             self._closed = True
-            self._batches.put(self._waiting)
+            if self._waiting:
+                self._batches.put(self._waiting)
             self._waiting = []
             self._batches.put(None)
         await asyncio.to_thread(self._thread.join, timeout)
