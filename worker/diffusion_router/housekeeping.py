@@ -53,13 +53,18 @@ class Housekeeping:
             log.warning("not_cleared_away", error=str(error))
 
     async def forget(self, records: Iterable[JobRecord]) -> None:
-        """Jobs that have ended, and their files. Raises StoreUnavailable."""
+        """Jobs that have ended, and their files. Raises StoreUnavailable.
+
+        The row goes first: cut off in between, this leaves files of no job, which go in time; the other way round, it
+        would leave a completed job without what it made.
+        """
         for record in records:
+            shared = await self._jobs.shares_inputs(record)
+            await self._jobs.delete(record.id)
             await self._artifacts.delete_prefix(f"jobs/{record.id}/")
-            if not await self._jobs.shares_inputs(record):
+            if not shared:
                 for file in record.parameters.inputs:
                     await self._artifacts.delete(file.key)
-            await self._jobs.delete(record.id)
 
     async def _follow_the_clock(self, now: float, monotonic: float) -> None:
         jump = (now - self._wall) - (monotonic - self._monotonic)

@@ -173,10 +173,7 @@ class JobStore:
         await self._writer.write(_MOVE_TIMES, [row], timeout=self._timeout)
 
     async def expire(self, now: float, *, limit: int = MAX_LISTED) -> _Records:
-        """At most `limit` ended jobs whose time to be kept is over. `delete` them once their files are gone.
-
-        In two steps, so that a router that dies between them finds the job again and leaves no file behind.
-        """
+        """At most `limit` ended jobs whose time to be kept is over."""
         due = self._jobs().where(jobs.c.expires_at <= now).order_by(jobs.c.expires_at).limit(limit)
         return await self._read(due)
 
