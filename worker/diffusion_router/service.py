@@ -185,12 +185,17 @@ class JobService:
 
     def _begin(self, records: Sequence[JobRecord], deadline: float) -> None:
         for record in records:
+            live = self._live[record.id]
+            if live.cancelled:
+                end: core.JobEnded[messages.Report] = core.JobEnded(
+                    record.id, core.JobStatus.CANCELLED, core.FailureKind.CANCELLED, "cancelled before it was begun"
+                )
+                self._spawn(self._record_end(live, self._final_view(live, end)))
+                continue
             key = self._conditionings.key(record.parameters)
             self._dispatcher.dispatch(
                 core.JobSubmitted(record.id, deadline, _shape(record.parameters), conditioning=key)
             )
-            if self._live[record.id].cancelled:
-                self._dispatcher.dispatch(core.CancelRequested(record.id))
 
     def _not_accepted(self, records: Sequence[JobRecord], error: BaseException) -> None:
         for record in records:
