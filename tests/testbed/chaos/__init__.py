@@ -1,0 +1,1 @@
+"""A pipeline under faults: `make chaos` (see `run`)."""
