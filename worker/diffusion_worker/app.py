@@ -33,7 +33,7 @@ from diffusion_worker.work.hub import Hub, Ticked
 from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
 from diffusion_worker.work.watch import Bounds, Doing, Habits, Stall, Underway
-from diffusion_worker.work.watchdog import LastResort, Watchdog
+from diffusion_worker.work.watchdog import LastResort, Watchdog, say
 from diffusionpipeline.process.channels import WORKER_CHANNEL
 from diffusionpipeline.process.logs import configure
 from diffusionpipeline.process.serving import Ports
@@ -280,7 +280,7 @@ class _ProcessEnd:
         faulthandler.dump_traceback_later(self._seconds, exit=True)
 
     def end(self, stall: Stall) -> None:
-        log.error("worker_failed", error=str(stall))
+        say("worker_failed", error=str(stall))
         os._exit(EXIT_STALLED)
 
 

@@ -155,6 +155,7 @@ class Holdings:
         """Drop outputs and failures: the router gave this incarnation up."""
         self.outputs.release_all()
         self._failures.clear()
+        self._changed.set()
 
 
 def _ids(task: Task) -> dict[str, str]:

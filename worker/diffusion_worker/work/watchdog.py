@@ -22,6 +22,7 @@ from diffusion_worker.work.watch import Habits, Part, Seen, Stall, Watch
 INTERVAL_SECONDS: Final = 1.0
 LEAVE_SECONDS: Final = 20.0
 """For the event loop to take leave, after a stall was found."""
+SAY_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -30,7 +31,7 @@ class LastResort(Protocol):
     """What ends the process. Called on the watchdog's thread."""
 
     def put_off(self) -> None:
-        """Called at each look. If it is not any more, nobody can look: nothing in Python runs."""
+        """Called before the first look and at each. If it is not any more, nobody can: nothing in Python runs."""
 
     def end(self, stall: Stall) -> None:
         """End the process now."""
@@ -60,6 +61,8 @@ class Watchdog:
         self._asked = self._answers = 0
         self._loops_thread = threading.get_ident()
         self._stopped = threading.Event()
+        if last_resort is not None:
+            last_resort.put_off()
         threading.Thread(target=self._main, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
@@ -87,9 +90,9 @@ class Watchdog:
         self._answers += 1
 
     def _tell(self, stall: Stall) -> None:
-        stack = _stack(self._loops_thread if stall.part is Part.LOOP else self._compute.ident)
-        log.error("stalled", part=stall.part.value, error=str(stall), tasks=list(stall.tasks), stack=stack)
         self._post(self._stalled, stall)
+        where = _calls(self._loops_thread if stall.part is Part.LOOP else self._compute.ident)
+        say("stalled", part=stall.part.value, error=str(stall), tasks=list(stall.tasks), calls=where)
         patience = 0.0 if stall.part is Part.LOOP else LEAVE_SECONDS
         if not self._stopped.wait(patience) and self._last_resort is not None:
             self._last_resort.end(stall)
@@ -102,7 +105,14 @@ class Watchdog:
                 raise
 
 
-def _stack(thread: int | None) -> list[str]:
+def say(event: str, **words: object) -> None:
+    """Log an error without ever waiting for long: whoever reads the log may be what stands still."""
+    speaking = threading.Thread(target=log.error, args=(event,), kwargs=words, daemon=True)
+    speaking.start()
+    speaking.join(SAY_SECONDS)
+
+
+def _calls(thread: int | None) -> list[str]:
     """Where a thread is, innermost call last."""
     frame = sys._current_frames().get(thread or 0)
     found = traceback.extract_stack(frame) if frame is not None else []
