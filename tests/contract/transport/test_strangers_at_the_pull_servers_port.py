@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -95,7 +96,7 @@ async def test_a_worker_whose_pull_server_ends_says_so(consumer: Transport, monk
     def no_thread(**_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(tcp_server.threading, "Thread", no_thread)
+    monkeypatch.setattr(tcp_server, "threading", SimpleNamespace(Thread=no_thread))
     with contextlib.closing(connect(consumer)):
         await eventually(lambda: consumer.failure is not None)
     assert consumer.failure == "the pull server ended: can't start new thread"
