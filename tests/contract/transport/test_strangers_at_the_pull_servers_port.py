@@ -92,14 +92,16 @@ def chatterbox() -> Iterator[socket.socket]:
         yield listener
 
 
-async def test_a_worker_whose_pull_server_ends_says_so(consumer: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_whose_pull_server_ends_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_thread(**_: object) -> None:
         raise RuntimeError("can't start new thread")
 
+    transport = await open_transport(**settings("tcp"), incarnation="a")
     monkeypatch.setattr(tcp_server, "threading", SimpleNamespace(Thread=no_thread))
-    with contextlib.closing(connect(consumer)):
-        await eventually(lambda: consumer.failure is not None)
-    assert consumer.failure == "the pull server ended: can't start new thread"
+    with contextlib.closing(connect(transport)):
+        await eventually(lambda: transport.failure is not None)
+    assert transport.failure == "the pull server ended: can't start new thread"
+    await transport.close()
 
 
 async def test_a_server_of_another_kind_is_a_mode_mismatch(consumer: Transport, chatterbox: socket.socket) -> None:
