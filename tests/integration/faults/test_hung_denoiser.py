@@ -1,4 +1,4 @@
-"""I13: a denoiser whose step never ends, one of two: its jobs are finished by the other one, and it is started again."""
+"""I13: of two denoisers one hangs in a step. The other one finishes its jobs, and it is started again."""
 
 from __future__ import annotations
 

@@ -161,6 +161,34 @@ def test_an_event_loop_that_does_not_answer_is_seen_and_no_task_is_blamed() -> N
     assert found == Stall(Part.LOOP, "the event loop has not answered for 61 s; it may take 60 s")
 
 
+def test_what_waits_for_a_device_may_wait_for_the_longest_forward() -> None:
+    worker = Worker()
+    after = Doing("denoising after a forward", "64x64")
+    for doing in (FORWARD, after):
+        worker.does(doing, 0)
+        worker.does(doing, 0)
+    worker.underway.begin(after)
+    assert worker.passes(60) is None
+    assert worker.passes(5) is not None
+    for _ in range(2):
+        worker.does(Doing("forward", "Net 4x4096, 2 at once"), 50)
+    for doing in (FORWARD, after):
+        worker.underway.begin(doing)
+        assert worker.passes(500) is None
+        assert worker.passes(5) is not None
+
+
+def test_what_a_device_goes_on_with_is_waited_for_at_first_and_then_now_and_then() -> None:
+    worker = Worker()
+    measured = []
+    for number in range(1, 200):
+        worker.underway.begin(FORWARD)
+        if worker.underway.measure():
+            measured.append(number)
+        worker.underway.end()
+    assert measured == [1, 2, 3, 64, 128, 192]
+
+
 def test_a_message_names_some_tasks_and_counts_the_others() -> None:
     tasks = tuple("abcdefg")
     assert str(Stall(Part.STAGE, "it stands", tasks)) == "it stands (task a, b, c, d and 3 more)"

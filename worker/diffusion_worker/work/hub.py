@@ -19,7 +19,7 @@ from diffusion_worker.model.batching import Company
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.forwards import Forwards
 from diffusion_worker.work.strand import Strand
-from diffusion_worker.work.watch import Doing, Underway
+from diffusion_worker.work.watch import FORWARD, Doing, Underway
 
 R = TypeVar("R")
 
@@ -93,10 +93,12 @@ class Hub(Generic[R]):
         served = dict.fromkeys(member for member, _, _ in chosen)
         shape, samples = calls[0].shape, sum(call.batch for call in calls)
         tasks = tuple(member.task for member in served)
-        self.underway.begin(Doing("forward", f"{shape}, {samples} at once", tasks))
+        self.underway.begin(Doing(FORWARD, f"{shape}, {samples} at once", tasks))
         run = self._forwards.run if ready[0].company is Company.ANY else self._forwards.run_own
         answers = run(calls)
-        self.underway.end(learn=not any(isinstance(answer, Exception) for answer in answers))
+        if measured := self.underway.measure():
+            self._forwards.wait()
+        self.underway.end(learn=measured and not any(isinstance(answer, Exception) for answer in answers))
         for (member, place, _), answer in zip(chosen, answers, strict=True):
             member.answers[place] = answer
         for member in served:

@@ -20,6 +20,10 @@ MAX_KEPT: Final = 256
 """Kinds of work of which it is known how long they take."""
 FORGETS: Final = 0.02
 """How much nearer each shorter time brings what is known: one exception is forgotten in about a hundred."""
+MEASURED_FIRST: Final = 3
+MEASURED_EVERY: Final = 64
+FORWARD: Final = "forward"
+"""What a Doing of a network is."""
 NAMED: Final = 4
 """Tasks that a message names."""
 
@@ -50,6 +54,13 @@ class Doing:
         return f"{self.what} ({self.shape})" if self.shape else self.what
 
 
+@dataclass(slots=True)
+class _Habit:
+    seconds: float = 0.0
+    learnt: int = 0
+    begun: int = 0
+
+
 class Habits:
     """How long work takes here without a word, by what it is and its shape.
 
@@ -59,32 +70,53 @@ class Habits:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._seconds: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
-        """And whether that is only of the first time."""
+        self._habits: OrderedDict[tuple[str, str], _Habit] = OrderedDict()
+        self._longest_forward = 0.0
+
+    def measure(self, doing: Doing) -> bool:
+        """Whether this time is one to measure: of the first, all, later only some.
+
+        A device goes on after a call that is not waited for has returned, so that to measure one it is waited for.
+        """
+        habit = self._habit(doing)
+        habit.begun += 1
+        return habit.begun <= MEASURED_FIRST or habit.begun % MEASURED_EVERY == 0
 
     def learn(self, doing: Doing, seconds: float) -> None:
+        habit = self._habit(doing)
         seconds = min(seconds, self.allowed(doing))
-        key = (doing.what, doing.shape)
-        before = self._seconds.get(key)
-        if before is not None and not before[1]:
-            seconds = max(seconds, before[0] + FORGETS * (seconds - before[0]))
-        self._seconds[key] = (seconds, before is None)
-        self._seconds.move_to_end(key)
-        if len(self._seconds) > MAX_KEPT:
-            self._seconds.popitem(last=False)
+        if habit.learnt > 1:
+            seconds = max(seconds, habit.seconds + FORGETS * (seconds - habit.seconds))
+        habit.seconds = seconds
+        habit.learnt += 1
+        if doing.what == FORWARD:
+            forwards = (other.seconds for (what, _), other in self._habits.items() if what == FORWARD)
+            self._longest_forward = max(forwards)
 
     def known(self, doing: Doing) -> float | None:
-        found = self._seconds.get((doing.what, doing.shape))
-        return None if found is None else found[0]
+        habit = self._habits.get((doing.what, doing.shape))
+        return habit.seconds if habit is not None and habit.learnt else None
 
     def allowed(self, doing: Doing) -> float:
-        """Seconds that it may stand still."""
-        seconds, first = self._seconds.get((doing.what, doing.shape), (0.0, True))
-        return max(self._bounds.first if first else self._bounds.known, self._bounds.multiple * seconds)
+        """Seconds that it may stand still.
+
+        A device does one thing after the other: whatever waits for it may wait for the longest forward that there is.
+        """
+        habit = self._habits.get((doing.what, doing.shape), _Habit())
+        least = self._bounds.known if habit.learnt > 1 else self._bounds.first
+        return max(least, self._bounds.multiple * max(habit.seconds, self._longest_forward))
 
     @property
     def known_floor(self) -> float:
         return self._bounds.known
+
+    def _habit(self, doing: Doing) -> _Habit:
+        key = (doing.what, doing.shape)
+        habit = self._habits.setdefault(key, _Habit())
+        self._habits.move_to_end(key)
+        if len(self._habits) > MAX_KEPT:
+            self._habits.popitem(last=False)
+        return habit
 
 
 class Underway:
@@ -100,6 +132,11 @@ class Underway:
     def begin(self, doing: Doing) -> None:
         self._since, self._longest = self._clock(), 0.0
         self.seen = (doing, self.seen[1] + 1)
+
+    def measure(self) -> bool:
+        """Whether what was just begun is to be waited for, and learnt from."""
+        doing, _ = self.seen
+        return doing is not None and self._habits.measure(doing)
 
     def step(self) -> None:
         """A word in the middle of it."""
