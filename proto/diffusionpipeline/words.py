@@ -56,6 +56,7 @@ EXIT_USAGE: Final = 2
 EXIT_MODEL: Final = 3
 EXIT_INCOMPATIBLE: Final = 4
 EXIT_TRANSPORT: Final = 5
+EXIT_STALLED: Final = 6
 # An operator's.
 EXIT_LEASE_LOST: Final = 3
 EXIT_DEFINITIONS: Final = 4

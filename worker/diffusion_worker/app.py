@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -18,6 +19,7 @@ import uvloop
 
 from diffusion_worker.health import Health, serve_health
 from diffusion_worker.link.artifacts import Artifacts
+from diffusion_worker.link.leaving import break_off, drain
 from diffusion_worker.link.stream import Incompatible, RouterStream
 from diffusion_worker.link.worker import Worker
 from diffusion_worker.loading import Loaded, adopt, load
@@ -30,13 +32,14 @@ from diffusion_worker.work.compute import ComputeThread
 from diffusion_worker.work.hub import Hub, Ticked
 from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
+from diffusion_worker.work.watch import Bounds, Doing, Habits, Stall, Underway
+from diffusion_worker.work.watchdog import LastResort, Watchdog, say
 from diffusionpipeline.process.channels import WORKER_CHANNEL
 from diffusionpipeline.process.logs import configure
 from diffusionpipeline.process.serving import Ports
-from diffusionpipeline.words import EXIT_FAILED, EXIT_INCOMPATIBLE, EXIT_MODEL, EXIT_TRANSPORT
+from diffusionpipeline.words import EXIT_FAILED, EXIT_INCOMPATIBLE, EXIT_MODEL, EXIT_STALLED, EXIT_TRANSPORT
 
 CLOSE_SECONDS: Final = 5.0
-BOUNDARY_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
@@ -46,22 +49,32 @@ class TransportFailed(Exception):
     """The pool can't be served any more."""
 
 
+class Stalled(Exception):
+    """Something of this worker stands still."""
+
+    def __init__(self, stall: Stall) -> None:
+        super().__init__(str(stall))
+        self.stall = stall
+
+
 async def serve(
     settings: Settings,
     *,
     model: StageModel | None = None,
     stop: asyncio.Event | None = None,
     ready: Callable[[Ports], None] | None = None,
+    last_resort: LastResort | None = None,
 ) -> None:
     """Run a worker until `stop` is set and it has drained. `model`: one that is loaded already.
 
-    `ready` is called with the ports of the probes once these are served, before the model is loaded.
-    Raises UnsupportedModel, Incompatible (the router can't use this worker), EngineInitFailed, TransportFailed, OSError
-    (a port that is taken).
+    `ready` is called with the ports of the probes once these are served, before the model is loaded; `last_resort` ends
+    a worker that stands still and can't end by itself.
+    Raises UnsupportedModel, Incompatible (the router can't use this worker), EngineInitFailed, TransportFailed,
+    Stalled, OSError (a port that is taken).
     """
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
-        life = _Lifecycle(settings, stack)
+        life = _Lifecycle(settings, stack, last_resort)
         ports = await stack.enter_async_context(
             serve_health(
                 life.health,
@@ -79,9 +92,12 @@ async def serve(
         stack.callback(stopping.cancel)
         working = asyncio.create_task(life.work(model, stop))
         try:
-            await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [stopping, working, life.stalled]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not working.done() and not life.registers:
                 # Nothing was ever taken on: there is nothing to drain.
+                if life.stalled.done():
+                    raise Stalled(life.stalled.result())
                 return
             await working
         finally:
@@ -92,17 +108,36 @@ async def serve(
 class _Lifecycle:
     """What the probes look at, and the order in which a worker comes up and leaves."""
 
-    def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
+    def __init__(self, settings: Settings, stack: AsyncExitStack, last_resort: LastResort | None) -> None:
         self._settings = settings
         self._stack = stack
         self.health = Health(self._not_alive, self._not_ready)
-        batching = settings.batching
-        hub: Hub[Any] = Hub(Forwards(), max_tokens=batching.max_tokens, max_requests=batching.max_requests)
+        loop, batching = asyncio.get_running_loop(), settings.batching
+        habits = Habits(Bounds(settings.stall_multiple, settings.stall_seconds, settings.stall_first_seconds))
+        hub: Hub[Any] = Hub(
+            Forwards(),
+            max_tokens=batching.max_tokens,
+            max_requests=batching.max_requests,
+            underway=Underway(habits),
+        )
         self.metrics = Metrics(settings.label, settings.stages)
         self.paces = Paces()
-        self.compute = ComputeThread(asyncio.get_running_loop(), hub, self._forward_made)
+        self.compute = ComputeThread(loop, hub, self._forward_made)
+        self.stalled: asyncio.Future[Stall] = loop.create_future()
+        """What stands still, once something does."""
+        watchdog = Watchdog(
+            habits,
+            self.compute,
+            loop,
+            stalled=self._found_stalled,
+            standing=self.metrics.set_standing,
+            last_resort=last_resort,
+        )
+        # Last of all, so that it also ends a worker that can't close.
+        stack.callback(watchdog.stop)
         stack.callback(self.compute.stop)
         self._state = "opening the transport"
+        self._leaving = False
         self._announcing: set[asyncio.Task[None]] = set()
         self.registers = False
 
@@ -110,8 +145,12 @@ class _Lifecycle:
         self.metrics.forward(made.requests, seconds)
         self.paces.observe(made.shape, made.requests, seconds)
 
+    def _found_stalled(self, stall: Stall) -> None:
+        self.stalled.set_result(stall)
+        self._leave("leaving: it stands still")
+
     def _not_alive(self) -> str:
-        return "" if self.compute.alive else "the compute thread ended"
+        return f"stalled: {self.stalled.result()}" if self.stalled.done() else ""
 
     def _not_ready(self) -> str:
         return self._state
@@ -143,7 +182,9 @@ class _Lifecycle:
         log.info("transport_open", mode=transport.mode, url=transport.pool.url, bytes=transport.pool.size)
         self._become("loading the model")
         begun = time.monotonic()
-        loaded = await self.compute.run(partial(adopt, model, settings) if model else partial(load, settings))
+        # How long that takes depends on networks and disks, and it says nothing meanwhile: no bound would be right.
+        loading = Doing("load", bounded=False)
+        loaded = await self.compute.run(loading, partial(adopt, model, settings) if model else partial(load, settings))
         seconds = time.monotonic() - begun
         self.metrics.set_model_load(seconds)
         log.info("model_loaded", id=settings.model_id, seconds=round(seconds, 2))
@@ -170,36 +211,49 @@ class _Lifecycle:
         worker = Worker(settings, loaded, transport, runner, self.paces, leave=stop.set)
         self.registers = True
         attached = asyncio.create_task(stream.run(worker))
-        tasks = {attached, asyncio.create_task(stop.wait()), asyncio.create_task(_watch(transport))}
+        stopping = asyncio.create_task(stop.wait())
+        faults = {asyncio.create_task(self._raise_stalled()), asyncio.create_task(_watch(transport))}
+        draining: set[asyncio.Task[None]] = set()
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                await task
-            self._become("draining")
-            await _drain(runner, stream, worker, settings.drain_seconds)
+            await _first({attached, stopping, *faults})
+            self._leave("draining")
+            draining = {asyncio.create_task(drain(runner, stream, worker, settings.drain_seconds))}
+            await _first({*draining, *faults})
             await attached
+        except Stalled as error:
+            await break_off(
+                runner, stream, worker, error.stall.message, stalled=frozenset(error.stall.tasks), outputs=True
+            )
+            raise
+        except TransportFailed as error:
+            self._leave(f"leaving: {error}")
+            await break_off(runner, stream, worker, str(error), outputs=False)
+            raise
         finally:
+            tasks = {attached, stopping, *faults, *draining}
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
+    async def _raise_stalled(self) -> None:
+        raise Stalled(await asyncio.shield(self.stalled))
+
+    def _leave(self, state: str) -> None:
+        """From now on it is never ready again, registered or not."""
+        self._leaving = True
+        self._become(state)
+
     def _registered(self, registered: bool) -> None:
         self.metrics.set_connected(registered)
-        if self._state != "draining":
+        if not self._leaving:
             self._become("" if registered else "not registered with the router")
 
 
-async def _drain(runner: Runner, stream: RouterStream, worker: Worker, seconds: float) -> None:
-    """Finish what runs, hand back the rest, keep outputs until they are released; all of it within `seconds`."""
-    log.info("draining", seconds=seconds)
-    runner.drain()
-    stream.beat(worker)
-    if not await runner.holdings.empty(outputs=True, timeout=seconds):
-        runner.hand_back()
-        if not await runner.holdings.empty(outputs=False, timeout=BOUNDARY_SECONDS):
-            log.warning("drained_while_computing")
-    await stream.close()
-    log.info("drained")
+async def _first(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Until one of them is done. Raises what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        await task
 
 
 async def _watch(transport: Transport) -> None:
@@ -212,6 +266,22 @@ async def _close(transport: Transport) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await transport.close()
+
+
+class _ProcessEnd:
+    """The last resort of a process that is a worker and nothing else."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def put_off(self) -> None:
+        # A stage that keeps the interpreter's lock leaves no thread to look. This one is not Python's: it writes where
+        # every thread is, and ends the process with status 1.
+        faulthandler.dump_traceback_later(self._seconds, exit=True)
+
+    def end(self, stall: Stall) -> None:
+        say("worker_failed", error=str(stall))
+        os._exit(EXIT_STALLED)
 
 
 async def _run(settings: Settings) -> None:
@@ -227,7 +297,7 @@ async def _run(settings: Settings) -> None:
     # As process 1 of a container, Python ignores SIGTERM unless it has a handler.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    await serve(settings, stop=stop)
+    await serve(settings, stop=stop, last_resort=_ProcessEnd(settings.stall_first_seconds))
 
 
 def main(settings: Settings) -> NoReturn:
@@ -236,7 +306,7 @@ def main(settings: Settings) -> NoReturn:
     status = 0
     try:
         uvloop.run(_run(settings))
-    except (UnsupportedModel, Incompatible, EngineInitFailed, TransportFailed, OSError) as error:
+    except (UnsupportedModel, Incompatible, EngineInitFailed, TransportFailed, Stalled, OSError) as error:
         log.error("worker_failed", error=str(error))
         status = _STATUSES.get(type(error), EXIT_FAILED)
     # Native libraries may still have threads, and a stage that was given up may still compute: neither is waited for.
@@ -248,4 +318,5 @@ _STATUSES: Final[dict[type[Exception], int]] = {
     Incompatible: EXIT_INCOMPATIBLE,
     EngineInitFailed: EXIT_TRANSPORT,
     TransportFailed: EXIT_TRANSPORT,
+    Stalled: EXIT_STALLED,
 }

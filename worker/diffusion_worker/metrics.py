@@ -121,10 +121,17 @@ class Metrics:
         self.connected = Gauge(
             f"{name}router_connected", "1 while registered with the router", ["role"], registry=registry
         )
+        self.standing = Gauge(
+            f"{name}standing_seconds",
+            "How long what is computed has made no step; 0 if nothing is",
+            ["role"],
+            registry=registry,
+        )
         build = Info(f"{name}build", "Versions", registry=registry)
         build.info({"version": version("diffusion-operator"), "python": python_version()})
         self.stages = {stage: StageMetrics(self, stage) for stage in stages}
         self.connected.labels(label).set(0)
+        self.standing.labels(label).set(0)
         if Stage.DENOISE in self.stages:
             self.forward_requests.labels(label)
             self.forward_duration.labels(label)
@@ -149,6 +156,9 @@ class Metrics:
 
     def set_connected(self, connected: bool) -> None:
         self.connected.labels(self._label).set(connected)
+
+    def set_standing(self, seconds: float) -> None:
+        self.standing.labels(self._label).set(seconds)
 
     def set_model_load(self, seconds: float) -> None:
         self.model_load.labels(self._label).set(seconds)

@@ -59,6 +59,15 @@ class Settings(ProcessSettings):
     max_input_bytes: int = Field(64 << 20, gt=0, description="Bytes of the input files of one request")
     max_input_pixels: int = Field(64_000_000, gt=0, description="Pixels of one input picture")
     drain_seconds: float = Field(30.0, ge=0, description="After SIGTERM: time to finish, and to be pulled from")
+    stall_multiple: float = Field(
+        10.0, ge=2, description="A step, encode or decode stands still after so many times what its shape takes here"
+    )
+    stall_seconds: float = Field(
+        60.0, gt=0, description="But not before so many seconds; the event loop stands still after these"
+    )
+    stall_first_seconds: float = Field(
+        900.0, gt=0, description="Nor before so many if its shape is new here: it may compile, or read cold weights"
+    )
 
     @field_validator("roles", "rdma_devices", mode="before")
     @classmethod
@@ -92,6 +101,14 @@ class Settings(ProcessSettings):
     def _ports(self) -> Self:
         if self.port_min > self.port_max:
             raise ValueError(f"--port-min {self.port_min} is above --port-max {self.port_max}")
+        return self
+
+    @model_validator(mode="after")
+    def _stalls(self) -> Self:
+        if self.stall_first_seconds < self.stall_seconds:
+            raise ValueError(
+                f"--stall-first-seconds {self.stall_first_seconds:g} is below --stall-seconds {self.stall_seconds:g}"
+            )
         return self
 
     @property

@@ -16,7 +16,7 @@ from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.observed import PodProblem
 from diffusion_operator.status.wording import detail
-from diffusionpipeline.words import EXIT_FAILED, EXIT_INCOMPATIBLE, EXIT_MODEL, EXIT_TRANSPORT
+from diffusionpipeline.words import EXIT_FAILED, EXIT_INCOMPATIBLE, EXIT_MODEL, EXIT_STALLED, EXIT_TRANSPORT
 
 Object = Mapping[str, Any]
 
@@ -24,6 +24,7 @@ _EXIT_CODES: Final = {
     EXIT_MODEL: reasons.MODEL_FAILED,
     EXIT_INCOMPATIBLE: reasons.INCOMPATIBLE,
     EXIT_TRANSPORT: reasons.TRANSPORT_FAILED,
+    EXIT_STALLED: reasons.STALLED,
 }
 _SIGNAL_BASE: Final = 128
 

@@ -48,6 +48,7 @@ DOWNLOAD_FAILED: Final = "DownloadFailed"
 NO_SPACE: Final = "NoSpace"
 INCOMPATIBLE: Final = "Incompatible"
 OUT_OF_MEMORY: Final = "OOMKilled"
+STALLED: Final = "Stalled"
 CRASH_LOOP: Final = "CrashLoopBackOff"
 ADMISSION: Final = "UnexpectedAdmissionError"
 EVICTED: Final = "Evicted"
@@ -67,6 +68,7 @@ POD_PROBLEMS: Final = (
     NO_SPACE,
     INCOMPATIBLE,
     OUT_OF_MEMORY,
+    STALLED,
     CRASH_LOOP,
     ADMISSION,
     EVICTED,

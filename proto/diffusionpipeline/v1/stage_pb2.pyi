@@ -88,6 +88,8 @@ class _FailureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureKi
     """The job's deadline passed."""
     FAILURE_KIND_STORE: _FailureKind.ValueType  # 12
     """The artifact store refused the result."""
+    FAILURE_KIND_STALLED: _FailureKind.ValueType  # 13
+    """The stage stood still; its worker ends."""
 
 class FailureKind(_FailureKind, metaclass=_FailureKindEnumTypeWrapper): ...
 
@@ -116,6 +118,8 @@ FAILURE_KIND_DEADLINE: FailureKind.ValueType  # 11
 """The job's deadline passed."""
 FAILURE_KIND_STORE: FailureKind.ValueType  # 12
 """The artifact store refused the result."""
+FAILURE_KIND_STALLED: FailureKind.ValueType  # 13
+"""The stage stood still; its worker ends."""
 Global___FailureKind: _TypeAlias = FailureKind  # noqa: Y015
 
 @_typing.final

@@ -16,7 +16,7 @@ import pytest
 from contract.transport.peers import MOONCAKE, ProcessPeer, StartPeer, eventually, processes_of, pulled, settings
 from contract.transport.producer import content
 from diffusion_worker.engine.url import PoolUrl
-from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
+from diffusion_worker.transport import EngineInitFailed, TransferTimeout, Transport, mooncake, open_transport
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, environment
 from diffusion_worker.transport.pool import allocate
 
@@ -136,6 +136,26 @@ async def test_a_worker_whose_pool_is_no_longer_served_says_so() -> None:
     await transport.close()
 
 
+async def test_a_worker_whose_pools_engine_is_silent_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped, or waiting for what never comes: to those who pull it looks like a slow network."""
+    monkeypatch.setattr(mooncake, "PING_SECONDS", 0.2)
+    transport: Any = await open_transport(**settings("mooncake-tcp", SIZE), incarnation="a")
+    pinged = [0]
+    ping = transport._server.ping
+
+    def counted() -> Any:
+        pinged[0] += 1
+        return ping()
+
+    monkeypatch.setattr(transport._server, "ping", counted)
+    await eventually(lambda: pinged[0] > 3)
+    assert transport.failure is None
+    os.kill(transport._server._process.pid, signal.SIGSTOP)
+    await eventually(lambda: transport.failure is not None)
+    assert "was silent for" in transport.failure
+    await transport.close()
+
+
 async def test_an_engine_that_crashes_costs_one_pull(start_peer: StartPeer, consumer: Any) -> None:
     peer: ProcessPeer = await start_peer()
     descriptor = peer.publish(1, 100_000)
@@ -143,6 +163,16 @@ async def test_an_engine_that_crashes_costs_one_pull(start_peer: StartPeer, cons
     link = consumer._links[descriptor.incarnation]
     link.starting.result()._process.send_signal(signal.SIGSEGV)
     await eventually(lambda: not link.usable)
+    assert await pulled(consumer, descriptor) == content(1, 100_000)
+
+
+async def test_an_engine_that_stands_still_costs_one_pull_its_deadline(start_peer: StartPeer, consumer: Any) -> None:
+    peer: ProcessPeer = await start_peer()
+    descriptor = peer.publish(1, 100_000)
+    assert await pulled(consumer, descriptor) == content(1, 100_000)
+    consumer._links[descriptor.incarnation].starting.result()._process.send_signal(signal.SIGSTOP)
+    with pytest.raises(TransferTimeout):
+        await pulled(consumer, descriptor, timeout=1)
     assert await pulled(consumer, descriptor) == content(1, 100_000)
 
 

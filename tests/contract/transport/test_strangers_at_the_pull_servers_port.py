@@ -7,13 +7,14 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
 
 from contract.transport.peers import eventually, pulled, settings
 from contract.transport.producer import Producer, content
-from diffusion_worker.transport import EngineInitFailed, ModeMismatch, Transport, open_transport
+from diffusion_worker.transport import EngineInitFailed, ModeMismatch, Transport, open_transport, tcp_server
 from diffusion_worker.transport.seal import fingerprint
 from diffusion_worker.transport.tcp_server import ANSWER, CONNECTIONS, MAGIC, REQUEST, VERSION, Status
 
@@ -89,6 +90,18 @@ async def test_more_connections_than_allowed_wait_for_room(consumer: Transport) 
 def chatterbox() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
+
+
+async def test_a_worker_whose_pull_server_ends_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(**_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    transport = await open_transport(**settings("tcp"), incarnation="a")
+    monkeypatch.setattr(tcp_server, "threading", SimpleNamespace(Thread=no_thread))
+    with contextlib.closing(connect(transport)):
+        await eventually(lambda: transport.failure is not None)
+    assert transport.failure == "the pull server ended: can't start new thread"
+    await transport.close()
 
 
 async def test_a_server_of_another_kind_is_a_mode_mismatch(consumer: Transport, chatterbox: socket.socket) -> None:

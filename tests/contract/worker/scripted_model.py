@@ -49,7 +49,7 @@ class ScriptedModel:
         self.media_bytes = 0
         self.hold = False
         self.asks = False
-        self.network = AddOne(self._wait)
+        self.network = AddOne(self.wait)
         self.step_seconds = 0.0
         self.before_stage: Callable[[Stage], None] = lambda stage: None
         self.calls: list[tuple[Stage, str]] = []
@@ -78,7 +78,7 @@ class ScriptedModel:
                 (made,) = driver.ask([Call(self.network, {"x": torch.from_numpy(latents)[None]}, "x")])
                 latents = made[0].numpy()
             else:
-                self._wait()
+                self.wait()
                 latents += 1
             driver.step(step, steps)
         return {"prompt": values["prompt"], "latents": latents}
@@ -92,7 +92,8 @@ class ScriptedModel:
         Image.fromarray(latents[:64].reshape(8, 8)).save(file, "PNG")
         return [Media(file.getvalue(), "image/png", 8, 8, 1)]
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """For as long as a step takes."""
         if self.hold:
             self.held = True
             assert self._permits.acquire(timeout=DEADLINE), "the test never let the model go on"

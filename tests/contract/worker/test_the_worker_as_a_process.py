@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import pytest
 
 from testbed.waiting import eventually
 
-from .scripted_router import DECODE, DENOISE, ScriptedRouter
+from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter
 
 DEADLINE = 240.0
+HANGING = Path(__file__).with_name("hanging_worker.py")
 
 Process = asyncio.subprocess.Process
 Spawn = Callable[..., Awaitable[Process]]
@@ -27,7 +29,7 @@ async def spawn(router: ScriptedRouter, tmp_path: Path) -> AsyncIterator[Spawn]:
     """Starts worker processes with these flags."""
     processes: list[Process] = []
 
-    async def spawn(*flags: str) -> Process:
+    async def spawn(*flags: str, program: Sequence[str] = ("-m", "diffusion_worker")) -> Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DIFFUSION_WORKER_")}
         environment |= {
             "DIFFUSION_WORKER_ROUTER": f"127.0.0.1:{router.port}",
@@ -38,8 +40,7 @@ async def spawn(router: ScriptedRouter, tmp_path: Path) -> AsyncIterator[Spawn]:
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "diffusion_worker",
+            *program,
             *flags,
             env=environment,
             cwd=tmp_path,
@@ -114,3 +115,32 @@ async def test_what_is_set_wrong_is_said_in_one_line_without_a_traceback(
     assert found == status, said
     assert words in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "words"),
+    [
+        ("stage", 6, "encode (the default size) stands still for "),
+        ("leaving", 6, "encode (the default size) stands still for "),
+        ("loop", 6, "the event loop has not answered for "),
+        # Nobody in the process can say anything but where its threads are.
+        ("lock", 1, "hanging_worker.py"),
+    ],
+)
+async def test_i13_a_worker_ends_whatever_hangs(
+    router: ScriptedRouter, spawn: Spawn, what: str, status: int, words: str
+) -> None:
+    flags = ("--role", "encoder", "--log-format", "json", "--stall-seconds", "2", "--stall-first-seconds", "2")
+    process = await spawn(*flags, program=(str(HANGING), what))
+    await eventually(lambda: router.streams or process.returncode is not None, DEADLINE, "the worker attaches or ends")
+    assert process.returncode is None, await outcome(process)
+    stream = await router.attached()
+    await stream.execute(ENCODE, "hung")
+    found, said = await outcome(process)
+    assert found == status, said
+    last = said.splitlines()[-1] if status == 6 else said
+    assert words in last
+    if what == "stage":
+        assert await stream.failed("hung") == "STALLED"
+        assert stream.said("drained")
+        assert json.loads(last)["event"] == "worker_failed"

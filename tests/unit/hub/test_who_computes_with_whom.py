@@ -227,3 +227,45 @@ def test_the_same_order_of_arrival_makes_the_same_forwards(company: Company) -> 
         return network.batches
 
     assert sizes() == sizes()
+
+
+def test_the_hub_says_what_it_is_at_and_whose_it_is() -> None:
+    bench, said = Bench(), list[str]()
+    network = Doubler()
+
+    def note(*_: object) -> None:
+        doing, _words = bench.hub.underway.seen
+        assert doing is not None
+        said.append(f"{doing} of {', '.join(doing.tasks)}")
+
+    network.register_forward_pre_hook(note)
+
+    def work(ask: Ask) -> list[float]:
+        note()
+        for question in steps(network, 1.0):
+            ask(question)
+            note()
+        return []
+
+    for task in ("a", "b"):
+        bench.hub.add(Member(Strand(work), (0,), Company.ANY, lambda _: None, task=task, shape="64x64"))
+    bench.run()
+    shared = next(line for line in said if "a, b" in line)
+    assert shared == f"forward ({call(network, 1.0).shape}, 2 at once) of a, b"
+    said = [line for line in said if line != shared]
+    assert said == [
+        "denoising up to its first forward (64x64) of a",
+        "denoising up to its first forward (64x64) of b",
+        "denoising after a forward (64x64) of a",
+        "denoising after a forward (64x64) of b",
+    ]
+    assert bench.hub.underway.seen[0] is None
+
+
+def test_the_device_is_waited_for_at_the_first_forwards_of_a_shape() -> None:
+    bench, waited = Bench(), list[int]()
+    network = Doubler()
+    bench.forwards.wait = lambda: waited.append(len(network.batches))  # type: ignore[method-assign]
+    bench.add("a", steps(network, 1.0, 10))
+    bench.run()
+    assert waited == [1, 2, 3]

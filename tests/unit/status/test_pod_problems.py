@@ -217,6 +217,12 @@ FAILED = {"event": "worker_failed", "level": "error"}
             pod(ended(5)), "TransportFailed", "main ended with exit code 5 without saying why", id="exit code 5, silent"
         ),
         pytest.param(
+            pod(ended(6, log(FAILED | {"error": "forward (Net 4x8, 2 at once) stands still for 61 s (task t)"}))),
+            "Stalled",
+            "forward (Net 4x8, 2 at once) stands still for 61 s (task t)",
+            id="exit code 6: something of the worker stood still",
+        ),
+        pytest.param(
             pod(
                 container(state={"waiting": {"reason": "PodInitializing"}}),
                 phase="Pending",

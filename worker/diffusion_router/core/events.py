@@ -39,6 +39,7 @@ class FailureKind(IntEnum):
     POISON = 10
     DEADLINE = 11
     STORE = 12
+    STALLED = 13
 
 
 class JobStatus(StrEnum):

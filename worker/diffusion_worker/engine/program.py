@@ -22,7 +22,7 @@ import xxhash
 
 from diffusion_worker.engine.guard import Engine, EngineUnavailableError, Reading
 from diffusion_worker.engine.url import PoolUrl
-from diffusion_worker.engine.wire import DATAGRAM, REPLY, REQUEST, Outcome
+from diffusion_worker.engine.wire import DATAGRAM, PING, REPLY, REQUEST, Outcome
 
 # A read is split, so that several of the engine's lanes are busy and its first bytes are hashed while its last are on
 # the way: measured over TCP, up to a third less time than pieces of 4 MiB.
@@ -128,6 +128,9 @@ def serve(control: socket.socket, puller: Puller) -> None:
             datagram = control.recv(DATAGRAM)
             if not datagram:
                 return
+            if len(datagram) == PING.size:
+                control.send(REPLY.pack(*PING.unpack(datagram), Outcome.OK, 0))
+                continue
             url = PoolUrl.parse(datagram[REQUEST.size :].decode())
             pull_id, offset, remote, length, skipped = REQUEST.unpack_from(datagram)
             puller.pulls.append(Pull(pull_id, offset, remote, length, skipped, url))

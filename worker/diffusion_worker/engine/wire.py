@@ -11,6 +11,8 @@ from typing import Final
 REQUEST: Final = struct.Struct("<QQQQQ")
 # id, outcome, digest
 REPLY: Final = struct.Struct("<QIQ")
+# id: sent back as a reply, to show that the process still takes requests
+PING: Final = struct.Struct("<Q")
 DATAGRAM: Final = 4096
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +47,12 @@ class Forwards:
         """How many calls like this may be made as one; None: no bound is known."""
         shape = self._shapes.get(call.key)
         return shape.together if shape else None
+
+    def wait(self) -> None:
+        """Until the device has done what was asked of it. What fails of that, whoever uses it next is told."""
+        if torch.cuda.is_initialized():
+            with suppress(RuntimeError):
+                torch.cuda.synchronize()
 
     def run_own(self, calls: Sequence[Call]) -> list[Any | Exception]:
         """What each call of one request returns, or raised. All have one key, and are one forward."""

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from diffusion_worker.engine.wire import DATAGRAM, REPLY, REQUEST
+from diffusion_worker.engine.wire import DATAGRAM, PING, REPLY, REQUEST
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.errors import EngineInitFailed, PeerDead
 from diffusion_worker.transport.seal import SEAL_BYTES
@@ -106,14 +106,21 @@ class EngineProcess:
     def read(self, descriptor: Descriptor, offset: int) -> asyncio.Future[Reply]:
         """Read what the descriptor names to `offset` of the pool. The future raises PeerDead if the process ends."""
         number = next(self._ids)
+        request = REQUEST.pack(number, offset, descriptor.address, descriptor.length, SEAL_BYTES)
+        return self._ask(number, request + descriptor.url.encode(), descriptor.url)
+
+    def ping(self) -> asyncio.Future[Reply]:
+        """Ask whether it still takes requests, which one that reads nothing does at once. Raises as `read` does."""
+        number = next(self._ids)
+        return self._ask(number, PING.pack(number), self.url)
+
+    def _ask(self, number: int, request: bytes, url: str) -> asyncio.Future[Reply]:
         future: asyncio.Future[Reply] = self._loop.create_future()
         future.add_done_callback(lambda done: done.exception())  # whoever asked may have given up
-        request = REQUEST.pack(number, offset, descriptor.address, descriptor.length, SEAL_BYTES)
-        request += descriptor.url.encode()
         try:
             self._control.send(request)
         except OSError as error:  # gone, or hundreds of requests behind
-            future.set_exception(PeerDead(f"the engine for {descriptor.url} takes no requests: {error.strerror}"))
+            future.set_exception(PeerDead(f"the engine for {url} takes no requests: {error.strerror}"))
         else:
             self._waiting[number] = future
         return future

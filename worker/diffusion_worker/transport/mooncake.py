@@ -31,6 +31,9 @@ PULL_PATIENCE: Final = 5.0
 CLOSE_SECONDS: Final = 5.0
 SPARE_SECONDS: Final = 1.0
 PORT_SECONDS: Final = 1.0
+# The process that serves the pool reads from nobody, so that it answers at once.
+PING_SECONDS: Final = 5.0
+MISSED: Final = 6
 # Processes kept for peers; the least recently used goes first.
 LINKS: Final = 16
 
@@ -76,7 +79,7 @@ class MooncakeTransport(PullingTransport):
         self._links: dict[str, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare: asyncio.Task[EngineProcess] | None = self._start_engine()
-        self._watchers = [asyncio.create_task(self._watch_server())]
+        self._watchers = [asyncio.create_task(self._watch_server()), asyncio.create_task(self._ping_server())]
         if settings.devices:
             self._watchers.append(asyncio.create_task(self._watch_ports(ports)))
 
@@ -230,6 +233,21 @@ class MooncakeTransport(PullingTransport):
         status = await self._server.wait()
         self.failure = f"the engine process that serves this worker's pool ended with status {status}"
         log.error("pool_server_ended", status=status)
+
+    async def _ping_server(self) -> None:
+        """One that lives and does nothing any more (it was stopped, it waits for what never comes) looks like a network
+        that is slow, to those who pull. Counted in turns, so that this process' own pauses are no silence."""
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            answer, missed = self._server.ping(), 0
+            while not answer.done():
+                await asyncio.wait([answer], timeout=PING_SECONDS)
+                missed += not answer.done()
+                if missed >= MISSED:
+                    silence = MISSED * PING_SECONDS
+                    self.failure = f"the engine process that serves this worker's pool was silent for {silence:g} s"
+                    log.error("pool_server_silent", seconds=silence)
+                    return
 
     async def _watch_ports(self, ports: RdmaPorts) -> None:
         while (fault := await asyncio.to_thread(ports.fault)) is None:  # noqa: ASYNC110  # the kernel tells nobody

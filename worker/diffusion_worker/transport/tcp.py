@@ -55,7 +55,7 @@ class TcpTransport(PullingTransport):
         name = f"[{host}]" if ":" in host else host
         url = f"{MODE}://{name}:{port}"
         super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode=MODE, url=url))
-        self._server = PullServer(listener, self.pool)
+        self._server = PullServer(listener, self.pool, self._fail)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
         self._idle: dict[str, list[socket.socket]] = {}
         self._calls: set[_Call] = set()
@@ -81,6 +81,9 @@ class TcpTransport(PullingTransport):
             self._calls.discard(call)
         self._keep(descriptor.incarnation, call.connection)
         return digest
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
 
     def drop_peer(self, incarnation: str) -> None:
         for connection in self._idle.pop(incarnation, []):

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
@@ -67,14 +68,17 @@ def listen(host: str, port_min: int, port_max: int) -> socket.socket:
 
 
 class PullServer:
-    def __init__(self, listener: socket.socket, pool: Pool) -> None:
+    """`failed` is called, on any thread, should it cease to take connections."""
+
+    def __init__(self, listener: socket.socket, pool: Pool, failed: Callable[[str], None]) -> None:
         self._listener = listener
         self._pool = pool
+        self._failed = failed
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
         self._room = threading.Semaphore(CONNECTIONS)
         self._closed = False
-        self._acceptor = threading.Thread(target=self._accept, name="pull-server", daemon=True)
+        self._acceptor = threading.Thread(target=self._run, name="pull-server", daemon=True)
         self._acceptor.start()
 
     def close(self) -> None:
@@ -86,6 +90,13 @@ class PullServer:
             _hang_up(connection)
         self._listener.close()
         self._room.release()
+
+    def _run(self) -> None:
+        try:
+            self._accept()
+        except Exception as error:
+            log.error("pull_server_ended", exc_info=error)
+            self._failed(f"the pull server ended: {error}")
 
     def _accept(self) -> None:
         while True:

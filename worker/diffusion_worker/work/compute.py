@@ -4,7 +4,8 @@ It has two kinds of work. A *piece* runs from its beginning to its end: an encod
 makes denoisings go on, forward by forward. While there is both they take turns, one piece, one forward, so that a long
 decode costs those that denoise its own time and no more, and many steps keep nobody from encoding.
 
-The thread decides nothing else; what runs is the event loop's choice. Results come back as callbacks on the loop.
+The thread decides nothing else; what runs is the event loop's choice. Results come back as callbacks on the loop. What
+it is at, and that it goes on, it says in `underway`, where the watchdog looks.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
+import structlog
 import torch
 
 from diffusion_worker.work.hub import Hub, Member, Ticked
+from diffusion_worker.work.watch import Doing, Underway
 
 T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
@@ -28,6 +31,8 @@ ANSWER_SECONDS: Final = 1.0
 
 _END: Final = object()
 _NOTHING: Final = object()
+
+log = structlog.get_logger()
 
 
 class ComputeThread:
@@ -40,31 +45,42 @@ class ComputeThread:
         self._loop = loop
         self._hub = hub
         self._forward = forward
+        self.underway: Underway = hub.underway
         self._arrived: SimpleQueue[Any] = SimpleQueue()
         self._pieces: deque[Callable[[], None]] = deque()
         self._asked = False
-        self._thread = threading.Thread(target=self._main, name="compute", daemon=True)
+        self._told_to_end = False
+        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+    def sound(self) -> bool:
+        """Whether it computes what it is given, or was told to end."""
+        return self._told_to_end or self._thread.is_alive()
 
-    def submit(self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    @property
+    def ident(self) -> int | None:
+        return self._thread.ident
+
+    def submit(
+        self, doing: Doing, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         """Run a piece after all that was submitted before; then call `done(result, error)` on the loop."""
 
         def run() -> None:
             result: T | None = None
             error: BaseException | None = None
+            self.underway.begin(doing)
             try:
                 result = work()
             except BaseException as raised:
                 error = raised
+            self.underway.end(learn=error is None)
             self.post(done, result, error)
 
         self._arrived.put(run)
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, doing: Doing, work: Callable[[], T]) -> T:
         """As `submit`, for callers that wait. A caller that is cancelled stops waiting; the work goes on."""
         future: asyncio.Future[T] = self._loop.create_future()
 
@@ -76,7 +92,7 @@ class ComputeThread:
             else:
                 future.set_result(result)  # type: ignore[arg-type]  # no error: T's own None, or a T
 
-        self.submit(work, done)
+        self.submit(doing, work, done)
         return await future
 
     def request(self, give: Callable[[], bool]) -> None:
@@ -105,7 +121,15 @@ class ComputeThread:
 
     def stop(self) -> None:
         """End the thread once it is idle. Does not wait."""
+        self._told_to_end = True
         self._arrived.put(_END)
+
+    def _run(self) -> None:
+        try:
+            self._main()
+        except BaseException as error:
+            # Of no task, whose errors are its own: what it was at stays written in `underway`.
+            log.error("compute_thread_ended", exc_info=error)
 
     @torch.no_grad()
     def _main(self) -> None:

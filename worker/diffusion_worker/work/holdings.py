@@ -62,6 +62,14 @@ class Holdings:
             task.work.cancel()
         self.fail(task, *task.stop)
 
+    def give_up(self, task: Task, kind: int, message: str) -> None:
+        """End a task now, also one that computes: nothing of this worker's is used any more."""
+        if task.stop is None:
+            task.stop = (kind, message)
+        if task.work is not None:
+            task.work.cancel()
+        self.fail(task, kind, message)
+
     def fail_with(self, task: Task, error: BaseException) -> None:
         """The client's mistakes are told to the client, the world's to the router; ours come with a traceback."""
         if task.state is not State.ENDED:
@@ -147,6 +155,7 @@ class Holdings:
         """Drop outputs and failures: the router gave this incarnation up."""
         self.outputs.release_all()
         self._failures.clear()
+        self._changed.set()
 
 
 def _ids(task: Task) -> dict[str, str]:

@@ -5,7 +5,8 @@ company and there is room, every call of the same key that is open just then. No
 are all answered run on to their next question. Between two ticks anything may happen: strands come, are held, parked
 or ended.
 
-Pure but for the networks that it calls: no clock, no thread, no lock. It belongs to the compute thread.
+Pure but for the networks that it calls: no thread, no lock. It belongs to the compute thread, and says in `underway`
+what this is at.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from diffusion_worker.model.batching import Company
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.forwards import Forwards
 from diffusion_worker.work.strand import Strand
+from diffusion_worker.work.watch import FORWARD, Doing, Underway
 
 R = TypeVar("R")
 
@@ -33,6 +35,9 @@ class Member(Generic[R]):
     held: bool = False
     answers: dict[int, Any] = field(default_factory=dict)
     """By the place of the call in the question."""
+    task: str = ""
+    shape: str = ""
+    """Of what it makes."""
 
     def open(self) -> Iterator[tuple[int, Call]]:
         """Calls that are not answered yet."""
@@ -50,7 +55,10 @@ class Ticked:
 class Hub(Generic[R]):
     """max_tokens, max_requests: of one forward that several requests share; a single call is made whatever its size."""
 
-    def __init__(self, forwards: Forwards, *, max_tokens: int, max_requests: int) -> None:
+    def __init__(
+        self, forwards: Forwards, *, max_tokens: int, max_requests: int, underway: Underway | None = None
+    ) -> None:
+        self.underway = underway or Underway()
         self._forwards = forwards
         self._max_tokens = max_tokens
         self._max_requests = max_requests
@@ -63,7 +71,7 @@ class Hub(Generic[R]):
         """Takes a strand on. It runs to its first question at once."""
         self._members.append(member)
         self._members.sort(key=lambda one: one.order)
-        self._advance(member, member.strand.start)
+        self._advance(member, member.strand.start, "denoising up to its first forward")
 
     def end(self, member: Member[R], error: BaseException) -> None:
         """Raises `error` in a strand that waits, at once; nothing happens to one that has ended."""
@@ -81,14 +89,21 @@ class Hub(Generic[R]):
         if not ready:
             return None
         chosen = self._choose(ready)
+        calls = [call for _, _, call in chosen]
+        served = dict.fromkeys(member for member, _, _ in chosen)
+        shape, samples = calls[0].shape, sum(call.batch for call in calls)
+        tasks = tuple(member.task for member in served)
+        self.underway.begin(Doing(FORWARD, f"{shape}, {samples} at once", tasks))
         run = self._forwards.run if ready[0].company is Company.ANY else self._forwards.run_own
-        answers = run([call for _, _, call in chosen])
+        answers = run(calls)
+        if measured := self.underway.measure():
+            self._forwards.wait()
+        self.underway.end(learn=measured and not any(isinstance(answer, Exception) for answer in answers))
         for (member, place, _), answer in zip(chosen, answers, strict=True):
             member.answers[place] = answer
-        served = dict.fromkeys(member for member, _, _ in chosen)
         for member in served:
             self._settle(member)
-        return Ticked(chosen[0][2].shape, len(served))
+        return Ticked(shape, len(served))
 
     def _choose(self, ready: Sequence[Member[R]]) -> list[tuple[Member[R], int, Call]]:
         lead = ready[0]
@@ -126,9 +141,11 @@ class Hub(Generic[R]):
             answers = [member.answers[place] for place in range(len(member.strand.calls))]
             self._advance(member, lambda: member.strand.answer(answers))
 
-    def _advance(self, member: Member[R], run: Callable[[], None]) -> None:
+    def _advance(self, member: Member[R], run: Callable[[], None], what: str = "denoising after a forward") -> None:
         member.answers = {}
+        self.underway.begin(Doing(what, member.shape, (member.task,)))
         run()
+        self.underway.end(learn=member.strand.error is None)
         if not member.strand.calls:
             self._members.remove(member)
             member.ended(member)

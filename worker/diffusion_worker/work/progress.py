@@ -26,6 +26,7 @@ class StepReports:
 
     def on_step(self, task: Task, step: int, steps: int) -> None:
         """After a step, on the compute thread. Raises StepCancelled if the task is to end."""
+        self._compute.underway.step()
         now = time.monotonic()
         stage = self._metrics.stages[task.stage]
         stage.steps.inc()

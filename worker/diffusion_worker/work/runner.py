@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from itertools import count
 from typing import Final
@@ -33,7 +33,8 @@ from diffusion_worker.work.room import Room
 from diffusion_worker.work.stages import Files, NoRoom, Published, Result, publish, run_stage
 from diffusion_worker.work.store import ArtifactStore
 from diffusion_worker.work.strand import Ask, Strand
-from diffusion_worker.work.tasks import State, Task
+from diffusion_worker.work.tasks import MAX_MESSAGE_CHARS, State, Task
+from diffusion_worker.work.watch import Doing
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import Stage, number
 
@@ -157,6 +158,16 @@ class Runner:
         for task in list(self.holdings.tasks.values()):
             self.holdings.stop(task, *_HANDED_BACK)
 
+    def forsake(self, stalled: Collection[str], why: str) -> None:
+        """Take nothing more, and end at once all that still needs computing: it may never come to a boundary. The tasks
+        `stalled` are what stands still, the others only stood behind. Uploads go on."""
+        self.draining = True
+        for task in list(self.holdings.tasks.values()):
+            if task.id in stalled:
+                self.holdings.give_up(task, stage_pb2.FAILURE_KIND_STALLED, why[:MAX_MESSAGE_CHARS])
+            elif task.state is not State.PUBLISHING:
+                self.holdings.give_up(task, *_HANDED_BACK)
+
     async def abandon(self, incarnation: str) -> None:
         """The router gave this worker's work to others: drop all of it, and be a new peer.
 
@@ -258,7 +269,8 @@ class Runner:
         if task is None:
             return False
         work = partial(run_stage, task, self._model, self._pool, None, self._begun(task), self._pixels)
-        self._compute.submit(work, partial(self._computed, task))
+        doing = Doing(task.stage.value, task.shape, (task.id,))
+        self._compute.submit(doing, work, partial(self._computed, task))
         return True
 
     def _denoise(self, task: Task) -> None:
@@ -274,7 +286,7 @@ class Runner:
         def ended(member: Member[Result]) -> None:
             self._compute.post(self._computed, task, member.strand.result, member.strand.error)
 
-        member = Member(Strand(work), task.order, company, ended)
+        member = Member(Strand(work), task.order, company, ended, task=task.id, shape=task.shape)
         task.interrupt = partial(self._compute.end, member, StepCancelled())
         self._compute.denoise(member)
 
@@ -324,7 +336,8 @@ class Runner:
     async def _publish_later(self, task: Task, plan: Plan) -> None:
         """Computed, but the pool is full: wait for room aside, so that tasks that make room can be computed."""
         slot = await self._room.lease(task, plan.nbytes)
-        self._compute.submit(partial(publish, plan, slot, self._pool), partial(self._written, task))
+        doing = Doing("publish", f"up to {1 << plan.nbytes.bit_length()} bytes", (task.id,))
+        self._compute.submit(doing, partial(publish, plan, slot, self._pool), partial(self._written, task))
 
     def _written(self, task: Task, result: Published | None, error: BaseException | None) -> None:
         if task.state is State.ENDED:

@@ -78,6 +78,13 @@ class Task:
         """Nothing is computed beside it."""
         return self.execute.alone
 
+    @property
+    def shape(self) -> str:
+        """Encodes of one shape, and decodes, take about the same time."""
+        p = self.execute.parameters
+        size = f"{p.width}x{p.height}x{p.num_frames}" if p.width or p.height or p.num_frames else "the default size"
+        return f"{size}, {len(p.inputs)} input files" if p.inputs else size
+
     def held(self) -> peer_pb2.HeldTask:
         return peer_pb2.HeldTask(
             task_id=self.id,
