@@ -24,13 +24,13 @@ def main() -> None:
         seconds = options.minutes * 60 / len(options.modes)
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             outcome = asyncio.run(chaos(mode, options.seed, seconds, Path(folder), clients=options.clients))
-            print(outcome.table(), flush=True)
+            print(outcome.table(), flush=True)  # noqa: T201
             if outcome.broken:
                 broken += len(outcome.broken)
                 kept = Path(tempfile.mkdtemp(prefix=f"chaos-{mode}-logs-"))
                 for log in (Path(folder) / "data/logs").iterdir():
                     (kept / log.name).write_bytes(log.read_bytes())
-                print(f"  logs: {kept}")
+                print(f"  logs: {kept}")  # noqa: T201
     sys.exit(1 if broken else 0)
 
 

@@ -12,13 +12,8 @@ from typing import Any, Final
 
 import httpx
 
-REQUESTS: Final = (
-    ("a red seven", 0),
-    ("a blue three", 1),
-    ("a green one", 2),
-    ("a yellow eight", 3),
-    ("a white zero", 4),
-)
+from testbed.pipelines import Load
+
 STEPS: Final = 12
 _ACCEPT_SECONDS: Final = 240.0
 _END_SECONDS: Final = 420.0
@@ -59,7 +54,7 @@ class Client:
 
     async def ask(self) -> None:
         promises = self._promises
-        prompt, seed = self._random.choice(REQUESTS)
+        prompt, seed = self._random.choice(Load.REQUESTS)
         request = f"{prompt} #{seed}"
         begun = time.monotonic()
         job_id = await self._submit({"prompt": prompt, "seed": seed, "num_inference_steps": STEPS})

@@ -44,15 +44,14 @@ class Relay:
             await self._flows.wait()
             answers, there = await asyncio.open_connection(*self._target)
             self._writers.add(there)
-            both = [
-                asyncio.create_task(self._pass_on(reader, there)),
-                asyncio.create_task(self._pass_on(answers, writer)),
-            ]
+            ways = ((reader, there), (answers, writer))
+            both = [asyncio.create_task(self._pass_on(*way)) for way in ways]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             for one in both:
                 one.cancel()
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            # Python 3.11 logs a connection's task that is cancelled as an error.
+            return
         finally:
             for end in (writer, there):
                 if end is not None:

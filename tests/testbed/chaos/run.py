@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import httpx
 
+from diffusion_operator.api import load_pipeline
 from dpipe.up.local import LocalPipeline
 from dpipe.up.ports import free_ports
 from testbed.chaos import faulty_router
@@ -23,7 +24,7 @@ from testbed.chaos.clients import STEPS, Client, Promises
 from testbed.chaos.faults import FAULTS, LEASE_SECONDS, STALL_SECONDS, Fault, Scene
 from testbed.chaos.relay import Relay
 from testbed.examples import resource
-from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, draw, ready, running
+from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, draw, ready
 from testbed.waiting import TooLate, eventually
 
 Mode = Literal["mooncake", "tcp", "shm"]
@@ -75,12 +76,13 @@ async def chaos(mode: Mode, seed: int, seconds: float, folder: Path, *, clients:
     control, hang = folder / "control", folder / "hang"
     control.mkdir(parents=True)
     (relay_port,) = free_ports(1)
-    with running(_document(mode, relay_port, control, hang), folder / "data") as local:
+    pipeline = load_pipeline(_document(mode, relay_port, control, hang))
+    with LocalPipeline(pipeline, data_dir=folder / "data") as local:
         host, _, port = local.grpc_address.rpartition(":")
         relay = Relay((host, int(port)))
         await relay.start(relay_port)
         try:
-            await eventually(lambda: asyncio.to_thread(ready, local), STARTUP_SECONDS, "workers are registered")
+            await eventually(lambda: asyncio.to_thread(_is_at_rest, local), STARTUP_SECONDS, "all workers are there")
             await _learn(local, outcome.promises)
             before = _processes(local)
             scene = Scene(local, relay, control, hang, random.Random(seed))
@@ -96,11 +98,9 @@ async def chaos(mode: Mode, seed: int, seconds: float, folder: Path, *, clients:
 def _document(mode: Mode, relay_port: int, control: Path, hang: Path) -> dict[str, Any]:
     document = resource("digits", router__leaseSeconds=LEASE_SECONDS, roles__denoiser__replicas=2)
     spec = document["spec"]
-    spec["transport"] = {
-        **spec.get("transport", {}),
-        "backend": mode,
-        **({"protocol": "tcp"} if mode == "mooncake" else {}),
-    }
+    spec["transport"]["backend"] = mode
+    if mode != "mooncake":
+        del spec["transport"]["protocol"]
     env = {
         "DIFFUSION_WORKER_ROUTER": f"127.0.0.1:{relay_port}",
         "DIFFUSION_WORKER_STALL_SECONDS": str(STALL_SECONDS),

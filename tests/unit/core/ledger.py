@@ -70,6 +70,7 @@ class Ledger:
         self._states: dict[str, JobState] = {}
         # Peers as they were before the event, and by pod name what ran where nothing was heard any more.
         self._known: dict[str, Peer] = {}
+        self._known_tasks: dict[str, str] = {}
         self._silent: dict[str, tuple[Process | None, set[str]]] = {}
 
     # ------------------------------------------------------------ what the router hears
@@ -156,9 +157,13 @@ class Ledger:
             process, ran = self._silent.pop(event.pod_name, (None, set()))
             if process is not None and event.process is not None and event.process.follows(process):
                 expected |= {job_id for job_id in ran if self._store[job_id].status is None and not self._ended[job_id]}
+        if isinstance(event, StageFailed) and event.kind is FailureKind.STALLED and event.incarnation in self._known:
+            task = self._known_tasks.get(event.task_id)
+            expected |= {task} - {None}
         killed = {action.job_id for action in actions if isinstance(action, JobKilled)}
         assert killed == expected, f"I11: {killed} are blamed, {expected} ran where a process died"
         self._known = dict(self._core.peers)
+        self._known_tasks = {job.task.id: job.id for job in self._core.jobs.values() if job.task is not None}
 
     def released(self, action: ReleaseSlot, workers: Iterable[Worker], now: float) -> None:
         """I3: nobody whose report may still be heard is reading the slot."""

@@ -35,6 +35,7 @@ _FLEETS = [
     [(Stage.ENCODE, Stage.DECODE), (Stage.DENOISE,), (Stage.DENOISE,)],
     [(Stage.ENCODE, Stage.DENOISE), (Stage.ENCODE, Stage.DENOISE), (Stage.DECODE,)],
 ]
+_FAILURES = [FailureKind.TRANSFER, FailureKind.MODEL_ERROR, FailureKind.STALLED]
 _INDEX = st.integers(0, 7)
 _FEW = st.integers(1, 4)
 _SOME = st.integers(0, 255)
@@ -182,7 +183,7 @@ class Histories(RuleBasedStateMachine):
     def a_report_arrives_again(self, index: int) -> None:
         self.world.deliver_again(index)
 
-    @rule(index=_INDEX, task=_INDEX, kind=st.sampled_from([FailureKind.TRANSFER, FailureKind.MODEL_ERROR]))
+    @rule(index=_INDEX, task=_INDEX, kind=st.sampled_from(_FAILURES))
     def something_fails(self, index: int, task: int, kind: FailureKind) -> None:
         worker = self.pick(index)
         if worker is not None:

@@ -292,6 +292,19 @@ def test_i11_a_job_during_which_a_worker_ended_is_computed_alone_so_that_no_neig
     world.check_at_rest()
 
 
+def test_i11_a_job_whose_stage_stood_still_has_cost_a_worker(world: World) -> None:
+    job = world.submit()
+    for kills in (1, 2):
+        worker = world.spawn()
+        world.work_until(worker, Phase.RUNNING)
+        worker.drain()
+        world.fail_task(worker, 0, FailureKind.STALLED)
+        world.deliver_all()
+        world.kill(worker)
+        assert world.store[job].kills == kills, "its end is not counted once more"
+    assert world.store[job].kind is FailureKind.POISON
+
+
 def test_i11_the_count_of_kills_outlives_the_router(world: World) -> None:
     job = world.submit()
     worker = world.spawn()

@@ -108,6 +108,12 @@ def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message:
     elif kind in (FailureKind.HANDED_BACK, FailureKind.CANCELLED):
         # Asked for, or the worker leaves; one that does neither must not be asked again and again.
         jobs.enqueue(book, job, 0.0 if task.revoked or not peer.takes_tasks else book.policy.backoff)
+    elif kind is FailureKind.STALLED:
+        # The worker says so with its last breath: what stood still is known to have cost it.
+        job.avoid |= {task.incarnation}
+        blame(book, job)
+        if not job.status.ended:
+            jobs.enqueue(book, job)
     elif kind is FailureKind.POOL_FULL:
         job.pool_full += 1
         jobs.enqueue(book, job, _backoff(book, job.pool_full))
