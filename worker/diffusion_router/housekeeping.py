@@ -1,8 +1,9 @@
 """What the router clears away: ended jobs whose time is over, and files that no job names.
 
 The wall clock may jump. How long things are kept is written down in its terms, because that has to outlive the process;
-so a jump ahead is noticed by the clock that does not jump, and all that is written down moves along. Files of no job
-are told by seeing them twice, an hour apart on that same clock: one may belong to a request that is still coming in.
+so a jump ahead is noticed by the clock that began with the machine, and all that is written down moves along. That also
+holds across a restart of the router, unless the machine was started anew meanwhile. Files of no job are told by seeing
+them twice, an hour apart on that same clock: one may belong to a request that is still coming in.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -22,33 +24,57 @@ STRAY_SECONDS: Final = 3600.0
 _JUMP_SECONDS: Final = 60.0
 # Files of no job that are remembered at once.
 _MAX_STRAYS: Final = 10_000
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 log = structlog.get_logger()
 
 
-class Housekeeping:
-    """Times are arguments: `now` is seconds since 1970, `monotonic` the clock that does not jump."""
+def uptime() -> float:
+    """Seconds since the machine started, also while it slept; never set."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
-    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, *, now: float, monotonic: float) -> None:
+
+def boot_id() -> str:
+    """Of this start of the machine; empty where that is not told."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class Housekeeping:
+    """Times are arguments: `now` is seconds since 1970, `up` those since the machine started."""
+
+    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, *, boot: str) -> None:
         self._jobs = jobs
         self._artifacts = artifacts
-        self._wall, self._monotonic = now, monotonic
-        self._strays_looked_for = monotonic
+        self._boot = boot
+        self._offset: float | None = None
+        """Of the wall clock, as it is written down."""
+        self._strays_looked_for = 0.0
         self._strays: dict[str, float] = {}
         """Files that no job named, and when that was first seen."""
+
+    async def begin(self, now: float, up: float) -> None:
+        """Before anything that is written down is read. Raises StoreUnavailable."""
+        self._strays_looked_for = up
+        known = await self._jobs.clock()
+        if known is not None and self._boot and known[0] == self._boot:
+            self._offset = known[1]
+        await self._follow_the_clock(now, up)
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            await self.sweep(time.time(), time.monotonic())
+            await self.sweep(time.time(), uptime())
 
-    async def sweep(self, now: float, monotonic: float) -> None:
+    async def sweep(self, now: float, up: float) -> None:
         try:
-            await self._follow_the_clock(now, monotonic)
+            await self._follow_the_clock(now, up)
             await self.forget(await self._jobs.expire(now))
-            if monotonic - self._strays_looked_for >= STRAY_SECONDS / 2:
-                self._strays_looked_for = monotonic
-                await self._remove_strays(monotonic)
+            if up - self._strays_looked_for >= STRAY_SECONDS / 2:
+                self._strays_looked_for = up
+                await self._remove_strays(up)
         except StoreUnavailable as error:
             log.warning("not_cleared_away", error=str(error))
 
@@ -66,16 +92,19 @@ class Housekeeping:
                 for file in record.parameters.inputs:
                     await self._artifacts.delete(file.key)
 
-    async def _follow_the_clock(self, now: float, monotonic: float) -> None:
-        jump = (now - self._wall) - (monotonic - self._monotonic)
+    async def _follow_the_clock(self, now: float, up: float) -> None:
+        """Where it jumps back, things are kept for longer, and nothing need be done. A jump that could not be written
+        down is seen again."""
+        offset = now - up
+        jump = 0.0 if self._offset is None else offset - self._offset
         if jump > _JUMP_SECONDS:
             log.warning("wall_clock_jumped", seconds=round(jump))
-            await self._jobs.move_times(jump, made_by=self._wall)
-        # Where it jumps back, things are kept for longer, and nothing need be done. A jump that could not be written
-        # down is seen again.
-        self._wall, self._monotonic = now, monotonic
+            await self._jobs.move_times(jump, made_by=now - jump)
+        if self._offset is None or abs(jump) > 1.0:
+            await self._jobs.keep_clock(self._boot, offset)
+            self._offset = offset
 
-    async def _remove_strays(self, monotonic: float) -> None:
+    async def _remove_strays(self, up: float) -> None:
         named = await self._jobs.input_keys()
         found: set[str] = set()
         async for keys in self._artifacts.all_keys():
@@ -83,8 +112,8 @@ class Housekeeping:
         self._strays = {key: since for key, since in self._strays.items() if key in found}
         for key in found:
             if len(self._strays) < _MAX_STRAYS:
-                self._strays.setdefault(key, monotonic)
-        due = [key for key, since in self._strays.items() if monotonic - since >= STRAY_SECONDS]
+                self._strays.setdefault(key, up)
+        due = [key for key, since in self._strays.items() if up - since >= STRAY_SECONDS]
         for key in due:
             await self._artifacts.remove(key)
             del self._strays[key]

@@ -20,7 +20,7 @@ import structlog
 
 from diffusion_router import core
 from diffusion_router.admission import Admission, check_same, digest_of, new_records
-from diffusion_router.housekeeping import Housekeeping
+from diffusion_router.housekeeping import Housekeeping, boot_id, uptime
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.conditioning import Conditionings
@@ -82,7 +82,7 @@ class JobService:
         self._jobs = jobs
         self._metrics = metrics
         self._admission = Admission(dispatcher, jobs, metrics, max_queued)
-        self._housekeeping = Housekeeping(jobs, artifacts, now=time.time(), monotonic=time.monotonic())
+        self._housekeeping = Housekeeping(jobs, artifacts, boot=boot_id())
         self._timeout_seconds = timeout_seconds
         self._live: dict[str, _Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,6 +95,7 @@ class JobService:
     async def start(self) -> None:
         """Takes up what an earlier life of the router accepted."""
         now, monotonic = time.time(), time.monotonic()
+        await self._housekeeping.begin(now, uptime())
         for record in await self._jobs.unfinished():
             live = self._live[record.id] = _Live(record, monotonic)
             if record.damage:

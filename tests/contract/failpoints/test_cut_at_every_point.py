@@ -115,7 +115,8 @@ async def check_end(life: Life, record: JobRecord, prompt: str) -> None:
 
 async def check_files(life: Life) -> None:
     """What a cut left behind is cleared away, and nothing else."""
-    keeper = Housekeeping(life.jobs, life.artifacts, now=0.0, monotonic=0.0)
+    keeper = Housekeeping(life.jobs, life.artifacts, boot="")
+    await keeper.begin(0.0, 0.0)
     for halves in range(1, 4):
         await keeper.sweep(0.0, halves * STRAY_SECONDS / 2)
     rows = {record.id: record for record in await life.jobs.list(limit=1000)}

@@ -23,8 +23,10 @@ def artifacts(tmp_path: Path) -> ArtifactStore:
 
 
 @pytest.fixture
-def housekeeping(store: JobStore, artifacts: ArtifactStore) -> Housekeeping:
-    return Housekeeping(store, artifacts, now=NOW, monotonic=0.0)
+async def housekeeping(store: JobStore, artifacts: ArtifactStore) -> Housekeeping:
+    made = Housekeeping(store, artifacts, boot="a boot")
+    await made.begin(NOW, 0.0)
+    return made
 
 
 def reading(job_id: str, *keys: str) -> JobRecord:
@@ -85,6 +87,20 @@ async def test_a_jump_of_the_wall_clock_deletes_nothing_early(store: JobStore, h
     assert await store.get("ended") is None
 
 
+@pytest.mark.parametrize(("boot", "kept"), [("a boot", True), ("another boot", False), ("", False)])
+async def test_a_jump_before_a_restart_is_noticed_unless_the_machine_was_started_too(
+    store: JobStore, artifacts: ArtifactStore, housekeeping: Housekeeping, boot: str, kept: bool
+) -> None:
+    await store.add([record("a")])
+    await store.finish([ended("a")])
+    again = Housekeeping(store, artifacts, boot=boot)
+    await again.begin(NOW + DAYS + 10.0, 10.0)
+    await again.sweep(NOW + DAYS + 40.0, 40.0)
+    assert (await store.get("a") is not None) == kept
+    await again.sweep(NOW + DAYS + 110.0, 110.0)
+    assert await store.get("a") is None
+
+
 async def test_what_ends_after_a_jump_is_kept_for_no_longer(store: JobStore, housekeeping: Housekeeping) -> None:
     await store.add([replace(record("late"), created_at=NOW + DAYS)])
     await store.finish([ended("late", at=NOW + DAYS + 5.0)])
@@ -99,7 +115,7 @@ async def test_a_jump_back_keeps_things_longer_and_not_for_ever(store: JobStore,
     await housekeeping.sweep(NOW - DAYS, 110.0)
     assert await store.get("a")
     await housekeeping.sweep(NOW - DAYS + 30.0, 140.0)
-    await housekeeping.sweep(NOW + 130.0, 130.0 + DAYS)
+    await housekeeping.sweep(NOW + 130.0, 240.0 + DAYS)
     assert await store.get("a") is None
 
 

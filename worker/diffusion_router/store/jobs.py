@@ -71,6 +71,14 @@ _MOVE_TIMES: Final = Statement(
 )
 
 
+_KEEP_CLOCK: Final = Statement(
+    5,
+    update(pipelines)
+    .where(pipelines.c.name == bindparam("of_pipeline"))
+    .values(boot_id=bindparam("boot"), clock_offset=bindparam("offset")),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What a pipeline's router alone has of the database."""
@@ -171,6 +179,17 @@ class JobStore:
         """The wall clock jumped: whatever was to happen to jobs made until `made_by` happens so much later."""
         row = {"of_pipeline": self._pipeline, "seconds": seconds, "made_by": made_by}
         await self._writer.write(_MOVE_TIMES, [row], timeout=self._timeout)
+
+    async def clock(self) -> tuple[str, float] | None:
+        """What `keep_clock` was given last."""
+        query = select(pipelines.c.boot_id, pipelines.c.clock_offset).where(pipelines.c.name == self._pipeline)
+        found = await self._run(lambda connection: connection.execute(query).one_or_none())
+        return None if found is None or None in tuple(found) else (found[0], found[1])
+
+    async def keep_clock(self, boot_id: str, offset: float) -> None:
+        """offset: seconds by which the wall clock is ahead of the one that began with this start of the machine."""
+        row = {"of_pipeline": self._pipeline, "boot": boot_id, "offset": offset}
+        await self._writer.write(_KEEP_CLOCK, [row], timeout=self._timeout)
 
     async def expire(self, now: float, *, limit: int = MAX_LISTED) -> _Records:
         """At most `limit` ended jobs whose time to be kept is over."""

@@ -72,6 +72,9 @@ pipelines = Table(
     metadata,
     Column("name", String(255), primary_key=True),
     Column("secret", LargeBinary, nullable=False),
+    # By how much the wall clock is ahead of the one that began with the machine, and which start of the machine.
+    Column("boot_id", String(64)),
+    Column("clock_offset", Float(53)),
 )
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
