@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from diffusion_worker.metrics import Metrics
 from diffusionpipeline.process.channels import PROBES_SERVER, listen
+from diffusionpipeline.process.connections import HttpBounds
 from diffusionpipeline.process.serving import Ports, serve_http
 
 SERVICE: Final = "diffusionpipeline.v1.PeerService"
@@ -63,8 +64,7 @@ async def serve_health(
                 port=http_port,
                 flag="--health-port",
                 grace_seconds=GRACE_SECONDS,
-                max_connections=MAX_CONNECTIONS,
-                keep_alive_seconds=15,
+                bounds=HttpBounds(max_connections=MAX_CONNECTIONS),
             )
         )
         yield Ports(http, bound)
