@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from diffusionpipeline.process.refusals import error_body
@@ -122,6 +122,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._body_complete = True
         self._refused = False
         self._half_closed = False
+        self._running: RequestResponseCycle | None = None
         self._continues = 0
 
     # What asyncio calls
@@ -134,6 +135,10 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.left(self)
         super().connection_lost(exc)
+        # uvicorn tells the last request alone, which may not have begun.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         if self._refused or self.transport.is_closing():
@@ -214,6 +219,10 @@ class BoundedConnection(HttpToolsProtocol):
         if not self._body_complete:
             self._allow(self._bounds.body_seconds)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def send_400_response(self, msg: str) -> None:
         self._refuse(HTTPStatus.BAD_REQUEST, msg, "invalid_http")
 
@@ -257,7 +266,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _ask_whether_gone(self) -> None:
         """A client that has hung up looks like one that will ask no more, until something is sent to it."""
-        waiting = not self.pipeline and not self.cycle.response_started
-        if waiting and self._continues < _MAX_CONTINUES and self.scope["http_version"] == "1.1":
+        waits = self._running is not None and not self._running.response_started
+        if waits and self._continues < _MAX_CONTINUES and self.scope["http_version"] == "1.1":
             self._continues += 1
             self.transport.write(_CONTINUE)
