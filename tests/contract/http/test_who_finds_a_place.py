@@ -34,7 +34,9 @@ def still_open(clients: list[Client]) -> int:
     return count
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HTT", b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["silent", "half", "idle"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTT", b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["silent", "half", "idle"]
+)
 def test_those_who_ask_for_nothing_make_room(serve: Serve, sent: bytes) -> None:
     site = serve(max_connections=MOST)
     crowd = []
