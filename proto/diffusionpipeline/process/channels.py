@@ -23,11 +23,8 @@ _NO_PROXY: Final = ("grpc.enable_http_proxy", 0)
 # Two servers on one port would each get half of the calls.
 _ALONE: Final = ("grpc.so_reuseport", 0)
 
-# Of connections without a call, and of those that never say what they are: gRPC's own are two minutes, and none.
-_IDLE_CONNECTIONS: Final = (
-    ("grpc.max_connection_idle_ms", 75_000),
-    ("grpc.server_handshake_timeout_ms", 10_000),
-)
+# For a connection to say that it is one of HTTP/2; gRPC's own is two minutes.
+_HANDSHAKE: Final = ("grpc.server_handshake_timeout_ms", 10_000)
 
 _ROUTER_SERVER: Final = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -36,11 +33,18 @@ _ROUTER_SERVER: Final = (
     # Workers ping every 10 s; gRPC's own minimum is 5 minutes, after which it hangs up on them.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
-    *_IDLE_CONNECTIONS,
+    _HANDSHAKE,
+    # Without a call.
+    ("grpc.max_connection_idle_ms", 75_000),
     _ALONE,
 )
 
-PROBES_SERVER: Final = (*_IDLE_CONNECTIONS, ("grpc.max_allowed_incoming_connections", 128), _ALONE)
+PROBES_SERVER: Final = (
+    _HANDSHAKE,
+    ("grpc.max_connection_idle_ms", 15_000),
+    ("grpc.max_allowed_incoming_connections", 256),
+    _ALONE,
+)
 
 WORKER_CHANNEL: Final = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
