@@ -167,7 +167,7 @@ class BoundedConnection(HttpToolsProtocol):
         elif self._due is not None and self.loop.time() > self._due and not self._answering:
             if self._begun and not self._refused:
                 text = f"The headers did not arrive within {self._bounds.header_seconds:g} s"
-                self._refuse(HTTPStatus.REQUEST_TIMEOUT, text, "timeout")
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, text, code="timeout")
             else:
                 self.transport.close()
         elif self._half_closed and self._answering:
@@ -192,7 +192,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _PIPELINED:
-            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests without waiting for answers", "pipelined")
+            self._refuse(
+                HTTPStatus.TOO_MANY_REQUESTS, "Too many requests without waiting for answers", code="pipelined"
+            )
             raise _Refused
         self._due = None
         self._begun = self._body_complete = False
@@ -224,7 +226,7 @@ class BoundedConnection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(HTTPStatus.BAD_REQUEST, msg, "invalid_http")
+        self._refuse(HTTPStatus.BAD_REQUEST, msg, code="invalid_http")
 
     @property
     def _answering(self) -> bool:
@@ -243,17 +245,17 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         text = f"The request's headers are larger than the {self._bounds.header_bytes} bytes allowed here"
-        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text, "headers_too_large")
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text, code="headers_too_large")
 
-    def _refuse(self, status: HTTPStatus, message: str, code: str) -> None:
+    def _refuse(self, status: HTTPStatus, message: str, *, code: str) -> None:
         """Answer and close, once the client has; without an answer if that to an earlier request is under way."""
         if self._refused or self.transport.is_closing():
             return
+        if self._answering:
+            self._hang_up()
+            return
         self._refused = True
         self._unset_keepalive_if_required()
-        if self._answering:
-            self.transport.close()
-            return
         body = error_body(status, message, code=code)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
@@ -263,6 +265,10 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.write_eof()
         self.flow.resume_reading()
         self._allow(_LINGER_SECONDS)
+
+    def _hang_up(self) -> None:
+        self._refused = True
+        self.transport.close()
 
     def _ask_whether_gone(self) -> None:
         """A client that has hung up looks like one that will ask no more, until something is sent to it."""
