@@ -9,10 +9,12 @@ for something gives way.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -28,6 +30,8 @@ _LINGER_SECONDS: Final = 5.0
 # The interim answer that every client skips; some take no more than five.
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MAX_CONTINUES: Final = 4
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +57,14 @@ class Connections:
         self._all: set[BoundedConnection] = set()
         # In the order of since when.
         self._waiting: dict[BoundedConnection, None] = {}
+        self._refused: Counter[str] = Counter()
 
     def arrived(self, connection: BoundedConnection) -> None:
         self._all.add(connection)
         self.waits(connection)
         if len(self._all) > self.bounds.max_connections + SPARE_CONNECTIONS:
             longest = next(iter(self._waiting))
+            self.refused("gave_way")
             self.left(longest)
             longest.transport.abort()
 
@@ -74,25 +80,34 @@ class Connections:
         self._all.discard(connection)
         self._waiting.pop(connection, None)
 
+    def refused(self, code: str) -> None:
+        self._refused[code] += 1
+
     def look_after(self) -> None:
         """To be called about every second."""
         for connection in list(self._all):
             connection.look_after()
+        # One line for all, so that no client can fill the log.
+        if self._refused:
+            log.warning("http_refused", **self._refused)
+            self._refused.clear()
 
 
 class BoundedConfig(uvicorn.Config):
     """With what all connections share."""
 
-    def __init__(self, app: Any, bounds: HttpBounds, **settings: Any) -> None:
+    def __init__(self, app: Any, connections: Connections, **settings: Any) -> None:
         super().__init__(
             app,
             http=BoundedConnection,
             # Nothing here is a web socket, and as one a connection would leave these bounds.
             ws="none",
-            timeout_keep_alive=bounds.idle_seconds,  # type: ignore[arg-type]  # is given to `call_later`
+            # It warns of each request that is no HTTP, and so may a client of any.
+            log_level="error",
+            timeout_keep_alive=connections.bounds.idle_seconds,  # type: ignore[arg-type]  # is given to `call_later`
             **settings,
         )
-        self.connections = Connections(bounds)
+        self.connections = connections
 
 
 class _Refused(Exception):
@@ -256,6 +271,7 @@ class BoundedConnection(HttpToolsProtocol):
             return
         self._refused = True
         self._unset_keepalive_if_required()
+        self._shared.refused(code)
         body = error_body(status, message, code=code)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
@@ -268,6 +284,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         self._refused = True
+        self._shared.refused("hung_up")
         self.transport.close()
 
     def _ask_whether_gone(self) -> None:

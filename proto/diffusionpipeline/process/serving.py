@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from diffusionpipeline.process.connections import BoundedConfig, HttpBounds
+from diffusionpipeline.process.connections import BoundedConfig, Connections, HttpBounds
 from diffusionpipeline.process.refusals import error_body
 
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -43,9 +43,10 @@ async def serve_http(
     except OSError as error:
         raise OSError(f"{flag} {port}: cannot listen on {host} ({error}); choose a free port") from None
     _notice_who_is_gone(listener, bounds.idle_seconds)
+    connections = Connections(bounds)
     config = BoundedConfig(
-        _Gate(application, bounds.max_connections),
-        bounds,
+        _Gate(application, connections),
+        connections,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -71,9 +72,10 @@ def _notice_who_is_gone(listener: socket.socket, seconds: float) -> None:
 class _Gate:
     """ASGI: only so many requests at once. Probes are answered all the same."""
 
-    def __init__(self, application: Application, most: int) -> None:
+    def __init__(self, application: Application, connections: Connections) -> None:
         self._application = application
-        self._most = most
+        self._connections = connections
+        self._most = connections.bounds.max_connections
         self._under_way = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -81,7 +83,7 @@ class _Gate:
             await self._application(scope, receive, send)
             return
         if self._under_way >= self._most:
-            await _refuse_busy(self._most, send)
+            await self._refuse(send)
             return
         self._under_way += 1
         try:
@@ -89,17 +91,18 @@ class _Gate:
         finally:
             self._under_way -= 1
 
-
-async def _refuse_busy(most: int, send: Any) -> None:
-    body = error_body(503, f"All of the {most} connections for requests are in use", code="too_many_connections")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"retry-after", b"1"),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    async def _refuse(self, send: Any) -> None:
+        self._connections.refused("too_many_connections")
+        text = f"All of the {self._most} connections for requests are in use"
+        body = error_body(503, text, code="too_many_connections")
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"retry-after", b"1"),
+            (b"connection", b"close"),
+        ]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 class _Server(uvicorn.Server):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from contract.http.conftest import DEADLINE, Client, Serve, Site
 from diffusionpipeline.process.connections import SPARE_CONNECTIONS
@@ -80,3 +85,33 @@ def test_nobody_takes_the_place_of_a_request_under_way(serve: Serve) -> None:
     assert site.client().get("/healthz").status == 200
     site.release()
     assert [holder.answer().body for holder in holders] == [b"held"] * MOST
+
+
+@pytest.fixture
+def log() -> Iterator[LogCapture]:
+    capture = LogCapture()
+    before = structlog.get_config()["processors"]
+    structlog.configure(processors=[capture])
+    yield capture
+    structlog.configure(processors=before)
+
+
+def test_the_log_counts_who_was_refused_and_does_not_grow_with_them(log: LogCapture, serve: Serve) -> None:
+    site = serve(max_connections=MOST)
+    for _ in range(ALL + 10):
+        site.client()
+    for _ in range(20):
+        client = site.client()
+        client.send(b"nonsense\r\n\r\n")
+        assert client.answer().code == "invalid_http"
+
+    def counted() -> bool:
+        counts: Counter[str] = Counter()
+        for entry in log.entries:
+            assert entry["event"] == "http_refused"
+            counts.update({name: count for name, count in entry.items() if isinstance(count, int)})
+        assert counts.keys() <= {"gave_way", "invalid_http"}
+        return counts["gave_way"] >= 10 and counts["invalid_http"] == 20
+
+    until(counted, DEADLINE, "all are counted")
+    assert len(log.entries) < 20
