@@ -207,9 +207,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _PIPELINED:
-            self._refuse(
-                HTTPStatus.TOO_MANY_REQUESTS, "Too many requests without waiting for answers", code="pipelined"
-            )
+            self._hang_up()
             raise _Refused
         self._due = None
         self._begun = self._body_complete = False
