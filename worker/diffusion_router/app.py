@@ -29,7 +29,8 @@ from diffusion_router.peers.tickets import Tickets
 from diffusion_router.service import JobService
 from diffusion_router.settings import Settings
 from diffusion_router.store import ArtifactStore, JobStore, StoreError
-from diffusionpipeline.process.channels import ROUTER_SERVER, listen
+from diffusionpipeline.process.channels import listen, router_server
+from diffusionpipeline.process.descriptors import share_descriptors
 from diffusionpipeline.process.logs import configure
 from diffusionpipeline.process.serving import Ports, serve_http
 from diffusionpipeline.v1 import peer_pb2_grpc, registry_pb2_grpc
@@ -43,7 +44,8 @@ log = structlog.get_logger()
 async def serve(
     settings: Settings, *, stop: asyncio.Event, ready: Callable[[Ports], Awaitable[None]] | None = None
 ) -> None:
-    """Runs a router until `stop` is set. Raises StoreError, OSError (a port that is taken)."""
+    """Runs a router until `stop` is set. Raises StoreError, OSError (a port that is taken, too few descriptors)."""
+    room = share_descriptors()
     async with AsyncExitStack() as stack:
         jobs = await JobStore.open(
             settings.resolved_store_url,
@@ -80,7 +82,7 @@ async def serve(
         await service.start()
         stack.push_async_callback(service.stop)
 
-        server = grpc.aio.server(options=ROUTER_SERVER)
+        server = grpc.aio.server(options=router_server(max_connections=room.grpc))
         healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # which the stubs lack
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         peer_pb2_grpc.add_PeerServiceServicer_to_server(sessions, server)
@@ -93,7 +95,12 @@ async def serve(
         app = create_app(service, registry, settings.limits, metrics=metrics.render, metrics_type=metrics.content_type)
         http_port = await stack.enter_async_context(
             serve_http(
-                app, host=settings.host, port=settings.http_port, flag="--http-port", grace_seconds=_GRACE_SECONDS
+                app,
+                host=settings.host,
+                port=settings.http_port,
+                flag="--http-port",
+                grace_seconds=_GRACE_SECONDS,
+                bounds=settings.http_bounds(room.http),
             )
         )
         for name in ("", "diffusionpipeline.v1.JobService", "diffusionpipeline.v1.PeerService"):

@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from diffusion_router.api.limits import Limits
+from diffusionpipeline.process.connections import HttpBounds
 from diffusionpipeline.process.settings import ProcessSettings
 
 
@@ -55,6 +56,18 @@ class Settings(ProcessSettings):
     max_artifact_bytes: int = Field(1 << 30, gt=0, description="Bytes of one file that a worker uploads")
     max_images_per_request: int = Field(10, gt=0, le=1000, description="Jobs of one request (n), and its input images")
 
+    max_connections: int = Field(
+        1024, gt=0, description="HTTP connections with a request. Fewer where the process may open few files"
+    )
+    max_header_bytes: int = Field(64 << 10, ge=1024, description="Bytes of an HTTP request's first line and headers")
+    header_seconds: float = Field(15.0, gt=0, description="How long a client may take to send its headers")
+    body_seconds: float = Field(60.0, gt=0, description="How long a client may take to send its body")
+    idle_seconds: float = Field(75.0, gt=0, description="How long a connection is kept without a request")
+    max_body_bytes_in_flight: int = Field(
+        256 << 20, gt=0, description="Bytes of all bodies that are being read; at least those of one upload"
+    )
+    max_json_values: int = Field(10_000, gt=0, description="Values in one JSON body")
+
     @property
     def qualified_pipeline(self) -> str:
         """The pipeline's name among all that may share a job store."""
@@ -83,4 +96,17 @@ class Settings(ProcessSettings):
             max_artifact_bytes=self.max_artifact_bytes,
             max_seconds=self.request_timeout_seconds,
             retain_seconds=self.retain_seconds,
+            max_json_values=self.max_json_values,
+            max_body_bytes_in_flight=max(self.max_body_bytes_in_flight, self.max_upload_bytes),
+            body_seconds=self.body_seconds,
+        )
+
+    def http_bounds(self, connections: int) -> HttpBounds:
+        """Of connections. connections: how many there is room for."""
+        return HttpBounds(
+            max_connections=min(self.max_connections, connections),
+            header_bytes=self.max_header_bytes,
+            header_seconds=self.header_seconds,
+            body_seconds=self.body_seconds,
+            idle_seconds=self.idle_seconds,
         )

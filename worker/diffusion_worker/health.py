@@ -20,11 +20,32 @@ from starlette.routing import Route
 
 from diffusion_worker.metrics import Metrics
 from diffusionpipeline.process.channels import PROBES_SERVER, listen
+from diffusionpipeline.process.connections import HttpBounds
 from diffusionpipeline.process.serving import Ports, serve_http
 
 SERVICE: Final = "diffusionpipeline.v1.PeerService"
-MAX_CONNECTIONS: Final = 32
+MAX_REQUESTS: Final = 32
+# Of those: who asks once must find room however many watch.
+MAX_WATCHERS: Final = 16
 GRACE_SECONDS: Final = 1
+
+Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
+
+
+class _Servicer(grpc_health.HealthServicer):
+    def __init__(self) -> None:
+        super().__init__()
+        self._watchers = 0
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802  # as gRPC names it
+        if self._watchers >= MAX_WATCHERS:
+            text = f"{MAX_WATCHERS} others watch already; ask with Check"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        self._watchers += 1
+        try:
+            await super().Watch(request, context)
+        finally:
+            self._watchers -= 1
 
 
 @dataclass
@@ -33,7 +54,7 @@ class Health:
 
     not_alive: Callable[[], str]
     not_ready: Callable[[], str]
-    servicer: grpc_health.HealthServicer = field(default_factory=grpc_health.HealthServicer)
+    servicer: _Servicer = field(default_factory=_Servicer)
 
     async def publish(self) -> None:
         """Tell those who watch by gRPC. To be called after each change."""
@@ -51,7 +72,7 @@ async def serve_health(
     Raises OSError, which names the flag, if a port is taken.
     """
     async with AsyncExitStack() as stack:
-        server = grpc.aio.server(maximum_concurrent_rpcs=MAX_CONNECTIONS, options=PROBES_SERVER)
+        server = grpc.aio.server(maximum_concurrent_rpcs=MAX_REQUESTS, options=PROBES_SERVER)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
         bound = listen(server, host, grpc_port, flag="--grpc-health-port")
         await server.start()
@@ -63,8 +84,7 @@ async def serve_health(
                 port=http_port,
                 flag="--health-port",
                 grace_seconds=GRACE_SECONDS,
-                max_connections=MAX_CONNECTIONS,
-                keep_alive_seconds=15,
+                bounds=HttpBounds(max_connections=MAX_REQUESTS),
             )
         )
         yield Ports(http, bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import grpc
@@ -22,17 +23,28 @@ _NO_PROXY: Final = ("grpc.enable_http_proxy", 0)
 # Two servers on one port would each get half of the calls.
 _ALONE: Final = ("grpc.so_reuseport", 0)
 
-ROUTER_SERVER: Final = (
+# For a connection to say that it is one of HTTP/2; gRPC's own is two minutes.
+_HANDSHAKE: Final = ("grpc.server_handshake_timeout_ms", 10_000)
+
+_ROUTER_SERVER: Final = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
     ("grpc.max_send_message_length", _LIST_BYTES),
     *_KEEPALIVE,
     # Workers ping every 10 s; gRPC's own minimum is 5 minutes, after which it hangs up on them.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
+    _HANDSHAKE,
+    # Without a call.
+    ("grpc.max_connection_idle_ms", 75_000),
     _ALONE,
 )
 
-PROBES_SERVER: Final = (_ALONE,)
+PROBES_SERVER: Final = (
+    _HANDSHAKE,
+    ("grpc.max_connection_idle_ms", 15_000),
+    ("grpc.max_allowed_incoming_connections", 256),
+    _ALONE,
+)
 
 WORKER_CHANNEL: Final = (
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -52,6 +64,11 @@ WORKER_CHANNEL: Final = (
 
 ASKING_CHANNEL: Final = (("grpc.max_receive_message_length", _LIST_BYTES), _NO_PROXY)
 """Of those who ask a router now and then: the operator, `dpipe`."""
+
+
+def router_server(*, max_connections: int) -> Sequence[tuple[str, int]]:
+    """The options of a router's server. One connection more is hung up on."""
+    return (*_ROUTER_SERVER, ("grpc.max_allowed_incoming_connections", max_connections))
 
 
 def listen(server: grpc.aio.Server, host: str, port: int, *, flag: str) -> int:

@@ -1,14 +1,24 @@
-"""HTTP by uvicorn inside a loop, and with signals, that are the program's own."""
+"""HTTP by uvicorn inside a loop, with signals that are the program's own, and bounds that uvicorn lacks."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any, Final
 
 import uvicorn
+
+from diffusionpipeline.process.connections import BoundedConfig, Connections, HttpBounds
+from diffusionpipeline.process.refusals import error_body
+
+PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_TICKS_PER_LOOK: Final = 10
+
+Application = Callable[..., Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +31,7 @@ class Ports:
 
 @asynccontextmanager
 async def serve_http(
-    application: Callable[..., Awaitable[None]],
-    *,
-    host: str,
-    port: int,
-    flag: str,
-    grace_seconds: int,
-    max_connections: int | None = None,
-    keep_alive_seconds: int = 5,
+    application: Application, *, host: str, port: int, flag: str, grace_seconds: int, bounds: HttpBounds
 ) -> AsyncIterator[int]:
     """Serve until the context is left; port 0 takes a free one. Gives the port.
 
@@ -39,17 +42,17 @@ async def serve_http(
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise OSError(f"{flag} {port}: cannot listen on {host} ({error}); choose a free port") from None
-    server = _Server(
-        uvicorn.Config(
-            application,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            limit_concurrency=max_connections,
-            timeout_keep_alive=keep_alive_seconds,
-            timeout_graceful_shutdown=grace_seconds,
-        )
+    _notice_who_is_gone(listener, bounds.idle_seconds)
+    connections = Connections(bounds)
+    config = BoundedConfig(
+        _Gate(application, connections),
+        connections,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=grace_seconds,
     )
+    server = _Server(config)
     serving = asyncio.create_task(server.serve([listener]))
     try:
         yield listener.getsockname()[1]
@@ -58,7 +61,58 @@ async def serve_http(
         await serving
 
 
+def _notice_who_is_gone(listener: socket.socket, seconds: float) -> None:
+    """Connections, which take this from the listener, end when nothing comes back for what is sent on them."""
+    whole = math.ceil(seconds)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, whole * 1000)
+
+
+class _Gate:
+    """ASGI: only so many requests at once. Probes are answered all the same."""
+
+    def __init__(self, application: Application, connections: Connections) -> None:
+        self._application = application
+        self._connections = connections
+        self._most = connections.bounds.max_connections
+        self._under_way = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._application(scope, receive, send)
+            return
+        if self._under_way >= self._most:
+            await self._refuse(send)
+            return
+        self._under_way += 1
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+    async def _refuse(self, send: Any) -> None:
+        self._connections.refused("too_many_connections")
+        text = f"All of the {self._most} connections for requests are in use"
+        body = error_body(503, text, code="too_many_connections")
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"retry-after", b"1"),
+            (b"connection", b"close"),
+        ]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
 class _Server(uvicorn.Server):
+    config: BoundedConfig
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_LOOK == 0:
+            self.config.connections.look_after()
+        return await super().on_tick(counter)

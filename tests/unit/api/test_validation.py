@@ -27,6 +27,9 @@ LIMITS = Limits(
     max_artifact_bytes=1000,
     max_seconds=60.0,
     retain_seconds=100.0,
+    max_json_values=1000,
+    max_body_bytes_in_flight=1000,
+    body_seconds=10.0,
 )
 READER = RequestReader(LIMITS)
 KINDS = {"generation": GENERATION, "edit": EDIT, "video": VIDEO, "job": JOB}

@@ -14,7 +14,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "exception", "critical")
 
 @cache
 def _calls() -> tuple[ast.Call, ...]:
-    files = [file for folder in ("operator", "worker") for file in (ROOT / folder).rglob("*.py")]
+    files = [file for folder in ("operator", "worker", "proto") for file in (ROOT / folder).rglob("*.py")]
     return tuple(node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from diffusion_router.settings import Settings
+from testbed.documents import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +41,25 @@ def test_a_wrong_setting_is_named_by_flag_and_variable(
     text = capsys.readouterr().err
     assert "diffusion_router: --http-port (DIFFUSION_ROUTER_HTTP_PORT): " in text
     assert "--lease-seconds (DIFFUSION_ROUTER_LEASE_SECONDS): Input should be greater than 0, not '-1'" in text
+
+
+def test_the_bounds_that_sizing_names_are_the_defaults() -> None:
+    page = (ROOT / "docs/sizing.md").read_text()
+    units = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20}
+    named = {
+        flag.replace("-", "_"): int(number) * units[unit]
+        for flag, number, unit in re.findall(r"^\| `--([a-z-]+)` \((\d+) ?(KiB|MiB|)\)", page, re.MULTILINE)
+    }
+    assert len(named) == 8
+    assert named == {name: Settings.model_fields[name].default for name in named}
+
+
+def test_there_is_room_for_one_upload_whatever_may_be_in_flight() -> None:
+    limits = Settings.read(["--max-upload-bytes=1000", "--max-body-bytes-in-flight=10"]).limits
+    assert limits.max_body_bytes_in_flight == 1000
+
+
+def test_connections_are_as_many_as_are_asked_for_or_as_there_is_room_for() -> None:
+    settings = Settings.read(["--max-connections=100"])
+    assert settings.http_bounds(1000).max_connections == 100
+    assert settings.http_bounds(16).max_connections == 16

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diffusion_router.api.body import BodyLimit
+from diffusion_router.api.body import BodyReader
 from diffusion_router.api.errors import ApiError, translate
 from diffusion_router.api.files import file_routes
 from diffusion_router.api.images import image_routes
@@ -52,7 +52,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    api = Api(service, registry, limits, RequestReader(limits))
+    reader = RequestReader(limits)
+    api = Api(service, registry, limits, reader, BodyReader(reader, limits))
     for routes in (image_routes, video_routes, job_routes, file_routes, model_routes):
         app.include_router(routes(api))
     _add_health(app, registry)
@@ -62,7 +63,6 @@ def create_app(
     async def scrape() -> Response:
         return Response(metrics(), headers={"Content-Type": metrics_type})
 
-    app.add_middleware(BodyLimit, max_bytes=limits.max_upload_bytes)
     app.add_middleware(Guard, max_seconds=limits.max_seconds + _MARGIN_SECONDS)
     return app
 

@@ -4,60 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from PIL import Image, UnidentifiedImageError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diffusion_router.api import plain_json
 from diffusion_router.api.errors import ApiError, too_large
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import Kind
 from diffusion_router.api.limits import Limits
 from diffusion_router.api.validation import RequestReader
 
-BODY_SECONDS: Final = 60.0
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What is parsed at once; more is parsed in a thread, one body after another.
+_AT_ONCE: Final = 1 << 20
+# Of each body, what does not count against the bytes in flight: a prompt finds room whatever others upload.
+_FREE_BYTES: Final = 64 << 10
 _MAX_FORM_FIELDS: Final = 200
 _MEDIA_TYPES: Final = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 # Decoding holds a picture's pixels in memory: this many at once.
 _decoders = asyncio.Semaphore(2)
-
-
-class BodyLimit:
-    """ASGI middleware: a body that is announced as too large is refused unread, any other once too much has come.
-
-    The rest of a refused body is read and dropped by the HTTP server, since a client that still sends would miss the
-    answer if the connection were closed on it.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        for name, value in scope["headers"]:
-            if name == b"content-length" and (not value.isdigit() or int(value) > self._max_bytes):
-                await too_large(self._max_bytes).response()(scope, receive, send)
-                return
-        received = 0
-
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise too_large(self._max_bytes)
-            return message
-
-        await self._app(scope, bounded, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,73 +50,141 @@ class Body:
     pictures: list[Picture] = field(default_factory=list)
 
 
-async def read_body(request: Request, kind: Kind, reader: RequestReader, limits: Limits) -> Body:
-    """JSON, or a form with files where `kind` has any. Raises ApiError, InvalidField."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
+class BodyReader:
+    """Reads the bodies of all requests under the given limits."""
+
+    def __init__(self, reader: RequestReader, limits: Limits) -> None:
+        self._reader = reader
+        self._limits = limits
+        self._bytes_in_flight = 0
+        self._parsing = asyncio.Semaphore(1)
+
+    @asynccontextmanager
+    async def read(self, request: Request, kind: Kind) -> AsyncIterator[Body]:
+        """JSON, or a form with files where `kind` has any. It is in flight until the context is left.
+
+        Raises ApiError, InvalidField.
+        """
+        counted = _Counted()
+        try:
+            yield await self._read(request, kind, self._chunks(request, counted))
+        finally:
+            self._bytes_in_flight -= counted.nbytes
+
+    async def _read(self, request: Request, kind: Kind, chunks: AsyncGenerator[bytes, None]) -> Body:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
             if media_type == "multipart/form-data" and kind.files:
-                return await _read_form(request, kind, reader, limits)
+                return await self._form(request, kind, chunks)
             if media_type in ("application/json", ""):
-                values = _parse_json(await request.body())
+                values = await self._json(b"".join([chunk async for chunk in chunks]))
                 if kind.needs_image:
                     raise InvalidField("image", "Send a multipart form with a file 'image'", code="missing_field")
                 return Body(values)
-    except TimeoutError:
-        raise ApiError(408, f"The body did not arrive within {BODY_SECONDS:g} s", code="timeout") from None
-    except ClientDisconnect:
-        raise ApiError(400, "The client hung up before its request was complete", code="client_disconnected") from None
-    wanted = "multipart/form-data" if kind.needs_image else "application/json"
-    raise ApiError(415, f"Content-Type {media_type[:100]!r} is not understood here; send {wanted}", code="media_type")
+        except ClientDisconnect:
+            text = "The client hung up before its request was complete"
+            raise ApiError(400, text, code="client_disconnected") from None
+        wanted = "multipart/form-data" if kind.needs_image else "application/json"
+        text = f"Content-Type {media_type[:100]!r} is not understood here; send {wanted}"
+        raise ApiError(415, text, code="media_type")
+
+    async def _chunks(self, request: Request, counted: _Counted) -> AsyncGenerator[bytes, None]:
+        """The body as it comes, as long as it keeps to its time and there is room for it.
+
+        The HTTP server reads and drops the rest of one that is refused, since a client that still sends would miss the
+        answer if the connection were closed on it.
+        """
+        if int(request.headers.get("content-length", 0)) > self._limits.max_upload_bytes:
+            raise too_large(self._limits.max_upload_bytes)
+        chunks = request.stream()
+        end = asyncio.get_running_loop().time() + self._limits.body_seconds
+        received = 0
+        while True:
+            try:
+                async with asyncio.timeout_at(end):
+                    chunk = await anext(chunks, None)
+            except TimeoutError:
+                text = f"The body did not arrive within {self._limits.body_seconds:g} s"
+                raise ApiError(408, text, code="timeout", headers={"Connection": "close"}) from None
+            if chunk is None:
+                return
+            received += len(chunk)
+            if received > self._limits.max_upload_bytes:
+                raise too_large(self._limits.max_upload_bytes)
+            self._count(max(0, received - _FREE_BYTES), counted)
+            yield chunk
+
+    def _count(self, nbytes: int, counted: _Counted) -> None:
+        """nbytes: of one body, all in all."""
+        more = nbytes - counted.nbytes
+        if self._bytes_in_flight + more > self._limits.max_body_bytes_in_flight:
+            text = "Too many bytes of other requests' bodies are on their way. Try again soon"
+            raise ApiError(503, text, code="too_many_bytes", headers={"Retry-After": "1"})
+        self._bytes_in_flight += more
+        counted.nbytes = nbytes
+
+    async def _json(self, body: bytes) -> Mapping[str, object]:
+        try:
+            values = await self._parse(len(body), _parse_json, body, self._limits.max_json_values)
+        except ValueError as error:
+            raise ApiError(400, f"The body is not JSON that is taken here: {error}", code="invalid_json") from None
+        if not isinstance(values, dict):
+            raise ApiError(400, "The body must be a JSON object", code="invalid_json")
+        return values
+
+    async def _form(self, request: Request, kind: Kind, chunks: AsyncGenerator[bytes, None]) -> Body:
+        form = await self._parts(request, chunks)
+        texts: list[tuple[str, str]] = []
+        pictures: dict[str, Picture] = {}
+        for name, part in form.multi_items():
+            if not isinstance(part, UploadFile):
+                texts.append((name, part))
+                continue
+            argument = kind.files.get(name)
+            if argument is None:
+                raise InvalidField(name[:100], f"Unknown file {name[:100]!r}: remove it", code="unknown_field")
+            if argument in pictures:
+                raise InvalidField(name, f"File {name!r}: this model takes one file as its {argument!r}")
+            pictures[argument] = await read_picture(name, argument, await part.read(), self._limits.max_pixels)
+        length = sum(len(text) for _, text in texts)
+        values = await self._parse(length, self._reader.parse_form, kind, texts)
+        if kind.needs_image and "image" not in pictures:
+            raise InvalidField("image", "A file 'image' is required", code="missing_field")
+        return Body(values, list(pictures.values()))
+
+    async def _parts(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> FormData:
+        parser = MultiPartParser(
+            request.headers,
+            chunks,
+            max_files=self._limits.max_images_per_request,
+            max_fields=_MAX_FORM_FIELDS,
+            max_part_size=self._limits.max_upload_bytes,
+        )
+        # The body is bounded, and a pod's file system may be read-only: no files on disk.
+        parser.spool_max_size = self._limits.max_upload_bytes + 1
+        try:
+            return await parser.parse()
+        except MultiPartException as error:
+            raise ApiError(400, f"The form is broken: {error.message}", code="invalid_form") from None
+        except (KeyError, UnicodeError, LookupError):
+            raise ApiError(400, "The form is broken: boundary or charset", code="invalid_form") from None
+
+    async def _parse(self, length: int, parse: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        if length <= _AT_ONCE:
+            return parse(*given, **named)
+        async with self._parsing:
+            return await asyncio.to_thread(parse, *given, **named)
 
 
-def _parse_json(body: bytes) -> Mapping[str, object]:
-    try:
-        values = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ApiError(400, f"The body is not JSON: {reason}", code="invalid_json") from None
-    if not isinstance(values, dict):
-        raise ApiError(400, "The body must be a JSON object", code="invalid_json")
-    return values
+@dataclass(slots=True)
+class _Counted:
+    """What one body holds of the bytes that may be in flight."""
+
+    nbytes: int = 0
 
 
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-async def _read_form(request: Request, kind: Kind, reader: RequestReader, limits: Limits) -> Body:
-    parser = MultiPartParser(
-        request.headers,
-        request.stream(),
-        max_files=limits.max_images_per_request,
-        max_fields=_MAX_FORM_FIELDS,
-        max_part_size=limits.max_upload_bytes,
-    )
-    # The body is bounded, and a pod's file system may be read-only: no files on disk.
-    parser.spool_max_size = limits.max_upload_bytes + 1
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise ApiError(400, f"The form is broken: {error.message}", code="invalid_form") from None
-    except (KeyError, UnicodeError, LookupError):
-        raise ApiError(400, "The form is broken: boundary or charset", code="invalid_form") from None
-    texts: list[tuple[str, str]] = []
-    pictures: dict[str, Picture] = {}
-    for name, part in form.multi_items():
-        if not isinstance(part, UploadFile):
-            texts.append((name, part))
-            continue
-        argument = kind.files.get(name)
-        if argument is None:
-            raise InvalidField(name[:100], f"Unknown file {name[:100]!r}: remove it", code="unknown_field")
-        if argument in pictures:
-            raise InvalidField(name, f"File {name!r}: this model takes one file as its {argument!r}")
-        pictures[argument] = await read_picture(name, argument, await part.read(), limits.max_pixels)
-    values = reader.parse_form(kind, texts)
-    if kind.needs_image and "image" not in pictures:
-        raise InvalidField("image", "A file 'image' is required", code="missing_field")
-    return Body(values, list(pictures.values()))
+def _parse_json(body: bytes, max_values: int) -> object:
+    return plain_json.parse(body.decode(json.detect_encoding(body), "surrogatepass"), max_values)
 
 
 async def read_picture(name: str, argument: str, data: bytes, max_pixels: int) -> Picture:

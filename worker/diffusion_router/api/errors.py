@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from diffusion_router.admission import IdempotencyConflict, Refused, TooLate
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
+from diffusionpipeline.process.refusals import error_body
 from diffusionpipeline.v1 import job_pb2, stage_pb2
 from diffusionpipeline.words import word
 
@@ -34,9 +35,9 @@ class ApiError(Exception):
         self.param = param
         self.headers = headers
 
-    def response(self) -> JSONResponse:
-        error = {"message": self.message, "type": _type(self.status), "param": self.param, "code": self.code}
-        return JSONResponse({"error": error}, self.status, headers=self.headers)
+    def response(self) -> Response:
+        body = error_body(self.status, self.message, code=self.code, param=self.param)
+        return Response(body, self.status, headers=self.headers, media_type="application/json")
 
 
 def not_found(what: str, name: str) -> ApiError:
@@ -94,9 +95,3 @@ def job_error(job: job_pb2.Job) -> ApiError:
         # The router has tried it as often as it makes sense; OpenAI's clients repeat every 5xx unless told.
         headers={"x-should-retry": "false"},
     )
-
-
-def _type(status: int) -> str:
-    if status == 429:
-        return "rate_limit_error"
-    return "server_error" if status >= 500 else "invalid_request_error"

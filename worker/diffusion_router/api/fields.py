@@ -6,12 +6,13 @@ document, so that the three can't differ.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
+
+from diffusion_router.api import plain_json
 
 # A JSON document's integers have no bound, and more digits than these are no number here.
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
@@ -261,8 +262,8 @@ class Arguments:
 
     def parse(self, name: str, text: str) -> object:
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
+            return plain_json.parse(text, 16 * self.max_arguments)
+        except ValueError:
             raise InvalidField(name, f"In a form, give {name!r} as JSON, or one by one as {name}[argument]") from None
 
     def schema(self) -> dict[str, object]:

@@ -10,7 +10,8 @@ class Limits:
     """max_pixels: width times height of a picture or frame. max_upload_bytes: of one HTTP request's body.
 
     max_artifact_bytes: of one file from a worker. max_seconds: the longest deadline a request may name. retain_seconds:
-    how long an ended job and its files are kept.
+    how long an ended job and its files are kept. max_json_values: of one body. max_body_bytes_in_flight: of all bodies
+    that are being read. body_seconds: how long a client may take to send one.
     """
 
     max_pixels: int
@@ -22,3 +23,6 @@ class Limits:
     max_artifact_bytes: int
     max_seconds: float
     retain_seconds: float
+    max_json_values: int
+    max_body_bytes_in_flight: int
+    body_seconds: float

@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 from starlette.requests import Request
 
-from diffusion_router.api.body import read_body
+from diffusion_router.api.body import Body, BodyReader
 from diffusion_router.api.errors import ApiError, not_found
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import VIDEO_FORMAT, Kind
@@ -44,12 +44,16 @@ class Api:
     registry: Registry
     limits: Limits
     reader: RequestReader
+    bodies: BodyReader
     _background: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def submit(self, request: Request, kind: Kind) -> Submitted:
         """Raises ApiError, InvalidField, QueueFull, IdempotencyConflict, StoreUnavailable."""
         key = _idempotency_key(request)
-        body = await read_body(request, kind, self.reader, self.limits)
+        async with self.bodies.read(request, kind) as body:
+            return await self._submit(body, kind, key)
+
+    async def _submit(self, body: Body, kind: Kind, key: str | None) -> Submitted:
         generation = self.reader.read(kind, body.values)
         model = settle_output(self.registry, generation, kind)
         kept: list[str] = []

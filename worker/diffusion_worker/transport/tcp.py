@@ -38,6 +38,8 @@ MODE: Final = "tcp"
 # Pulls at once; more wait for a thread.
 THREADS: Final = 16
 IDLE_CONNECTIONS: Final = 8
+# Connections on which a pull is tried, if the peer hangs up before it has answered.
+ATTEMPTS: Final = 4
 
 
 class TcpTransport(PullingTransport):
@@ -142,16 +144,14 @@ class _Call:
     def run(self) -> int:
         """The digest of what came. Raises TransportError, or TimeoutError. Keeps the connection if it is still good."""
         try:
-            if self.connection is not None:
+            for _ in range(ATTEMPTS):
                 try:
-                    return self._pull(self.connection)
+                    return self._pull(self.connection or self._connect())
                 except _HungUp:
-                    # Kept idle for too long, or the peer restarted: that says nothing about a new connection.
+                    # Kept idle for too long, the peer restarted, or it gave the place to somebody who came later: that
+                    # says nothing about the next connection.
                     self._hang_up()
-            return self._pull(self._connect())
-        except _HungUp as error:
-            self._hang_up()
-            raise PeerDead(f"{self.descriptor.url} hung up") from error
+            raise PeerDead(f"{self.descriptor.url} hung up {ATTEMPTS} times")
         except PeerDead:
             self._hang_up()
             raise

@@ -1,7 +1,8 @@
 """The serving half of the TCP back end: answers pulls from the pool, in threads of its own.
 
 One request and one answer at a time on a connection, any number after one another. There is no authentication beyond
-knowing incarnation and generation, both of which only the control channel tells.
+knowing incarnation and generation, both of which only the control channel tells. Who has shown that by one pull is
+known. All others are strangers: they get little time, half of the places at most, and make room for who comes after.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ ANSWER: Final = struct.Struct("<4sHH56x")
 ALIGNMENT: Final = 64
 
 CONNECTIONS: Final = 64
+STRANGERS: Final = CONNECTIONS // 2
+# From a connection to its first pull of something that is here.
+INTRODUCTION_SECONDS: Final = 5.0
 IDLE_SECONDS: Final = 60.0
+# Whom the kernel has no place for tries again after a whole second.
+BACKLOG: Final = 1024
 SEND_SECONDS: Final = 30.0
 
 log = structlog.get_logger()
@@ -60,7 +66,7 @@ def listen(host: str, port_min: int, port_max: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in range(port_min, port_max + 1):
         try:
-            return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+            return socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise EngineInitFailed(f"can't listen on {host} port {port}: {error.strerror or error}") from error
@@ -74,22 +80,17 @@ class PullServer:
         self._listener = listener
         self._pool = pool
         self._failed = failed
-        self._lock = threading.Lock()
-        self._connections: set[socket.socket] = set()
-        self._room = threading.Semaphore(CONNECTIONS)
+        self._places = _Places()
         self._closed = False
         self._acceptor = threading.Thread(target=self._run, name="pull-server", daemon=True)
         self._acceptor.start()
 
     def close(self) -> None:
         """Hang up on everybody. Returns at once; the threads end by themselves."""
-        with self._lock:
-            self._closed = True
-            connections = list(self._connections)
-        for connection in (self._listener, *connections):
-            _hang_up(connection)
+        self._closed = True
+        _hang_up(self._listener)
         self._listener.close()
-        self._room.release()
+        self._places.close()
 
     def _run(self) -> None:
         try:
@@ -100,7 +101,6 @@ class PullServer:
 
     def _accept(self) -> None:
         while True:
-            self._room.acquire()
             try:
                 connection, _ = self._listener.accept()
             except OSError as error:
@@ -108,41 +108,49 @@ class PullServer:
                     return
                 # Out of file descriptors or an aborted connection: the listener itself is well.
                 log.warning("pull_accept_failed", error=str(error))
-                self._room.release()
                 time.sleep(0.1)
                 continue
-            with self._lock:
-                if self._closed:
-                    connection.close()
-                    return
-                self._connections.add(connection)
+            if not self._places.take(connection):
+                connection.close()
+                return
             threading.Thread(target=self._serve, args=(connection,), name="pull-serve", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            set_timeout(connection, socket.SO_RCVTIMEO, IDLE_SECONDS)
+            set_timeout(connection, socket.SO_RCVTIMEO, INTRODUCTION_SECONDS)
             set_timeout(connection, socket.SO_SNDTIMEO, SEND_SECONDS)
-            request = bytearray(REQUEST.size)
-            while connection.recv_into(request, REQUEST.size, socket.MSG_WAITALL) == REQUEST.size:
-                status, data = self._look_up(bytes(request))
-                answer = ANSWER.pack(MAGIC, VERSION, status)
-                sent = connection.sendmsg([answer, data]) if data.nbytes else connection.send(answer)
-                if sent < ANSWER.size:
-                    return
-                if sent < ANSWER.size + data.nbytes:
-                    connection.sendall(data[sent - ANSWER.size :])
-                if status is Status.UNKNOWN_VERSION:
-                    return
+            self._answer(connection)
         except OSError:
             # The consumer hung up, or was idle or stuck for too long: its own side reports what that means.
             return
         finally:
-            with self._lock:
-                self._connections.discard(connection)
+            self._places.leave(connection)
             connection.close()
-            if not self._closed:
-                self._room.release()
+
+    def _answer(self, connection: socket.socket) -> None:
+        introduction_ends: float | None = time.monotonic() + INTRODUCTION_SECONDS
+        request = bytearray(REQUEST.size)
+        while connection.recv_into(request, REQUEST.size, socket.MSG_WAITALL) == REQUEST.size:
+            status, data = self._look_up(bytes(request))
+            if status is Status.OK:
+                if introduction_ends is not None:
+                    introduction_ends = None
+                    set_timeout(connection, socket.SO_RCVTIMEO, IDLE_SECONDS)
+                if not self._places.serve(connection):
+                    return
+            answer = ANSWER.pack(MAGIC, VERSION, status)
+            sent = connection.sendmsg([answer, data]) if data.nbytes else connection.send(answer)
+            if sent < ANSWER.size:
+                return
+            if sent < ANSWER.size + data.nbytes:
+                connection.sendall(data[sent - ANSWER.size :])
+            if status is Status.UNKNOWN_VERSION:
+                return
+            if introduction_ends is not None and time.monotonic() > introduction_ends:
+                return
+            if status is Status.OK:
+                self._places.served(connection)
 
     def _look_up(self, request: bytes) -> tuple[Status, memoryview]:
         nothing = memoryview(b"")
@@ -157,6 +165,72 @@ class PullServer:
         if address != slot.offset or length != SEAL_BYTES + slot.nbytes:
             return Status.OUT_OF_RANGE, nothing
         return Status.OK, slot.region[: on_the_wire(length)]
+
+
+class _Places:
+    """Who holds the CONNECTIONS places, and who gives way when all are taken."""
+
+    def __init__(self) -> None:
+        # Since when they wait for their consumer's next request is each one's order.
+        self._strangers: dict[socket.socket, None] = {}
+        self._idle: dict[socket.socket, None] = {}
+        self._served: set[socket.socket] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def take(self, connection: socket.socket) -> bool:
+        """For a stranger. Waits only while all others are being served; False: this was closed."""
+        with self._changed:
+            while not self._closed:
+                if len(self._strangers) >= STRANGERS:
+                    self._give_way(self._strangers)
+                elif len(self._strangers) + len(self._idle) + len(self._served) < CONNECTIONS:
+                    self._strangers[connection] = None
+                    return True
+                elif self._idle or self._strangers:
+                    # Its consumer connects again when it next wants something.
+                    self._give_way(self._idle or self._strangers)
+                else:
+                    self._changed.wait()
+            return False
+
+    def serve(self, connection: socket.socket) -> bool:
+        """From here on it is known. False: it had to give way before."""
+        with self._changed:
+            known = connection in self._strangers or connection in self._idle
+            self._forget(connection)
+            if known:
+                self._served.add(connection)
+            return known
+
+    def served(self, connection: socket.socket) -> None:
+        with self._changed:
+            if connection in self._served:
+                self._served.discard(connection)
+                self._idle[connection] = None
+                self._changed.notify()
+
+    def leave(self, connection: socket.socket) -> None:
+        with self._changed:
+            self._forget(connection)
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            for connection in (*self._strangers, *self._idle, *self._served):
+                _hang_up(connection)
+            self._changed.notify()
+
+    def _give_way(self, among: dict[socket.socket, None]) -> None:
+        longest = next(iter(among))
+        self._forget(longest)
+        _hang_up(longest)
+
+    def _forget(self, connection: socket.socket) -> None:
+        self._strangers.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._served.discard(connection)
 
 
 def _hang_up(connection: socket.socket) -> None:
