@@ -130,6 +130,11 @@ coverage: setup go  ## How much of the code the gate's tests but e2e run, proces
 	$(TIERS) coverage
 	$(BIN)/coverage report --skip-covered
 
+MINUTES ?= 15
+.PHONY: chaos
+chaos: setup  ## A pipeline under kills, freezes, cuts, hangs, bad disks and clocks: make chaos MINUTES=15 SEED=7
+	PYTHONPATH=tests $(BIN)/python -m testbed.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(MODES),--modes $(MODES))
+
 .PHONY: bench
 bench: setup  ## All benchmarks, side by side with their baselines
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

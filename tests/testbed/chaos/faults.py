@@ -118,15 +118,15 @@ async def clock_jump(scene: Scene) -> None:
 
 
 FAULTS: dict[Fault, float] = {
-    kill_worker: 3,
-    kill_router: 2,
-    leave: 2,
+    kill_worker: 2,
+    kill_router: 1.5,
+    leave: 1.5,
     freeze_worker_shortly: 6,
     freeze_worker_beyond_its_lease: 3,
     freeze_router: 4,
     cut_connections: 8,
     partition: 5,
-    hang_a_denoiser: 2,
+    hang_a_denoiser: 1,
     slow_disk: 5,
     very_slow_disk: 0.2,
     full_disk: 5,

@@ -30,7 +30,7 @@ from testbed.waiting import TooLate, eventually
 Mode = Literal["mooncake", "tcp", "shm"]
 MODES: Final[tuple[Mode, ...]] = ("mooncake", "tcp", "shm")
 _REST_SECONDS: Final = 120.0
-_GAP: Final = (0.1, 1.2)
+_GAP: Final = (0.5, 2.5)
 _AT_ONCE: Final = 2
 """Faults that may overlap."""
 HANGING: Final = Path(__file__).parents[2] / "integration/faults/hanging_denoiser.py"
