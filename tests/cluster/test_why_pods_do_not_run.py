@@ -89,6 +89,10 @@ FAILURES = {
         "1 pod TransportFailed (painter-denoiser-0): port range 15000 to 17000 is taken",
         ("TransportReady", "False", "TransportFailed"),
     ),
+    "a step that stood still": Failure(
+        failing(exit_code="6", message=last_words("forward (Net 4x8, 2 at once) stands still for 61 s (task t)")),
+        "1 pod Stalled (painter-denoiser-0): forward (Net 4x8, 2 at once) stands still for 61 s (task t)",
+    ),
     "no RDMA device": Failure(
         failing(exit_code="5", message=last_words("no usable RDMA device: mlx5_0 can't be opened")),
         "no usable RDMA device: mlx5_0 can't be opened",

@@ -147,7 +147,7 @@ class _Lifecycle:
 
     def _found_stalled(self, stall: Stall) -> None:
         self.stalled.set_result(stall)
-        self._leave("leaving: it stands still")
+        self._leave(f"leaving: {stall}")
 
     def _not_alive(self) -> str:
         return f"stalled: {self.stalled.result()}" if self.stalled.done() else ""
@@ -220,14 +220,15 @@ class _Lifecycle:
             draining = {asyncio.create_task(drain(runner, stream, worker, settings.drain_seconds))}
             await _first({*draining, *faults})
             await attached
-        except Stalled as error:
-            await break_off(
-                runner, stream, worker, error.stall.message, stalled=frozenset(error.stall.tasks), outputs=True
-            )
-            raise
-        except TransportFailed as error:
+        except (Stalled, TransportFailed) as error:
             self._leave(f"leaving: {error}")
-            await break_off(runner, stream, worker, str(error), outputs=False)
+            for given_up in draining:
+                given_up.cancel()
+            if isinstance(error, Stalled):
+                why, stalled = error.stall.message, frozenset(error.stall.tasks)
+                await break_off(runner, stream, worker, why, stalled=stalled, outputs=True)
+            else:
+                await break_off(runner, stream, worker, str(error), outputs=False)
             raise
         finally:
             tasks = {attached, stopping, *faults, *draining}

@@ -46,6 +46,10 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
         ([*ENCODER, "--router", "router"], "--router (DIFFUSION_WORKER_ROUTER): 'router' is not host:port"),
         ([*ENCODER, "--router", "router:http"], "is not host:port"),
         ([*ENCODER, "--port-min", "100", "--port-max", "99"], "--port-min 100 is above --port-max 99"),
+        (
+            [*ENCODER, "--stall-seconds", "1000"],
+            "--stall-first-seconds 900 is below --stall-seconds 1000",
+        ),
         ([*ENCODER, "--backend", "pigeon"], "--backend (DIFFUSION_WORKER_BACKEND): Input should be 'mooncake'"),
         ([*ENCODER, "--drain-seconds", "-1"], "--drain-seconds (DIFFUSION_WORKER_DRAIN_SECONDS)"),
     ],

@@ -123,6 +123,7 @@ def test_what_failed_quickly_says_nothing_of_how_long_such_work_takes() -> None:
 def test_who_has_nothing_to_do_and_what_has_no_bound_may_stand_for_ever() -> None:
     worker = Worker()
     assert worker.passes(10_000) is None
+    assert worker.watch.standing == 0
     worker.does(Doing("load", bounded=False), 10_000)
     worker.underway.begin(FORWARD)
     assert worker.passes(900) is None

@@ -66,7 +66,7 @@ class Watchdog:
         threading.Thread(target=self._main, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more, and end nothing. Does not wait."""
+        """Look no more. Does not wait."""
         self._stopped.set()
 
     def _main(self) -> None:
@@ -93,8 +93,9 @@ class Watchdog:
         self._post(self._stalled, stall)
         where = _calls(self._loops_thread if stall.part is Part.LOOP else self._compute.ident)
         say("stalled", part=stall.part.value, error=str(stall), tasks=list(stall.tasks), calls=where)
-        patience = 0.0 if stall.part is Part.LOOP else LEAVE_SECONDS
-        if not self._stopped.wait(patience) and self._last_resort is not None:
+        if self._last_resort is not None:
+            # Whether or not it was told to stop meanwhile: the process is to end, and what it does last may hang too.
+            time.sleep(0.0 if stall.part is Part.LOOP else LEAVE_SECONDS)
             self._last_resort.end(stall)
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
