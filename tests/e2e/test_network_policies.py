@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -37,7 +38,7 @@ class Scene:
 
     def transfer_port(self, pod: str) -> int:
         (peer,) = (peer for peer in self.digits.peers() if peer.pod_name == pod)
-        return int(peer.pool.url.rpartition(":")[2])
+        return int(urlsplit(peer.pool.url).port or 0)
 
     def box_reaches(self, box: str, pod: str, port: int) -> bool:
         """Whether a connection is made, whatever becomes of it."""
