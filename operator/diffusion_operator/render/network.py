@@ -50,9 +50,7 @@ def _workers(pipeline: Pipeline, isolation: Isolation) -> Object:
     return _policy(pipeline, isolation, f"{pipeline.name}-workers", names.workers(pipeline), ingress, egress)
 
 
-def _routers(
-    pipeline: Pipeline, isolation: Isolation, router: Mapping[str, Any], operator_namespace: str
-) -> Object:
+def _routers(pipeline: Pipeline, isolation: Isolation, router: Mapping[str, Any], operator_namespace: str) -> Object:
     http, grpc = pipeline.router.http_port, pipeline.router.grpc_port
     asking: list[Mapping[str, Any]] = [{"podSelector": {"matchLabels": {names.PIPELINE_LABEL: pipeline.name}}}]
     if operator_namespace:

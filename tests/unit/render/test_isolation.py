@@ -228,11 +228,7 @@ STORES = {
     "a bucket, by a flag": ({"args": ["--artifacts-url=s3://bucket"]}, True),
     "a bucket, by two words": ({"args": ["--artifacts-url", "gs://bucket"]}, True),
     "variables of a Secret": (
-        {
-            "podTemplate": {
-                "spec": {"containers": [{"name": "main", "envFrom": [{"secretRef": {"name": "router"}}]}]}
-            }
-        },
+        {"podTemplate": {"spec": {"containers": [{"name": "main", "envFrom": [{"secretRef": {"name": "router"}}]}]}}},
         True,
     ),
     "another folder": ({"args": ["--artifacts-url=/var/lib/diffusion-router/files"]}, False),

@@ -45,9 +45,7 @@ def confine(host: str) -> None:
     program = _taking(_addresses(host)) if host else [(_RETURN, 0, 0, 0)]
     code = ctypes.create_string_buffer(b"".join(_INSTRUCTION.pack(*instruction) for instruction in program))
     for listener in _sockets():
-        listener.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(len(program), ctypes.addressof(code))
-        )
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(len(program), ctypes.addressof(code)))
         listener.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
 
 

@@ -53,9 +53,7 @@ class Reply(NamedTuple):
 class EngineProcess:
     """Use `start`. All methods are called on the event loop."""
 
-    def __init__(
-        self, pool_file: int, size: int, settings: EngineSettings, patience: float, *, serves: bool
-    ) -> None:
+    def __init__(self, pool_file: int, size: int, settings: EngineSettings, patience: float, *, serves: bool) -> None:
         self.url = ""
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)

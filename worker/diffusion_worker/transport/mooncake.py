@@ -223,9 +223,7 @@ class MooncakeTransport(PullingTransport):
             self._spare = self._start_engine()
 
     def _start_engine(self) -> asyncio.Task[EngineProcess]:
-        start = EngineProcess.start(
-            self._pool_file, self.pool.size, self._settings, PULL_PATIENCE, serves=False
-        )
+        start = EngineProcess.start(self._pool_file, self.pool.size, self._settings, PULL_PATIENCE, serves=False)
         return asyncio.create_task(start)
 
     async def _watch_server(self) -> None:
