@@ -28,7 +28,7 @@ class Settings(ProcessSettings):
     kubeconfig: Path | None = Field(None, description="File to reach the API server by. Left out: the pod's own access")
     namespace: str = Field(
         default_factory=_pods_namespace,
-        description="Namespace of the operator's pods, which isolated pipelines let in. Left out: the pod's own, if it is one",
+        description="Namespace of the operator's pods, which isolated pipelines let in. Left out: the pod's own",
     )
     watch_namespaces: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="Namespaces to serve, separated by commas. Empty: all"

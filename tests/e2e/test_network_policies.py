@@ -1,4 +1,4 @@
-"""A pipeline as it is by default, on nodes that enforce network policies: it serves, and nobody else reaches its pods."""
+"""A pipeline as it is by default, on nodes that enforce policies: it serves, and nobody else reaches its pods."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ host: what is known by its host name alone (a hub, the router's stores) is allow
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -77,7 +78,7 @@ def _stores_are_elsewhere(template: Mapping[str, Any]) -> bool:
     told = [item.get("value", "$") for item in main.get("env") or () if item["name"] in _STORES]
     for flag in _STORES.values():
         told += [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]
-        told += [after for word, after in zip(words, words[1:], strict=False) if word == flag]
+        told += [after for word, after in itertools.pairwise(words) if word == flag]
     return bool(main.get("envFrom")) or any(not _is_in_the_pod(where) for where in told)
 
 

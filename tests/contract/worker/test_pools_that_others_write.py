@@ -1,4 +1,4 @@
-"""Whoever reaches Mooncake's ports writes a worker's pool at will: it costs time, and never makes a wrong result (I2)."""
+"""Whoever reaches Mooncake's ports writes a worker's pool at will: it costs time and makes no wrong result (I2)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_what_changes_before_it_is_published_is_not_taken_for_what_was_mad
 
 @pytest.fixture
 def vandalised(tmp_path: Path) -> Iterator[Pool]:
-    """A pool that another process writes all the time: a byte in the middle of its first megabyte is 1 and 0 in turn."""
+    """A pool that another process writes all the time: a byte of its first megabyte is 1 and 0 in turn."""
     path = tmp_path / "pool"
     with path.open("w+b") as file:
         pool = Pool(allocate(2 * SIZE, file.fileno()), incarnation="a", mode="test", url="test://")

@@ -1,4 +1,4 @@
-"""A stranger at Mooncake's ports writes all over the pools while requests are served: what is answered is right (I2)."""
+"""A stranger at Mooncake's ports writes all over the pools while requests are served: all answers are right (I2)."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class Engine:
         except OSError as error:
             raise EngineUnavailableError(
                 f"Mooncake listens on all addresses, and can't be held to {host} ({error.strerror or error}), though "
-                "whoever reaches it can write this worker's pool: use another container runtime, or choose "
-                "spec.transport.backend: tcp"
+                "whoever reaches it can write this worker's pool: use a kernel that lets sockets be bound to an "
+                "interface (Linux 5.7), or choose spec.transport.backend: tcp"
             ) from error
         # The batch form, even for one region: it lets go of the interpreter lock.
         if (code := native.batch_register_memory([address], [size])) != 0:

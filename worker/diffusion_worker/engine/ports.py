@@ -1,80 +1,82 @@
 """Who may connect to an engine's ports.
 
 Mooncake listens on all of a machine's addresses, whatever it is told, and asks nobody who he is: who reaches one of its
-ports can read and write all of the pool. What its listeners take is therefore filtered in the kernel, by the address
-that a packet is sent to: an engine that serves takes what is sent to the worker's own address, and an engine that only
-reads takes nothing, since it makes all its connections itself.
+ports can read and write all of the pool. A socket that listens can't be given another address, but it can be bound to a
+network interface. An engine that serves takes what is sent to the interface that has the worker's own address; one that
+only reads makes all its connections itself, and takes what its own machine (in a cluster, its own pod) sends to itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Final
 
-_SO_ATTACH_FILTER: Final = 26
-_SO_LOCK_FILTER: Final = 44
+LOOPBACK: Final = "lo"
 
-# Classic BPF: an instruction's code, where to jump if a comparison holds and if not, and its operand.
-_INSTRUCTION: Final = struct.Struct("HBBI")
-_PROGRAM: Final = struct.Struct("HL")
-_LOAD_BYTE: Final = 0x30
-_LOAD_WORD: Final = 0x20
-_SHIFT_RIGHT: Final = 0x74
-_IF_EQUAL: Final = 0x15
-_RETURN: Final = 0x06
-_NETWORK_HEADER: Final = 0xFFF00000
-_ALL: Final = 0xFFFFFFFF
+_SIOCGIFCONF: Final = 0x8912
+# An interface's name, a socket address (family, port, IPv4 address), padding; how long a list of these is, and where.
+_REQUEST: Final = struct.Struct("16s4x4s16x")
+_REQUESTS: Final = struct.Struct("iP")
+_MOST: Final = 1024
 
-# Of the packet's network header: the destination's first byte.
-_DESTINATION: Final = {4: 16, 6: 24}
+_INTERFACES6: Final = Path("/proc/net/if_inet6")
 
-Instruction = tuple[int, int, int, int]
+Address = IPv4Address | IPv6Address
 
 
 def confine(host: str) -> None:
-    """Let this process's listeners take only what is sent to `host`; empty: nothing.
+    """Bind this process's listeners to the interface of `host`; empty: to the loopback interface.
 
-    Raises OSError where the kernel has no such filters, or the host's name no address.
+    Raises OSError if no interface has the address, or the kernel (before Linux 5.7) lets root alone do it.
     """
-    program = _taking(_addresses(host)) if host else [(_RETURN, 0, 0, 0)]
-    code = ctypes.create_string_buffer(b"".join(_INSTRUCTION.pack(*instruction) for instruction in program))
+    name = interface(host) if host else LOOPBACK
     for listener in _sockets():
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(len(program), ctypes.addressof(code)))
-        listener.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode() + b"\0")
 
 
-def _taking(addresses: set[IPv4Address | IPv6Address]) -> list[Instruction]:
-    """A filter that passes what is sent to one of the addresses."""
-    program: list[Instruction] = []
-    for address in sorted(addresses, key=str):
-        words = [int.from_bytes(address.packed[at : at + 4], "big") for at in range(0, len(address.packed), 4)]
-        program += [(_LOAD_BYTE, 0, 0, _NETWORK_HEADER), (_SHIFT_RIGHT, 0, 0, 4)]
-        # Each comparison that does not hold leads behind this address's last instruction.
-        program.append((_IF_EQUAL, 0, 2 * len(words) + 1, address.version))
-        for index, word in enumerate(words):
-            program.append((_LOAD_WORD, 0, 0, _NETWORK_HEADER + _DESTINATION[address.version] + 4 * index))
-            program.append((_IF_EQUAL, 0, 2 * (len(words) - index) - 1, word))
-        program.append((_RETURN, 0, 0, _ALL))
-    return [*program, (_RETURN, 0, 0, 0)]
-
-
-def _addresses(host: str) -> set[IPv4Address | IPv6Address]:
+def interface(host: str) -> str:
+    """The name of the one that has this address. Raises OSError if there is none."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return {ip_address(str(entry[4][0]).partition("%")[0]) for entry in found}
+    addresses = {ip_address(str(entry[4][0]).partition("%")[0]) for entry in found}
+    if any(address.is_loopback for address in addresses):
+        return LOOPBACK
+    for name, own in (*_interfaces4(), *_interfaces6()):
+        if own in addresses:
+            return name
+    raise OSError(f"no network interface has the address {', '.join(map(str, addresses))}")
 
 
 def _sockets() -> Iterator[socket.socket]:
     """The process's TCP sockets: an engine's listeners, and whoever was quick enough to connect to one."""
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the descriptor by which the folder was read
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the descriptor by which the folder was read
+            if not str(link.readlink()).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(name))) as found:
+            with socket.socket(fileno=os.dup(int(link.name))) as found:
                 if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
                     yield found
+
+
+def _interfaces4() -> Iterator[tuple[str, Address]]:
+    found = ctypes.create_string_buffer(_MOST * _REQUEST.size)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = _REQUESTS.pack(len(found), ctypes.addressof(found))
+        length, _ = _REQUESTS.unpack(fcntl.ioctl(any_socket, _SIOCGIFCONF, request))
+    for name, address in _REQUEST.iter_unpack(found.raw[:length]):
+        # A further address of an interface has a label behind its name.
+        yield name.partition(b"\0")[0].decode().partition(":")[0], IPv4Address(address)
+
+
+def _interfaces6() -> Iterator[tuple[str, Address]]:
+    if _INTERFACES6.exists():  # not where IPv6 is switched off
+        for line in _INTERFACES6.read_text().splitlines():
+            address, *_, name = line.split()
+            yield name, IPv6Address(bytes.fromhex(address))

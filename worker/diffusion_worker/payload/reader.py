@@ -40,9 +40,9 @@ _MERSENNE_NEXT: Final = slice(16, 24)
 def read(data: memoryview, limits: Limits | None = None, *, keep: bool = False) -> dict[str, object]:
     """The values in `data`, a view of bytes that begins with a payload and may be longer.
 
-    Tensors are copied out, and `data` may be reused afterwards. With `keep` they are made of `data` itself, which must be
-    writable and theirs alone; it lives as long as one of them does. Raises PayloadError for anything that is not a payload
-    within `limits`.
+    Tensors are copied out, and `data` may be reused afterwards. With `keep` they are made of `data` itself, which must
+    be writable and theirs alone; it lives as long as one of them does. Raises PayloadError for anything that is not a
+    payload within `limits`.
     """
     limits = limits or Limits()
     view = data.cast("B") if data.format != "B" or data.ndim != 1 else data

@@ -86,7 +86,7 @@ def write(plan: Plan, out: memoryview) -> int:
         for begin in range(0, part.nbytes, PIECE):
             piece = part[begin : begin + PIECE]
             np.copyto(target[start + begin : start + begin + piece.nbytes], piece)
-            digest.update(memoryview(piece))
+            digest.update(piece.data)
         end = start + part.nbytes
     assert end == plan.nbytes, f"{end} bytes were written of {plan.nbytes}"
     return digest.intdigest()

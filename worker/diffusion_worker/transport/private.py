@@ -21,7 +21,7 @@ _ALIGNMENT: Final = 256
 
 
 def private_copy(slot: Slot, digest: int) -> memoryview:
-    """The payload of a slot, as writable bytes that are the caller's. Raises DigestMismatch if its xxh3-64 is another."""
+    """The payload of a slot, as writable bytes of the caller's. Raises DigestMismatch if their xxh3-64 is another."""
     source = np.frombuffer(slot.payload, np.uint8)
     memory = np.empty(source.nbytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -30,10 +30,10 @@ def private_copy(slot: Slot, digest: int) -> memoryview:
     for begin in range(0, source.nbytes, PIECE):
         piece = target[begin : begin + PIECE]
         np.copyto(piece, source[begin : begin + PIECE])
-        found.update(memoryview(piece))
+        found.update(piece.data)
     if found.intdigest() != digest:
         raise DigestMismatch(
             f"slot {slot.index} generation {slot.generation} of {slot.owner}: its bytes changed after they were "
             "checked; whoever reaches this worker's ports or its shared memory can do that"
         )
-    return memoryview(target)
+    return target.data
