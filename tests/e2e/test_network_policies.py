@@ -28,7 +28,7 @@ CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.ar
 
 @dataclass(frozen=True)
 class Scene:
-    """A pipeline on one node; on the other one what is none of its."""
+    """A pipeline on one node; what is none of its there too, and on the other one."""
 
     digits: Deployed
     boxes: Boxes
@@ -67,8 +67,9 @@ def scene(cluster: NodeCluster, deploy: Callable[..., Deployed]) -> Iterator[Sce
     with cluster.namespace("strangers") as namespace:
         boxes = Boxes(cluster, namespace)
         boxes.make("stranger", node=BOXES)
+        boxes.make("neighbour", node=PIPELINES)
         boxes.make("prometheus", node=BOXES)
-        boxes.wait_ready("stranger", "prometheus")
+        boxes.wait_ready("stranger", "neighbour", "prometheus")
         prometheus = {"metadata": {"labels": {"app.kubernetes.io/name": "prometheus"}}}
         cluster.api.patch(f"{boxes.path}/pods/prometheus", prometheus)
         yield Scene(digits, boxes)
@@ -88,15 +89,16 @@ def test_an_isolated_pipeline_serves_and_its_operator_hears_of_its_peers(
     assert draw(scene.digits, SEVEN) == pictures[SEVEN]
 
 
-def test_a_stranger_reaches_the_api_and_nothing_else(cluster: NodeCluster, scene: Scene) -> None:
-    assert scene.box_reaches("stranger", "digits-router-0", HTTP_PORT)
+@pytest.mark.parametrize("box", ["stranger", "neighbour"])
+def test_a_stranger_reaches_the_api_and_nothing_else(cluster: NodeCluster, scene: Scene, box: str) -> None:
+    assert scene.box_reaches(box, "digits-router-0", HTTP_PORT)
     closed = [("digits-router-0", GRPC_PORT)]
     for role in MODEL_ROLES:
         pod = f"digits-{role}-0"
         closed += [(pod, HEALTH_PORT), (pod, HEALTH_PORT + 1), (pod, scene.transfer_port(pod))]
     for pod, port in closed:
         cluster.until(
-            lambda pod=pod, port=port: not scene.box_reaches("stranger", pod, port),  # type: ignore[misc]
+            lambda pod=pod, port=port: not scene.box_reaches(box, pod, port),  # type: ignore[misc]
             POLICY_SECONDS,
             f"{pod}:{port} is closed to strangers",
         )

@@ -1,9 +1,8 @@
 """Enforces NetworkPolicies on the pods of one node, with nftables: `network_policies.py KUBECONFIG`.
 
 The CNI plugin that connects the pods enforces none. This runs in the node's network namespace and sees what is
-forwarded to and from its pods, and what they send to the node itself. What the node sends them (a kubelet's probes) is
-always allowed, as everywhere. Pods of one node are joined by a bridge, where nothing is forwarded: between these no
-policy holds. IPv4 only.
+forwarded to and from its pods, also between two of them (br_netfilter), and what they send to the node itself. What the
+node sends them (a kubelet's probes) is always allowed, as everywhere. IPv4 only.
 """
 
 from __future__ import annotations
