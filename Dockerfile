@@ -27,9 +27,7 @@ COPY locks/build.txt locks/sbom.txt ./
 # pip has an environment of its own; /opt/venv, which images get, has none.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv \
-    && /opt/pip/bin/pip install --no-compile --no-deps --require-hashes -r build.txt \
-    && python3 -m venv /opt/bom \
-    && /opt/bom/bin/pip install --no-compile --no-deps --require-hashes -r sbom.txt
+    && /opt/pip/bin/pip install --no-compile --no-deps --require-hashes -r build.txt -r sbom.txt
 
 # ---- our own code, one folder an image ----
 FROM build AS code
@@ -79,7 +77,7 @@ COPY locks/operator.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r operator.txt \
     && /opt/pip/bin/pip --python /opt/venv/bin/python check \
-    && /opt/bom/bin/cyclonedx-py environment --output-reproducible --outfile /opt/venv/sbom.cdx.json /opt/venv/bin/python \
+    && /opt/pip/bin/cyclonedx-py environment --output-reproducible --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM final AS operator
@@ -96,7 +94,7 @@ COPY locks/router.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r router.txt \
     && /opt/pip/bin/pip --python /opt/venv/bin/python check \
-    && /opt/bom/bin/cyclonedx-py environment --output-reproducible --outfile /opt/venv/sbom.cdx.json /opt/venv/bin/python \
+    && /opt/pip/bin/cyclonedx-py environment --output-reproducible --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM final AS router
@@ -113,7 +111,7 @@ COPY locks/cli.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r cli.txt \
     && /opt/pip/bin/pip --python /opt/venv/bin/python check \
-    && /opt/bom/bin/cyclonedx-py environment --output-reproducible --outfile /opt/venv/sbom.cdx.json /opt/venv/bin/python \
+    && /opt/pip/bin/cyclonedx-py environment --output-reproducible --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM final AS cli
@@ -161,12 +159,15 @@ LABEL org.opencontainers.image.title="worker" \
 # What NVIDIA's container runtime gives to the container.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY locks/worker-${MOONCAKE}.txt /build/worker.txt
+COPY locks/sbom.txt /build/
 # The base's python3, not that of /opt/venv, which with TORCH=debian may be another that cannot make pip.
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=build,source=/opt/bom,target=/opt/bom \
+RUN --mount=type=cache,target=/root/.cache/pip \
     PATH=${PATH#/opt/venv/bin:} python3 -m venv /opt/pip \
+    && /opt/pip/bin/pip install --no-compile --no-deps --require-hashes -r /build/sbom.txt \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes \
        -r /build/worker.txt \
-    && /opt/bom/bin/cyclonedx-py environment --output-reproducible --outfile /opt/venv/sbom.cdx.json /opt/venv/bin/python \
+    && /opt/pip/bin/cyclonedx-py environment --output-reproducible \
+       --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python \
     && rm -rf /opt/pip /build \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 COPY --from=code /code/worker /opt/app

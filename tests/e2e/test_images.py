@@ -56,8 +56,10 @@ def test_an_image_says_what_it_is(target: str) -> None:
 
 INSTALLED = """
 import importlib.metadata, json
-found = {item.metadata["Name"].lower().replace("_", "-").replace(".", "-"): item.version
-         for item in importlib.metadata.distributions()}
+found = {}
+for item in importlib.metadata.distributions():
+    # The first is what is imported; Debian's of the same name is behind it.
+    found.setdefault(item.metadata["Name"].lower().replace("_", "-").replace(".", "-"), item.version)
 print(json.dumps(found))
 """
 
