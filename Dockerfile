@@ -3,6 +3,7 @@
 #   docker build --target operator -t diffusion-operator/operator:0.1.0 .
 #   docker build --target router   -t diffusion-operator/router:0.1.0 .
 #   docker build --target worker   -t diffusion-operator/worker:0.1.0 .
+# Pin it by its digest for images that you publish: --build-arg BASE=docker.io/library/python:3.13-slim-trixie@sha256:…
 ARG BASE=docker.io/library/python:3.13-slim-trixie
 # The worker's torch. pypi: the wheel of PyPI, on x86-64 with NVIDIA's CUDA libraries. debian: Debian's own, for CPUs only, a
 # quarter of the size; the base must then be a Debian whose python3 is of the version of the base's own.
@@ -15,34 +16,18 @@ ARG MOONCAKE=cpu
 # Bytecode is compiled by content, not by time stamp: a reproducible build sets every file's time, which would make time-stamped
 # bytecode stale, and on a read-only root file system each start would compile all of it again.
 
+# Everything that comes from PyPI is pinned in locks/, with the hashes of its files. What is installed is listed in the image,
+# as /opt/venv/sbom.cdx.json (CycloneDX); Debian's packages are in its own /var/lib/dpkg/status.
+
 # ---- what is needed to build, and in no image ----
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+COPY locks/build.txt locks/sbom.txt ./
 # pip has an environment of its own; /opt/venv, which images get, has none.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv \
-    && /opt/pip/bin/pip install --no-compile "hatchling>=1.27"
-WORKDIR /build
-
-# ---- what to install ----
-FROM ${BASE} AS requirements
-COPY pyproject.toml /build/
-WORKDIR /build
-# What each image needs of the dependencies is read from pyproject.toml: there is no second list of versions. The names here
-# are those that an image's program never imports.
-RUN python3 -c 'import re, tomllib; \
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-extras = project["optional-dependencies"]; \
-name = lambda line: re.match("[A-Za-z0-9-]+", line)[0]; \
-write = lambda file, lines, without="": open(file, "w").write("\n".join(l for l in lines if name(l) not in without.split())); \
-base = project["dependencies"]; \
-write("operator.txt", base, "fastapi uvicorn python-multipart sqlalchemy obstore pillow typer rich httpx xxhash"); \
-write("router.txt", base, "kopf kubernetes aiohttp common-expression-language jsonschema pyyaml typer rich"); \
-write("cli.txt", base, "kopf kubernetes fastapi uvicorn python-multipart sqlalchemy obstore"); \
-[write(f"worker-{kind}.txt", [*base, *extras["worker"], *extras[extra]], \
-"kopf kubernetes common-expression-language jsonschema python-multipart sqlalchemy obstore typer rich torch") \
-for kind, extra in (("cuda", "mooncake"), ("cpu", "mooncake-cpu"))]; \
-write("torch.txt", [l for l in extras["worker"] if name(l) == "torch"])'
+    && /opt/pip/bin/pip install --no-compile --no-deps --require-hashes -r build.txt -r sbom.txt
 
 # ---- our own code, one folder an image ----
 FROM build AS code
@@ -88,9 +73,11 @@ STOPSIGNAL SIGTERM
 
 # ---- operator ----
 FROM build AS operator-dependencies
-COPY --from=requirements /build/operator.txt ./
+COPY locks/operator.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile -r operator.txt \
+    /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r operator.txt \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python check \
+    && /opt/pip/bin/cyclonedx-py environment --output-reproducible --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM final AS operator
@@ -103,9 +90,11 @@ ENTRYPOINT ["python", "-m", "diffusion_operator"]
 
 # ---- router ----
 FROM build AS router-dependencies
-COPY --from=requirements /build/router.txt ./
+COPY locks/router.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile -r router.txt \
+    /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r router.txt \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python check \
+    && /opt/pip/bin/cyclonedx-py environment --output-reproducible --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM final AS router
@@ -118,9 +107,11 @@ ENTRYPOINT ["python", "-m", "diffusion_router"]
 
 # ---- cli ----
 FROM build AS cli-dependencies
-COPY --from=requirements /build/cli.txt ./
+COPY locks/cli.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile -r cli.txt \
+    /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r cli.txt \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python check \
+    && /opt/pip/bin/cyclonedx-py environment --output-reproducible --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM final AS cli
@@ -144,10 +135,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/apt /var/log/*.log
 
 FROM worker-base AS worker-torch-pypi
-COPY --from=requirements /build/torch.txt /build/
+COPY locks/torch.txt /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv \
-    && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile -r /build/torch.txt \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes -r /build/torch.txt \
     && rm -rf /opt/pip /build \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 
@@ -167,11 +158,16 @@ LABEL org.opencontainers.image.title="worker" \
       org.opencontainers.image.description="Runs one role of a diffusion pipeline: encoder, denoiser, decoder or several"
 # What NVIDIA's container runtime gives to the container.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=requirements /build/worker-${MOONCAKE}.txt /build/worker.txt
+COPY locks/worker-${MOONCAKE}.txt /build/worker.txt
+COPY locks/sbom.txt /build/
 # The base's python3, not that of /opt/venv, which with TORCH=debian may be another that cannot make pip.
 RUN --mount=type=cache,target=/root/.cache/pip \
     PATH=${PATH#/opt/venv/bin:} python3 -m venv /opt/pip \
-    && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile -r /build/worker.txt \
+    && /opt/pip/bin/pip install --no-compile --no-deps --require-hashes -r /build/sbom.txt \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes \
+       -r /build/worker.txt \
+    && /opt/pip/bin/cyclonedx-py environment --output-reproducible \
+       --output-file /opt/venv/sbom.cdx.json /opt/venv/bin/python \
     && rm -rf /opt/pip /build \
     && python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/venv/lib
 COPY --from=code /code/worker /opt/app

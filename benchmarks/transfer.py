@@ -1,7 +1,8 @@
 """Pull by size and back end, against raw TCP (sendall, recv_into and a one-byte ack) in the same run.
 
 Each round pulls once by every way, so that whatever else the machine does meets all of them alike. Ours include
-everything between the control message and usable bytes: request, seal, digest. Medians are what to compare.
+everything between the control message and checked bytes: request, seal, digest. Medians are what to compare. "copied
+out" is what reading them takes after that: into private memory, and a digest of what is there.
 
     python benchmarks/transfer.py [--backend mooncake|tcp|shm] [--size BYTES] [--seconds N] [--pin]
 """
@@ -24,7 +25,7 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_worker.transport import Descriptor, Slot, Transport, open_transport
+from diffusion_worker.transport import Descriptor, Slot, Transport, open_transport, private_copy
 from diffusion_worker.transport.pool import allocate
 
 BACKENDS = ("mooncake", "tcp", "shm")
@@ -124,7 +125,17 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}"
 
 
-def row(size: int, times: dict[str, list[float]], digest: float) -> list[str]:
+def copied_out(slot: Slot, digest: int) -> float:
+    """Seconds, the median of some."""
+    times = []
+    for _ in range(15):
+        begun = time.perf_counter()
+        private_copy(slot, digest)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def row(size: int, times: dict[str, list[float]], digest: float, copied: float) -> list[str]:
     raw = statistics.median(times[RAW])
     cells = [f"{size >> 10} KiB" if size < 1 << 20 else f"{size >> 20} MiB"]
     for name, samples in times.items():
@@ -134,13 +145,20 @@ def row(size: int, times: dict[str, list[float]], digest: float) -> list[str]:
             met = size < 1 << 20 or median <= GOALS[name] * raw
             text += f"  [{'green' if met else 'red'}]{median / raw:.2f}x[/]"
         cells.append(text)
-    return [*cells, milliseconds(digest), f"{size / raw / 1e9:.2f}", str(len(times[RAW]))]
+    return [*cells, milliseconds(digest), milliseconds(copied), f"{size / raw / 1e9:.2f}", str(len(times[RAW]))]
 
 
 async def bench(backends: list[str], sizes: list[int], seconds: float, pin: bool) -> None:
     largest = max(sizes)
     table = Table(
-        "size", RAW, *backends, "digest", "raw GB/s", "rounds", title="p50 / p99 in ms, ratio of p50 to raw TCP"
+        "size",
+        RAW,
+        *backends,
+        "digest",
+        "copied out",
+        "raw GB/s",
+        "rounds",
+        title="p50 / p99 in ms, ratio of p50 to raw TCP",
     )
     servers = {name: spawn(name, largest, pin) for name in backends}
     raw = spawn(RAW, largest, pin)
@@ -152,13 +170,17 @@ async def bench(backends: list[str], sizes: list[int], seconds: float, pin: bool
     for size in sizes:
         pulls = {RAW: raw_pull(connection, memory[:size])}
         slots = {name: transports[name].pool.lease(size, "benchmark") for name in backends}
+        digests = {}
         for name in backends:
             descriptor = Descriptor(**json.loads(ask(servers[name], str(size))))
+            digests[name] = descriptor.digest
             pulls[name] = our_pull(transports[name], descriptor, slots[name])
         times = await measure(pulls, seconds)
         begun = time.perf_counter()
         xxhash.xxh3_64_intdigest(memory[:size])
-        table.add_row(*row(size, times, time.perf_counter() - begun))
+        hashed = time.perf_counter() - begun
+        copied = statistics.median(copied_out(slots[name], digests[name]) for name in backends)
+        table.add_row(*row(size, times, hashed, copied))
         for name in backends:
             transports[name].pool.release(slots[name])
             process = servers[name]

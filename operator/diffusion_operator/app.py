@@ -90,6 +90,7 @@ class Operator:
             publisher=Publisher(cluster, self.store, self._recorder),
             images=settings.images,
             router_address=settings.router_address,
+            namespace=settings.namespace,
         )
         self._reflectors = [
             self._reflector(kind, scope) for kind in (*CHILDREN, POD, EVENT) for scope in settings.scopes

@@ -16,12 +16,20 @@ _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/name
 _IMAGES: Final = Images()
 
 
+def _pods_namespace() -> str:
+    return _OWN_NAMESPACE.read_text().strip() if _OWN_NAMESPACE.is_file() else ""
+
+
 class Settings(ProcessSettings):
     """The operator: makes DiffusionPipelines so, and keeps them so."""
 
     model_config = SettingsConfigDict(env_prefix="DIFFUSION_OPERATOR_")
 
     kubeconfig: Path | None = Field(None, description="File to reach the API server by. Left out: the pod's own access")
+    namespace: str = Field(
+        default_factory=_pods_namespace,
+        description="Namespace of the operator's pods, which isolated pipelines let in. Left out: the pod's own",
+    )
     watch_namespaces: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="Namespaces to serve, separated by commas. Empty: all"
     )
@@ -77,6 +85,6 @@ class Settings(ProcessSettings):
         """Where the Lease lies. Raises ValueError if neither a flag nor the pod says."""
         if self.lease_namespace:
             return self.lease_namespace
-        if _OWN_NAMESPACE.is_file():
-            return _OWN_NAMESPACE.read_text().strip()
+        if self.namespace:
+            return self.namespace
         raise ValueError("--leader-elect outside a pod needs --lease-namespace: the namespace of the Lease")

@@ -245,7 +245,8 @@ def test_a_pipeline_that_is_made_anew_between_read_and_write_gets_its_own_childr
 
     def make_anew() -> None:
         pipelines.delete("digits")
-        anew = pipeline(roles={**PIPELINE["spec"]["roles"], "denoiser": {"replicas": 4}})
+        roles = {**PIPELINE["spec"]["roles"], "denoiser": {"replicas": 4}}
+        anew = pipeline(roles=roles, networkPolicy={"mode": "None"})
         made.append(pipelines.create(anew)["metadata"]["uid"])
 
     rule = proxy.rule(Call(make_anew), matching(method, path))

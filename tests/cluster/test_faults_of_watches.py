@@ -101,7 +101,8 @@ def test_what_was_deleted_and_made_anew_in_the_gap_is_another(
     for resource in WATCHED:
         proxy.rule(Expired(), matching("GET", f"/{resource}$", watch=True))
     pipelines.delete("digits")
-    anew = pipelines.create(pipeline(roles={"encoder": {}, "denoiser": {"replicas": 3}, "decoder": {}}))
+    roles = {"encoder": {}, "denoiser": {"replicas": 3}, "decoder": {}}
+    anew = pipelines.create(pipeline(roles=roles, networkPolicy={"mode": "None"}))
     proxy.up()
 
     def owners() -> set[str]:

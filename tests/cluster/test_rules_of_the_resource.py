@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.drawn_resources import combined, draws, fields, put
+from cluster.drawn_resources import ITEM, combined, draws, fields, put
 from cluster.user import API_VERSION, User
 from diffusion_operator.api import SCALER_PLURAL, InvalidResourceError, crd, with_defaults
 from testbed.controlplane.client import JSON, Refused
@@ -175,7 +175,10 @@ def test_what_is_stored_is_what_dpipe_makes_of_the_same_file(
 
 def test_every_default_is_in_what_is_stored(user: User) -> None:
     # Objects without a default of their own have those of their fields once they are given.
-    given = spec_of("model: {id: a/b, tokenSecretRef: {name: hub}}\ntransport: {rdma: {resourceName: rdma/hca}}")
+    given = spec_of(
+        "model: {id: a/b, tokenSecretRef: {name: hub}}\ntransport: {rdma: {resourceName: rdma/hca}}\n"
+        "networkPolicy: {egress: [{ports: [{port: 3128}]}]}"
+    )
     user.make(given)
     stored = user.live()
     defaults = {path: field["default"] for path, field in fields(crd.schema()) if "default" in field}
@@ -183,7 +186,7 @@ def test_every_default_is_in_what_is_stored(user: User) -> None:
     for path, default in defaults.items():
         place = stored
         for key in path:
-            place = place[key]
+            place = place[0] if key == ITEM else place[key]
         assert includes(place, default), path
 
 

@@ -54,6 +54,27 @@ def test_an_image_says_what_it_is(target: str) -> None:
     assert (labels["revision"], labels["created"]) == ("unknown", "unknown")
 
 
+INSTALLED = """
+import importlib.metadata, json
+found = {}
+for item in importlib.metadata.distributions():
+    # The first is what is imported; Debian's of the same name is behind it.
+    found.setdefault(item.metadata["Name"].lower().replace("_", "-").replace(".", "-"), item.version)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_lists_what_is_installed_in_it(target: str) -> None:
+    with opened(target) as image:
+        bill = json.loads(image.run("cat", "/opt/venv/sbom.cdx.json"))
+        installed = json.loads(image.run("python", "-c", INSTALLED))
+    listed = {item["name"].lower().replace("_", "-").replace(".", "-"): item["version"] for item in bill["components"]}
+    assert bill["bomFormat"] == "CycloneDX"
+    del installed["diffusion-operator"]  # the image itself
+    assert listed == installed
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_edit_of_the_code_changes_the_last_layer_alone(target: str) -> None:
     files = last_layer(target)

@@ -176,6 +176,7 @@ class _Lifecycle:
             port_max=settings.port_max,
             incarnation=incarnation,
             rdma_devices=settings.rdma_devices,
+            shm_key=settings.shm_key or settings.pipeline,
         )
         self._stack.push_async_callback(_close, transport)
         self.metrics.watch(transport.pool)

@@ -50,6 +50,9 @@ class Settings(ProcessSettings):
     rdma_devices: Annotated[list[str], NoDecode] = Field(
         [], description="RDMA devices that may be used, separated by commas. Empty: all that can be"
     )
+    shm_key: str = Field(
+        "", description="Shared memory: workers of another key are not met. Empty: the pipeline's name"
+    )
     pool_size: int = Field(256 << 20, ge=1 << 16, description="Bytes of the memory pool")
     port_min: int = Field(15000, ge=1, le=65535, description="First port of the transport")
     port_max: int = Field(17000, ge=1, le=65535, description="Last port of the transport")

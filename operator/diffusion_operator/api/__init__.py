@@ -13,6 +13,7 @@ from typing import Any
 from diffusion_operator.api import crd, reading, rules, schema
 from diffusion_operator.api.crd import API_VERSION, GROUP, KIND, PLURAL, SCALER_KIND, SCALER_PLURAL, VERSION
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
+from diffusion_operator.api.isolation import Isolation
 from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.role import Batching, RoleSpec
@@ -33,6 +34,7 @@ __all__ = [
     "FieldError",
     "Image",
     "InvalidResourceError",
+    "Isolation",
     "Model",
     "Pipeline",
     "Rdma",

@@ -42,3 +42,8 @@ class Model:
     allow_pickle: bool
     token: SecretKey | None
     cache: Cache
+
+    @property
+    def downloaded(self) -> bool:
+        """Whether workers may have to fetch it from a hub."""
+        return self.source == "Hub" and self.cache.download

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from diffusion_operator.api.isolation import Isolation
 from diffusion_operator.api.model import Model
 from diffusion_operator.api.role import RoleSpec
 from diffusion_operator.api.transport import Transport
@@ -64,8 +65,8 @@ class Pipeline:
     router: RouterSettings
     pod_monitor: bool
     scrape_annotations: bool
-    isolated: bool
-    """By network policies."""
+    isolation: Isolation | None
+    """By network policies. None: whoever reaches a pod reaches every port of it."""
 
     def workers(self) -> tuple[tuple[RoleSpec, tuple[Role, ...]], ...]:
         """The kinds of worker: each role that has pods of its own, with every role that its process runs."""

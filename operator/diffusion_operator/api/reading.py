@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diffusion_operator.api.isolation import isolation
 from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
@@ -49,7 +50,7 @@ def from_defaulted(resource: Object) -> Pipeline:
         router=_router(spec["router"]),
         pod_monitor=spec["monitoring"]["podMonitor"],
         scrape_annotations=spec["monitoring"]["scrapeAnnotations"],
-        isolated=spec["networkPolicy"]["mode"] == "Isolate",
+        isolation=isolation(spec["networkPolicy"]),
     )
 
 

@@ -53,6 +53,7 @@ class Reconciler:
         publisher: Publisher,
         images: Images,
         router_address: str,
+        namespace: str,
     ) -> None:
         self._store = store
         self._applier = applier
@@ -62,6 +63,7 @@ class Reconciler:
         self._publisher = publisher
         self._images = images
         self._router_address = router_address
+        self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
 
     async def reconcile(self, key: Key) -> float | None:
@@ -118,7 +120,8 @@ class Reconciler:
     ) -> None:
         if memory.in_sync and memory.in_sync == self._looks(owner, live, counts):
             return
-        children = [child for child in render(pipeline, self._images, counts) if child["kind"] != SCALER.kind]
+        rendered = render(pipeline, self._images, counts, self._namespace)
+        children = [child for child in rendered if child["kind"] != SCALER.kind]
         if memory.complete and self._lacks(owner, children):
             # The garbage collector may have taken it, after a deletion that no watch told of.
             await self._applier.see_that_it_stays(owner)

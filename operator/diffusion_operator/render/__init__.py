@@ -25,24 +25,29 @@ __all__ = ["Images", "render", "seed"]
 
 
 def render(
-    pipeline: Pipeline, images: Images = PACKAGED, counts: Mapping[Role, int] | None = None
+    pipeline: Pipeline,
+    images: Images = PACKAGED,
+    counts: Mapping[Role, int] | None = None,
+    operator_namespace: str = "",
 ) -> list[dict[str, Any]]:
     """All children, in the order in which they are to be applied: what pods need before the pods, and the router first.
 
     `counts` are the pods that the scalers of external roles say; a role that is not there has those of the resource.
+    `operator_namespace` is where the operator's pods are; empty: it is no pod.
     """
     said = counts or {}
     revision = generation(pipeline, images.worker)
     children = [] if pipeline.service_account else [service_account(pipeline)]
     children += [config_map(pipeline, revision), *_services(pipeline)]
-    if pipeline.isolated:
-        children += network_policies(pipeline)
+    router = router_template(pipeline, images.router)
+    if pipeline.isolation:
+        children += network_policies(pipeline, pipeline.isolation, router, operator_namespace)
     children.append(
         stateful_set(
             pipeline,
             pipeline.roles[Role.ROUTER],
             replicas=pipeline.count(Role.ROUTER, said),
-            template=router_template(pipeline, images.router),
+            template=router,
             claims=storage.router_claims(pipeline),
         )
     )

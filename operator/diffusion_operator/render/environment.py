@@ -28,6 +28,7 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
         _value(names.PORT_MIN_VARIABLE, str(transport.port_min)),
         _value(names.PORT_MAX_VARIABLE, str(transport.port_max)),
         *_ports(ports),
+        *([_value(names.SHM_KEY_VARIABLE, names.shm_key(pipeline))] if transport.backend == "shm" else ()),
         _value("DIFFUSION_WORKER_DRAIN_SECONDS", str(spec.drain_seconds)),
         _value("HF_HOME", storage.hub_home(pipeline)),
         *(_value(name, value) for name, value in rdma.environment(pipeline).items()),

@@ -41,6 +41,7 @@ PORT_VARIABLES: Final = {
 
 PORT_MIN_VARIABLE: Final = "DIFFUSION_WORKER_PORT_MIN"
 PORT_MAX_VARIABLE: Final = "DIFFUSION_WORKER_PORT_MAX"
+SHM_KEY_VARIABLE: Final = "DIFFUSION_WORKER_SHM_KEY"
 HUB_TOKEN_VARIABLE: Final = "HF_TOKEN"
 
 DATA_VOLUME: Final = "data"
@@ -66,6 +67,11 @@ def service_account(pipeline: Pipeline) -> str:
 
 def config_map(pipeline: Pipeline, generation: str) -> str:
     return f"{pipeline.name}-{generation}"
+
+
+def shm_key(pipeline: Pipeline) -> str:
+    """What tells this pipeline from all others whose workers see the same shared memory."""
+    return f"{pipeline.namespace}.{pipeline.name}"
 
 
 def router_address(pipeline: Pipeline) -> str:

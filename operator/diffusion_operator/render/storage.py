@@ -51,7 +51,9 @@ def worker_volumes(pipeline: Pipeline) -> tuple[list[Object], list[Object]]:
     if pipeline.transport.backend == "shm":
         host_path = {"path": SHARED_MEMORY_PATH, "type": "Directory"}
         volumes.append({"name": names.SHARED_MEMORY_VOLUME, "hostPath": host_path})
-        mounts.append(_mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH))
+        # Not all of the node's: a folder there, which the kubelet makes.
+        mount = _mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH)
+        mounts.append({**mount, "subPath": f"{names.OPERATOR}.{names.shm_key(pipeline)}"})
     elif pipeline.shared_memory:
         in_memory = {"medium": "Memory", "sizeLimit": pipeline.shared_memory}
         volumes.append({"name": names.SHARED_MEMORY_VOLUME, "emptyDir": in_memory})

@@ -69,10 +69,14 @@ class LocalPipeline:
             for program in ("ROUTER", "WORKER")
             for name, value in (("LEVEL", log_level), ("FORMAT", log_format))
         }
+        # Of this run of the pipeline, and of no other whose resource has the same name.
+        key = {names.SHM_KEY_VARIABLE: str(self.data_dir)}
         logs = self.data_dir / "logs"
         self.pods: Mapping[str, LocalPod] = {
             spec.pod: LocalPod(
-                replace(spec, environment={**logging, **spec.environment}), logs / f"{spec.pod}.log", restart=restart
+                replace(spec, environment={**logging, **spec.environment, **key}),
+                logs / f"{spec.pod}.log",
+                restart=restart,
             )
             for spec in processes
         }

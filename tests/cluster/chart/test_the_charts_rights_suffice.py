@@ -80,7 +80,7 @@ def test_a_pipeline_s_whole_life_lacks_no_right_and_leaves_none_unused(
         user.until_counts(encoder=2, denoiser=3)
         user.edit(
             roles={"encoder": {"replicas": 1}, "denoiser": {"replicas": 1, "scaling": {"mode": "Static"}}},
-            networkPolicy=None,
+            networkPolicy={"mode": "None"},
             monitoring=None,
         )
         user.until_counts()

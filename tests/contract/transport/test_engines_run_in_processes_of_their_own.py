@@ -30,10 +30,10 @@ async def start_engine() -> AsyncIterator[Any]:
     file = os.memfd_create("test-pool")
     allocate(SIZE, file)
 
-    async def start(patience: float = 0.5, **changes: Any) -> EngineProcess:
+    async def start(patience: float = 0.5, serves: bool = True, **changes: Any) -> EngineProcess:
         ports = settings("mooncake-tcp")
         chosen = EngineSettings("127.0.0.1", "tcp", "", ports["port_min"], ports["port_max"])._replace(**changes)
-        engine = await EngineProcess.start(file, SIZE, chosen, patience)
+        engine = await EngineProcess.start(file, SIZE, chosen, patience, serves=serves)
         started.append(engine)
         return engine
 
@@ -103,7 +103,7 @@ def test_an_engine_is_not_made_where_its_settings_would_not_count(before: str, m
         from diffusion_worker.engine.guard import Engine, EngineUnavailableError
         try:
             Engine.open(host="127.0.0.1", protocol="tcp", devices="", address=4096, size=4096,
-                        port_min=31900, port_max=31910, patience=0)
+                        port_min=31900, port_max=31910, patience=0, serves=True)
         except EngineUnavailableError as error:
             print(error)
     """

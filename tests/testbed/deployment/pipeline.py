@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx
 from grpc import RpcError
 
+from diffusion_operator.api.isolation import PROMETHEUS
 from diffusionpipeline.v1 import registry_pb2
 from testbed import pipelines
 from testbed.controlplane.client import JSON, Refused
@@ -44,9 +45,12 @@ class Deployed:
 
     @classmethod
     def create(cls, cluster: Cluster, namespace: str, document: JSON) -> Self:
-        """Makes the pipeline of this resource, and waits for nothing."""
+        """Makes the pipeline of this resource, and waits for nothing. Its policies let this machine ask its pods."""
         found = cls(cluster, namespace, document["metadata"]["name"])
-        found.resources.create(document)
+        machine = {"ipBlock": {"cidr": f"{cluster.address}/32"}}
+        let_in = {"grpcFrom": [machine], "metricsFrom": [PROMETHEUS, machine]}
+        policy = let_in | document["spec"].get("networkPolicy", {})
+        found.resources.create({**document, "spec": {**document["spec"], "networkPolicy": policy}})
         return found
 
     def until(self, condition: Callable[[], object], seconds: float, what: str) -> None:

@@ -1,8 +1,8 @@
-"""Enforces NetworkPolicies on the pods of one node, with nftables: `network_policies.py KUBECONFIG DNS_ADDRESS`.
+"""Enforces NetworkPolicies on the pods of one node, with nftables: `network_policies.py KUBECONFIG`.
 
 The CNI plugin that connects the pods enforces none. This runs in the node's network namespace and sees what is
-forwarded to and from its pods. What the node itself sends them (a kubelet's probes) is always allowed, as everywhere,
-and so is DNS, which is on the machine here, where no pod selector could name it. IPv4 only.
+forwarded to and from its pods, also between two of them (br_netfilter), and what they send to the node itself. What the
+node sends them (a kubelet's probes) is always allowed, as everywhere. IPv4 only.
 """
 
 from __future__ import annotations
@@ -46,13 +46,12 @@ def selects(selector: JSON | None, labels: Mapping[str, str]) -> bool:
 class Ruleset:
     """nftables' rules for all pods."""
 
-    def __init__(self, pods: Sequence[JSON], namespaces: Sequence[JSON], dns: str) -> None:
+    def __init__(self, pods: Sequence[JSON], namespaces: Sequence[JSON]) -> None:
         self._pods = sorted(filter(_is_reached, pods), key=lambda pod: str(pod["status"]["podIP"]))
         self._namespaces = {item["metadata"]["name"]: _labels(item) for item in namespaces}
-        self._dns = dns
 
     def render(self, policies: Sequence[JSON]) -> str:
-        jumps: list[str] = []
+        jumps: dict[str, list[str]] = {"Egress": [], "Ingress": []}
         chains: list[str] = []
         for pod in self._pods:
             applied = [
@@ -66,18 +65,17 @@ class Ruleset:
                 if isolating:
                     address = pod["status"]["podIP"]
                     chain = f"{kind.lower()}_{address.replace('.', '_')}"
-                    jumps.append(f"ip {match} {address} jump {chain}")
+                    jumps[kind].append(f"ip {match} {address} jump {chain}")
                     allowed = [line for policy in isolating for line in self._allowed(policy, kind, pod)]
                     body = "".join(f"    {line} return\n" for line in allowed)
                     chains.append(f"  chain {chain} {{\n{body}    drop\n  }}\n")
         return (
             "table ip network_policies {}\ndelete table ip network_policies\n"
-            "table ip network_policies {\n" + "".join(chains) + "  chain forward {\n"
-            "    type filter hook forward priority 0; policy accept;\n"
-            "    ct state established,related accept\n"
-            f"    ip daddr {self._dns} meta l4proto {{ tcp, udp }} th dport 53 accept\n"
-            + "".join(f"    {jump}\n" for jump in jumps)
-            + "  }\n}\n"
+            "table ip network_policies {\n"
+            + "".join(chains)
+            + _hooked("forward", [*jumps["Egress"], *jumps["Ingress"]])
+            + _hooked("input", jumps["Egress"])
+            + "}\n"
         )
 
     def _allowed(self, policy: JSON, kind: str, pod: JSON) -> Iterator[str]:
@@ -107,6 +105,14 @@ class Ruleset:
                 continue
             if selects(peer.get("podSelector"), _labels(pod)):
                 yield pod["status"]["podIP"], pod
+
+
+def _hooked(hook: str, jumps: Sequence[str]) -> str:
+    return (
+        f"  chain {hook} {{\n"
+        f"    type filter hook {hook} priority 0; policy accept;\n"
+        "    ct state established,related accept\n" + "".join(f"    {jump}\n" for jump in jumps) + "  }\n"
+    )
 
 
 def _labels(item: JSON) -> dict[str, str]:
@@ -191,7 +197,7 @@ class Feed(threading.Thread):
         return answer
 
 
-def main(kubeconfig: str, dns: str) -> None:
+def main(kubeconfig: str) -> None:
     changed = threading.Event()
     paths = ("/api/v1/pods", "/api/v1/namespaces", "/apis/networking.k8s.io/v1/networkpolicies")
     feeds = [Feed(kubeconfig, path, changed) for path in paths]
@@ -203,7 +209,7 @@ def main(kubeconfig: str, dns: str) -> None:
         pods, namespaces, policies = (feed.items() for feed in feeds)
         if pods is None or namespaces is None or policies is None:
             continue
-        wanted = Ruleset(pods, namespaces, dns).render(policies)
+        wanted = Ruleset(pods, namespaces).render(policies)
         if wanted != applied:
             subprocess.run(["nft", "-f", "-"], input=wanted, text=True, check=True)
             applied = wanted

@@ -58,7 +58,7 @@ keep_running() {
 rm -f "$folder/containerd.sock"
 keep_running containerd containerd --config "$folder/containerd.toml" &
 keep_running kube-proxy kube-proxy --config "$folder/kube-proxy.yaml" &
-keep_running network-policies "$PYTHON" "$here/network_policies.py" "$folder/network-policies.kubeconfig" "$gateway" &
+keep_running network-policies "$PYTHON" "$here/network_policies.py" "$folder/network-policies.kubeconfig" &
 [ $# = 0 ] || keep_running device-plugin device-plugin "$folder/unhealthy" "$@" &
 until [ -S "$folder/containerd.sock" ]; do sleep 0.02; done
 keep_running kubelet kubelet --config "$folder/kubelet.yaml" --kubeconfig "$folder/kubelet.kubeconfig" \

@@ -98,6 +98,7 @@ TIERS: Final = {
                         "e2e",
                         (
                             "tests/e2e/test_a_users_story.py",
+                            "tests/e2e/test_network_policies.py",
                             "tests/e2e/test_scaling_under_load.py"
                             "::test_denoisers_that_come_get_work_and_those_that_go_lose_none",
                             "tests/e2e/test_replacements_under_load.py"

@@ -122,12 +122,12 @@ def test_an_isolated_pipeline_lets_the_operator_ask_its_router() -> None:
         "apiVersion": "diffusion-operator.dev/v1alpha1",
         "kind": "DiffusionPipeline",
         "metadata": {"name": "digits", "namespace": "paint"},
-        "spec": {"model": {"source": "Bundled"}, "networkPolicy": {"mode": "Isolate"}},
+        "spec": {"model": {"source": "Bundled"}},
     }
     pipeline = load_pipeline(document)
     (policy,) = (
         child
-        for child in pipeline_children(pipeline)
+        for child in pipeline_children(pipeline, operator_namespace="paint-operators")
         if child["kind"] == "NetworkPolicy" and child["metadata"]["name"].endswith("-router")
     )
     labels = render().pod["metadata"]["labels"]
@@ -138,7 +138,7 @@ def test_an_isolated_pipeline_lets_the_operator_ask_its_router() -> None:
         for peer in rule["from"]
         if peer["podSelector"]["matchLabels"].items() <= labels.items()
     )
-    assert peer["namespaceSelector"] == {}
+    assert peer["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "paint-operators"}}
 
 
 def test_a_spread_without_a_selector_is_over_the_operators_pods() -> None:

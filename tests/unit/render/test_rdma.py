@@ -60,7 +60,7 @@ def test_a_role_may_name_another_number_of_devices_and_gets_gpus_beside_them() -
     ],
 )
 def test_memory_may_be_locked_where_there_are_devices_unless_told_otherwise(rdma: Child, locked: bool) -> None:
-    for worker in workers(render(rdma_pipeline(rdma))):
+    for worker in workers(render(rdma_pipeline(rdma, networkPolicy={"mode": "None"}))):
         assert lock(worker) is locked
 
 
@@ -98,7 +98,7 @@ def test_networks_are_an_annotation_for_multus() -> None:
 
 
 def test_workers_on_the_host_network_resolve_names_and_keep_apart() -> None:
-    children = render(rdma_pipeline({"hostNetwork": True}))
+    children = render(rdma_pipeline({"hostNetwork": True}, networkPolicy={"mode": "None"}))
     for worker in workers(children):
         spec = pod_spec(worker)
         assert (spec["hostNetwork"], spec["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
@@ -117,7 +117,9 @@ def test_the_users_affinity_is_kept_beside_what_the_transport_needs() -> None:
         "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [own]},
         "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []},
     }
-    given = rdma_pipeline({"hostNetwork": True}, roles={"denoiser": {"affinity": affinity}})
+    given = rdma_pipeline(
+        {"hostNetwork": True}, networkPolicy={"mode": "None"}, roles={"denoiser": {"affinity": affinity}}
+    )
     found = pod_spec(stateful_sets(render(given))["denoiser"])["affinity"]
     terms = found["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert (terms[0], len(terms)) == (own, 2)

@@ -152,3 +152,5 @@ def test_workers_that_share_memory_share_their_nodes_and_are_placed_on_one() -> 
         assert (found is not None) == ("affinity" in pod_spec(stateful_set)) == (role != "router")
         if found is not None:
             assert found[0]["hostPath"] == {"path": "/dev/shm", "type": "Directory"}
+            assert found[1]["subPath"] == "diffusion-operator.default.digits"
+            assert environment(stateful_set)["DIFFUSION_WORKER_SHM_KEY"] == "default.digits"

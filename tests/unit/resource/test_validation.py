@@ -123,9 +123,21 @@ BROKEN_RULES = {
     MINIMAL + "\ntransport: {protocol: rdma, rdma: {devices: [mlx5_0]}}": "spec.transport: protocol: rdma needs",
     MINIMAL + "\ntransport: {protocol: tcp, rdma: {resourceName: rdma/hca}}": "spec.transport: rdma has no effect here",
     MINIMAL + "\ntransport: {backend: shm, rdma: {}}": "spec.transport: rdma has no effect here",
-    MINIMAL + "\ntransport: {rdma: {hostNetwork: true, networks: [roce]}}": "spec.transport.rdma: pods on the host's",
-    MINIMAL
-    + "\ntransport: {rdma: {hostNetwork: true}}\nnetworkPolicy: {mode: Isolate}": "spec: networkPolicy.mode: Isolate",
+    MINIMAL + "\nnetworkPolicy: {mode: None}\ntransport: {rdma: {hostNetwork: true, networks: [roce]}}": (
+        "spec.transport.rdma: pods on the host's"
+    ),
+    MINIMAL + "\ntransport: {rdma: {hostNetwork: true}}": "spec: networkPolicy.mode: Isolate",
+    MINIMAL + "\nnetworkPolicy: {mode: None, metricsFrom: []}": "spec.networkPolicy: httpFrom, grpcFrom, metricsFrom",
+    MINIMAL + "\nnetworkPolicy: {httpFrom: [{}]}": "spec.networkPolicy.httpFrom[0]: a peer is an ipBlock, or",
+    MINIMAL + "\nnetworkPolicy: {grpcFrom: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}": (
+        "spec.networkPolicy.grpcFrom[0]: a peer is an ipBlock, or"
+    ),
+    MINIMAL + "\nnetworkPolicy: {metricsFrom: [{podSelector: {matchExpressions: [{key: a, operator: In}]}}]}": (
+        "spec.networkPolicy.metricsFrom[0].podSelector.matchExpressions[0]: operators In and NotIn need values"
+    ),
+    MINIMAL + "\nnetworkPolicy: {egress: [{ports: [{port: 2, endPort: 1}]}]}": (
+        "spec.networkPolicy.egress[0].ports[0]: endPort must not be below port"
+    ),
     MINIMAL + "\nrouter: {storage: {storageClassName: fast}}": "spec.router.storage: storageClassName belongs to type",
 }
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from diffusion_worker.engine.ports import confine
 from diffusion_worker.engine.url import PoolUrl
 
 MODULE: Final = "mooncake.engine"
@@ -63,10 +64,12 @@ class Engine:
         port_min: int,
         port_max: int,
         patience: float,
+        serves: bool,
     ) -> Engine:
         """Initialise and register `size` bytes at `address`. Tries for `patience` seconds: ports may be in TIME-WAIT.
 
-        The environment was set by whoever started this process: the library reads it when it is imported.
+        `serves`: others may connect, by the address of `host` alone; else nobody may. The environment was set by
+        whoever started this process: the library reads it when it is imported.
         """
         module = _import(protocol)
         until, pause = time.monotonic() + patience, 0.05
@@ -89,6 +92,14 @@ class Engine:
                 f"Mooncake listens on {port}, not in {port_min} to {port_max}: it ignores ranges below 1024 or in the "
                 "ephemeral ports (32768 to 60999); choose another"
             )
+        try:
+            confine(host if serves else "")
+        except OSError as error:
+            raise EngineUnavailableError(
+                f"Mooncake listens on all addresses, and can't be held to {host} ({error.strerror or error}), though "
+                "whoever reaches it can write this worker's pool: use a kernel that lets sockets be bound to an "
+                "interface (Linux 5.7), or choose spec.transport.backend: tcp"
+            ) from error
         # The batch form, even for one region: it lets go of the interpreter lock.
         if (code := native.batch_register_memory([address], [size])) != 0:
             raise EngineUnavailableError(

@@ -37,11 +37,12 @@ _MERSENNE_LEFT: Final = slice(8, 12)
 _MERSENNE_NEXT: Final = slice(16, 24)
 
 
-def read(data: memoryview, limits: Limits | None = None) -> dict[str, object]:
+def read(data: memoryview, limits: Limits | None = None, *, keep: bool = False) -> dict[str, object]:
     """The values in `data`, a view of bytes that begins with a payload and may be longer.
 
-    Tensors are copied out; `data` may be reused afterwards. Raises PayloadError for anything that is not a payload
-    within `limits`.
+    Tensors are copied out, and `data` may be reused afterwards. With `keep` they are made of `data` itself, which must
+    be writable and theirs alone; it lives as long as one of them does. Raises PayloadError for anything that is not a
+    payload within `limits`.
     """
     limits = limits or Limits()
     view = data.cast("B") if data.format != "B" or data.ndim != 1 else data
@@ -55,7 +56,7 @@ def read(data: memoryview, limits: Limits | None = None) -> dict[str, object]:
     rows = [
         np.frombuffer(view[start : start + entry.nbytes], np.uint8) for entry, start in zip(table, starts, strict=True)
     ]
-    values = _Values(limits, table, rows).node(header["tree"], "values", 0)
+    values = _Values(limits, table, rows, keep).node(header["tree"], "values", 0)
     if not isinstance(values, dict):
         raise PayloadError("values: not a dict")
     return values
@@ -114,6 +115,7 @@ class _Values:
     limits: Limits
     table: list[Entry]
     rows: list[np.ndarray[Any, np.dtype[np.uint8]]]
+    keep: bool
     made: dict[tuple[str, int], object] = field(default_factory=dict)
     nodes: int = 0
 
@@ -180,8 +182,11 @@ class _Values:
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=dtype)
         self.check_bool(row, place)
-        flat = torch.empty(entry.nbytes, dtype=torch.uint8)
-        np.copyto(flat.numpy(), self.rows[row])
+        if self.keep:
+            flat = torch.from_numpy(self.rows[row])
+        else:
+            flat = torch.empty(entry.nbytes, dtype=torch.uint8)
+            np.copyto(flat.numpy(), self.rows[row])
         return flat.view(dtype).view(entry.shape)
 
     def array(self, row: int, place: str) -> np.ndarray[Any, Any]:
@@ -189,7 +194,8 @@ class _Values:
         if entry.dtype not in NUMPY_DTYPES:
             raise PayloadError(f"{place}: numpy has no {entry.dtype}")
         self.check_bool(row, place)
-        return self.rows[row].copy().view(NUMPY_DTYPES[entry.dtype]).reshape(entry.shape)
+        bytes_ = self.rows[row] if self.keep else self.rows[row].copy()
+        return bytes_.view(NUMPY_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def scalar(self, row: int, place: str) -> object:
         if self.table[row].shape:

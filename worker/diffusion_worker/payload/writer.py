@@ -1,15 +1,19 @@
-"""Values -> payload. `measure` plans without touching tensor bytes; `write` copies each tensor once, into the slot."""
+"""Values -> payload. `measure` plans without touching tensor bytes; `write` copies each tensor once, into the slot.
+
+A slot may be written by others at any time, so the digest is taken of what is written and not of what is there.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
+import xxhash
 from PIL import Image
 
 from diffusion_worker.payload.errors import Limits, PayloadError
@@ -27,6 +31,10 @@ from diffusion_worker.payload.layout import (
 )
 
 Source: TypeAlias = torch.Tensor | np.ndarray[Any, Any] | Image.Image
+Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+
+# Copied and hashed at a time: what was just read is still in a core's second-level cache.
+PIECE: Final = 1 << 19
 
 # Element types of one width, as which tensors are copied: a copy must keep the bits of every type, NaNs included.
 _CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
@@ -64,29 +72,46 @@ def measure(values: Mapping[str, object], limits: Limits | None = None) -> Plan:
     return Plan(header, tuple(tree.table), tuple(tree.sources), tuple(starts), total)
 
 
-def write(plan: Plan, out: memoryview) -> None:
-    """Write the payload to the first `plan.nbytes` of `out`, a writable view of bytes (a slot's payload)."""
+def write(plan: Plan, out: memoryview) -> int:
+    """Write the payload to the first `plan.nbytes` of `out`, a writable view of bytes (a slot's payload).
+
+    Returns the xxh3-64 of what it wrote; nothing is read back.
+    """
     if out.readonly or out.nbytes < plan.nbytes:
         raise PayloadError(f"out: {out.nbytes} bytes, {plan.nbytes} writable bytes are needed")
-    end = PREFIX.size + len(plan.header)
-    out[: PREFIX.size] = PREFIX.pack(MAGIC, VERSION, len(plan.header), plan.nbytes)
-    out[PREFIX.size : end] = plan.header
+    target = np.frombuffer(out, np.uint8)
+    digest = xxhash.xxh3_64()
+    end = 0
+    for start, part in _parts(plan):
+        for begin in range(0, part.nbytes, PIECE):
+            piece = part[begin : begin + PIECE]
+            np.copyto(target[start + begin : start + begin + piece.nbytes], piece)
+            digest.update(piece.data)
+        end = start + part.nbytes
+    assert end == plan.nbytes, f"{end} bytes were written of {plan.nbytes}"
+    return digest.intdigest()
+
+
+def _parts(plan: Plan) -> Iterator[tuple[int, Bytes]]:
+    """All that is written, gapless and in order, with where it begins."""
+    head = PREFIX.pack(MAGIC, VERSION, len(plan.header), plan.nbytes) + plan.header
+    yield 0, np.frombuffer(head, np.uint8)
+    end = len(head)
     for entry, source, start in zip(plan.table, plan.sources, plan.offsets, strict=True):
-        out[end:start] = bytes(start - end)
+        yield end, np.zeros(start - end, np.uint8)
+        yield start, _bytes(source)
         end = start + entry.nbytes
-        if entry.nbytes:
-            _copy(source, out[start:end])
 
 
-def _copy(source: Source, out: memoryview) -> None:
+def _bytes(source: Source) -> Bytes:
+    """Its own where it is dense and in the host's memory, else a copy's."""
     if isinstance(source, torch.Tensor):
         carrier = _CARRIERS[source.dtype.itemsize]
-        target = torch.frombuffer(out, dtype=carrier).view(source.shape)
-        target.copy_(source.detach().resolve_conj().resolve_neg().view(carrier))
-    elif isinstance(source, np.ndarray):
-        np.copyto(np.frombuffer(out, dtype=source.dtype).reshape(source.shape), source)
-    else:
-        out[:] = source.tobytes()
+        dense = source.detach().resolve_conj().resolve_neg().view(carrier).cpu().contiguous()
+        return dense.view(-1).numpy().view(np.uint8)
+    if isinstance(source, np.ndarray):
+        return np.ascontiguousarray(source).reshape(-1).view(np.uint8)
+    return np.frombuffer(source.tobytes(), np.uint8)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from diffusion_worker.transport.errors import (
 from diffusion_worker.transport.interface import Transport
 from diffusion_worker.transport.open import open_transport
 from diffusion_worker.transport.pool import Pool, Slot
+from diffusion_worker.transport.private import private_copy
 
 __all__ = [
     "Descriptor",
@@ -38,5 +39,6 @@ __all__ = [
     "TransportError",
     "from_wire",
     "open_transport",
+    "private_copy",
     "to_wire",
 ]

@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 class EngineProcess:
     """Use `start`. All methods are called on the event loop."""
 
-    def __init__(self, pool_file: int, size: int, settings: EngineSettings, patience: float) -> None:
+    def __init__(self, pool_file: int, size: int, settings: EngineSettings, patience: float, *, serves: bool) -> None:
         self.url = ""
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
@@ -67,6 +67,7 @@ class EngineProcess:
             "control": theirs.fileno(),
             "parent": os.getpid(),
             "patience": patience,
+            "serves": serves,
         }
         with theirs:
             self._process = subprocess.Popen(
@@ -80,9 +81,11 @@ class EngineProcess:
         threading.Thread(target=self._follow, name="engine-output", daemon=True).start()
 
     @staticmethod
-    async def start(pool_file: int, size: int, settings: EngineSettings, patience: float) -> EngineProcess:
-        """Raises EngineInitFailed after at most `patience` + 30 seconds."""
-        engine = EngineProcess(pool_file, size, settings, patience)
+    async def start(
+        pool_file: int, size: int, settings: EngineSettings, patience: float, *, serves: bool
+    ) -> EngineProcess:
+        """`serves`: others may read the pool by it. Raises EngineInitFailed after at most `patience` + 30 seconds."""
+        engine = EngineProcess(pool_file, size, settings, patience, serves=serves)
         try:
             async with asyncio.timeout(patience + START_SECONDS):
                 hello = await engine._loop.sock_recv(engine._control, DATAGRAM)
@@ -98,6 +101,10 @@ class EngineProcess:
         engine.url = answer["url"]
         engine._loop.add_reader(engine._control.fileno(), engine._on_reply)
         return engine
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:

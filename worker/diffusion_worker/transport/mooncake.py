@@ -90,7 +90,7 @@ class MooncakeTransport(PullingTransport):
         ports = RdmaPorts(settings.devices.split(",") if settings.devices else ())
         try:
             memory = allocate(pool_size, pool_file)
-            server = await EngineProcess.start(pool_file, len(memory), settings, PATIENCE)
+            server = await EngineProcess.start(pool_file, len(memory), settings, PATIENCE, serves=True)
         except BaseException:
             os.close(pool_file)
             raise
@@ -226,7 +226,7 @@ class MooncakeTransport(PullingTransport):
             self._spare = self._start_engine()
 
     def _start_engine(self) -> asyncio.Task[EngineProcess]:
-        start = EngineProcess.start(self._pool_file, self.pool.size, self._settings, PULL_PATIENCE)
+        start = EngineProcess.start(self._pool_file, self.pool.size, self._settings, PULL_PATIENCE, serves=False)
         return asyncio.create_task(start)
 
     async def _watch_server(self) -> None:

@@ -76,13 +76,15 @@ async def open_transport(
     port_max: int,
     incarnation: str,
     rdma_devices: Collection[str] = frozenset(),
+    shm_key: str = "",
 ) -> Transport:
     """Open a pool of at least `pool_size` bytes that peers can pull from.
 
     `backend` is mooncake, tcp, shm or memory (in this process, for tests); `protocol` is auto, rdma or tcp and
     `fallback` Allow or Deny; `host` is the address that peers reach this worker by; ports are taken from
     `port_min` to `port_max`, both included (Mooncake: two, and two more for each peer that is pulled from, and as many
-    again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any.
+    again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any. Over shared memory,
+    workers of another `shm_key` are not met.
     Raises EngineInitFailed, which names what is missing.
     """
     if backend == "mooncake":
@@ -102,5 +104,5 @@ async def open_transport(
             incarnation=incarnation,
         )
     if backend == "shm":
-        return ShmTransport(pool_size=pool_size, incarnation=incarnation)
+        return ShmTransport(key=shm_key, pool_size=pool_size, incarnation=incarnation)
     return MemoryTransport(pool_size=pool_size, incarnation=incarnation)

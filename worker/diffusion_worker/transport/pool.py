@@ -143,12 +143,15 @@ class Pool:
             _erase(row.slot)  # an earlier payload's bytes must not pass for a seal
             return row.slot
 
-    def publish(self, slot: Slot, nbytes: int) -> Descriptor:
-        """Seal the first `nbytes` of the payload; from now on they must not change. Raises SlotLost after fencing."""
+    def publish(self, slot: Slot, nbytes: int, digest: int | None = None) -> Descriptor:
+        """Seal the first `nbytes` of the payload; from now on they must not change. Raises SlotLost after fencing.
+
+        `digest` is that of what was written there. Left out, it is that of what is there, whoever wrote it.
+        """
         if not 0 <= nbytes <= slot.capacity - SEAL_BYTES:
             raise OutOfRange(f"publish of {nbytes} bytes from a slot for {slot.capacity - SEAL_BYTES}")
         slot.nbytes = nbytes
-        digest = digest_of(slot.payload)
+        digest = digest_of(slot.payload) if digest is None else digest
         with self._lock:
             row = self._rows[slot.index]
             if row.slot is not slot or row.orphaned or row.state is not SlotState.LEASED:

@@ -3,6 +3,9 @@
 The pool is a named segment; a consumer maps the producer's segment and copies out of it. A lock that the producer holds
 on the segment as long as it lives tells the living from the dead, for consumers and for the next start, which removes
 what killed workers left behind.
+
+The segments of one pipeline lie in a folder of its own, named after its key, and a worker maps none of another folder.
+In a cluster the pods of a pipeline see no other's folder. Processes of one user that see it can read and write it all.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import mmap
 import os
 import re
 import secrets
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -32,8 +37,9 @@ MODE: Final = "shm"
 FOLDER: Final = Path("/dev/shm")
 THREADS: Final = 4
 HALVED: Final = 8 << 20
-PREFIX: Final = "diffusion-pool-"
-_URL: Final = re.compile(rf"shm://({PREFIX}[0-9a-f]{{16}})")
+PREFIX: Final = "diffusion-"
+ATTEMPTS: Final = 10
+_URL: Final = re.compile(rf"shm://({PREFIX}[0-9a-f]{{16}})/([0-9a-f]{{16}})")
 
 
 class _Segment:
@@ -53,10 +59,12 @@ class _Segment:
 
 
 class ShmTransport(PullingTransport):
-    def __init__(self, *, pool_size: int, incarnation: str) -> None:
+    def __init__(self, *, key: str, pool_size: int, incarnation: str) -> None:
         remove_orphans()
-        self._path, self._file, memory = _create(pool_size)
-        super().__init__(Pool(memory, incarnation=incarnation, mode=MODE, url=f"{MODE}://{self._path.name}"))
+        self._folder = folder_of(key)
+        self._path, self._file, memory = _create(self._folder, pool_size)
+        url = f"{MODE}://{self._folder.name}/{self._path.name}"
+        super().__init__(Pool(memory, incarnation=incarnation, mode=MODE, url=url))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
         # Apart, so that a pull never waits for a thread that waits for it.
         self._helpers = ThreadPoolExecutor(THREADS, thread_name_prefix="pull-half")
@@ -83,6 +91,8 @@ class ShmTransport(PullingTransport):
         self._helpers.shutdown(wait=False)
         self._segments.clear()
         self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another worker's pool is in there
+            self._folder.rmdir()
         os.close(self._file)
 
     def _segment(self, descriptor: Descriptor) -> _Segment:
@@ -91,8 +101,10 @@ class ShmTransport(PullingTransport):
             match = _URL.fullmatch(descriptor.url)
             if match is None:
                 raise OutOfRange(f"{descriptor.url!r} is not the URL of a pool in shared memory")
+            if match[1] != self._folder.name:
+                raise OutOfRange(f"{descriptor.url} is another pipeline's: this one's pools are in {self._folder}")
             try:
-                segment = _Segment(FOLDER / match[1])
+                segment = _Segment(self._folder / match[2])
             except OSError as error:
                 raise PeerDead(f"{descriptor.url}: {error.strerror}") from error
         if not segment.served:
@@ -135,9 +147,13 @@ class ShmTransport(PullingTransport):
         self.pool.end_quarantine(slot)
 
 
-def _create(size: int) -> tuple[Path, int, mmap.mmap]:
+def folder_of(key: str) -> Path:
+    """Of the pipeline that has this key."""
+    return FOLDER / f"{PREFIX}{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def _create(folder: Path, size: int) -> tuple[Path, int, mmap.mmap]:
     """A locked segment. It gets its name when it is locked, so nobody can take it for an orphan."""
-    path = FOLDER / f"{PREFIX}{secrets.token_hex(8)}"
     try:
         file = os.open(FOLDER, os.O_TMPFILE | os.O_RDWR, 0o600)
     except OSError as error:
@@ -145,30 +161,58 @@ def _create(size: int) -> tuple[Path, int, mmap.mmap]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         memory = allocate(size, file)
-        folder = os.open(FOLDER, os.O_PATH)
-        try:
-            os.link(f"/proc/self/fd/{file}", path.name, dst_dir_fd=folder)
-        finally:
-            os.close(folder)
+        return _name(folder, file), file, memory
     except OSError as error:
         os.close(file)
         raise EngineInitFailed(
-            f"can't make a pool of {size} bytes in {FOLDER}: {error.strerror}; in a pod, mount an emptyDir of medium "
-            "Memory there, or lower spec.transport.poolSize"
+            f"can't make a pool of {size} bytes in {folder}: {error.strerror}; in a pod, mount an emptyDir of medium "
+            f"Memory at {FOLDER}, or lower spec.transport.poolSize"
         ) from error
-    return path, file, memory
+    except BaseException:
+        os.close(file)
+        raise
+
+
+def _name(folder: Path, file: int) -> Path:
+    """Gives an open file a name in the pipeline's folder."""
+    for _ in range(ATTEMPTS):
+        _make_private(folder)
+        path = folder / secrets.token_hex(8)
+        # Another worker may have removed the folder, which was empty until now.
+        with contextlib.suppress(FileNotFoundError):
+            place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                os.link(f"/proc/self/fd/{file}", path.name, dst_dir_fd=place)
+            finally:
+                os.close(place)
+            return path
+    raise EngineInitFailed(f"{folder} vanished {ATTEMPTS} times: something removes it as soon as it is made")
+
+
+def _make_private(folder: Path) -> None:
+    """Makes the folder, or sees that it is this user's alone: anybody can make one in /dev/shm."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise EngineInitFailed(
+            f"{folder} is not a folder that only this worker's user (uid {os.geteuid()}) can enter: remove it"
+        )
 
 
 def remove_orphans() -> None:
-    """Unlink the segments of workers that were killed."""
-    for path in FOLDER.glob(f"{PREFIX}*"):
+    """Unlink the segments of workers that were killed, of whichever pipeline, and folders in which there are none."""
+    for path in FOLDER.glob(f"{PREFIX}*/*"):
         with contextlib.suppress(OSError):  # another's segment, or another start was quicker
-            file = os.open(path, os.O_RDONLY)
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 if not _locked(file):
                     path.unlink(missing_ok=True)
             finally:
                 os.close(file)
+    for folder in FOLDER.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # there are some, or it is another's
+            folder.rmdir()
 
 
 def _locked(file: int) -> bool:

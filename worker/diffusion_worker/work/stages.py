@@ -16,7 +16,7 @@ from diffusion_worker import payload
 from diffusion_worker.metrics import StageMetrics
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.types import InvalidRequest, Media, ModelError, StageModel, StepCancelled
-from diffusion_worker.transport import Descriptor, Pool, PoolFull, Slot
+from diffusion_worker.transport import Descriptor, Pool, PoolFull, Slot, private_copy
 from diffusion_worker.work.tasks import Task, parameters
 from diffusionpipeline.words import Stage
 
@@ -83,8 +83,8 @@ def run_stage(
 def publish(plan: payload.Plan, slot: Slot, pool: Pool) -> Published:
     """Writes an output into its slot. Gives the slot back if that fails."""
     try:
-        payload.write(plan, slot.payload)
-        return Published(slot, pool.publish(slot, plan.nbytes))
+        digest = payload.write(plan, slot.payload)
+        return Published(slot, pool.publish(slot, plan.nbytes, digest))
     except BaseException:
         pool.release(slot)
         raise
@@ -95,7 +95,7 @@ def _compute(task: Task, model: StageModel, driver: Driver | None, pixels: int) 
         images = {name: _open_image(name, data, max_pixels=pixels) for name, data in task.files.items()}
         return model.encode(parameters(task.execute.parameters, images))
     assert task.slot is not None, "an input was fetched before its stage was started"
-    values = payload.read(task.slot.payload)
+    values = payload.read(private_copy(task.slot, task.execute.input.digest), keep=True)
     if driver is not None:
         names = dict.fromkeys(file.name for file in task.execute.parameters.inputs)
         return model.denoise(values, parameters(task.execute.parameters, names), driver)
