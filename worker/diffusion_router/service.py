@@ -296,7 +296,7 @@ class JobService:
                     self._spawn(self._record_end(live, self._final_view(live, action)))
 
     async def _record_end(self, live: _Live, job: job_pb2.Job) -> None:
-        if not await self._persist(lambda: self._jobs.finish([job]), "job_end_not_written", job.id):
+        if not await self._persist(lambda: self._jobs.finish([job]), "end", job.id):
             return  # the next life of the router ends it again
         self._dispatcher.dispatch(core.JobRecorded(job.id))
         self._live.pop(job.id, None)
@@ -312,16 +312,16 @@ class JobService:
 
     async def _record_kills(self, job_id: str, kills: int) -> None:
         log.warning("worker_died_while_running_job", job_id=job_id, kills=kills)
-        await self._persist(lambda: self._jobs.record_kills(job_id, kills), "kill_not_written", job_id)
+        await self._persist(lambda: self._jobs.record_kills(job_id, kills), "kills", job_id)
 
-    async def _persist(self, write: Callable[[], Awaitable[None]], failure: str, job_id: str) -> bool:
+    async def _persist(self, write: Callable[[], Awaitable[None]], what: str, job_id: str) -> bool:
         """Writes until it is written. False: the router is told to stop, and it was not."""
         while True:
             try:
                 await write()
                 return True
             except StoreUnavailable as error:
-                log.error(failure, job_id=job_id, error=str(error), retry_seconds=_RETRY_SECONDS)
+                log.error("not_written_yet", what=what, job_id=job_id, error=str(error), retry_seconds=_RETRY_SECONDS)
                 if self._stopping:
                     return False
                 await asyncio.sleep(_RETRY_SECONDS)

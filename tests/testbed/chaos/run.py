@@ -1,7 +1,7 @@
 """Chaos: a pipeline of real processes, clients that check what they are told, and faults as fast as it bears them.
 
-Every accepted job must end once, with the right bytes, or as the poison that two kills make of it; afterwards slots,
-credits and descriptors must be back. What is computed twice, and how memory has grown, is reported.
+Every accepted job must end once (I1, I6, I7), with the right bytes, or as the poison that two kills make of it (I11);
+afterwards slots, credits and descriptors must be back. What is computed twice, and how memory has grown, is reported.
 """
 
 from __future__ import annotations

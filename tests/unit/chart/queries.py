@@ -17,6 +17,7 @@ from diffusion_router import core
 from diffusion_router.metrics import Metrics as RouterMetrics
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
+from diffusion_router.peers.tickets import Tickets
 from diffusion_worker.metrics import Metrics as WorkerMetrics
 from diffusion_worker.transport import Pool
 from diffusion_worker.transport.pool import PAGE, allocate
@@ -51,7 +52,7 @@ def told_by_pipelines() -> Told:
     worker.watch(Pool(allocate(PAGE), incarnation="first", mode="memory", url="memory://x", slots=1))
     router = RouterMetrics()
     dispatcher = Dispatcher(core.Core(core.Policy(), epoch="1", now=0))
-    router.watch(dispatcher, Sessions(dispatcher, _NoJobs()))
+    router.watch(dispatcher, Sessions(dispatcher, _NoJobs(), Tickets(b""), router.passed_over))
     target = TARGET | {re.sub(r"[^a-zA-Z0-9]", "_", label) for label in (names.PIPELINE_LABEL, names.ROLE_LABEL)}
     return _told(worker.registry, target) | _told(router.registry, target)
 

@@ -50,7 +50,7 @@ def test_the_bounds_that_sizing_names_are_the_defaults() -> None:
         flag.replace("-", "_"): int(number) * units[unit]
         for flag, number, unit in re.findall(r"^\| `--([a-z-]+)` \((\d+) ?(KiB|MiB|)\)", page, re.MULTILINE)
     }
-    assert len(named) == 8
+    assert len(named) == 10
     assert named == {name: Settings.model_fields[name].default for name in named}
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from diffusion_router.admission import IdempotencyConflict, Refused, TooLate
+from diffusion_router.admission import IdempotencyConflict, QueueFull, Refused, TooLate
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
 from diffusionpipeline.process.refusals import error_body
@@ -55,11 +55,11 @@ def translate(error: Exception) -> ApiError | None:
             return error
         case InvalidField():
             return ApiError(400, str(error), code=error.code, param=error.field)
-        case Refused():
-            code = "too_late" if isinstance(error, TooLate) else "queue_full"
-            headers = {"Retry-After": str(retry_after_seconds(error.retry_after))}
-            param = "timeout_seconds" if isinstance(error, TooLate) else None
-            return ApiError(429, str(error), code=code, param=param, headers=headers)
+        case QueueFull():
+            return ApiError(429, str(error), code="queue_full", headers=_come_back(error))
+        case TooLate():
+            text = str(error)
+            return ApiError(429, text, code="too_late", param="timeout_seconds", headers=_come_back(error))
         case IdempotencyConflict():
             return ApiError(422, str(error), code="idempotency_conflict", param="Idempotency-Key")
         case ArtifactNotFound() | InvalidKey():
@@ -70,6 +70,10 @@ def translate(error: Exception) -> ApiError | None:
             return ApiError(504, "The router did not finish this in time", code="timeout")
         case _:
             return None
+
+
+def _come_back(refused: Refused) -> dict[str, str]:
+    return {"Retry-After": str(retry_after_seconds(refused.retry_after))}
 
 
 def retry_after_seconds(predicted: float) -> int:
