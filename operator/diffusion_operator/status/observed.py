@@ -78,7 +78,7 @@ class PeerSeen:
     mode: str
     """Of its pool: mooncake-rdma, mooncake-tcp, tcp, shm or memory. Empty: not told yet."""
     state: str
-    """ready, suspect or draining."""
+    """ready, suspect, draining or stalled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,7 @@ UNKNOWN: Final = "unknown"
 _NETWORKS: Final = {"mooncake-rdma": RDMA, "mooncake-tcp": TCP, "tcp": TCP, "shm": SHM}
 _READY: Final = "ready"
 _SUSPECT: Final = "suspect"
+_STALLED: Final = "stalled"
 
 
 def generation_id(pipeline: Pipeline, observed: Observed) -> str:
@@ -77,7 +78,7 @@ def peers_registered(pipeline: Pipeline, observed: Observed) -> Finding:
             lacking.append(_lacking(role, peers, generation, here, ready))
     if lacking:
         # Of a rollout's many small lacks the one is told that explains the others.
-        order = (reasons.GENERATION_MISMATCH, reasons.PEER_SUSPECT, reasons.PEERS_MISSING)
+        order = (reasons.GENERATION_MISMATCH, reasons.PEER_STALLED, reasons.PEER_SUSPECT, reasons.PEERS_MISSING)
         return min(lacking, key=lambda found: order.index(found.reason))
     if not expected:
         return false(reasons.NO_READY_WORKERS, "no worker pod is ready")
@@ -147,6 +148,12 @@ def _lacking(role: Role, peers: Sequence[PeerSeen], generation: str, here: int, 
             reasons.GENERATION_MISMATCH,
             f"{message} at generation {generation}, others at {listed(sorted(others))}: peers of different generations "
             "do not work together until the rollout is through",
+        )
+    stalled = sum(peer.state == _STALLED for peer in peers)
+    if stalled:
+        return false(
+            reasons.PEER_STALLED,
+            f"{message}; {count(stalled, 'peer')} did not stop a task when told to, and gets no more",
         )
     suspect = sum(peer.state == _SUSPECT for peer in peers)
     if suspect:

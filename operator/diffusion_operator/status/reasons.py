@@ -112,6 +112,7 @@ REGISTRY_ANSWERS: Final = "RegistryAnswers"
 REGISTERED: Final = "Registered"
 NO_READY_WORKERS: Final = "NoReadyWorkers"
 PEER_SUSPECT: Final = "PeerSuspect"
+PEER_STALLED: Final = "PeerStalled"
 PEERS_MISSING: Final = "PeersMissing"
 
 IN_USE: Final = "InUse"
@@ -172,6 +173,7 @@ CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
         NO_READY_WORKERS,
         GENERATION_MISMATCH,
         PEER_SUSPECT,
+        PEER_STALLED,
         PEERS_MISSING,
         SUSPENDED,
         ROUTER_NOT_READY,

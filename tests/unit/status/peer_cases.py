@@ -60,6 +60,14 @@ PEERS = [
         id="one is missing",
     ),
     case(
+        observed(peers=answer([*one_of_each()[1:], peer(Role.ENCODER, state="stalled")])),
+        "PeersRegistered",
+        "False",
+        "PeerStalled",
+        "encoder: 0 of 1 ready pod registered; 1 peer did not stop a task when told to, and gets no more",
+        id="one does not stop",
+    ),
+    case(
         observed(peers=answer([*one_of_each()[1:], peer(Role.ENCODER, state="suspect")])),
         "PeersRegistered",
         "False",
