@@ -95,9 +95,9 @@ def check_same(known: Iterable[JobRecord], digest: str) -> None:
 
 
 def new_records(
-    requests: Sequence[stage_pb2.JobParameters], *, model: str, digest: str, key: str | None, timeout: float
+    requests: Sequence[stage_pb2.JobParameters], *, model: str, digest: str, key: str | None, deadline: float
 ) -> list[JobRecord]:
-    """The jobs of one request, `timeout` seconds before their deadline. Without a seed one is drawn, and counted up."""
+    """The jobs of one request. Without a seed one is drawn, and counted up. deadline: on the store's clock."""
     now = time.time()
     seed = secrets.randbelow(_MAX_SEED - len(requests))
     return [
@@ -105,7 +105,7 @@ def new_records(
             id=f"job_{uuid.uuid4().hex}",
             parameters=_with_seed(request, seed + index),
             created_at=now,
-            deadline_at=now + timeout,
+            deadline_at=deadline,
             model=model,
             idempotency_key=key,
             index=index,

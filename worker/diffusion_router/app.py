@@ -19,6 +19,7 @@ from diffusion_router import core
 from diffusion_router.access import Files
 from diffusion_router.api import create_app
 from diffusion_router.api.grpc import add_services
+from diffusion_router.clock import StoreClock, boot_id, uptime
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.conditioning import Conditionings
@@ -60,6 +61,7 @@ async def serve(
         stack.callback(dispatcher.close)
         metrics = Metrics()
         conditionings = Conditionings(dispatcher)
+        clock = await StoreClock.open(jobs, boot=boot_id(), wall=time.time(), up=uptime())
         service = JobService(
             dispatcher,
             conditionings,
@@ -69,6 +71,7 @@ async def serve(
                 reserve=settings.disk_reserve_bytes,
                 flushed=settings.durability == "flushed",
             ),
+            clock=clock,
             metrics=metrics,
             max_queued=settings.max_queued_requests,
             timeout_seconds=settings.request_timeout_seconds,

@@ -1,9 +1,6 @@
 """What the router clears away: ended jobs whose time is over, and files that no job names.
 
-The wall clock may jump. How long things are kept is written down in its terms, because that has to outlive the process;
-so a jump ahead is noticed by the clock that began with the machine, and all that is written down moves along. That also
-holds across a restart of the router, unless the machine was started anew meanwhile. Files of no job are told by seeing
-them twice, an hour apart on that same clock: one may belong to a request that is still coming in.
+Files of no job are told by seeing them twice, an hour apart: one may belong to a request that is still coming in.
 """
 
 from __future__ import annotations
@@ -11,67 +8,41 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Final
 
 import structlog
 
+from diffusion_router.clock import StoreClock, uptime
 from diffusion_router.store import ArtifactStore, JobRecord, JobStore, StoreUnavailable
 
 SWEEP_SECONDS: Final = 30.0
 STRAY_SECONDS: Final = 3600.0
-# Beyond what a clock that is being set right moves in one sweep.
-_JUMP_SECONDS: Final = 60.0
 # Files of no job that are remembered at once.
 _MAX_STRAYS: Final = 10_000
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 log = structlog.get_logger()
 
 
-def uptime() -> float:
-    """Seconds since the machine started, also while it slept; never set."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-def boot_id() -> str:
-    """Of this start of the machine; empty where that is not told."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
 class Housekeeping:
-    """Times are arguments: `now` is seconds since 1970, `up` those since the machine started."""
+    """Times are arguments: `wall` is seconds since 1970, `up` those since the machine started."""
 
-    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, *, boot: str) -> None:
+    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, clock: StoreClock, *, up: float) -> None:
         self._jobs = jobs
         self._artifacts = artifacts
-        self._boot = boot
-        self._offset: float | None = None
-        """Of the wall clock, as it is written down."""
-        self._strays_looked_for = 0.0
+        self._clock = clock
+        self._strays_looked_for = up
         self._strays: dict[str, float] = {}
         """Files that no job named, and when that was first seen."""
-
-    async def begin(self, now: float, up: float) -> None:
-        """Before anything that is written down is read. Raises StoreUnavailable."""
-        self._strays_looked_for = up
-        known = await self._jobs.clock()
-        if known is not None and self._boot and known[0] == self._boot:
-            self._offset = known[1]
-        await self._follow_the_clock(now, up)
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             await self.sweep(time.time(), uptime())
 
-    async def sweep(self, now: float, up: float) -> None:
+    async def sweep(self, wall: float, up: float) -> None:
         try:
-            await self._follow_the_clock(now, up)
-            await self.forget(await self._jobs.expire(now))
+            await self._clock.watch(wall, up)
+            await self.forget(await self._jobs.expire(self._clock.at(up)))
             if up - self._strays_looked_for >= STRAY_SECONDS / 2:
                 self._strays_looked_for = up
                 await self._remove_strays(up)
@@ -91,18 +62,6 @@ class Housekeeping:
             if not shared:
                 for file in record.parameters.inputs:
                     await self._artifacts.delete(file.key)
-
-    async def _follow_the_clock(self, now: float, up: float) -> None:
-        """Where it jumps back, things are kept for longer, and nothing need be done. A jump that could not be written
-        down is seen again."""
-        offset = now - up
-        jump = 0.0 if self._offset is None else offset - self._offset
-        if jump > _JUMP_SECONDS:
-            log.warning("wall_clock_jumped", seconds=round(jump))
-            await self._jobs.move_times(jump, made_by=now - jump)
-        if self._offset is None or abs(jump) > 1.0:
-            await self._jobs.keep_clock(self._boot, offset)
-            self._offset = offset
 
     async def _remove_strays(self, up: float) -> None:
         named = await self._jobs.input_keys()

@@ -18,9 +18,10 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from diffusion_router import core
+from diffusion_router import core, views
 from diffusion_router.admission import Admission, check_same, digest_of, new_records
-from diffusion_router.housekeeping import Housekeeping, boot_id, uptime
+from diffusion_router.clock import StoreClock, uptime
+from diffusion_router.housekeeping import Housekeeping
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.conditioning import Conditionings
@@ -36,7 +37,6 @@ from diffusion_router.store import (
     StoreUnavailable,
 )
 from diffusionpipeline.v1 import job_pb2, stage_pb2
-from diffusionpipeline.words import number
 
 _RETRY_SECONDS: Final = 1.0
 
@@ -72,6 +72,7 @@ class JobService:
         *,
         jobs: JobStore,
         artifacts: ArtifactStore,
+        clock: StoreClock,
         metrics: Metrics,
         max_queued: int,
         timeout_seconds: float,
@@ -82,7 +83,8 @@ class JobService:
         self._jobs = jobs
         self._metrics = metrics
         self._admission = Admission(dispatcher, jobs, metrics, max_queued)
-        self._housekeeping = Housekeeping(jobs, artifacts, boot=boot_id())
+        self._clock = clock
+        self._housekeeping = Housekeeping(jobs, artifacts, clock, up=uptime())
         self._timeout_seconds = timeout_seconds
         self._live: dict[str, _Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,13 +96,12 @@ class JobService:
 
     async def start(self) -> None:
         """Takes up what an earlier life of the router accepted."""
-        now, monotonic = time.time(), time.monotonic()
-        await self._housekeeping.begin(now, uptime())
+        now, monotonic = self._now(), time.monotonic()
         for record in await self._jobs.unfinished():
             live = self._live[record.id] = _Live(record, monotonic)
             if record.damage:
                 log.error("job_not_restored", job_id=record.id, damaged=record.damage)
-                self._spawn(self._record_end(live, _unreadable(record, completed_at=now)))
+                self._spawn(self._record_end(live, views.unreadable(record, at=time.time())))
                 continue
             deadline = monotonic + record.deadline_at - now
             event = core.JobSubmitted(record.id, deadline, _shape(record.parameters), record.kills, restored=True)
@@ -143,7 +144,8 @@ class JobService:
         entering = len(self._live) - len(self._dispatcher.core.jobs)
         shapes = [_shape(request) for request in requests]
         self._admission.check(shapes, entering=entering, timeout=seconds, accept_late=accept_late, now=time.monotonic())
-        records = new_records(requests, model=model, digest=digest, key=idempotency_key, timeout=seconds)
+        deadline = self._now() + seconds
+        records = new_records(requests, model=model, digest=digest, key=idempotency_key, deadline=deadline)
         try:
             # A client that goes away now must leave no job that is written down and never run.
             await asyncio.shield(self._let_in(records, seconds))
@@ -296,7 +298,7 @@ class JobService:
                     self._spawn(self._record_end(live, self._final_view(live, action)))
 
     async def _record_end(self, live: _Live, job: job_pb2.Job) -> None:
-        if not await self._persist(lambda: self._jobs.finish([job]), "end", job.id):
+        if not await self._persist(lambda: self._jobs.finish([job], now=self._now()), "end", job.id):
             return  # the next life of the router ends it again
         self._dispatcher.dispatch(core.JobRecorded(job.id))
         self._live.pop(job.id, None)
@@ -332,65 +334,30 @@ class JobService:
         if record.result is not None:
             return record.result
         if record.status in ENDED:
-            return _unreadable(record, completed_at=record.completed_at or record.created_at)
+            return views.unreadable(record, at=record.completed_at or record.created_at)
         live = self._live.get(record.id)
-        return _accepted(record) if live is None else self._view(live)
+        return views.accepted(record) if live is None else self._view(live)
+
+    def _now(self) -> float:
+        """On the store's clock."""
+        return self._clock.at(uptime())
 
     def _status(self, live: _Live) -> _Status:
-        job = self._dispatcher.core.jobs.get(live.record.id)
-        if job is None:
-            return job_pb2.JOB_STATUS_QUEUED
-        # An end that is not written down yet is nobody's to know.
-        return number(job_pb2.JobStatus, core.JobStatus.IN_PROGRESS if job.status.ended else job.status)
+        return views.status(self._dispatcher.core.jobs.get(live.record.id))
 
     def _view(self, live: _Live) -> job_pb2.Job:
         if live.ended.done():
             return live.ended.result()
-        view = _accepted(live.record)
-        view.status = self._status(live)
-        job = self._dispatcher.core.jobs.get(live.record.id)
-        if job is not None:
-            view.stage = stage_pb2.Stage.ValueType(job.stage)
-            view.step, view.steps = job.step, job.steps
-            view.stages.extend(messages.stage_report(record) for record in job.records)
-        return view
+        return views.now(live.record, self._dispatcher.core.jobs.get(live.record.id))
 
     def _final_view(self, live: _Live, end: core.JobEnded[messages.Report]) -> job_pb2.Job:
-        view = self._view(live)
-        view.status = number(job_pb2.JobStatus, end.status)
-        view.completed_at = time.time()
-        if end.result is not None:
-            view.artifacts.extend(end.result.artifacts)
-        if end.kind:
-            view.failure.kind = stage_pb2.FailureKind.ValueType(end.kind)
-            view.failure.message = end.message
-        return view
+        return views.ended(self._view(live), end, at=time.time())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _accepted(record: JobRecord) -> job_pb2.Job:
-    return job_pb2.Job(
-        id=record.id,
-        status=record.status,
-        parameters=record.parameters,
-        created_at=record.created_at,
-        model=record.model,
-    )
-
-
-def _unreadable(record: JobRecord, *, completed_at: float) -> job_pb2.Job:
-    """A job of whose row too much is damaged."""
-    job = _accepted(record)
-    job.status = job_pb2.JOB_STATUS_FAILED
-    job.completed_at = completed_at
-    job.failure.kind = stage_pb2.FAILURE_KIND_STORE
-    job.failure.message = f"the row of this job in the job store is damaged ({record.damage}); send the request again"
-    return job
 
 
 def _shape(parameters: stage_pb2.JobParameters) -> str:

@@ -66,7 +66,7 @@ def ended(job_id: str, output_format: str) -> tuple[JobRecord, job_pb2.Job]:
 async def keep(folder: Path, jobs: Sequence[tuple[JobRecord, job_pb2.Job]]) -> None:
     store = await JobStore.open(Settings(data_dir=folder).resolved_store_url)
     await store.add([record for record, _ in jobs])
-    await store.finish([job for _, job in jobs])
+    await store.finish([job for _, job in jobs], now=1010.0)
     await store.close()
 
 

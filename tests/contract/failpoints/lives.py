@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from contract.failpoints.points import Points, Watched
 from diffusion_router import core
+from diffusion_router.clock import StoreClock, boot_id, uptime
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.conditioning import Conditionings
@@ -30,7 +32,7 @@ def picture_of(job_id: str) -> bytes:
 class Life:
     """One life of the router."""
 
-    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, points: Points) -> None:
+    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, clock: StoreClock, points: Points) -> None:
         self.points = points
         self.jobs = jobs
         self.artifacts = artifacts
@@ -44,6 +46,7 @@ class Life:
             Conditionings(self.dispatcher),
             jobs=Watched(jobs, points),  # type: ignore[arg-type]
             artifacts=Watched(artifacts, points),  # type: ignore[arg-type]
+            clock=clock,
             metrics=Metrics(),
             max_queued=100,
             timeout_seconds=60.0,
@@ -53,7 +56,8 @@ class Life:
     @classmethod
     async def begin(cls, folder: Path, points: Points) -> Life:
         jobs = await JobStore.open(f"sqlite:///{folder / 'jobs.db'}", pipeline="p")
-        return cls(jobs, ArtifactStore.open(str(folder / "files"), flushed=False), points)
+        clock = await StoreClock.open(jobs, boot=boot_id(), wall=time.time(), up=uptime())
+        return cls(jobs, ArtifactStore.open(str(folder / "files"), flushed=False), clock, points)
 
     async def start(self, worker: Worker) -> None:
         self.dispatcher.add_hands(worker)

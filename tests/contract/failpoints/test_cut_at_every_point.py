@@ -15,6 +15,7 @@ import pytest
 
 from contract.failpoints.lives import DEADLINE, Life, Worker, parameters, picture_of, stop_workers
 from contract.failpoints.points import Points
+from diffusion_router.clock import StoreClock
 from diffusion_router.housekeeping import STRAY_SECONDS, Housekeeping
 from diffusion_router.store import JobRecord
 from diffusionpipeline.v1 import job_pb2
@@ -115,8 +116,8 @@ async def check_end(life: Life, record: JobRecord, prompt: str) -> None:
 
 async def check_files(life: Life) -> None:
     """What a cut left behind is cleared away, and nothing else."""
-    keeper = Housekeeping(life.jobs, life.artifacts, boot="")
-    await keeper.begin(0.0, 0.0)
+    clock = await StoreClock.open(life.jobs, boot="", wall=0.0, up=0.0)
+    keeper = Housekeeping(life.jobs, life.artifacts, clock, up=0.0)
     for halves in range(1, 4):
         await keeper.sweep(0.0, halves * STRAY_SECONDS / 2)
     rows = {record.id: record for record in await life.jobs.list(limit=1000)}

@@ -40,7 +40,7 @@ async def test_the_store_says_which_part_of_which_row_it_is(url: str, store: Job
 
 async def test_a_result_that_cannot_be_read_is_none(url: str, store: JobStore) -> None:
     await store.add([record("a")])
-    await store.finish([ended("a")])
+    await store.finish([ended("a")], now=1010.0)
     damage(url, "a", "result", "x'ffffffff'")
     found = await store.get("a")
     assert found is not None

@@ -26,7 +26,7 @@ async def test_a_job_is_read_back_as_it_was_written(store: JobStore) -> None:
 
 async def test_an_ended_job_keeps_its_result_and_is_unfinished_no_more(store: JobStore) -> None:
     await store.add([record("a"), record("b")])
-    await store.finish([ended("a")])
+    await store.finish([ended("a")], now=1010.0)
     found = await store.get("a")
     assert found is not None
     assert (found.status, found.completed_at, found.expires_at) == (job_pb2.JOB_STATUS_COMPLETED, 1010.0, 1110.0)
@@ -36,15 +36,15 @@ async def test_an_ended_job_keeps_its_result_and_is_unfinished_no_more(store: Jo
 
 async def test_a_job_ends_once(store: JobStore) -> None:
     await store.add([record("a")])
-    await store.finish([ended("a")])
-    await store.finish([ended("a", job_pb2.JOB_STATUS_FAILED, at=2000.0)])
+    await store.finish([ended("a")], now=1010.0)
+    await store.finish([ended("a", job_pb2.JOB_STATUS_FAILED, at=2000.0)], now=2000.0)
     found = await store.get("a")
     assert found is not None
     assert (found.status, found.completed_at) == (job_pb2.JOB_STATUS_COMPLETED, 1010.0)
 
 
 async def test_the_end_of_an_unknown_job_is_no_error(store: JobStore) -> None:
-    await store.finish([ended("nobody")])
+    await store.finish([ended("nobody")], now=1010.0)
     assert await store.get("nobody") is None
 
 
@@ -67,7 +67,7 @@ async def test_kills_are_kept_across_a_restart(url: str) -> None:
 
 async def test_a_list_is_newest_first_by_status_and_bounded(store: JobStore) -> None:
     await store.add([record(name) for name in "abcd"])
-    await store.finish([ended("a"), ended("b", job_pb2.JOB_STATUS_CANCELLED)])
+    await store.finish([ended("a"), ended("b", job_pb2.JOB_STATUS_CANCELLED)], now=1010.0)
     assert ids(await store.list()) == ["d", "c", "b", "a"]
     assert ids(await store.list(limit=2)) == ["d", "c"]
     assert ids(await store.list(job_pb2.JOB_STATUS_COMPLETED)) == ["a"]
@@ -80,7 +80,7 @@ async def test_a_list_is_newest_first_by_status_and_bounded(store: JobStore) -> 
 async def test_a_page_has_one_kind_of_output_and_begins_after_a_job(store: JobStore) -> None:
     for name in "abcdef":
         await store.add([record(name, output_format="mp4" if name in "ace" else "png")])
-    await store.finish([ended("a")])
+    await store.finish([ended("a")], now=1010.0)
     assert ids(await store.page("mp4", 10)) == ["e", "c", "a"]
     assert ids(await store.page("mp4", 2)) == ["e", "c"]
     assert ids(await store.page("mp4", 2, after="c")) == ["a"]
@@ -94,7 +94,8 @@ async def test_a_page_has_one_kind_of_output_and_begins_after_a_job(store: JobSt
 
 async def test_ended_jobs_expire_and_others_never_do(store: JobStore) -> None:
     await store.add([record(name) for name in "abc"])
-    await store.finish([ended("b", at=2000.0), ended("a", at=1000.0)])
+    await store.finish([ended("b")], now=2000.0)
+    await store.finish([ended("a")], now=1000.0)
     assert await store.expire(1099.0) == []
     assert ids(await store.expire(1100.0)) == ["a"]
     assert ids(await store.expire(9e9)) == ["a", "b"]
@@ -151,7 +152,7 @@ async def test_writes_that_wait_share_a_commit(store: JobStore) -> None:
 
     event.listen(store._engine, "commit", count)
     await asyncio.gather(*(store.add([record(f"job{index}")]) for index in range(500)))
-    await asyncio.gather(*(store.finish([ended(f"job{index}")]) for index in range(500)))
+    await asyncio.gather(*(store.finish([ended(f"job{index}")], now=1010.0) for index in range(500)))
     assert len(await store.list(job_pb2.JOB_STATUS_COMPLETED, 1000)) == 500
     assert commits <= 10
 
@@ -171,7 +172,10 @@ async def test_one_bad_write_in_a_shared_commit_fails_alone(store: JobStore) -> 
 
 async def test_a_jobs_writes_keep_their_order_within_one_commit(store: JobStore) -> None:
     await asyncio.gather(
-        store.add([record("a")]), store.record_kills("a", 2), store.finish([ended("a")]), store.add([record("b")])
+        store.add([record("a")]),
+        store.record_kills("a", 2),
+        store.finish([ended("a")], now=1010.0),
+        store.add([record("b")]),
     )
     found = await store.get("a")
     assert found is not None

@@ -53,7 +53,7 @@ async def test_two_pipelines_see_their_own_jobs_alone(url: str) -> None:
     assert await ours.get("b") is None
     assert [job.id for job in await ours.list()] == [job.id for job in await ours.page("png", 10)] == ["a"]
     assert [job.id for job in await ours.by_idempotency_key("k")] == ["a"]
-    await theirs.finish([ended("b", at=0.0)])
+    await theirs.finish([ended("b", at=0.0)], now=0.0)
     assert await ours.expire(1e9) == []
     assert await ours.known(["a", "b", "c"]) == {"a"}
     assert ours.secret != theirs.secret

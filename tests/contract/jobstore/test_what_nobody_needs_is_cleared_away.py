@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.jobstore.records import ended, record
+from diffusion_router.clock import StoreClock
 from diffusion_router.housekeeping import STRAY_SECONDS, Housekeeping
 from diffusion_router.store import ArtifactNotFound, ArtifactStore, JobRecord, JobStore
 from diffusionpipeline.v1 import stage_pb2
@@ -24,9 +25,8 @@ def artifacts(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 async def housekeeping(store: JobStore, artifacts: ArtifactStore) -> Housekeeping:
-    made = Housekeeping(store, artifacts, boot="a boot")
-    await made.begin(NOW, 0.0)
-    return made
+    clock = await StoreClock.open(store, boot="a boot", wall=NOW, up=0.0)
+    return Housekeeping(store, artifacts, clock, up=0.0)
 
 
 def reading(job_id: str, *keys: str) -> JobRecord:
@@ -52,7 +52,7 @@ async def test_an_ended_job_and_its_files_go_when_their_time_is_over(
     await artifacts.put("inputs/i", b"x")
     await artifacts.put("jobs/a/0.png", b"x")
     await store.add([reading("a", "inputs/i")])
-    await store.finish([ended("a")])
+    await store.finish([ended("a")], now=1010.0)
     await housekeeping.sweep(NOW + 90.0, 90.0)
     assert await store.get("a")
     await housekeeping.sweep(NOW + 110.0, 110.0)
@@ -74,49 +74,40 @@ async def test_files_that_several_jobs_of_a_request_read_go_with_the_last(
     assert not await is_there(artifacts, "inputs/i")
 
 
-async def test_a_jump_of_the_wall_clock_deletes_nothing_early(store: JobStore, housekeeping: Housekeeping) -> None:
-    await store.add([record("ended"), record("held")])
-    await store.finish([ended("ended")])
-    await housekeeping.sweep(NOW + DAYS + 30.0, 30.0)
-    assert await store.get("ended"), "30 s have passed, not two days"
-    (held,) = await store.unfinished()
-    assert held.deadline_at == pytest.approx(record("held").deadline_at + DAYS), "also for a router that starts now"
-    await housekeeping.sweep(NOW + DAYS + 90.0, 90.0)
-    assert await store.get("ended")
-    await housekeeping.sweep(NOW + DAYS + 110.0, 110.0)
-    assert await store.get("ended") is None
-
-
-@pytest.mark.parametrize(("boot", "kept"), [("a boot", True), ("another boot", False), ("", False)])
-async def test_a_jump_before_a_restart_is_noticed_unless_the_machine_was_started_too(
-    store: JobStore, artifacts: ArtifactStore, housekeeping: Housekeeping, boot: str, kept: bool
+@pytest.mark.parametrize("jump", [DAYS, -DAYS, 0.0])
+async def test_a_jump_of_the_wall_clock_deletes_nothing_early_and_keeps_nothing_longer(
+    store: JobStore, housekeeping: Housekeeping, jump: float
 ) -> None:
     await store.add([record("a")])
-    await store.finish([ended("a")])
-    again = Housekeeping(store, artifacts, boot=boot)
-    await again.begin(NOW + DAYS + 10.0, 10.0)
-    await again.sweep(NOW + DAYS + 40.0, 40.0)
-    assert (await store.get("a") is not None) == kept
-    await again.sweep(NOW + DAYS + 110.0, 110.0)
+    await store.finish([ended("a")], now=NOW)
+    await housekeeping.sweep(NOW + jump + 30.0, 30.0)
+    await housekeeping.sweep(NOW + 2 * jump + 90.0, 90.0)
+    assert await store.get("a"), "90 s have passed"
+    await housekeeping.sweep(NOW + 2 * jump + 110.0, 110.0)
     assert await store.get("a") is None
 
 
-async def test_what_ends_after_a_jump_is_kept_for_no_longer(store: JobStore, housekeeping: Housekeeping) -> None:
-    await store.add([replace(record("late"), created_at=NOW + DAYS)])
-    await store.finish([ended("late", at=NOW + DAYS + 5.0)])
-    await housekeeping.sweep(NOW + DAYS + 30.0, 30.0)
-    await housekeeping.sweep(NOW + DAYS + 110.0, 110.0)
-    assert await store.get("late") is None
+async def test_the_stores_clock_goes_on_over_restarts_whenever_the_wall_clock_jumps(store: JobStore) -> None:
+    first = await StoreClock.open(store, boot="a boot", wall=NOW, up=0.0)
+    assert first.at(10.0) == NOW + 10.0
+    again = await StoreClock.open(store, boot="a boot", wall=NOW + DAYS, up=20.0)
+    assert again.at(20.0) == NOW + 20.0, "it jumped while the router was away"
+    await again.watch(NOW + DAYS + 30.0, 30.0)
+    assert again.at(30.0) == NOW + 30.0
 
 
-async def test_a_jump_back_keeps_things_longer_and_not_for_ever(store: JobStore, housekeeping: Housekeeping) -> None:
-    await store.add([record("a")])
-    await store.finish([ended("a")])
-    await housekeeping.sweep(NOW - DAYS, 110.0)
-    assert await store.get("a")
-    await housekeeping.sweep(NOW - DAYS + 30.0, 140.0)
-    await housekeeping.sweep(NOW + 130.0, 240.0 + DAYS)
-    assert await store.get("a") is None
+async def test_the_stores_clock_goes_on_over_a_start_of_the_machine(store: JobStore) -> None:
+    first = await StoreClock.open(store, boot="a boot", wall=NOW, up=500.0)
+    await first.watch(NOW + DAYS + 10.0, 510.0)
+    # Off for a minute.
+    rebooted = await StoreClock.open(store, boot="another boot", wall=NOW + DAYS + 80.0, up=10.0)
+    assert rebooted.at(10.0) == NOW + 80.0
+    assert (await StoreClock.open(store, boot="another boot", wall=0.0, up=20.0)).at(20.0) == NOW + 90.0
+
+
+async def test_where_the_start_of_the_machine_is_not_told_the_wall_clock_is_believed(store: JobStore) -> None:
+    await StoreClock.open(store, boot="", wall=NOW, up=0.0)
+    assert (await StoreClock.open(store, boot="", wall=NOW + DAYS, up=10.0)).at(10.0) == NOW + DAYS
 
 
 async def test_files_that_no_job_names_go_after_a_while(

@@ -23,7 +23,7 @@ async def write(store, name):
         await store.add([record(f"{name}-{index}", key=f"{name}-{index}")])
         os.write(1, f"{name}-{index}\\n".encode())
         if index % 3 == 0:
-            await store.finish([ended(f"{name}-{index}")])
+            await store.finish([ended(f"{name}-{index}")], now=1010.0)
             os.write(1, f"end {name}-{index}\\n".encode())
         if name == "w0" and index == 40:
             os.kill(os.getpid(), signal.SIGKILL)

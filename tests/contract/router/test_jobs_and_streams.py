@@ -302,11 +302,11 @@ async def test_a_store_that_fails_for_a_while_delays_the_end_and_loses_nothing(
 
     real, refusals = JobStore.finish, asyncio.Queue[None]()
 
-    async def finish(self: JobStore, jobs: object) -> None:
+    async def finish(self: JobStore, jobs: object, *, now: float) -> None:
         if refusals.qsize() < 2:
             refusals.put_nowait(None)
             raise StoreUnavailable("disk full")
-        await real(self, jobs)  # type: ignore[arg-type]
+        await real(self, jobs, now=now)  # type: ignore[arg-type]
 
     monkeypatch.setattr(JobStore, "finish", finish)
     monkeypatch.setattr("diffusion_router.service._RETRY_SECONDS", 0.01)

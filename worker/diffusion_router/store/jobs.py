@@ -60,22 +60,11 @@ _FINISH: Final = Statement(
     ),
 )
 _DELETE: Final = Statement(3, delete(jobs).where(jobs.c.id == bindparam("job_id")))
-_MOVE_TIMES: Final = Statement(
-    4,
-    update(jobs)
-    .where(jobs.c.pipeline == bindparam("of_pipeline"), jobs.c.created_at <= bindparam("made_by"))
-    .values(
-        deadline_at=jobs.c.deadline_at + bindparam("seconds"),
-        expires_at=jobs.c.expires_at + bindparam("seconds"),
-    ),
-)
-
-
 _KEEP_CLOCK: Final = Statement(
-    5,
+    4,
     update(pipelines)
     .where(pipelines.c.name == bindparam("of_pipeline"))
-    .values(boot_id=bindparam("boot"), clock_offset=bindparam("offset")),
+    .values(boot_id=bindparam("boot"), clock_base=bindparam("base"), clock_lag=bindparam("lag")),
 )
 
 
@@ -151,14 +140,17 @@ class JobStore:
             rows = [{**_to_row(record), "pipeline": self._pipeline} for record in records]
             await self._writer.write(_ADD, rows, timeout=self._timeout)
 
-    async def finish(self, ended: Sequence[job_pb2.Job]) -> None:
-        """Write down how jobs ended, together. A job that has ended before, or is not there, is left as it is."""
+    async def finish(self, ended: Sequence[job_pb2.Job], *, now: float) -> None:
+        """Write down how jobs ended, together. A job that has ended before, or is not there, is left as it is.
+
+        now: on the store's clock, by which they are kept.
+        """
         rows = [
             {
                 "job_id": job.id,
                 "end_status": job.status,
                 "end_at": job.completed_at,
-                "keep_until": job.completed_at + self._retain_seconds,
+                "keep_until": now + self._retain_seconds,
                 "outcome": job.SerializeToString(),
             }
             for job in ended
@@ -175,24 +167,20 @@ class JobStore:
         if job_ids:
             await self._writer.write(_DELETE, [{"job_id": job_id} for job_id in job_ids], timeout=self._timeout)
 
-    async def move_times(self, seconds: float, made_by: float) -> None:
-        """The wall clock jumped: whatever was to happen to jobs made until `made_by` happens so much later."""
-        row = {"of_pipeline": self._pipeline, "seconds": seconds, "made_by": made_by}
-        await self._writer.write(_MOVE_TIMES, [row], timeout=self._timeout)
-
-    async def clock(self) -> tuple[str, float] | None:
-        """What `keep_clock` was given last."""
-        query = select(pipelines.c.boot_id, pipelines.c.clock_offset).where(pipelines.c.name == self._pipeline)
+    async def clock(self) -> tuple[str, float, float] | None:
+        """What `keep_clock` was given last: boot id, base, lag."""
+        columns = (pipelines.c.boot_id, pipelines.c.clock_base, pipelines.c.clock_lag)
+        query = select(*columns).where(pipelines.c.name == self._pipeline)
         found = await self._run(lambda connection: connection.execute(query).one_or_none())
-        return None if found is None or None in tuple(found) else (found[0], found[1])
+        return None if found is None or None in tuple(found) else (found[0], found[1], found[2])
 
-    async def keep_clock(self, boot_id: str, offset: float) -> None:
-        """offset: seconds by which the wall clock is ahead of the one that began with this start of the machine."""
-        row = {"of_pipeline": self._pipeline, "boot": boot_id, "offset": offset}
+    async def keep_clock(self, boot_id: str, base: float, lag: float) -> None:
+        """What of the store's clock has to outlive the router."""
+        row = {"of_pipeline": self._pipeline, "boot": boot_id, "base": base, "lag": lag}
         await self._writer.write(_KEEP_CLOCK, [row], timeout=self._timeout)
 
     async def expire(self, now: float, *, limit: int = MAX_LISTED) -> _Records:
-        """At most `limit` ended jobs whose time to be kept is over."""
+        """At most `limit` ended jobs whose time to be kept is over. now: on the store's clock."""
         due = self._jobs().where(jobs.c.expires_at <= now).order_by(jobs.c.expires_at).limit(limit)
         return await self._read(due)
 

@@ -19,10 +19,12 @@ ENDED: Final = (
 class JobRecord:
     """One row.
 
-    Times are seconds since 1970. `model` is the id of the served model that the job was accepted for, empty where that
-    was not known; `index` is the job's place in the request that made it; `digest` is the request's, and the same in
-    all of its jobs. `kills` counts the workers that were lost while they ran it. An unfinished job's
-    `status` is the one it was added with: how far it has come is known to the router alone, not to the store.
+    Times are seconds since 1970: deadline and expiry on the store's clock, the others on the wall's. `model` is the id
+    of the served model that the job was accepted for, empty where that was not known; `index` is the job's place in the
+    request that made it; `digest` is the request's, and the same in all of its jobs. `kills` counts the workers that
+    died while they ran it. An unfinished job's `status` is the one it was added with: how far it has come is known to
+    the router alone, not to the store. `damage` says what of the row could not be read; then `parameters`, or `result`,
+    lacks what was there.
     """
 
     id: str

@@ -72,9 +72,10 @@ pipelines = Table(
     metadata,
     Column("name", String(255), primary_key=True),
     Column("secret", LargeBinary, nullable=False),
-    # By how much the wall clock is ahead of the one that began with the machine, and which start of the machine.
+    # Of the store's clock, see `clock`.
     Column("boot_id", String(64)),
-    Column("clock_offset", Float(53)),
+    Column("clock_base", Float(53)),
+    Column("clock_lag", Float(53)),
 )
 
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
