@@ -60,6 +60,13 @@ async def status(http: httpx.AsyncClient, job_id: str) -> str:
     return (await http.get(f"/v1/jobs/{job_id}")).json()["status"]
 
 
+async def completed(http: httpx.AsyncClient, job_id: str, what: str) -> None:
+    async def is_completed() -> bool:
+        return await status(http, job_id) == "completed"
+
+    await eventually(is_completed, DEADLINE, what)
+
+
 async def jobs_of(http: httpx.AsyncClient) -> dict[str, str]:
     return {job["id"]: job["status"] for job in (await http.get("/v1/jobs")).json()["data"]}
 
@@ -107,10 +114,7 @@ async def test_what_a_slow_disk_writes_after_the_answer_is_found_by_its_key(disk
         await eventually(is_found, DEADLINE, "it is written down")
         (job_id,) = (await http.post("/v1/jobs", json=ASKED, headers=key)).json()["ids"]
 
-        async def is_completed() -> bool:
-            return await status(http, job_id) == "completed"
-
-        await eventually(is_completed, DEADLINE, "it is run, once")
+        await completed(http, job_id, "it is run, once")
         assert list(await jobs_of(http)) == [job_id]
     await worker.cut()
 
@@ -131,10 +135,7 @@ async def test_an_end_that_a_slow_disk_holds_up_is_written_when_it_goes_on(disk:
         assert await status(http, job_id) == "in_progress", "an end that is not written down is nobody's to know"
         disk.goes_on.set()
 
-        async def is_completed() -> bool:
-            return await status(http, job_id) == "completed"
-
-        await eventually(is_completed, DEADLINE, "its end is told")
+        await completed(http, job_id, "its end is told")
         assert (await http.post("/v1/jobs", json=ASKED)).status_code == 202
     await worker.cut()
 
@@ -154,10 +155,7 @@ async def test_a_full_disk_is_said_and_ends_are_written_when_there_is_room(disk:
         worker.allowed.set()
         disk.full = False
 
-        async def is_completed() -> bool:
-            return await status(http, job_id) == "completed"
-
-        await eventually(is_completed, DEADLINE, "its end is written")
+        await completed(http, job_id, "its end is written")
     await worker.cut()
 
 
@@ -187,8 +185,5 @@ async def test_a_full_artifact_store_stops_files_and_not_jobs(
         worker.allowed.set()
         (job_id,) = accepted.json()["ids"]
 
-        async def is_completed() -> bool:
-            return await status(http, job_id) == "completed"
-
-        await eventually(is_completed, DEADLINE, "there is room again")
+        await completed(http, job_id, "there is room again")
     await worker.cut()
