@@ -45,7 +45,7 @@ class Outcome:
     promises: Promises = field(default_factory=Promises)
     restarts: dict[str, int] = field(default_factory=dict)
     descriptors: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of processes that were not started again: before, after."""
+    """At rest before, and after; of a pod whose process was started again, that of the new one."""
     memory: dict[str, tuple[int, int]] = field(default_factory=dict)
     """The same, in MiB."""
 
@@ -168,20 +168,18 @@ def _is_at_rest(local: LocalPipeline) -> bool:
     return ready(local) and not local.unready() and at_rest(local)
 
 
-def _processes(local: LocalPipeline) -> dict[str, tuple[int, int, int]]:
-    """Process id, open descriptors and MiB of memory of each pod."""
+def _processes(local: LocalPipeline) -> dict[str, tuple[int, int]]:
+    """Open descriptors and MiB of memory of each pod's process."""
     found = {}
     for pod in local.pods.values():
         if pod.pid is not None:
             proc = Path(f"/proc/{pod.pid}")
             pages = int((proc / "statm").read_text().split()[1])
-            found[pod.name] = (pod.pid, len(list((proc / "fd").iterdir())), pages * 4096 >> 20)
+            found[pod.name] = (len(list((proc / "fd").iterdir())), pages * 4096 >> 20)
     return found
 
 
-def _compare(before: dict[str, tuple[int, int, int]], after: dict[str, tuple[int, int, int]], outcome: Outcome) -> None:
-    for name, (pid, descriptors, memory) in before.items():
-        now = after.get(name)
-        if now is not None and now[0] == pid:
-            outcome.descriptors[name] = (descriptors, now[1])
-            outcome.memory[name] = (memory, now[2])
+def _compare(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], outcome: Outcome) -> None:
+    for name in before.keys() & after.keys():
+        outcome.descriptors[name] = (before[name][0], after[name][0])
+        outcome.memory[name] = (before[name][1], after[name][1])
