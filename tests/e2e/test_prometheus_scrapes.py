@@ -51,6 +51,8 @@ NOTHING_TO_SHOW = {
     "operator: Oldest running reconcile B": "a reconcile takes less than a scrape's interval",
     "operator: Watches taken up again A": "no watch breaks here",
     "operator: Holds the Lease A": "leader election is off, as by default",
+    "pipelines: Workers lost B": "whoever is killed here was told to leave first, so no job is to blame",
+    "pipelines: Longest without a step A": "a stage takes less than a scrape's interval",
     "pipelines: Slots B": "Mooncake says of every pull how it ended, so no late bytes are waited for",
 }
 """Panels that must have data, but only zeros: with why."""
