@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from dpipe.up.ports import free_ports
+from testbed.processes import killed_at_the_end
 from testbed.waiting import eventually
 
 pytestmark = pytest.mark.thorough
@@ -47,7 +48,6 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts a program from these sources."""
-    processes: list[asyncio.subprocess.Process] = []
 
     async def start(sources: Path, program: str, *flags: str) -> asyncio.subprocess.Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DIFFUSION_")}
@@ -59,11 +59,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         processes.append(process)
         return process
 
-    yield start
-    for process in processes:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    async with killed_at_the_end() as processes:
+        yield start
 
 
 @pytest.mark.parametrize("newer", ["diffusion_router", "diffusion_worker"])

@@ -24,14 +24,16 @@ class Files:
         """What jobs made is for whoever has its key, as by HTTP; what clients sent, for the tasks of their jobs."""
         if not request.key.startswith("inputs/"):
             return True
-        tasks = [self._service.task(request.task_id.partition(".")[0])] if request.task_id else self._service.tasks()
         return any(
-            task is not None
-            and task.id == (request.task_id or task.id)
-            and self._is_shown(task, request.ticket)
-            and self._reads(task, request.key)
-            for task in tasks
+            self._is_shown(task, request.ticket) and self._reads(task, request.key) for task in self._asking(request)
         )
+
+    def _asking(self, request: job_pb2.DownloadRequest) -> list[messages.Task]:
+        """The task that names itself; workers of the time before tickets do not, so it may be any."""
+        if not request.task_id:
+            return self._service.tasks()
+        task = self._service.task(request.task_id.partition(".")[0])
+        return [task] if task is not None and task.id == request.task_id else []
 
     def _is_shown(self, task: messages.Task, ticket: bytes) -> bool:
         session = self._sessions.session(task.incarnation)

@@ -19,7 +19,7 @@ from diffusion_router import core
 from diffusion_router.access import Files
 from diffusion_router.api import create_app
 from diffusion_router.api.grpc import add_services
-from diffusion_router.clock import StoreClock, boot_id, uptime
+from diffusion_router.clock import StoreClock
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.conditioning import Conditionings
@@ -33,6 +33,7 @@ from diffusion_router.store import ArtifactStore, JobStore, StoreError
 from diffusionpipeline.process.channels import listen, router_server
 from diffusionpipeline.process.descriptors import share_descriptors
 from diffusionpipeline.process.logs import configure
+from diffusionpipeline.process.machine import boot_id, uptime
 from diffusionpipeline.process.serving import Ports, serve_http
 from diffusionpipeline.v1 import peer_pb2_grpc, registry_pb2_grpc
 from diffusionpipeline.words import EXIT_FAILED

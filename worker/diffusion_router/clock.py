@@ -8,28 +8,12 @@ moment, before, between or after restarts of the router, moves no deadline and d
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Final
 
 from diffusion_router.store import JobStore
 
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 # Less than this the wall clock may be ahead, or behind, without being written down.
 _TOLERANCE: Final = 1.0
-
-
-def uptime() -> float:
-    """Seconds since the machine started, also while it slept."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-def boot_id() -> str:
-    """Of this start of the machine; empty where that is not told."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 class StoreClock:

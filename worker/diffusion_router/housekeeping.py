@@ -12,8 +12,9 @@ from typing import Final
 
 import structlog
 
-from diffusion_router.clock import StoreClock, uptime
+from diffusion_router.clock import StoreClock
 from diffusion_router.store import ArtifactStore, JobRecord, JobStore, StoreUnavailable
+from diffusionpipeline.process.machine import uptime
 
 SWEEP_SECONDS: Final = 30.0
 STRAY_SECONDS: Final = 3600.0

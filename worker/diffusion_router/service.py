@@ -20,7 +20,7 @@ import structlog
 
 from diffusion_router import core, views
 from diffusion_router.admission import Admission, check_same, digest_of, new_records
-from diffusion_router.clock import StoreClock, uptime
+from diffusion_router.clock import StoreClock
 from diffusion_router.housekeeping import Housekeeping
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
@@ -36,6 +36,7 @@ from diffusion_router.store import (
     OutcomeUnknown,
     StoreUnavailable,
 )
+from diffusionpipeline.process.machine import uptime
 from diffusionpipeline.v1 import job_pb2, stage_pb2
 
 _RETRY_SECONDS: Final = 1.0

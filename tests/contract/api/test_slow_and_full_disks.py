@@ -5,17 +5,16 @@ from __future__ import annotations
 import shutil
 import threading
 from types import SimpleNamespace
-from typing import Any
 
 import grpc
 import httpx
 import pytest
-from sqlalchemy import Engine, event
 
 from contract.api.artist import Artist, picture
 from contract.router.conftest import Router, Start
 from diffusion_router.store import jobs as job_store
 from diffusionpipeline.v1 import stage_pb2
+from testbed.faulty_disk import opened_on_faulty_disk
 from testbed.waiting import eventually
 
 DEADLINE = 20.0
@@ -30,25 +29,12 @@ class Disk:
         self.goes_on = threading.Event()
         self.goes_on.set()
         self.full = False
-        really = job_store.open_engine
+        monkeypatch.setattr(job_store, "open_engine", opened_on_faulty_disk(self._hold, lambda: self.full))
 
-        def open_engine(url: str) -> Engine:
-            engine = really(url)
-            event.listen(engine, "commit", self._commit)
-            event.listen(engine, "begin", self._begin)
-            return engine
-
-        monkeypatch.setattr(job_store, "open_engine", open_engine)
-
-    def _commit(self, _connection: object) -> None:
+    def _hold(self) -> None:
         if not self.goes_on.is_set():
             self.held_up.set()
             assert self.goes_on.wait(DEADLINE)
-
-    def _begin(self, connection: Any) -> None:
-        # What SQLite says then, it says as where the disk is full.
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one() if self.full else 1 << 30
-        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from typing import Any
 
 from contract.failpoints.points import Points, Watched
 from diffusion_router import core
-from diffusion_router.clock import StoreClock, boot_id, uptime
+from diffusion_router.clock import StoreClock
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
 from diffusion_router.peers.conditioning import Conditionings
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.service import JobService
 from diffusion_router.store import ArtifactStore, JobStore
+from diffusionpipeline.process.machine import boot_id, uptime
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from testbed.waiting import eventually
 

@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from testbed.processes import killed_at_the_end
 from testbed.waiting import eventually
 
 from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter
@@ -27,7 +27,6 @@ Spawn = Callable[..., Awaitable[Process]]
 @pytest.fixture
 async def spawn(router: ScriptedRouter, tmp_path: Path) -> AsyncIterator[Spawn]:
     """Starts worker processes with these flags."""
-    processes: list[Process] = []
 
     async def spawn(*flags: str, program: Sequence[str] = ("-m", "diffusion_worker")) -> Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DIFFUSION_WORKER_")}
@@ -50,11 +49,8 @@ async def spawn(router: ScriptedRouter, tmp_path: Path) -> AsyncIterator[Spawn]:
         processes.append(process)
         return process
 
-    yield spawn
-    for process in processes:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
+    async with killed_at_the_end() as processes:
+        yield spawn
 
 
 async def outcome(process: Process) -> tuple[int, str]:

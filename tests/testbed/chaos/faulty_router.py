@@ -13,10 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Engine, event
-
 from diffusion_router.settings import Settings
 from diffusion_router.store import jobs
+from testbed.faulty_disk import opened_on_faulty_disk
 
 _LOOK_SECONDS = 0.02
 
@@ -32,28 +31,16 @@ def main() -> None:
 
 
 def _put_disk(folder: Path) -> None:
-    really_open, really_used = jobs.open_engine, shutil.disk_usage
+    really_used = shutil.disk_usage
 
-    def open_engine(url: str) -> Engine:
-        engine = really_open(url)
-        event.listen(engine, "commit", commit)
-        event.listen(engine, "begin", begin)
-        return engine
-
-    def commit(_connection: object) -> None:
+    def hold() -> None:
         while (folder / "slow").exists():
             time.sleep(_LOOK_SECONDS)
-
-    def begin(connection: Any) -> None:
-        # What SQLite says then, it says as where the disk is full.
-        full = (folder / "full").exists()
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one() if full else 1 << 30
-        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
     def disk_usage(path: Any) -> Any:
         return SimpleNamespace(free=0) if (folder / "files-full").exists() else really_used(path)
 
-    jobs.open_engine = open_engine
+    jobs.open_engine = opened_on_faulty_disk(hold, (folder / "full").exists)
     shutil.disk_usage = disk_usage
 
 

@@ -115,6 +115,8 @@ def _document(mode: Mode, relay_port: int, control: Path, hang: Path) -> dict[st
     router["env"] = [
         {"name": "DIFFUSION_ROUTER_RETAIN_SECONDS", "value": "86400"},
         {"name": "DIFFUSION_ROUTER_STORE_TIMEOUT_SECONDS", "value": "4"},
+        # Of the faulty router, which plays what the test bed has.
+        {"name": "PYTHONPATH", "value": str(Path(__file__).parents[2])},
     ]
     _command(router, Path(faulty_router.__file__), control)
     return document

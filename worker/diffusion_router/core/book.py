@@ -40,10 +40,8 @@ class Book(Generic[R]):
         """Jobs by state."""
         self.unfinished: Counter[tuple[Stage, str]] = Counter()
         """Jobs that have not ended, by stage and shape."""
-        self.capacity = dict.fromkeys(Stage, 0)
-        """Of the peers that take tasks."""
-        self.places: Counter[frozenset[Stage]] = Counter()
-        """The same, by all that a peer does."""
+        self.capacity: Counter[frozenset[Stage]] = Counter()
+        """Of the peers that take tasks, by all that a peer does."""
         self.estimates = Estimates()
         self.running: dict[tuple[Stage, str], Begun] = {}
         """Tasks that compute."""
@@ -141,11 +139,9 @@ class Book(Generic[R]):
         more = capacity - self._counted.pop(peer.incarnation, 0)
         if capacity:
             self._counted[peer.incarnation] = capacity
-        for stage in peer.stages:
-            self.capacity[stage] += more
-        self.places[peer.stages] += more
-        if not self.places[peer.stages]:
-            del self.places[peer.stages]
+        self.capacity[peer.stages] += more
+        if not self.capacity[peer.stages]:
+            del self.capacity[peer.stages]
         self.scheduler.seat(peer)
 
     def hear(self, incarnation: str) -> Peer[R] | None:

@@ -84,7 +84,7 @@ class Core(Book[R]):
     def predict(self, now: float, shape: str = "", count: int = 1) -> Prediction:
         """What `count` jobs of this shape that were accepted now would go through."""
         return self.estimates.predict(
-            shape, count, load=self.unfinished, running=self.running, capacity=self.places, now=max(self.now, now)
+            shape, count, load=self.unfinished, running=self.running, capacity=self.capacity, now=max(self.now, now)
         )
 
     # ------------------------------------------------------------ jobs

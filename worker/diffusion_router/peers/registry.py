@@ -9,6 +9,7 @@ from typing import Final
 
 import grpc
 
+from diffusion_router.core import Stage
 from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
@@ -49,7 +50,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
 
     def ready(self) -> bool:
         """Whether each role has a peer that takes tasks."""
-        return all(self._dispatcher.core.capacity.values())
+        return set(Stage) == frozenset().union(*self._dispatcher.core.capacity)
 
     async def ListPeers(  # noqa: N802
         self,
