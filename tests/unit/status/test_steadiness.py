@@ -82,7 +82,7 @@ PEERS = st.builds(
     roles=st.sampled_from([*((each,) for each in MODEL_ROLES), MODEL_ROLES]),
     generation=st.sampled_from([GENERATION, GENERATION, OLD]),
     mode=st.sampled_from(["mooncake-tcp", "mooncake-tcp", "mooncake-rdma", "shm", ""]),
-    state=st.sampled_from(["ready", "ready", "suspect", "draining"]),
+    state=st.sampled_from(["ready", "ready", "suspect", "draining", "stalled"]),
 )
 ANSWERS = st.builds(
     PeersObserved,
