@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 
-# The same examples in every run, so that what fails is what was changed; HYPOTHESIS_PROFILE names another profile.
-settings.register_profile("stable", derandomize=True)
+# The same examples in every run, so that what fails is what was changed, and no deadline, which a busy machine misses;
+# HYPOTHESIS_PROFILE names another profile.
+settings.register_profile("stable", derandomize=True, deadline=None)
 if "HYPOTHESIS_PROFILE" not in os.environ:
     settings.load_profile("stable")
 
