@@ -213,10 +213,10 @@ class Ledger:
         assert {key: begun.count for key, begun in core.running.items()} == Counter(
             (task.stage, task.begun[1]) for task in computed
         )
-        for stage in Stage:
-            able = (peer.capacity for peer in core.peers.values() if stage in peer.stages and peer.takes_tasks)
-            assert core.capacity[stage] == sum(able)
-            assert core.capacity[stage] == sum(places for stages, places in core.places.items() if stage in stages)
+        capacity: Counter[frozenset[Stage]] = Counter()
+        for peer in core.peers.values():
+            capacity[peer.stages] += peer.capacity if peer.takes_tasks else 0
+        assert core.capacity == +capacity
         for peer in core.peers.values():
             kept = sum(output.stage is not Stage.DECODE for output in peer.outputs.values())
             assert peer.slots_used == kept + sum(task.slots for task in peer.tasks.values())
