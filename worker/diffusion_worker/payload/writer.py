@@ -16,6 +16,7 @@ import torch
 import xxhash
 from PIL import Image
 
+from diffusion_worker.digest import Bytes, copy
 from diffusion_worker.payload.errors import Limits, PayloadError
 from diffusion_worker.payload.layout import (
     IMAGE_BITS,
@@ -31,10 +32,6 @@ from diffusion_worker.payload.layout import (
 )
 
 Source: TypeAlias = torch.Tensor | np.ndarray[Any, Any] | Image.Image
-Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
-
-# Copied and hashed at a time: what was just read is still in a core's second-level cache.
-PIECE: Final = 1 << 19
 
 # Element types of one width, as which tensors are copied: a copy must keep the bits of every type, NaNs included.
 _CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
@@ -83,11 +80,8 @@ def write(plan: Plan, out: memoryview) -> int:
     digest = xxhash.xxh3_64()
     end = 0
     for start, part in _parts(plan):
-        for begin in range(0, part.nbytes, PIECE):
-            piece = part[begin : begin + PIECE]
-            np.copyto(target[start + begin : start + begin + piece.nbytes], piece)
-            digest.update(piece.data)
         end = start + part.nbytes
+        copy(part, target[start:end], digest, private=part)
     assert end == plan.nbytes, f"{end} bytes were written of {plan.nbytes}"
     return digest.intdigest()
 

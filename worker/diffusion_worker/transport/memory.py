@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from diffusion_worker.digest import digest_of
 from diffusion_worker.transport.descriptor import Descriptor
-from diffusion_worker.transport.digest import digest_of
 from diffusion_worker.transport.errors import OutOfRange, PeerDead
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport

@@ -21,8 +21,8 @@ from typing import Final
 
 import numpy as np
 
+from diffusion_worker.digest import digest_of
 from diffusion_worker.transport.descriptor import Descriptor
-from diffusion_worker.transport.digest import digest_of
 from diffusion_worker.transport.errors import OutOfRange, PoolFull, SlotLost, TooLarge
 from diffusion_worker.transport.extents import Extents
 from diffusion_worker.transport.seal import SEAL_BYTES, Seal, fingerprint

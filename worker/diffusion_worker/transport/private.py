@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import xxhash
 
-from diffusion_worker.transport.digest import PIECE
+from diffusion_worker.digest import copy
 from diffusion_worker.transport.errors import DigestMismatch
 from diffusion_worker.transport.pool import Slot
 
@@ -27,10 +27,7 @@ def private_copy(slot: Slot, digest: int) -> memoryview:
     start = -memory.ctypes.data % _ALIGNMENT
     target = memory[start : start + source.nbytes]
     found = xxhash.xxh3_64()
-    for begin in range(0, source.nbytes, PIECE):
-        piece = target[begin : begin + PIECE]
-        np.copyto(piece, source[begin : begin + PIECE])
-        found.update(piece.data)
+    copy(source, target, found, private=target)
     if found.intdigest() != digest:
         raise DigestMismatch(
             f"slot {slot.index} generation {slot.generation} of {slot.owner}: its bytes changed after they were "

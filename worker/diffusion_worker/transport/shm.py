@@ -26,8 +26,8 @@ from typing import Final
 import numpy as np
 import xxhash
 
+from diffusion_worker.digest import PIECE
 from diffusion_worker.transport.descriptor import Descriptor
-from diffusion_worker.transport.digest import PIECE
 from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport

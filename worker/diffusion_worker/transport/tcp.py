@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import xxhash
 
+from diffusion_worker.digest import PIECE
 from diffusion_worker.transport.descriptor import Descriptor
-from diffusion_worker.transport.digest import PIECE
 from diffusion_worker.transport.errors import ModeMismatch, OutOfRange, PeerDead, StaleDescriptor, TransportError
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
