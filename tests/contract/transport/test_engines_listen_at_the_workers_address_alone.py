@@ -24,7 +24,12 @@ LOCAL = ("127.0.0.1", "127.0.0.3")
 OWN = next((str(address) for _, address in ports._interfaces4() if not address.is_loopback), "")
 
 pytestmark = pytest.mark.backends(*MOONCAKE)
-networked = pytest.mark.skipif(not OWN, reason="this machine has no network")
+networked = pytest.mark.usefixtures("network")
+
+
+@pytest.fixture
+def network() -> None:
+    assert OWN, "this machine has no IPv4 address but loopback's: connect it to a network"
 
 
 @contextlib.asynccontextmanager

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import select
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -115,13 +115,6 @@ def taken(connection: socket.socket, nbytes: int) -> Status:
     return status
 
 
-def one_of(connections: list[socket.socket]) -> socket.socket:
-    """Who has something to read, waited for."""
-    readable, _, _ = select.select(connections, [], [], 5)
-    assert len(readable) == 1
-    return readable[0]
-
-
 def hung_up(connection: socket.socket) -> bool:
     """Waits for it."""
     try:
@@ -185,15 +178,26 @@ async def test_a_stranger_has_little_time(consumer: Transport, monkeypatch: pyte
     consumer.pool.reincarnate("done")
 
 
-async def test_the_known_who_ask_for_nothing_make_room(consumer: Transport, crowd: list[socket.socket]) -> None:
+async def test_the_known_who_ask_for_nothing_make_room(
+    consumer: Transport, crowd: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An answer is here before the thread that sent it has put its connection among those that wait.
+    waits = threading.Semaphore(0)
+    really_served = tcp_server._Places.served
+
+    def served(places: tcp_server._Places, connection: socket.socket) -> None:
+        really_served(places, connection)
+        waits.release()
+
+    monkeypatch.setattr(tcp_server._Places, "served", served)
     descriptor = Producer(consumer).publish(1, 1000)
     for _ in range(CONNECTIONS):
         crowd.append(connect(consumer))
         ask(crowd[-1], descriptor)
         assert await asyncio.to_thread(taken, crowd[-1], descriptor.length) is Status.OK
+        assert await asyncio.to_thread(waits.acquire, timeout=5)
     assert await pulled(consumer, descriptor) == content(1, 1000)
-    # Which one is up to whose thread was the first to see that its answer is sent.
-    assert hung_up(await asyncio.to_thread(one_of, crowd))
+    assert await asyncio.to_thread(hung_up, crowd[0])
     consumer.pool.reincarnate("done")
 
 
