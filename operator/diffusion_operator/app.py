@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ from diffusion_operator.api import GROUP
 from diffusion_operator.cluster.client import ApiError, Cluster, Unreachable, load_configuration
 from diffusion_operator.cluster.definitions import DefinitionsOutdated, check_definitions
 from diffusion_operator.cluster.keys import Key
-from diffusion_operator.cluster.kinds import CHILDREN, EVENT, POD, POD_MONITOR, Kind
+from diffusion_operator.cluster.kinds import CHILDREN, CONTROLLER_REVISION, EVENT, POD, POD_MONITOR, Kind
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.reflector import Reflector
 from diffusion_operator.cluster.store import Store
@@ -43,8 +44,10 @@ from diffusion_operator.reconcile.queue import Queue
 from diffusion_operator.reconcile.reconciler import Reconciler
 from diffusion_operator.reconcile.registry import Registries
 from diffusion_operator.reconcile.scalers import Scalers
+from diffusion_operator.reconcile.updates import Updates
 from diffusion_operator.render import names
 from diffusion_operator.settings import Settings
+from diffusion_operator.update import revision
 from diffusionpipeline.process.logs import configure
 from diffusionpipeline.words import EXIT_DEFINITIONS, EXIT_FAILED, EXIT_LEASE_LOST
 
@@ -88,7 +91,14 @@ class Operator:
             registries=self._registries,
             nodes=RdmaResources(cluster),
             publisher=Publisher(cluster, self.store, self._recorder),
-            images=settings.images,
+            updates=Updates(
+                cluster,
+                self.store,
+                images=settings.images,
+                version=version("diffusion-operator"),
+                at_once=settings.max_pipelines_rolling,
+                wake=self.queue.add,
+            ),
             router_address=settings.router_address,
             namespace=settings.namespace,
         )
@@ -236,7 +246,8 @@ class Operator:
             await asyncio.sleep(START_PAUSE_SECONDS)
 
     def _reflector(self, kind: Kind, scope: str | None) -> Reflector:
-        labels = {POD: PODS_SELECTOR, EVENT: ""}.get(kind, CHILDREN_SELECTOR)
+        # StatefulSets have revisions too, with all the labels of their pods.
+        labels = {POD: PODS_SELECTOR, EVENT: "", CONTROLLER_REVISION: revision.LABEL}.get(kind, CHILDREN_SELECTOR)
         return Reflector(
             self._cluster,
             kind,

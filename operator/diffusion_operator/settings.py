@@ -37,6 +37,9 @@ class Settings(ProcessSettings):
     router_image: str = Field(
         _IMAGES.router, min_length=1, description="Image of router pods, unless spec.router.image says"
     )
+    max_pipelines_rolling: int = Field(
+        1, ge=1, description="Pipelines that move at once to what a new version or image makes of them"
+    )
     router_address: str = Field(
         "{pipeline}-router-api.{namespace}.svc:{port}",
         description="host:port of a pipeline's router (gRPC) as this process reaches it, to ask who is registered",

@@ -20,6 +20,9 @@ class FakeRouter(registry_pb2_grpc.RegistryServiceServicer):
 
     def __init__(self) -> None:
         self._peers: list[registry_pb2.Peer] = []
+        self.unfinished: int | None = None
+        """Jobs; None: it does not say."""
+        self.asked = 0
         self._server = grpc.server(ThreadPoolExecutor(4))
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(self, self._server)
         self.flag = f"--router-address=127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -36,7 +39,10 @@ class FakeRouter(registry_pb2_grpc.RegistryServiceServicer):
         self._peers = [peer(pod, mode) for pod in pods]
 
     def ListPeers(self, request: registry_pb2.ListPeersRequest, context: Any) -> registry_pb2.ListPeersResponse:  # noqa: N802
-        return registry_pb2.ListPeersResponse(revision=1, epoch="test", peers=self._peers)
+        self.asked += 1
+        return registry_pb2.ListPeersResponse(
+            revision=1, epoch="test", peers=self._peers, unfinished_jobs=self.unfinished
+        )
 
     def WatchPeers(self, request: registry_pb2.WatchPeersRequest, context: Any) -> NoReturn:  # noqa: N802
         raise NotImplementedError("the operator asks, and watches no router")

@@ -15,8 +15,8 @@ from testbed.controlplane.proxy import Expired, Hang, Proxy, matching
 
 NO_ROUTER: Final = "--router-address=127.0.0.1:1"
 WATCHED: Final = (
-    *("configmaps", "events", "networkpolicies", "poddisruptionbudgets", "pods", "serviceaccounts", "services"),
-    *("statefulsets", "diffusionpipelines", "diffusionpipelinerolescalers"),
+    *("configmaps", "controllerrevisions", "events", "networkpolicies", "poddisruptionbudgets", "pods"),
+    *("serviceaccounts", "services", "statefulsets", "diffusionpipelines", "diffusionpipelinerolescalers"),
 )
 CHILDREN: Final = (
     ("ServiceAccount", "digits-pipeline"),

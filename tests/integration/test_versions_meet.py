@@ -6,11 +6,8 @@ The older version is that of the last landed commit before the protocol had a ve
 from __future__ import annotations
 
 import asyncio
-import io
 import os
-import subprocess
 import sys
-import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +16,13 @@ import httpx
 import pytest
 
 from dpipe.up.ports import free_ports
+from testbed.earlier import LANDED, python_path, sources_of
 from testbed.processes import killed_at_the_end
 from testbed.waiting import eventually
 
 pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).parents[2]
-OLDER = "b8396f7"
 DEADLINE = 120.0
 
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
@@ -34,15 +31,7 @@ Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sources of the older version."""
-    folder = tmp_path_factory.mktemp("older")
-    archive = subprocess.run(
-        ["git", "archive", OLDER, "worker", "proto"], cwd=ROOT, capture_output=True, check=False, timeout=60
-    )
-    words = archive.stderr.decode()
-    assert archive.returncode == 0, f"commit {OLDER} is not in this clone ({words}): git fetch --unshallow"
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
-    return folder
+    return sources_of(LANDED, tmp_path_factory.mktemp("older"))
 
 
 @pytest.fixture
@@ -51,7 +40,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     async def start(sources: Path, program: str, *flags: str) -> asyncio.subprocess.Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DIFFUSION_")}
-        environment |= {"PYTHONPATH": f"{sources / 'worker'}:{sources / 'proto'}", "OMP_NUM_THREADS": "1"}
+        environment |= {"PYTHONPATH": python_path(sources), "OMP_NUM_THREADS": "1"}
         with (tmp_path / f"{program}.log").open("w") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", program, *flags, env=environment, cwd=tmp_path, stdout=log, stderr=log

@@ -18,6 +18,7 @@ from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.role import Batching, RoleSpec
 from diffusion_operator.api.transport import Rdma, Transport
+from diffusion_operator.api.update import Update, Window
 from diffusionpipeline.words import MODEL_ROLES, Role
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "SecretKey",
     "Storage",
     "Transport",
+    "Update",
+    "Window",
     "from_live",
     "load_pipeline",
     "with_defaults",

@@ -9,6 +9,7 @@ from diffusion_operator.api.isolation import Isolation
 from diffusion_operator.api.model import Model
 from diffusion_operator.api.role import RoleSpec
 from diffusion_operator.api.transport import Transport
+from diffusion_operator.api.update import Update
 from diffusionpipeline.words import MODEL_ROLES, Role
 
 
@@ -67,6 +68,7 @@ class Pipeline:
     scrape_annotations: bool
     isolation: Isolation | None
     """By network policies. None: whoever reaches a pod reaches every port of it."""
+    update: Update
 
     def workers(self) -> tuple[tuple[RoleSpec, tuple[Role, ...]], ...]:
         """The kinds of worker: each role that has pods of its own, with every role that its process runs."""

@@ -16,6 +16,7 @@ from diffusion_operator.api.podtemplate import check_affinity, check_pod_templat
 from diffusion_operator.api.quantity import parse_quantity
 from diffusion_operator.api.role import Batching, CacheRetention, DisruptionBudget, Object, RoleSpec, UpdateStrategy
 from diffusion_operator.api.transport import Rdma, Transport
+from diffusion_operator.api.update import update
 from diffusionpipeline.words import Role
 
 BUNDLED_MODEL: Final = "digits"
@@ -51,6 +52,7 @@ def from_defaulted(resource: Object) -> Pipeline:
         pod_monitor=spec["monitoring"]["podMonitor"],
         scrape_annotations=spec["monitoring"]["scrapeAnnotations"],
         isolation=isolation(spec["networkPolicy"]),
+        update=update(spec["update"], metadata),
     )
 
 

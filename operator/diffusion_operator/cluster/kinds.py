@@ -43,6 +43,7 @@ CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
 SERVICE: Final = Kind("v1", "Service", "services")
 NETWORK_POLICY: Final = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 STATEFUL_SET: Final = Kind("apps/v1", "StatefulSet", "statefulsets")
+CONTROLLER_REVISION: Final = Kind("apps/v1", "ControllerRevision", "controllerrevisions")
 DISRUPTION_BUDGET: Final = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 POD_MONITOR: Final = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors")
 
@@ -55,6 +56,7 @@ DEFINITION: Final = Kind(
 )
 
 CHILDREN: Final = (
+    CONTROLLER_REVISION,
     SERVICE_ACCOUNT,
     CONFIG_MAP,
     SERVICE,

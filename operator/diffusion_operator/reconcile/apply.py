@@ -21,8 +21,8 @@ from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import PIPELINE, POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.store import FOREIGN, ChildId, Store, Stored, mark_of, stored
-from diffusion_operator.reconcile.difference import differences
 from diffusion_operator.render import names
+from diffusion_operator.render.difference import differences
 from diffusion_operator.status import reasons
 from diffusion_operator.status.observed import Fault, FaultReason
 
@@ -109,13 +109,13 @@ class Applier:
         return applied
 
     async def prune(
-        self, owner: Owner, children: Sequence[Object], retained: Collection[str], applied: Applied
+        self, owner: Owner, children: Sequence[Object], retained: Collection[ChildId], applied: Applied
     ) -> None:
-        """Delete what this pipeline made and no longer wants. `retained`: names of ConfigMaps that pods still need."""
+        """Delete what this pipeline made and no longer wants. `retained`: what was wanted before and is to stay."""
         wanted = {(child["kind"], child["metadata"]["name"]) for child in children}
         for child in list(self._store.children(owner.key).values()):
             superfluous = child.owner == owner.uid and child.id not in wanted and not child.deleting
-            if superfluous and not (child.kind.kind == "ConfigMap" and child.name in retained):
+            if superfluous and child.id not in retained:
                 await remove(self._cluster, owner, child, applied)
 
     async def see_that_it_stays(self, owner: Owner) -> None:

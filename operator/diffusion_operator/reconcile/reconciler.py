@@ -14,17 +14,19 @@ from typing import Any
 
 from diffusion_operator.api import InvalidResourceError, Pipeline, Role, from_live
 from diffusion_operator.cluster.keys import Key
-from diffusion_operator.cluster.kinds import CONFIG_MAP, SCALER, STATEFUL_SET, Object
-from diffusion_operator.cluster.store import Store, Stored
+from diffusion_operator.cluster.kinds import CONFIG_MAP, CONTROLLER_REVISION, SCALER, STATEFUL_SET, Object
+from diffusion_operator.cluster.store import ChildId, Store, Stored
 from diffusion_operator.reconcile.apply import Applied, Applier, NamespaceGone, Owner, PipelineGone, Unfinished
 from diffusion_operator.reconcile.nodes import RdmaResources
 from diffusion_operator.reconcile.publish import Publisher
 from diffusion_operator.reconcile.registry import CALL_SECONDS, Registries
 from diffusion_operator.reconcile.scalers import Scalers
-from diffusion_operator.render import Images, names, render
+from diffusion_operator.reconcile.updates import Outcome, Updates
+from diffusion_operator.render import names, render
 from diffusion_operator.status import invalid, reasons, summarise, workloads
 from diffusion_operator.status.observed import Fault, Observed, RoleObserved
 from diffusion_operator.status.report import PipelineReport, report
+from diffusion_operator.update.revision import to_object
 
 
 @dataclass
@@ -38,6 +40,7 @@ class _Memory:
     notes: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     waits: tuple[str, ...] = ()
+    update: Outcome | None = None
     report: PipelineReport | None = None
 
 
@@ -51,7 +54,7 @@ class Reconciler:
         registries: Registries,
         nodes: RdmaResources,
         publisher: Publisher,
-        images: Images,
+        updates: Updates,
         router_address: str,
         namespace: str,
     ) -> None:
@@ -61,7 +64,7 @@ class Reconciler:
         self._registries = registries
         self._nodes = nodes
         self._publisher = publisher
-        self._images = images
+        self._updates = updates
         self._router_address = router_address
         self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
@@ -77,6 +80,7 @@ class Reconciler:
             self._memories.pop(key, None)
             self._publisher.forget(key)
             self._registries.forget(key)
+            self._updates.forget(key)
             return None
         resource = live.packed.unpack()
         before = resource.get("status") or {}
@@ -88,7 +92,7 @@ class Reconciler:
             return await self._publisher.publish(owner, before, invalid(resource, str(error), datetime.now(UTC)))
         try:
             counts = await self._scalers.counts(pipeline, owner)
-            await self._make_so(pipeline, owner, live, counts.replicas, memory)
+            await self._make_so(pipeline, owner, live, resource, counts.replicas, memory)
         except (NamespaceGone, PipelineGone):
             return None
         observed = self._observe(pipeline, owner, resource, counts.replicas, memory, counts.faults)
@@ -101,9 +105,12 @@ class Reconciler:
             # Its answer, or the lack of one, is a matter of moments: no need to say that it was not asked yet.
             return CALL_SECONDS
         again = await self._publisher.publish(owner, before, status)
+        if again is None:
+            # Only now: whoever counts those that are not ready reads what is written.
+            self._updates.reached(key, status)
         if unfinished := (*memory.waits, *(fault.message for fault in (*memory.faults, *observed.scaling_faults))):
             raise Unfinished("; ".join(unfinished), again)
-        return again
+        return _sooner(again, memory.update.again if memory.update is not None else None)
 
     def recheck(self, key: Key) -> None:
         """Compare everything anew at the next reconcile, also what seems to be in sync."""
@@ -116,17 +123,34 @@ class Reconciler:
         return [memory.report for memory in list(self._memories.values()) if memory.report is not None]
 
     async def _make_so(
-        self, pipeline: Pipeline, owner: Owner, live: Stored, counts: Mapping[Role, int], memory: _Memory
+        self,
+        pipeline: Pipeline,
+        owner: Owner,
+        live: Stored,
+        resource: Object,
+        counts: Mapping[Role, int],
+        memory: _Memory,
     ) -> None:
-        if memory.in_sync and memory.in_sync == self._looks(owner, live, counts):
+        in_sync = bool(memory.in_sync) and memory.in_sync == self._looks(owner, live, counts)
+        # Whether one may move is also a matter of time, and of other pipelines.
+        if in_sync and memory.update is not None and not memory.update.seen.available:
             return
-        rendered = render(pipeline, self._images, counts, self._namespace)
-        children = [child for child in rendered if child["kind"] != SCALER.kind]
+        peers = self._registries.peers(owner.key)
+        idle = peers.idle if peers is not None else None
+        before, memory.update = (
+            memory.update,
+            await self._updates.decide(pipeline, owner, resource, idle=idle, now=datetime.now(UTC)),
+        )
+        revision = memory.update.decision.revision
+        if in_sync and before is not None and before.decision.revision == revision:
+            return
+        rendered = render(pipeline, counts=counts, operator_namespace=self._namespace, pods=revision.templates)
+        children = [to_object(pipeline, revision), *(child for child in rendered if child["kind"] != SCALER.kind)]
         if memory.complete and self._lacks(owner, children):
             # The garbage collector may have taken it, after a deletion that no watch told of.
             await self._applier.see_that_it_stays(owner)
         applied = await self._applier.apply(owner, children)
-        await self._applier.prune(owner, children, self._needed_config_maps(pipeline, owner), applied)
+        await self._applier.prune(owner, children, self._needed_still(pipeline, owner, revision.number), applied)
         await self._scalers.prune(pipeline, owner, applied)
         memory.faults, memory.notes, memory.waits = tuple(applied.faults), tuple(applied.notes), tuple(applied.waits)
         # Otherwise everything is compared again at the next turn.
@@ -157,16 +181,23 @@ class Reconciler:
     def _superfluous(self, owner: Owner, children: list[Object]) -> bool:
         wanted = {(child["kind"], child["metadata"]["name"]) for child in children}
         return any(
-            child.owner == owner.uid and child.id not in wanted and child.kind is not CONFIG_MAP
+            child.owner == owner.uid and child.id not in wanted and child.kind not in (CONFIG_MAP, CONTROLLER_REVISION)
             for child in self._store.children(owner.key).values()
         )
 
-    def _needed_config_maps(self, pipeline: Pipeline, owner: Owner) -> set[str]:
-        """While a rollout is under way, pods of the generation before still start containers by their ConfigMap."""
+    def _needed_still(self, pipeline: Pipeline, owner: Owner, number: int) -> set[ChildId]:
+        """The latest revisions before this one; and, while a rollout is under way, ConfigMaps: pods of the generation
+        before still start containers by theirs."""
         children = self._store.children(owner.key).values()
-        if all(child.rolled_out for child in children):
-            return set()
-        return {child.name for child in children if child.kind is CONFIG_MAP}
+        earlier = sorted(
+            (item for item in self._updates.revisions(owner) if item["revision"] < number),
+            key=lambda item: item["revision"],
+        )
+        kept = earlier[max(0, len(earlier) - pipeline.update.history) :]
+        needed = {(CONTROLLER_REVISION.kind, item["metadata"]["name"]) for item in kept}
+        if not all(child.rolled_out for child in children):
+            needed |= {child.id for child in children if child.kind is CONFIG_MAP}
+        return needed
 
     def _observe(
         self,
@@ -189,6 +220,7 @@ class Reconciler:
             peers=self._registries.peers(owner.key),
             scaling_faults=scaling_faults,
             notes=memory.notes,
+            update=memory.update.seen if memory.update is not None else None,
         )
 
     def _observe_role(self, pipeline: Pipeline, owner: Owner, role: Role, counts: Mapping[Role, int]) -> RoleObserved:
@@ -211,6 +243,11 @@ class Reconciler:
             pipeline=pipeline.name, namespace=pipeline.namespace, port=pipeline.router.grpc_port
         )
         states = {condition["type"]: condition["status"] for condition in status["conditions"]}
-        settled = states.get(reasons.READY) == "True" and states.get(reasons.PEERS_REGISTERED) == "True"
+        due = any(condition["reason"] == reasons.BUSY for condition in status["conditions"])
+        settled = states.get(reasons.READY) == "True" and states.get(reasons.PEERS_REGISTERED) == "True" and not due
         self._registries.follow(key, address, settled=settled, expected=status["router"]["expectedPeers"])
         return self._registries.peers(key) is None
+
+
+def _sooner(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)

@@ -117,7 +117,11 @@ async def ask(address: str) -> PeersObserved:
             code = error.code()
             name = "UNAVAILABLE" if code is grpc.StatusCode.DEADLINE_EXCEEDED else code.name
             return PeersObserved(reachable=False, error=name, peers=())
-    return PeersObserved(reachable=True, error="", peers=tuple(sorted(map(_peer, listed.peers), key=lambda p: p.pod)))
+    return PeersObserved(
+        reachable=True,
+        peers=tuple(sorted(map(_peer, listed.peers), key=lambda peer: peer.pod)),
+        idle=listed.unfinished_jobs == 0 if listed.HasField("unfinished_jobs") else None,
+    )
 
 
 def _peer(peer: registry_pb2.Peer) -> PeerSeen:

@@ -12,16 +12,16 @@ from diffusion_operator.api import Pipeline, Role
 from diffusion_operator.render import names, storage
 from diffusion_operator.render.account import service_account
 from diffusion_operator.render.disruption import disruption_budget
-from diffusion_operator.render.generation import config_map, generation
+from diffusion_operator.render.generation import config_map
 from diffusion_operator.render.images import PACKAGED, Images
 from diffusion_operator.render.monitoring import pod_monitor
 from diffusion_operator.render.network import network_policies
-from diffusion_operator.render.podtemplate import router_template, worker_template
 from diffusion_operator.render.scaler import scaler, seed
 from diffusion_operator.render.service import api_service, headless_service
 from diffusion_operator.render.statefulset import stateful_set
+from diffusion_operator.render.templates import Templates, templates
 
-__all__ = ["Images", "render", "seed"]
+__all__ = ["Images", "Templates", "render", "seed", "templates"]
 
 
 def render(
@@ -29,25 +29,26 @@ def render(
     images: Images = PACKAGED,
     counts: Mapping[Role, int] | None = None,
     operator_namespace: str = "",
+    pods: Templates | None = None,
 ) -> list[dict[str, Any]]:
     """All children, in the order in which they are to be applied: what pods need before the pods, and the router first.
 
     `counts` are the pods that the scalers of external roles say; a role that is not there has those of the resource.
-    `operator_namespace` is where the operator's pods are; empty: it is no pod.
+    `operator_namespace` is where the operator's pods are; empty: it is no pod. `pods` is what pods are made of, where
+    an earlier rendering of them is to stay; None: what they would be made of now.
     """
     said = counts or {}
-    revision = generation(pipeline, images.worker)
+    made = pods or templates(pipeline, images)
     children = [] if pipeline.service_account else [service_account(pipeline)]
-    children += [config_map(pipeline, revision), *_services(pipeline)]
-    router = router_template(pipeline, images.router)
+    children += [config_map(pipeline, made.generation, made.variables), *_services(pipeline)]
     if pipeline.isolation:
-        children += network_policies(pipeline, pipeline.isolation, router, operator_namespace)
+        children += network_policies(pipeline, pipeline.isolation, made.pods[Role.ROUTER], operator_namespace)
     children.append(
         stateful_set(
             pipeline,
             pipeline.roles[Role.ROUTER],
             replicas=pipeline.count(Role.ROUTER, said),
-            template=router,
+            template=made.pods[Role.ROUTER],
             claims=storage.router_claims(pipeline),
         )
     )
@@ -57,10 +58,10 @@ def render(
             pipeline,
             spec,
             replicas=pipeline.count(spec.role, said),
-            template=worker_template(pipeline, spec, roles, revision, images.worker),
+            template=made.pods[spec.role],
             claims=storage.worker_claims(pipeline, spec),
         )
-        for spec, roles in workers
+        for spec, _ in workers
     ]
     # A budget for a single pod would keep its node from ever being drained.
     children += [

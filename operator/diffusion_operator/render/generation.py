@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, RoleSpec
@@ -54,14 +54,19 @@ def generation(pipeline: Pipeline, image: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def config_map(pipeline: Pipeline, generation: str) -> dict[str, Any]:
+def data(pipeline: Pipeline, generation: str) -> dict[str, str]:
+    """Of the generation's ConfigMap."""
+    return {VARIABLE: generation, **variables(pipeline)}
+
+
+def config_map(pipeline: Pipeline, generation: str, data: Mapping[str, str]) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": names.metadata(pipeline, names.config_map(pipeline, generation))
         | {"labels": names.labels(pipeline, generation=generation)},
         "immutable": True,
-        "data": {VARIABLE: generation, **variables(pipeline)},
+        "data": dict(data),
     }
 
 

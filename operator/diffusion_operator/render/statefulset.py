@@ -10,7 +10,7 @@ from diffusion_operator.render import names
 
 
 def stateful_set(
-    pipeline: Pipeline, spec: RoleSpec, *, replicas: int, template: dict[str, Any], claims: Mapping[str, Any]
+    pipeline: Pipeline, spec: RoleSpec, *, replicas: int, template: Mapping[str, Any], claims: Mapping[str, Any]
 ) -> dict[str, Any]:
     name = names.child(pipeline, spec.role)
     found = {

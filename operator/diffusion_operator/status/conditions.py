@@ -10,6 +10,7 @@ from diffusion_operator.api import MODEL_ROLES, Pipeline, Role
 from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.finding import Finding, false, true, unknown
+from diffusion_operator.status.kstatus import reconciling, stalled
 from diffusion_operator.status.observed import Observed, PeerSeen
 from diffusion_operator.status.peers import known_peers, no_answer, peers_registered, transport_ready
 from diffusion_operator.status.progress import progressing
@@ -27,6 +28,7 @@ from diffusion_operator.status.roles import (
     with_pods,
     workers,
 )
+from diffusion_operator.status.upgrade import upgrade_available
 from diffusion_operator.status.wording import listed
 
 _NO_READY: Final = {
@@ -34,7 +36,6 @@ _NO_READY: Final = {
     Role.DENOISER: reasons.NO_READY_DENOISER,
     Role.DECODER: reasons.NO_READY_DECODER,
 }
-_MODEL_PROBLEMS: Final = (reasons.MODEL_FAILED, reasons.DOWNLOAD_FAILED, reasons.NO_SPACE)
 
 
 def find_all(
@@ -52,7 +53,14 @@ def find_all(
         reasons.SCALING_READY: _scaling_ready(pipeline, observed),
         reasons.MODEL_READY: _model_ready(pipeline, observed),
     }
-    return {reasons.READY: _ready(pipeline, observed, found), **found}
+    found = {reasons.READY: _ready(pipeline, observed, found), **found}
+    stands = stalled(found)
+    return {
+        **found,
+        reasons.RECONCILING: reconciling(found, stands),
+        reasons.STALLED: stands,
+        reasons.UPGRADE_AVAILABLE: upgrade_available(pipeline, observed),
+    }
 
 
 def _ready(pipeline: Pipeline, observed: Observed, found: Mapping[str, Finding]) -> Finding:
@@ -181,7 +189,7 @@ def _model_ready(pipeline: Pipeline, observed: Observed) -> Finding:
     if pipeline.suspended:
         return unknown(reasons.SUSPENDED, "spec.suspend is true: no worker loads the model")
     for role, seen in workers(pipeline, observed):
-        if failed := problems_of(seen, _MODEL_PROBLEMS):
+        if failed := problems_of(seen, reasons.MODEL_FAULTS):
             return false(first(failed).reason, f"{role}: {problem_text(pipeline, observed, failed)}")
     loading = [role for role, seen in workers(pipeline, observed) if seen.ready == 0]
     if loading:

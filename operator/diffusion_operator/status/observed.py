@@ -89,6 +89,24 @@ class PeersObserved:
     error: str = ""
     """Why there was none, in words that do not change from call to call: the gRPC status, not its details."""
     peers: tuple[PeerSeen, ...] = ()
+    idle: bool | None = None
+    """No job is unfinished. None: a router of an earlier version does not say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateObserved:
+    """What pods are made of, and what this operator would make them of."""
+
+    operator: str
+    """Its version."""
+    current: str
+    """A digest of templates."""
+    available: str = ""
+    """That of this operator's, if they are others."""
+    changes: tuple[str, ...] = ()
+    """What would change, by role and field."""
+    waits: str = ""
+    """The reason why the pipeline does not move now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,5 +123,7 @@ class Observed:
     scaling_faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
     """What was left out on purpose, such as a PodMonitor in a cluster that has no such kind."""
+    update: UpdateObserved | None = None
+    """None: it was not found out yet."""
     rdma_resources: tuple[str, ...] | None = None
     """RDMA resources that nodes offer. None: nodes could not be listed."""

@@ -20,6 +20,8 @@ TRANSPORT_READY: Final = "TransportReady"
 SCHEDULABLE: Final = "Schedulable"
 SCALING_READY: Final = "ScalingReady"
 MODEL_READY: Final = "ModelReady"
+RECONCILING: Final = "Reconciling"
+UPGRADE_AVAILABLE: Final = "UpgradeAvailable"
 BOUND: Final = "Bound"
 """Of a role scaler."""
 
@@ -49,6 +51,7 @@ NO_SPACE: Final = "NoSpace"
 INCOMPATIBLE: Final = "Incompatible"
 OUT_OF_MEMORY: Final = "OOMKilled"
 STALLED: Final = "Stalled"
+"""Also a condition: something is wrong that will not mend by itself."""
 CRASH_LOOP: Final = "CrashLoopBackOff"
 ADMISSION: Final = "UnexpectedAdmissionError"
 EVICTED: Final = "Evicted"
@@ -128,11 +131,35 @@ INSUFFICIENT_RESOURCE: Final = "InsufficientResource"
 SCALERS_BOUND: Final = "ScalersBound"
 NO_SCALERS: Final = "NoScalers"
 
+MODEL_FAULTS: Final = (MODEL_FAILED, DOWNLOAD_FAILED, NO_SPACE)
 LOADED: Final = "Loaded"
 LOADING: Final = "Loading"
 
+NO_FAULT: Final = "NoFault"
+
+UP_TO_DATE: Final = "UpToDate"
+NOT_COMPARED: Final = "NotCompared"
+HELD: Final = "Held"
+OUTSIDE_WINDOW: Final = "OutsideWindow"
+BUSY: Final = "Busy"
+WAITS_FOR_TURN: Final = "WaitsForTurn"
+UPGRADE_WAITS: Final = (HELD, OUTSIDE_WINDOW, NOT_READY, BUSY, WAITS_FOR_TURN)
+
 FOLLOWED: Final = "Followed"
 NOT_EXTERNAL: Final = "NotExternal"
+
+PERMANENT_FAULTS: Final = (
+    IMMUTABLE_FIELD_CHANGED,
+    INVALID_SPEC,
+    FORBIDDEN,
+    NAME_CONFLICT,
+    PROGRESS_DEADLINE_EXCEEDED,
+    TRANSPORT_DEGRADED,
+    *MODEL_FAULTS,
+    NO_DEVICE,
+    MEMLOCK_LIMIT,
+    TRANSPORT_FAILED,
+)
 
 CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     READY: (
@@ -195,7 +222,19 @@ CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     SCHEDULABLE: (NONE_UNSCHEDULABLE, INSUFFICIENT_RESOURCE, UNSCHEDULABLE, SCHEDULING_GATED, *REFUSALS),
     SCALING_READY: (SCALERS_BOUND, NO_SCALERS, *FAULTS),
-    MODEL_READY: (LOADED, LOADING, MODEL_FAILED, DOWNLOAD_FAILED, NO_SPACE, SUSPENDED),
+    MODEL_READY: (LOADED, LOADING, *MODEL_FAULTS, SUSPENDED),
+    RECONCILING: (
+        ROLLING_OUT,
+        SCALING,
+        STARTING,
+        SUSPENDING,
+        COMPLETE,
+        PAUSED,
+        SUSPENDED,
+        *PERMANENT_FAULTS,
+    ),
+    STALLED: (*PERMANENT_FAULTS, NO_FAULT),
+    UPGRADE_AVAILABLE: (*UPGRADE_WAITS, UP_TO_DATE, NOT_COMPARED),
     BOUND: (FOLLOWED, NOT_EXTERNAL, SUSPENDED),
 }
 """In the order in which conditions are written."""

@@ -10,7 +10,7 @@ from diffusion_operator.api import Pipeline, Role
 from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.conditions import find_all
-from diffusion_operator.status.finding import Finding, condition, conditions_by_type, false
+from diffusion_operator.status.finding import Finding, condition, conditions_by_type, false, true
 from diffusion_operator.status.observed import Observed
 from diffusion_operator.status.peers import counted, generation_id, transport_of
 from diffusion_operator.status.roles import cause, observed_role, with_pods
@@ -39,6 +39,10 @@ def summarise(
         },
         "summary": {role.value: _summary(pipeline, observed, role) for role in Role},
     }
+    if (seen := observed.update) is not None:
+        status["update"] = {"operator": seen.operator, "current": seen.current}
+        if seen.available:
+            status["update"]["available"] = seen.available
     if generation := generation_id(pipeline, observed):
         status["generationId"] = generation
     return status
@@ -51,9 +55,14 @@ def invalid(resource: Mapping[str, Any], message: str, now: datetime) -> dict[st
     """
     previous, generation = resource.get("status") or {}, resource["metadata"]["generation"]
     found = false(reasons.INVALID_SPEC, "; ".join(message.splitlines()))
+    findings = {
+        reasons.READY: found,
+        reasons.RECONCILED: found,
+        reasons.RECONCILING: found,
+        reasons.STALLED: true(found.reason, found.message),
+    }
     told = {
-        kind: condition(kind, found, generation=generation, previous=previous, now=now)
-        for kind in (reasons.READY, reasons.RECONCILED)
+        kind: condition(kind, one, generation=generation, previous=previous, now=now) for kind, one in findings.items()
     }
     kept = conditions_by_type(previous)
     return {

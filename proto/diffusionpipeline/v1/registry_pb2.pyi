@@ -166,9 +166,12 @@ class ListPeersResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
+    UNFINISHED_JOBS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Rises with every change; unique within an epoch."""
     epoch: _builtins.str
+    unfinished_jobs: _builtins.int
+    """Accepted and not ended, when it was asked. Absent: a router that does not say."""
     @_builtins.property
     def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]: ...
     def __init__(
@@ -177,12 +180,15 @@ class ListPeersResponse(_message.Message):
         revision: _builtins.int = ...,
         epoch: _builtins.str = ...,
         peers: _abc.Iterable[Global___Peer] | None = ...,
+        unfinished_jobs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "peers", b"peers", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs", "epoch", b"epoch", "peers", b"peers", "revision", b"revision", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__unfinished_jobs: _TypeAlias = _typing.Literal["unfinished_jobs"]  # noqa: Y015
+    _WhichOneofArgType__unfinished_jobs: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unfinished_jobs) -> _WhichOneofReturnType__unfinished_jobs | None: ...
 
 Global___ListPeersResponse: _TypeAlias = ListPeersResponse  # noqa: Y015
 

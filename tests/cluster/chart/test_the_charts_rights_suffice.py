@@ -33,6 +33,7 @@ CHILDREN = (
     ("", "configmaps"),
     ("", "serviceaccounts"),
     ("", "services"),
+    ("apps", "controllerrevisions"),
     ("apps", "statefulsets"),
     ("monitoring.coreos.com", "podmonitors"),
     ("networking.k8s.io", "networkpolicies"),
@@ -45,8 +46,8 @@ UNSEEN: set[Right] = {
     *((group, resource, "get") for group, resource in CHILDREN),
     ("diffusion-operator.dev", "diffusionpipelinerolescalers", "get"),
     ("diffusion-operator.dev", "diffusionpipelines", "get"),
-    # What a pipeline no longer has. Of the first four kinds it always has some, but not always of the same names.
-    *((group, resource, "delete") for group, resource in CHILDREN[:4]),
+    # What a pipeline no longer has. Of the first five kinds it always has some, but not always of the same names.
+    *((group, resource, "delete") for group, resource in CHILDREN[:5]),
     # The same event again within minutes.
     ("", "events", "patch"),
     # When pods wait for an RDMA device.

@@ -15,6 +15,7 @@ import httpx
 from testbed.controlplane.access import allow
 from testbed.controlplane.children import MEASURED, free_ports, plain_environment, spawn, tail
 from testbed.controlplane.cluster import Cluster
+from testbed.earlier import python_path
 from testbed.exposition import total
 from testbed.waiting import TooLate, until
 
@@ -31,7 +32,7 @@ RULES = (
     _rule(_GROUP, ["diffusionpipelines/status", "diffusionpipelinerolescalers/status"], "patch"),
     _rule(_GROUP, ["diffusionpipelinerolescalers"], "get", "list", "watch", "create", "delete"),
     _rule("", ["services", "configmaps", "serviceaccounts"], *_ALL),
-    _rule("apps", ["statefulsets"], *_ALL),
+    _rule("apps", ["statefulsets", "controllerrevisions"], *_ALL),
     _rule("policy", ["poddisruptionbudgets"], *_ALL),
     _rule("networking.k8s.io", ["networkpolicies"], *_ALL),
     _rule("monitoring.coreos.com", ["podmonitors"], *_ALL),
@@ -80,7 +81,9 @@ class Process(Protocol):
 class Operator:
     """`python -m diffusion_operator` with flags. Started anew after `kill` or `stop`, it has its address again."""
 
-    def __init__(self, kubeconfig: Path, *flags: str, log: Path) -> None:
+    def __init__(self, kubeconfig: Path, *flags: str, log: Path, sources: Path | None = None) -> None:
+        """sources: those of an earlier version (see `earlier`); None: this one."""
+        self._sources = sources
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
@@ -117,7 +120,10 @@ class Operator:
 
     def launch(self) -> Process:
         program = (sys.executable, "-m", "diffusion_operator", *self.flags)
-        return spawn(*program, log=self.log, environment=plain_environment())
+        environment = plain_environment()
+        if self._sources is not None:
+            environment["PYTHONPATH"] = python_path(self._sources)
+        return spawn(*program, log=self.log, environment=environment)
 
     def wait_ready(self, seconds: float = 30.0) -> None:
         def runs() -> None:

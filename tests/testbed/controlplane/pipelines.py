@@ -13,6 +13,8 @@ from testbed.controlplane.client import JSON, Client
 POD_MONITORS = Path(__file__).parent / "podmonitors.yaml"
 GROUP = "diffusion-operator.dev"
 
+REVISION_LABEL = f"{GROUP}/templates"
+
 _API = f"/apis/{GROUP}/v1alpha1"
 _COLLECTIONS = {
     "DiffusionPipeline": f"{_API}/namespaces/{{}}/diffusionpipelines",
@@ -21,6 +23,7 @@ _COLLECTIONS = {
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "Service": "/api/v1/namespaces/{}/services",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+    "ControllerRevision": "/apis/apps/v1/namespaces/{}/controllerrevisions",
     "StatefulSet": "/apis/apps/v1/namespaces/{}/statefulsets",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
     "PodMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{}/podmonitors",
@@ -33,6 +36,8 @@ _ASSIGNED = {
     *("lastTransitionTime", "lastScaleTime", "currentRevision", "updateRevision"),
     # For which rendering a child was applied; it is made of the owner's uid too.
     f"{GROUP}/applied",
+    # Digests of templates, in which the namespace is: of a revision, and in a status.
+    *(REVISION_LABEL, "current"),
 }
 
 
@@ -131,6 +136,10 @@ class Pipelines:
             if kind == "PodMonitor" and not self.api.exists(path):
                 continue
             for item in self.api.items(path):
+                if kind == "ControllerRevision":
+                    if REVISION_LABEL not in item["metadata"].get("labels", {}):
+                        continue  # a StatefulSet's own
+                    item["metadata"]["name"] = item["metadata"]["name"].rpartition("-")[0]
                 if (kind, item["metadata"]["name"]) not in _OF_EVERY_NAMESPACE:
                     yield {**item, "kind": kind}
 

@@ -30,6 +30,7 @@ IN_A_NAMESPACE: Rights = {
     ("", "configmaps"): OWNED,
     ("", "serviceaccounts"): OWNED,
     ("apps", "statefulsets"): OWNED,
+    ("apps", "controllerrevisions"): OWNED,
     ("policy", "poddisruptionbudgets"): OWNED,
     ("networking.k8s.io", "networkpolicies"): OWNED,
     ("monitoring.coreos.com", "podmonitors"): OWNED,

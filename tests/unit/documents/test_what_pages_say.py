@@ -37,6 +37,10 @@ WELL = {
     reasons.SUSPENDING,
     reasons.ROUTER_NOT_ASKED,
     reasons.NO_PEERS,
+    reasons.UP_TO_DATE,
+    reasons.NOT_COMPARED,
+    reasons.OUTSIDE_WINDOW,
+    reasons.BUSY,
 }
 KUBERNETES = {"FailedCreate", "ImageVolume"}
 EVENTS = {"Scaled", "Reverted"}

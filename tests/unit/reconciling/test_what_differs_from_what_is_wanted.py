@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_operator.reconcile.difference import differences
+from diffusion_operator.render.difference import differences
 
 
 def container(**fields: Any) -> dict[str, Any]:

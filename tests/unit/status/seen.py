@@ -22,6 +22,7 @@ from diffusion_operator.status.observed import (
     Refusal,
     RefusalReason,
     RoleObserved,
+    UpdateObserved,
 )
 
 NOW = datetime(2026, 11, 2, 10, 0, tzinfo=UTC)
@@ -109,7 +110,8 @@ def observed(**differing: Any) -> Observed:
         for each in (*MODEL_ROLES, Role.ROUTER)
     }
     registered = answer(peer(each, number) for each in MODEL_ROLES for number in range(roles[each].ready))
-    return Observed(**{"generation": 7, "roles": roles, "peers": registered, **differing})
+    update = UpdateObserved(operator="9.1", current="c" * 10)
+    return Observed(**{"generation": 7, "roles": roles, "peers": registered, "update": update, **differing})
 
 
 def at_zero(**differing: Any) -> Observed:

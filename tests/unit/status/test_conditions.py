@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_operator.status import reasons, summarise
 from diffusion_operator.status.observed import Fault, FaultReason, Observed, RefusalReason
-from unit.status import peer_cases, pod_cases, progress_cases, ready_cases
+from unit.status import kstatus_cases, peer_cases, pod_cases, progress_cases, ready_cases, upgrade_cases
 from unit.status.seen import (
     LATER,
     NOW,
@@ -26,7 +26,14 @@ from unit.status.seen import (
     unready,
 )
 
-CASES = [*ready_cases.CASES, *progress_cases.CASES, *peer_cases.CASES, *pod_cases.CASES]
+CASES = [
+    *ready_cases.CASES,
+    *progress_cases.CASES,
+    *peer_cases.CASES,
+    *pod_cases.CASES,
+    *kstatus_cases.CASES,
+    *upgrade_cases.CASES,
+]
 
 
 @pytest.mark.parametrize("given", CASES)

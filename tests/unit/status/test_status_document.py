@@ -202,5 +202,5 @@ def test_a_resource_that_can_not_be_understood_keeps_what_is_said_of_its_childre
 
 def test_a_resource_that_never_was_understood_has_a_status_too() -> None:
     found = invalid(resource(None), "spec.model: lacks the required field id", NOW)
-    assert list(conditions_by_type(found)) == ["Ready", "Reconciled"]
+    assert list(conditions_by_type(found)) == ["Ready", "Reconciled", "Reconciling", "Stalled"]
     assert definition_faults(found) == []

@@ -21,6 +21,7 @@ from diffusion_operator.status.observed import (
     PodProblem,
     Refusal,
     RoleObserved,
+    UpdateObserved,
 )
 from unit.status.seen import (
     ALL_COLOCATED,
@@ -92,6 +93,18 @@ ANSWERS = st.builds(
         ),
     ),
 )
+UPDATES = st.one_of(
+    st.none(),
+    st.just(UpdateObserved(operator="9.1", current="c")),
+    st.builds(
+        UpdateObserved,
+        operator=st.just("9.1"),
+        current=st.just("c"),
+        available=st.sampled_from("ab"),
+        changes=st.just(("router: spec",)),
+        waits=st.sampled_from(reasons.UPGRADE_WAITS),
+    ),
+)
 WHOLE = st.integers(1, 2).map(role)
 
 
@@ -105,6 +118,7 @@ def observations(
         fault=faults,
         peers=st.one_of(st.none(), st.just(UNREACHABLE), ANSWERS),
         scaling_faults=st.sampled_from([(), (), (fault("NameConflict"),)]),
+        update=UPDATES,
         rdma_resources=st.sampled_from([None, (), ("rdma/other",)]),
     )
 

@@ -59,7 +59,10 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
     ) -> registry_pb2.ListPeersResponse:
         peers = [peer for peer in self.peers() if not request.role or request.role in peer.roles]
         machine = self._dispatcher.core
-        return registry_pb2.ListPeersResponse(revision=machine.revision, epoch=machine.epoch, peers=peers)
+        unfinished = sum(machine.unfinished.values())
+        return registry_pb2.ListPeersResponse(
+            revision=machine.revision, epoch=machine.epoch, peers=peers, unfinished_jobs=unfinished
+        )
 
     async def WatchPeers(  # noqa: N802
         self,

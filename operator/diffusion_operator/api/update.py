@@ -1,0 +1,63 @@
+"""When a pipeline moves to what another operator makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import time
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from diffusion_operator.api.crd import GROUP
+from diffusion_operator.api.errors import FieldError, InvalidResourceError
+
+UPDATE_ANNOTATION: Final = f"{GROUP}/update-to"
+DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    days: frozenset[int]
+    """Those on which it begins: 0 is Monday."""
+    start: time
+    hours: int
+    zone: ZoneInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    policy: str
+    """Manual, WhenIdle or Rolling."""
+    to: frozenset[str]
+    """What is asked for by name: a digest, or an operator's version."""
+    windows: tuple[Window, ...]
+    """Empty: at any time."""
+    history: int
+    """Revisions to be kept besides the present one."""
+
+
+def update(spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> Update:
+    """Raises InvalidResourceError for a time zone that is not known."""
+    told = {spec.get("to"), (metadata.get("annotations") or {}).get(UPDATE_ANNOTATION)}
+    return Update(
+        policy=spec["policy"],
+        to=frozenset(name for name in told if name),
+        windows=tuple(_window(window, index) for index, window in enumerate(spec.get("windows", ()))),
+        history=spec["revisionHistoryLimit"],
+    )
+
+
+def _window(spec: Mapping[str, Any], index: int) -> Window:
+    try:
+        zone = ZoneInfo(spec["timeZone"])
+    except (KeyError, ValueError, OSError):
+        path = ("spec", "update", "windows", index, "timeZone")
+        fault = FieldError(path, f"{spec['timeZone']!r} is no time zone of the IANA database, such as Europe/Berlin")
+        raise InvalidResourceError([fault]) from None
+    days = spec.get("days") or DAYS
+    return Window(
+        days=frozenset(DAYS.index(day) for day in days),
+        start=time.fromisoformat(spec["start"]),
+        hours=spec["hours"],
+        zone=zone,
+    )

@@ -1,0 +1,199 @@
+"""Of which templates a pipeline's pods are made, and when it moves to those of this operator (see `update.decide`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from diffusion_operator.api import Pipeline, Role
+from diffusion_operator.cluster.client import FIELD_MANAGER, ApiError, Cluster
+from diffusion_operator.cluster.keys import Key
+from diffusion_operator.cluster.kinds import CONFIG_MAP, CONTROLLER_REVISION, STATEFUL_SET, Object
+from diffusion_operator.cluster.store import Store
+from diffusion_operator.reconcile.apply import Owner
+from diffusion_operator.reconcile.turns import Turns
+from diffusion_operator.render import Images, Templates, names, templates
+from diffusion_operator.render.difference import differences
+from diffusion_operator.status import reasons
+from diffusion_operator.status.finding import conditions_by_type
+from diffusion_operator.status.observed import UpdateObserved
+from diffusion_operator.update.decide import Decision, decide
+from diffusion_operator.update.owned import owned
+from diffusion_operator.update.revision import Revision, latest
+from diffusion_operator.update.windows import opens_in
+
+# A clock may be set, and a list of windows be edited.
+_LOOK_AGAIN_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    decision: Decision
+    seen: UpdateObserved
+    again: float | None = None
+    """Seconds until it may be otherwise."""
+
+
+class Updates:
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        *,
+        images: Images,
+        version: str,
+        at_once: int,
+        wake: Callable[[Key], None],
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._images = images
+        self._version = version
+        self._turns = Turns(at_once, wake)
+        self._begun = False
+
+    async def decide(
+        self, pipeline: Pipeline, owner: Owner, resource: Object, *, idle: bool | None, now: datetime
+    ) -> Outcome:
+        """idle: no job is unfinished; None: that is not known. Raises ApiError, Unreachable."""
+        self._begin()
+        settled = _is_settled(resource)
+        written = latest(self.revisions(owner))
+        if written is None:
+            written = await self._adopted(pipeline, owner, resource, settled=settled)
+
+        def decided(*, moves: bool) -> Decision:
+            return decide(resource, pipeline, self._images, written, settled=settled, moves=moves)
+
+        decision = decided(moves=False)
+        waits, again = self._waits(pipeline, owner.key, resource, decision, idle, now)
+        if decision.available and not waits:
+            decision = decided(moves=True)
+        seen = UpdateObserved(
+            operator=self._version,
+            current=decision.revision.digest,
+            available=decision.available,
+            changes=decision.changes,
+            waits=waits,
+        )
+        return Outcome(decision, seen, again)
+
+    def revisions(self, owner: Owner) -> list[Object]:
+        return [
+            child.packed.unpack()
+            for child in self._store.children(owner.key).values()
+            if child.kind is CONTROLLER_REVISION and child.owner == owner.uid and not child.deleting
+        ]
+
+    def reached(self, key: Key, status: Mapping[str, Any]) -> None:
+        """To be told of every status: a pipeline that is ready again has moved."""
+        if self._turns.has(key) and _is_at_rest(status):
+            self._turns.give_back(key)
+
+    def forget(self, key: Key) -> None:
+        self._turns.give_back(key)
+
+    def _waits(
+        self,
+        pipeline: Pipeline,
+        key: Key,
+        resource: Object,
+        decision: Decision,
+        idle: bool | None,
+        now: datetime,
+    ) -> tuple[str, float | None]:
+        """Why it does not move now, in a word, and when to look again; takes its turn if nothing else is in the way."""
+        if not decision.available:
+            return "", None
+        waits, again = "", None
+        if not pipeline.update.to & {decision.available, self._version}:
+            waits, again = _unasked(pipeline, resource, idle, now)
+        if waits:
+            if not self._turns.has(key):
+                self._turns.give_back(key)
+            return waits, again
+        return ("" if self._turns.take(key) else reasons.WAITS_FOR_TURN), None
+
+    def _begin(self) -> None:
+        """Pipelines that an earlier process let move keep their turns."""
+        if self._begun:
+            return
+        self._begun = True
+        self._turns.begin(key for key in self._store.pipelines() if self._is_moving(key))
+
+    def _is_moving(self, key: Key) -> bool:
+        live = self._store.pipeline(key)
+        if live is None or live.deleting:
+            return False
+        revision = latest(self.revisions(Owner(key, live.uid)))
+        if revision is None or not revision.moved:
+            return False
+        status = live.packed.unpack().get("status") or {}
+        return not _is_at_rest(status) or (status.get("update") or {}).get("current") != revision.digest
+
+    async def _adopted(self, pipeline: Pipeline, owner: Owner, resource: Object, *, settled: bool) -> Revision | None:
+        """What an operator of the time before revisions has made; None: nothing, or what this one would make too.
+
+        Only of a resource that was not edited since: of two changes at once it can't be told which is whose.
+        """
+        roles = [Role.ROUTER, *(spec.role for spec, _ in pipeline.workers())]
+        children = {role: self._store.child(owner.key, STATEFUL_SET, names.child(pipeline, role)) for role in roles}
+        if not settled or not all(child is not None and child.owner == owner.uid for child in children.values()):
+            return None
+        try:
+            pods = {role: await self._applied_template(pipeline, role) for role in roles}
+            generation = pods[Role.DENOISER]["metadata"]["labels"][names.GENERATION_LABEL]
+            name = names.config_map(pipeline, generation)
+            variables = (await self._cluster.get(CONFIG_MAP, pipeline.namespace, name))["data"]
+        except KeyError:
+            # Somebody else has made them, or has taken them over.
+            return None
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+        found = Templates(generation, variables, pods)
+        made = templates(pipeline, self._images)
+        if found.variables == made.variables and all(_same(found.pods[role], made.pods[role]) for role in roles):
+            return None
+        return Revision(1, resource["spec"], self._images, found)
+
+    async def _applied_template(self, pipeline: Pipeline, role: Role) -> Object:
+        live = await self._cluster.get(STATEFUL_SET, pipeline.namespace, names.child(pipeline, role))
+        found: Object = owned(live, FIELD_MANAGER)["spec"]["template"]
+        return found
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Though the API server writes quantities in its own way."""
+    return not any(True for _ in (*differences(one, other), *differences(other, one)))
+
+
+def _unasked(pipeline: Pipeline, resource: Object, idle: bool | None, now: datetime) -> tuple[str, float | None]:
+    """Why it does not move by itself, and when to look again."""
+    if pipeline.update.policy == "Manual":
+        return reasons.HELD, None
+    if opens := opens_in(pipeline.update.windows, now):
+        return reasons.OUTSIDE_WINDOW, min(opens, _LOOK_AGAIN_SECONDS)
+    if not _is_at_rest(resource.get("status") or {}):
+        return reasons.NOT_READY, None
+    if pipeline.update.policy == "WhenIdle" and not idle and not pipeline.suspended:
+        return reasons.BUSY, None
+    return "", None
+
+
+def _is_settled(resource: Object) -> bool:
+    """Everything was applied for its spec as it is."""
+    found = conditions_by_type(resource.get("status")).get(reasons.RECONCILED)
+    generation = resource["metadata"]["generation"]
+    return found is not None and found["status"] == "True" and found.get("observedGeneration") == generation
+
+
+def _is_at_rest(status: Mapping[str, Any]) -> bool:
+    """Ready, or not because its owner wants no pods."""
+    ready = conditions_by_type(status).get(reasons.READY)
+    if ready is None:
+        return False
+    return ready["status"] == "True" or ready["reason"] in (reasons.SUSPENDED, reasons.ROLE_AT_ZERO)
