@@ -71,6 +71,8 @@ def with_defaults(resource: object) -> dict[str, Any]:
         )
     unknown = list(schema.unknown_fields({**given, "metadata": {}}, definition))
     complete: dict[str, Any] = schema.with_defaults(given, definition)
+    # Its default is for what a cluster has.
+    complete.pop("status", None)
     faults = [*unknown, *schema.schema_errors(complete, definition)]
     # Rules presume the schema's types.
     if not faults:

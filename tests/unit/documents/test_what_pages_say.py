@@ -26,6 +26,7 @@ WELL = {
     reasons.NONE_UNSCHEDULABLE,
     reasons.SCALERS_BOUND,
     reasons.NO_SCALERS,
+    reasons.NO_FAULT,
     reasons.LOADED,
     reasons.FOLLOWED,
     # On the way, or asked for.
