@@ -8,19 +8,23 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
 
 import typer
 
-from diffusionpipeline.words import EXIT_FAILED, LogFormat, LogLevel
+from diffusionpipeline.words import EXIT_FAILED, EXIT_USAGE, LogFormat, LogLevel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from rich.console import Console
 
     from diffusion_operator.api import Pipeline
     from dpipe.up.running import Running
 
 _PIPE_WIDTH: Final = 250
+
+Read = TypeVar("Read")
 
 app = typer.Typer(
     name="dpipe",
@@ -230,6 +234,70 @@ def render(file: FileOption) -> None:
 
 
 @app.command()
+def diff(
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="Resources as they are to be; - for standard input. Left out: this version."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--from", help="File with the resources as they are. Left out: the cluster.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Left out: the context's.")] = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Without --file: pipelines of all namespaces.")
+    ] = False,
+    context: Annotated[str | None, typer.Option(help="Of the kubeconfig. Left out: the current one.")] = None,
+    server_side: Annotated[bool, typer.Option("--server-side", help="As kubectl apply --server-side would.")] = False,
+    worker_image: Annotated[str | None, typer.Option(help="What the operator is, or is to be, installed with.")] = None,
+    router_image: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which pods a change would replace, why, how many at once, and about how long it takes.
+
+    With --file, what applying it would do, to the cluster (by kubectl) or to the pipelines of --from. Without, what an
+    operator of this version would do to the cluster's pipelines, once they are told to move. Changes nothing. Exit
+    status: 0 nothing changes, 1 something does, 2 it could not be found out.
+    """
+    from importlib.metadata import version as installed
+
+    from dpipe.diff.comparing import ImagesGiven, of_an_edit, of_an_upgrade, of_files
+    from dpipe.diff.kubectl import ClusterError, Kubectl
+    from dpipe.diff.telling import as_data, told
+    from dpipe.up.resource import read_resources, read_text
+
+    version = installed("diffusion-operator")
+    images = ImagesGiven(worker_image, router_image)
+    cluster = Kubectl(context, namespace)
+    try:
+        if file is None:
+            _refuse("goes with --file", {"--from": against, "--server-side": server_side})
+            plans = of_an_upgrade(cluster, version, images, everywhere=everywhere)
+        elif against is None:
+            _refuse("does not go with --file", {"--all-namespaces": everywhere})
+            manifest = _parsed(file, read_text, EXIT_USAGE)
+            plans = of_an_edit(cluster, manifest, version, images, server_side=server_side)
+        else:
+            of_clusters = {
+                "--namespace": namespace,
+                "--all-namespaces": everywhere,
+                "--context": context,
+                "--server-side": server_side,
+                "--worker-image": worker_image,
+                "--router-image": router_image,
+            }
+            _refuse("does not go with --from", of_clusters)
+            plans = of_files(*(_parsed(each, read_resources, EXIT_USAGE) for each in (against, file)))
+    except ClusterError as error:
+        _fail(str(error), EXIT_USAGE)
+    if as_json:
+        _print_json(as_data(plans))
+    else:
+        for line in told(plans):
+            typer.echo(line)
+    raise SystemExit(int(not all(plan.is_empty for plan in plans)))
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the grid of digits.")] = Path(
         "out/digits.png"
@@ -251,15 +319,26 @@ def demo(
 
 
 def _read(file: Path) -> Pipeline:
-    from diffusion_operator.api import InvalidResourceError
     from dpipe.up.resource import read_pipeline
 
+    return _parsed(file, read_pipeline)
+
+
+def _parsed(file: Path, read: Callable[[Path], Read], status: int = EXIT_FAILED) -> Read:
+    from diffusion_operator.api import InvalidResourceError
+
     try:
-        return read_pipeline(file)
+        return read(file)
     except InvalidResourceError as error:
-        _fail("\n".join(f"{file}: {fault}" for fault in error.errors))
+        _fail("\n".join(f"{file}: {fault}" for fault in error.errors), status)
     except (OSError, UnicodeDecodeError) as error:
-        _fail(f"{file}: {getattr(error, 'strerror', None) or error}")
+        _fail(f"{file}: {getattr(error, 'strerror', None) or error}", status)
+
+
+def _refuse(why: str, options: Mapping[str, object]) -> None:
+    for name, given in options.items():
+        if given:
+            _fail(f"{name} {why}", EXIT_USAGE)
 
 
 def _url(url: str | None, pipeline: str | None) -> str:
@@ -289,9 +368,9 @@ def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     typer.echo(message, err=True)
-    raise SystemExit(EXIT_FAILED)
+    raise SystemExit(status)
 
 
 def main() -> None:

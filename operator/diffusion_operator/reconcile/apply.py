@@ -23,14 +23,13 @@ from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.store import FOREIGN, ChildId, Store, Stored, mark_of, stored
 from diffusion_operator.render import names
 from diffusion_operator.render.difference import differences
+from diffusion_operator.render.statefulset import IMMUTABLE
 from diffusion_operator.status import reasons
 from diffusion_operator.status.observed import Fault, FaultReason
 
 APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
 # The version of an empty store. An apply that names a version is refused (409) if the object exists with another.
 NO_VERSION: Final = "1"
-# What the API server lets nobody change in a StatefulSet.
-IMMUTABLE: Final = ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")
 _FIELDS_NAMED: Final = 4
 
 log = structlog.get_logger()

@@ -17,8 +17,8 @@ from diffusion_operator.reconcile.turns import Turns
 from diffusion_operator.render import Images, Templates, names, templates
 from diffusion_operator.render.difference import differences
 from diffusion_operator.status import reasons
-from diffusion_operator.status.finding import conditions_by_type
 from diffusion_operator.status.observed import UpdateObserved
+from diffusion_operator.status.standing import is_at_rest, is_settled
 from diffusion_operator.update.decide import Decision, decide
 from diffusion_operator.update.owned import owned
 from diffusion_operator.update.revision import Revision, latest
@@ -59,7 +59,7 @@ class Updates:
     ) -> Outcome:
         """idle: no job is unfinished; None: that is not known. Raises ApiError, Unreachable."""
         self._begin()
-        settled = _is_settled(resource)
+        settled = is_settled(resource)
         written = latest(self.revisions(owner))
         if written is None:
             written = await self._adopted(pipeline, owner, resource, settled=settled)
@@ -89,7 +89,7 @@ class Updates:
 
     def reached(self, key: Key, status: Mapping[str, Any]) -> None:
         """To be told of every status: a pipeline that is ready again has moved."""
-        if self._turns.has(key) and _is_at_rest(status):
+        if self._turns.has(key) and is_at_rest(status):
             self._turns.give_back(key)
 
     def forget(self, key: Key) -> None:
@@ -131,7 +131,7 @@ class Updates:
         if revision is None or not revision.moved:
             return False
         status = live.packed.unpack().get("status") or {}
-        return not _is_at_rest(status) or (status.get("update") or {}).get("current") != revision.digest
+        return not is_at_rest(status) or (status.get("update") or {}).get("current") != revision.digest
 
     async def _adopted(self, pipeline: Pipeline, owner: Owner, resource: Object, *, settled: bool) -> Revision | None:
         """What an operator of the time before revisions has made; None: nothing, or what this one would make too.
@@ -177,23 +177,8 @@ def _unasked(pipeline: Pipeline, resource: Object, idle: bool | None, now: datet
         return reasons.HELD, None
     if opens := opens_in(pipeline.update.windows, now):
         return reasons.OUTSIDE_WINDOW, min(opens, _LOOK_AGAIN_SECONDS)
-    if not _is_at_rest(resource.get("status") or {}):
+    if not is_at_rest(resource.get("status") or {}):
         return reasons.NOT_READY, None
     if pipeline.update.policy == "WhenIdle" and not idle and not pipeline.suspended:
         return reasons.BUSY, None
     return "", None
-
-
-def _is_settled(resource: Object) -> bool:
-    """Everything was applied for its spec as it is."""
-    found = conditions_by_type(resource.get("status")).get(reasons.RECONCILED)
-    generation = resource["metadata"]["generation"]
-    return found is not None and found["status"] == "True" and found.get("observedGeneration") == generation
-
-
-def _is_at_rest(status: Mapping[str, Any]) -> bool:
-    """Ready, or not because its owner wants no pods."""
-    ready = conditions_by_type(status).get(reasons.READY)
-    if ready is None:
-        return False
-    return ready["status"] == "True" or ready["reason"] in (reasons.SUSPENDED, reasons.ROLE_AT_ZERO)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, RoleSpec
 from diffusion_operator.render import names
+
+IMMUTABLE: Final = ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")
+"""What the API server lets nobody change in a StatefulSet."""
 
 
 def stateful_set(

@@ -16,16 +16,14 @@ pipeline moves once; and whatever comes of an edit has that edit's spec, so it i
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffusion_operator.api import InvalidResourceError, Pipeline, Role, from_live
+from diffusion_operator.api import InvalidResourceError, Pipeline, from_live
 from diffusion_operator.render import Images, Templates, templates
-from diffusion_operator.render.difference import differences
-from diffusion_operator.render.generation import VARIABLE
 from diffusion_operator.update.carry import carried
+from diffusion_operator.update.changes import by_field, changes
 from diffusion_operator.update.revision import Revision, digest
 
 Object = Mapping[str, Any]
@@ -68,7 +66,7 @@ def decide(
         if before is not None and not settled:
             pods = _with_edit(written.templates, before, pipeline, written.images)
         held = replace(fresh, images=written.images, templates=pods)
-    return Decision(held, digest(made), _changes(held.templates, made))
+    return Decision(held, digest(made), by_field(changes(held.templates, made)))
 
 
 def _read(resource: Object, spec: Object) -> Pipeline | None:
@@ -89,21 +87,3 @@ def _with_edit(held: Templates, before: Pipeline, now: Pipeline, images: Images)
         variables=carried(held.variables, base.variables, wanted.variables),
         pods=carried(held.pods, base.pods, wanted.pods),
     )
-
-
-def _changes(held: Templates, made: Templates) -> tuple[str, ...]:
-    """What is of more roles first."""
-    roles_of: dict[str, list[Role]] = {}
-    for role in Role:
-        ours, theirs = made.pods.get(role), held.pods.get(role)
-        if ours is not None and theirs is not None:
-            # That a generation has another name says nothing.
-            theirs = json.loads(json.dumps(theirs).replace(held.generation, made.generation))
-            # Both ways: a field that goes is a change too.
-            for path in dict.fromkeys([*differences(ours, theirs), *differences(theirs, ours)]):
-                roles_of.setdefault(path, []).append(role)
-    for name in sorted(held.variables.keys() | made.variables.keys()):
-        if name != VARIABLE and held.variables.get(name) != made.variables.get(name):
-            roles_of[name] = list(made.pods)
-    ordered = sorted(roles_of.items(), key=lambda change: -len(change[1]))
-    return tuple(f"{path} ({', '.join(roles)})" for path, roles in ordered)

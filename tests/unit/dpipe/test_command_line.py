@@ -23,7 +23,7 @@ def dpipe(*arguments: str, given: str | None = None) -> tuple[int, str]:
 
 def test_help_names_every_command() -> None:
     _, text = dpipe("--help")
-    for command in ("up", "generate", "peers", "jobs", "check", "render", "demo"):
+    for command in ("up", "generate", "peers", "jobs", "check", "render", "diff", "demo"):
         assert f"\n  {command} " in text
 
 
@@ -39,6 +39,30 @@ def test_render_prints_what_would_be_applied() -> None:
     assert code == 0
     kinds = [document["kind"] for document in yaml.safe_load_all(text)]
     assert (kinds.count("StatefulSet"), kinds.count("Service")) == (4, 5)
+
+
+def test_diff_of_two_files_says_what_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "changed.yaml"
+    file.write_text(EXAMPLE.read_text().replace("poolSize: 64Mi", "poolSize: 96Mi"))
+    code, text = dpipe("diff", "-f", str(file), "--from", str(EXAMPLE))
+    assert code == 1
+    assert text.splitlines()[:2] == [
+        "default/digits: spec.transport.poolSize",
+        "  digits-encoder: 1 of 1 pod replaced, 1 at once; not known how long a start takes; no longer than 32 min",
+    ]
+    assert dpipe("diff", "-f", str(EXAMPLE), "--from", str(EXAMPLE)) == (0, "default/digits\n  nothing changes\n")
+
+
+def test_diff_refuses_what_would_do_nothing() -> None:
+    file = str(EXAMPLE)
+    assert dpipe("diff", "-f", file, "--from", file, "-A") == (2, "--all-namespaces does not go with --from\n")
+    assert dpipe("diff", "-f", file, "-A") == (2, "--all-namespaces does not go with --file\n")
+    assert dpipe("diff", "--server-side") == (2, "--server-side goes with --file\n")
+
+
+def test_diff_without_kubectl_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert dpipe("diff", "-f", str(EXAMPLE)) == (2, "this asks the cluster by kubectl, which is not on PATH\n")
 
 
 def test_a_resource_can_come_from_standard_input() -> None:

@@ -1,0 +1,158 @@
+"""What is, and what would be: of two files, of a file and the cluster, or of a cluster and this version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from diffusion_operator.api import API_VERSION, KIND, Image, InvalidResourceError, Pipeline, Role, from_live
+from diffusion_operator.render import Images, names, templates
+from diffusion_operator.render.images import PACKAGED, reference
+from diffusion_operator.status.finding import parse_time
+from diffusion_operator.status.standing import is_settled
+from diffusion_operator.update.decide import Decision, decide
+from diffusion_operator.update.revision import LABEL, Revision, latest
+from dpipe.diff.kubectl import ClusterError, Kubectl, Object
+from dpipe.diff.plan import Plan, Side, plan
+
+_PLURAL: Final = "diffusionpipelines.diffusion-operator.dev"
+
+
+@dataclass(frozen=True)
+class ImagesGiven:
+    """What a user says that the operator is installed with. None: nothing."""
+
+    worker: str | None = None
+    router: str | None = None
+
+    def over(self, others: Images) -> Images:
+        return Images(worker=self.worker or others.worker, router=self.router or others.router)
+
+
+def of_files(before: Sequence[Object], after: Sequence[Object]) -> list[Plan]:
+    """Resources with their defaults, of which those of one name are the same pipeline."""
+    old, new = ({_key(resource): _rendered(resource) for resource in resources} for resources in (before, after))
+    return [plan(old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
+
+
+def of_an_edit(cluster: Kubectl, manifest: str, version: str, given: ImagesGiven, *, server_side: bool) -> list[Plan]:
+    """What applying a manifest would do. Raises ClusterError."""
+    wanted = [item for item in cluster.applied(manifest, server_side=server_side) if _is_pipeline(item)]
+    if not wanted:
+        raise ClusterError(f"there is no {KIND} in it")
+    return [_edit(_in(cluster, resource), resource, version, given) for resource in wanted]
+
+
+def of_an_upgrade(cluster: Kubectl, version: str, given: ImagesGiven, *, everywhere: bool) -> list[Plan]:
+    """What moving to this version's operator would do. Raises ClusterError.
+
+    Of images that are not given, the version's tag is taken, of the repository that a pipeline's pods have theirs from.
+    """
+    return [
+        _upgrade(_in(cluster, resource), resource, version, given)
+        for resource in cluster.every(_PLURAL, everywhere=everywhere)
+    ]
+
+
+def _edit(cluster: Kubectl, wanted: Object, version: str, given: ImagesGiven) -> Plan:
+    pipeline = _read(wanted)
+    live = cluster.get(_PLURAL, pipeline.name)
+    if live is None:
+        return plan(None, Side(pipeline, wanted["spec"], templates(pipeline, given.over(PACKAGED))))
+    before, written, counts = _present(cluster, live)
+    images, update = given.over(written.images), live.get("status", {}).get("update", {})
+    theirs, operator = update.get("available", ""), update.get("operator", version)
+    # An upgrade that waits comes along only where the edit says so.
+    moves = bool(pipeline.update.to & ({theirs, operator} if theirs else set()))
+    decision = _decided(wanted, pipeline, images, written, moves=moves)
+    warnings = []
+    if moves and _decided(live, before.pipeline, images, written, moves=False).available != theirs:
+        warnings.append(
+            f"it moves, too: the operator {operator} would make {theirs} of it, which this dpipe can't without "
+            "--worker-image and --router-image as that one was installed with, and being of its version"
+        )
+    elif operator != version:
+        warnings.append(f"the operator is {operator} and this dpipe {version}: what it makes of an edit may differ")
+    after = Side(pipeline, wanted["spec"], decision.revision.templates, counts)
+    return plan(before, after, _starts(cluster, pipeline), tuple(warnings))
+
+
+def _upgrade(cluster: Kubectl, live: Object, version: str, given: ImagesGiven) -> Plan:
+    before, written, counts = _present(cluster, live)
+    of_version = Images(
+        worker=_of_version(written.images.worker, version), router=_of_version(written.images.router, version)
+    )
+    decision = _decided(live, before.pipeline, given.over(of_version), written, moves=True)
+    after = Side(before.pipeline, live["spec"], decision.revision.templates, counts)
+    return plan(before, after, _starts(cluster, before.pipeline))
+
+
+def _decided(resource: Object, pipeline: Pipeline, images: Images, written: Revision, *, moves: bool) -> Decision:
+    return decide(resource, pipeline, images, written, settled=is_settled(resource), moves=moves)
+
+
+def _present(cluster: Kubectl, live: Object) -> tuple[Side, Revision, dict[Role, int]]:
+    pipeline = _read(live)
+    selector = f"{names.PIPELINE_LABEL}={pipeline.name}"
+    revisions = [
+        item
+        for item in cluster.every("controllerrevisions.apps", selector=f"{selector},{LABEL}")
+        if any(owner["uid"] == live["metadata"]["uid"] for owner in item["metadata"].get("ownerReferences", ()))
+    ]
+    written = latest(revisions)
+    if written is None:
+        raise ClusterError(
+            f"{pipeline.namespace}/{pipeline.name}: no ControllerRevision says of what its pods are made: has an "
+            "operator that writes them seen it?"
+        )
+    counts = {
+        Role(item["metadata"]["labels"][names.ROLE_LABEL]): int(item["spec"].get("replicas", 1))
+        for item in cluster.every("statefulsets.apps", selector=selector)
+    }
+    return Side(pipeline, live["spec"], written.templates, counts), written, counts
+
+
+def _starts(cluster: Kubectl, pipeline: Pipeline) -> dict[Role, float]:
+    """Seconds from a pod's creation until it was ready: the longest of each role's.
+
+    A pod that was not ready for a while in between tells nothing: it is ready since then.
+    """
+    found: dict[Role, float] = {}
+    for pod in cluster.every("pods", selector=f"{names.PIPELINE_LABEL}={pipeline.name}"):
+        role = Role(pod["metadata"]["labels"][names.ROLE_LABEL])
+        status = pod.get("status", {})
+        ready = [each for each in status.get("conditions", ()) if (each["type"], each["status"]) == ("Ready", "True")]
+        if not ready or any(each["restartCount"] for each in status.get("containerStatuses", ())):
+            continue
+        took = parse_time(ready[0]["lastTransitionTime"]) - parse_time(pod["metadata"]["creationTimestamp"])
+        found[role] = max(found.get(role, 0.0), took.total_seconds())
+    return found
+
+
+def _of_version(image: str, version: str) -> str:
+    return reference(Image(repository="", tag=version, digest="", pull_policy=""), image)
+
+
+def _rendered(resource: Object) -> Side:
+    pipeline = _read(resource)
+    return Side(pipeline, resource["spec"], templates(pipeline, PACKAGED))
+
+
+def _read(resource: Object) -> Pipeline:
+    try:
+        return from_live(resource)
+    except InvalidResourceError as error:
+        raise ClusterError(f"{resource['metadata']['name']}: {error}") from None
+
+
+def _in(cluster: Kubectl, resource: Object) -> Kubectl:
+    return Kubectl(cluster.context, resource["metadata"].get("namespace", "default"))
+
+
+def _is_pipeline(item: Mapping[str, Any]) -> bool:
+    return bool(item.get("apiVersion") == API_VERSION and item.get("kind") == KIND)
+
+
+def _key(resource: Object) -> tuple[str, str]:
+    return resource["metadata"].get("namespace", "default"), resource["metadata"]["name"]
