@@ -122,6 +122,14 @@ class Ledger:
             assert action.input.content == content_of(Stage(action.stage - 1), action.job_id)
         else:
             assert action.stage is Stage.ENCODE
+            wanted = self._core.jobs[action.job_id].begins_in
+            assert generation == wanted or not self._could_end_in(wanted), f"it should have begun in {wanted}"
+
+    def _could_end_in(self, generation: str) -> bool:
+        """Every role that anybody has is there, in that generation too."""
+        staying = [peer for peer in self._core.peers.values() if not peer.draining]
+        of_generation = {stage for peer in staying if peer.generation == generation for stage in peer.stages}
+        return Stage.ENCODE in of_generation and of_generation == {stage for peer in staying for stage in peer.stages}
 
     def cancelled(self, action: CancelTask) -> None:
         if not action.only_if_waiting:

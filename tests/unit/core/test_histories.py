@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from diffusion_router.core import FailureKind, Stage
+from diffusion_router.core import FailureKind, SharesSet, Stage
 from unit.core.workers import Worker
 from unit.core.world import FAR, World
 
@@ -199,6 +199,12 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def roll_out(self) -> None:
         self.generation += 1
+
+    @rule(percent=st.sampled_from([None, 0, 20, 50, 100]))
+    def generations_take_shares(self, percent: int | None) -> None:
+        new, old = f"g{self.generation}", f"g{max(1, self.generation - 1)}"
+        shares = {} if percent is None else {old: 100 - percent, new: percent} if new != old else {new: 100}
+        self.world.tell(SharesSet(shares))
 
     @rule(again=st.booleans())
     def restart_the_router(self, again: bool) -> None:

@@ -15,7 +15,9 @@ from diffusion_router.core.estimates import Begun, Estimates
 from diffusion_router.core.events import Action, CancelTask, Policy, R, Stage
 from diffusion_router.core.lifecycle import JobState, Move, after
 from diffusion_router.core.scheduler import Scheduler
+from diffusion_router.core.shares import Shares
 from diffusion_router.core.state import Encoding, Job, Output, Peer, Silent, Task
+from diffusion_router.core.tallies import Tallies
 
 # Entries beyond twice the number of jobs that a queue of times may have.
 _SWEEP: Final = 1024
@@ -45,6 +47,8 @@ class Book(Generic[R]):
         self.estimates = Estimates()
         self.running: dict[tuple[Stage, str], Begun] = {}
         """Tasks that compute."""
+        self.shares = Shares()
+        self.tallies = Tallies()
         self.scheduler: Scheduler[R] = Scheduler(self.jobs, self.peers)
         self.actions: list[Action[R]] = []
         # Times at which a lease may end, a deadline passes, a job that was held back is ready.
@@ -88,7 +92,7 @@ class Book(Generic[R]):
         self.counts[state] += 1
         if job.stage is Stage.ENCODE and (state.stage is not Stage.ENCODE or (job.follows and state.has_task)):
             # A task of an earlier life of the router may be found that encodes for one who follows.
-            self._leave_encoding(job)
+            self.leave_encoding(job)
         if state.stage is not job.stage:
             self._count_unfinished(job, state.stage)
             job.stage = state.stage or job.stage
@@ -99,7 +103,7 @@ class Book(Generic[R]):
         job.task = (task or job.task) if state.has_task else None
         job.input = (source or job.input) if state.has_input else None
 
-    def _leave_encoding(self, job: Job[R]) -> None:
+    def leave_encoding(self, job: Job[R]) -> None:
         job.follows = False
         encoding = self.encodings.get(job.conditioning)
         if encoding is None:

@@ -8,6 +8,7 @@ carries it from one to the next and to the client without looking inside.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Generic, TypeVar
@@ -192,6 +193,13 @@ class StageFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SharesSet:
+    """Of jobs that have not begun, so many percent begin in each generation. Empty: anywhere."""
+
+    percent: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed: leases, deadlines and back-offs are looked at."""
 
@@ -208,6 +216,7 @@ Event = (
     | Progressed
     | StageDone[R]
     | StageFailed
+    | SharesSet
     | Tick
 )
 

@@ -24,9 +24,10 @@ def submit(book: Book[R], event: JobSubmitted) -> None:
         deadline=event.deadline,
         shape=event.shape,
         kills=event.kills,
-        conditioning=event.conditioning,
+        encodes=event.conditioning,
         ready_since=book.now,
         not_before=book.settle_until if event.restored else 0.0,
+        begins_in=book.shares.of(event.job_id),
     )
     book.add(job)
     if not fail_as_poison(book, job):
@@ -97,6 +98,39 @@ def start_over(book: Book[R], job: Job[R]) -> None:
     for output in list(job.outputs.values()):
         outputs.discard(book, output, job.id)
     enqueue(book, job)
+
+
+def begin_by_shares(book: Book[R]) -> None:
+    """The shares of generations are others: so is where those begin that have not."""
+    for job in list(book.jobs.values()):
+        if job.stage is Stage.ENCODE and not (job.status.ended or job.state.has_task):
+            _begin_in(book, job, book.shares.of(job.id, job.failed_in))
+
+
+def begin_elsewhere(book: Book[R], job: Job[R], generation: str) -> bool:
+    """It failed in this generation: while another takes over from it, or it from another, that one is to have a try.
+
+    So a generation that is of no use costs no job. False: there is no other that it has not failed in.
+    """
+    failed_in = job.failed_in | {generation}
+    other = book.shares.of(job.id, failed_in)
+    if not other or not book.scheduler.is_complete(other):
+        return False
+    job.failed_in, job.model_errors = failed_in, 0
+    if job.stage is Stage.ENCODE:
+        _begin_in(book, job, other)
+    else:
+        job.begins_in = other
+        start_over(book, job)
+    return True
+
+
+def _begin_in(book: Book[R], job: Job[R], generation: str) -> None:
+    """To be done to one that waits to encode. Who begins in one generation does not go on with what another made."""
+    if job.begins_in != generation:
+        book.leave_encoding(job)
+        job.begins_in = generation
+        enqueue(book, job)
 
 
 def advance(book: Book[R], job: Job[R], output: Output[R]) -> None:

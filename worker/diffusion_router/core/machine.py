@@ -30,6 +30,7 @@ from diffusion_router.core.events import (
     Policy,
     Progressed,
     R,
+    SharesSet,
     Stage,
     StageDone,
     StageFailed,
@@ -58,6 +59,7 @@ class Core(Book[R]):
             Progressed: self._progressed,
             StageDone: self._done,
             StageFailed: self._failed,
+            SharesSet: self._shares_set,
             Tick: self._ticked,
         }
 
@@ -141,6 +143,14 @@ class Core(Book[R]):
         peer = self.hear(event.incarnation)
         if peer is not None:
             tasks.fail(self, peer, event.task_id, event.kind, event.message)
+
+    # ------------------------------------------------------------ generations
+
+    def _shares_set(self, event: SharesSet) -> None:
+        for generation in event.percent.keys() - self.shares.percent.keys():
+            self.tallies.begin_anew(generation)
+        self.shares.set(event.percent)
+        jobs.begin_by_shares(self)
 
     # ------------------------------------------------------------ time and assignment
 

@@ -163,7 +163,7 @@ def lose(book: Book[R], peer: Peer[R], reason: str, loss: Loss) -> None:
         sharing.forget(book, output)
     for task in peer.tasks.values():
         book.stop(task)
-        tasks.lose(book, task, loss)
+        tasks.lose(book, peer, task, loss)
     for output in peer.outputs.values():
         book.drop(output)
         jobs.input_gone(book, output)

@@ -2,7 +2,8 @@
 
 Order: a later stage before an earlier one, then the oldest job first, so that a job half done is finished before a new
 one is begun. A job stays on the peer that holds its input if that peer has the next role too (nothing is transferred);
-else it goes to the least loaded peer of the same generation, equals taking turns.
+else it goes to the least loaded peer of the same generation, equals taking turns. A job that has no input yet may begin
+in any generation, or in one that it is to begin in (`shares`).
 
 Jobs wait in lanes, one for each set of peers that could take them: what holds back the first of a lane holds back all
 of it. Peers are indexed by what they could take. After an event only those lanes are looked at that got a job or whose
@@ -22,7 +23,7 @@ from typing import Final, Generic
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.state import Job, Peer, Task
 
-# Whom jobs compete for: peers of this generation ("" before their first stage), or this incarnation alone, which holds
+# Whom jobs compete for: peers of this generation ("": any, before their first stage), or this incarnation alone, which holds
 # their input and has the role ("" if it has not).
 Group = tuple[str, str]
 # Peers that the jobs of a lane had better not go to.
@@ -98,6 +99,7 @@ class Scheduler(Generic[R]):
                 turned = True
         if turned:
             self._complete = [g for g in self._staying[Stage.ENCODE] if self._can_end(g, Stage.ENCODE)]
+            self._relane()
         for stage, groups in self._lanes.items():
             # Who is held back by what it avoids may have no other choice now; whose roles are gone starts over.
             self._touched[stage].update(group for group in groups if turned or not group[1])
@@ -126,6 +128,23 @@ class Scheduler(Generic[R]):
     def _refresh(self) -> None:
         while self._changed:
             self._enter(self._changed.popitem()[1])
+
+    def is_complete(self, generation: str) -> bool:
+        """Whether a job could begin and end in it."""
+        return generation in self._complete
+
+    def _relane(self) -> None:
+        """A generation has become complete, or is no more: who waits to begin in it may begin nowhere else, or anywhere."""
+        lanes = self._lanes[Stage.ENCODE]
+        moved = [
+            job_id
+            for group in list(lanes)
+            for lane in lanes[group].values()
+            for job_id in lane.entries
+            if (job := self._jobs.get(job_id)) is not None and job.begins_in and self._group(job) != group
+        ]
+        for job_id in moved:
+            self.push(self._jobs[job_id])
 
     def _enter(self, peer: Peer[R]) -> None:
         load = len(peer.tasks) - peer.capacity
@@ -263,9 +282,13 @@ class Scheduler(Generic[R]):
     def _group(self, job: Job[R]) -> Group:
         source = job.input
         if source is None:
-            return _ANYWHERE
+            return (self._begins_in(job), "")
         bound = self._holder(job) is not None and source.incarnation not in job.avoid
         return (source.generation, source.incarnation if bound else "")
+
+    def _begins_in(self, job: Job[R]) -> str:
+        """Empty: in any generation, since none is said, or nobody could end it in that one."""
+        return job.begins_in if job.begins_in in self._complete else ""
 
     def _holder(self, job: Job[R]) -> Peer[R] | None:
         """The peer that holds its input, if it takes tasks of the job's stage."""
@@ -285,7 +308,8 @@ class Scheduler(Generic[R]):
             able = holder if holder.credits and holder.free_slots >= holder.needs[stage] - 1 else None
             if holder.incarnation not in job.avoid:
                 return able
-        generations = [source.generation] if source is not None else self._complete
+        generation = source.generation if source is not None else self._begins_in(job)
+        generations = [generation] if generation or source is not None else self._complete
         shun = job.avoid if job.avoid and self._has_others(job, generations) else ()
         open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
         for load in sorted({load for by_load in open_ for load in by_load}):

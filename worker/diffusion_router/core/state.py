@@ -109,9 +109,14 @@ class Job(Generic[R]):
     shape: str
     kills: int
     """Workers that died while they computed it."""
-    conditioning: str
+    encodes: str
+    """Jobs of the same encode the same. Empty: nobody does."""
     ready_since: float
     not_before: float = 0.0
+    begins_in: str = ""
+    """The generation in which it is to begin; empty: any."""
+    failed_in: frozenset[str] = frozenset()
+    """Generations that it has left for another, since it failed there."""
     follows: bool = False
     """It is to encode, and another that encodes the same does: it waits for what that one makes."""
     suspect: bool = False
@@ -137,6 +142,11 @@ class Job(Generic[R]):
     @property
     def status(self) -> JobStatus:
         return self.state.status
+
+    @property
+    def conditioning(self) -> str:
+        """Jobs of one generation that encode the same. Empty: it shares with nobody."""
+        return self.encodes and f"{self.encodes} {self.begins_in}"
 
     def ready(self, stage: Stage, now: float) -> bool:
         """Whether it waits for a task of this stage, and may have one."""

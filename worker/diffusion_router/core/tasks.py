@@ -20,6 +20,16 @@ from diffusion_router.core.events import (
 from diffusion_router.core.lifecycle import Move
 from diffusion_router.core.state import Failure, Job, Loss, Peer, StageRecord, Task, slots_needed
 
+# As far as the generation goes in which it failed.
+_NOBODYS_FAULT: Final = frozenset(
+    {
+        FailureKind.CANCELLED,
+        FailureKind.HANDED_BACK,
+        FailureKind.POOL_FULL,
+        FailureKind.TRANSFER,
+        FailureKind.DEADLINE,
+    }
+)
 _PERMANENT: Final = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.DEADLINE})
 
 
@@ -85,6 +95,7 @@ def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
     else:
         _trust_pool(book, peer)
         book.estimates.learn(task.stage, job.shape, result.compute_seconds)
+        book.tallies.done(peer.generation, task.stage, job.shape, result.compute_seconds)
         if job.records:
             job.records[-1].report = result.report
         job.not_before = 0.0
@@ -103,6 +114,10 @@ def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message:
         jobs.keep_reserve(book, peer)
     if job is None:
         return
+    if kind not in _NOBODYS_FAULT:
+        book.tallies.failed(peer.generation)
+        if kind is not FailureKind.STALLED and jobs.begin_elsewhere(book, job, peer.generation):
+            return
     if kind in _PERMANENT:
         jobs.end(book, job, Move.FAILED, kind, message)
     elif kind in (FailureKind.HANDED_BACK, FailureKind.CANCELLED):
@@ -112,8 +127,7 @@ def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message:
         # The worker says so with its last breath: what stood still is known to have cost it.
         job.avoid |= {task.incarnation}
         blame(book, job)
-        if not job.status.ended:
-            jobs.enqueue(book, job)
+        _try_again(book, job, peer)
     elif kind is FailureKind.POOL_FULL:
         job.pool_full += 1
         jobs.enqueue(book, job, _backoff(book, job.pool_full))
@@ -130,7 +144,7 @@ def take_back(book: Book[R], task: Task[R]) -> Job[R] | None:
     return job
 
 
-def lose(book: Book[R], task: Task[R], loss: Loss) -> None:
+def lose(book: Book[R], peer: Peer[R], task: Task[R], loss: Loss) -> None:
     """Its peer is lost; the worker may be alive and go on reading for a while."""
     outputs.stop_reading_at(book, task, book.now + book.policy.grace)
     job = take_back(book, task)
@@ -140,7 +154,15 @@ def lose(book: Book[R], task: Task[R], loss: Loss) -> None:
         blame(book, job)
     if task.started and loss is Loss.SILENT:
         job.suspect = True
-    if not job.status.ended:
+    if task.started and loss is not Loss.LEFT:
+        book.tallies.failed(peer.generation)
+        _try_again(book, job, peer)
+    elif not job.status.ended:
+        jobs.enqueue(book, job)
+
+
+def _try_again(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
+    if not (job.status.ended or jobs.begin_elsewhere(book, job, peer.generation)):
         jobs.enqueue(book, job)
 
 
