@@ -177,7 +177,7 @@ def test_every_default_is_in_what_is_stored(user: User) -> None:
     # Objects without a default of their own have those of their fields once they are given.
     given = spec_of(
         "model: {id: a/b, tokenSecretRef: {name: hub}}\ntransport: {rdma: {resourceName: rdma/hca}}\n"
-        "networkPolicy: {egress: [{ports: [{port: 3128}]}]}"
+        "networkPolicy: {egress: [{ports: [{port: 3128}]}]}\nupdate: {windows: [{start: '02:00', hours: 4}]}"
     )
     user.make(given)
     stored = user.live()

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+# Atomic objects are owned as a whole, with the defaults that the API server has filled in.
+_FILLED_IN: Final[Mapping[str, Mapping[str, str]]] = {
+    "fieldRef": {"apiVersion": "v1"},
+    "resourceFieldRef": {"divisor": "0"},
+}
 
 
 def owned(live: Mapping[str, Any], manager: str) -> dict[str, Any]:
@@ -29,8 +35,15 @@ def _fields(live: Any, fields: Mapping[str, Any]) -> Any:
         return live
     inner = {name.partition(":")[2]: (name[0], value) for name, value in fields.items() if name != "."}
     if isinstance(live, Mapping):
-        return {name: _fields(live[name], value) for name, (_, value) in inner.items() if name in live}
+        found = {name: _fields(live[name], value) for name, (_, value) in inner.items() if name in live}
+        return {name: _without(_FILLED_IN.get(name, {}), value) for name, value in found.items()}
     return [_fields(item, value) for item in live for text, (kind, value) in inner.items() if _is(kind, text, item)]
+
+
+def _without(filled_in: Mapping[str, str], value: Any) -> Any:
+    if not filled_in or not isinstance(value, Mapping):
+        return value
+    return {name: inner for name, inner in value.items() if filled_in.get(name) != inner}
 
 
 def _is(kind: str, text: str, item: Any) -> bool:

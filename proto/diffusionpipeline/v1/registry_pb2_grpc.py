@@ -44,6 +44,11 @@ class RegistryServiceStub:
                 request_serializer=diffusionpipeline_dot_v1_dot_registry__pb2.WatchPeersRequest.SerializeToString,
                 response_deserializer=diffusionpipeline_dot_v1_dot_registry__pb2.WatchPeersResponse.FromString,
                 _registered_method=True)
+        self.SetShares = channel.unary_unary(
+                '/diffusionpipeline.v1.RegistryService/SetShares',
+                request_serializer=diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -62,6 +67,14 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetShares(self, request, context):
+        """Of jobs that have not begun, so many percent begin in each generation from now on: while one takes over from
+        another. A router that is started anew has no shares. INVALID_ARGUMENT unless they are 100 in all, or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +87,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.WatchPeers,
                     request_deserializer=diffusionpipeline_dot_v1_dot_registry__pb2.WatchPeersRequest.FromString,
                     response_serializer=diffusionpipeline_dot_v1_dot_registry__pb2.WatchPeersResponse.SerializeToString,
+            ),
+            'SetShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetShares,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +148,33 @@ class RegistryService:
             '/diffusionpipeline.v1.RegistryService/WatchPeers',
             diffusionpipeline_dot_v1_dot_registry__pb2.WatchPeersRequest.SerializeToString,
             diffusionpipeline_dot_v1_dot_registry__pb2.WatchPeersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diffusionpipeline.v1.RegistryService/SetShares',
+            diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,9 +75,11 @@ def namespace(place: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def installed(place: Cluster, operator: None) -> None:
-    """The operator, by the chart."""
+    """The operator, by the chart, with images from where the quick start has them."""
     if not _installed(place):
-        place.helm("install", RELEASE, CHART, "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout=60s")
+        images = [f"pipelines.{role}Image=registry.example/diffusion/{role}:0.1.0" for role in ("worker", "router")]
+        options = ("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout=60s", f"--set={','.join(images)}")
+        place.helm("install", RELEASE, CHART, *options)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ class ScriptedWorker:
         slots: int = 64,
         process: peer_pb2.Process | None = None,
         protocol: int = PROTOCOL,
+        generation: str = "",
     ) -> None:
         self.incarnation = incarnation or secrets.token_hex(8)
         self.pod_name = pod_name or f"pod-{self.incarnation[:4]}"
@@ -42,6 +43,7 @@ class ScriptedWorker:
         self.secret = secrets.token_bytes(16)
         self.process = process or peer_pb2.Process(pod_uid=f"uid of {self.pod_name}", started_at=next(_STARTS))
         self._protocol = protocol
+        self.generation = generation
         self.target = target
         self._roles = [stage_pb2.Role.ValueType(ROLES[role]) for role in roles]
         self._mode = mode
@@ -67,6 +69,7 @@ class ScriptedWorker:
             ],
             outputs=self.held.values(),
             process=self.process,
+            generation=self.generation,
             protocol=self._protocol,
             secret=self.secret,
         )

@@ -136,10 +136,8 @@ class Pipelines:
             if kind == "PodMonitor" and not self.api.exists(path):
                 continue
             for item in self.api.items(path):
-                if kind == "ControllerRevision":
-                    if REVISION_LABEL not in item["metadata"].get("labels", {}):
-                        continue  # a StatefulSet's own
-                    item["metadata"]["name"] = item["metadata"]["name"].rpartition("-")[0]
+                if kind == "ControllerRevision" and REVISION_LABEL not in item["metadata"].get("labels", {}):
+                    continue  # a StatefulSet's own
                 if (kind, item["metadata"]["name"]) not in _OF_EVERY_NAMESPACE:
                     yield {**item, "kind": kind}
 
@@ -150,10 +148,17 @@ class Pipelines:
 
     def state(self) -> dict[str, Any]:
         """All there is, by kind and name, without what differs between two runs that come to the same."""
-        found = list(self.objects())
+        found = list(map(_named_alike, self.objects()))
         uids = {item["metadata"]["uid"]: item["metadata"]["name"] for item in found}
         state = {f"{item['kind']}/{item['metadata']['name']}": _lasting(item, uids, self.namespace) for item in found}
         return {**state, "pods": self.pods()}
+
+
+def _named_alike(item: JSON) -> JSON:
+    """A revision without the digest in its name, which differs between namespaces."""
+    if item["kind"] == "ControllerRevision":
+        item["metadata"]["name"] = item["metadata"]["name"].rpartition("-")[0]
+    return item
 
 
 def _lasting(item: JSON, uids: dict[str, str], namespace: str) -> JSON:

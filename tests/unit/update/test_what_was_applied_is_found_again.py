@@ -19,7 +19,14 @@ LIVE: dict[str, Any] = {
                         "image": "w:1",
                         "args": ["--a", "--b"],
                         "terminationMessagePath": "/dev/termination-log",
-                        "env": [{"name": "A", "value": "1"}, {"name": "INJECTED", "value": "2"}],
+                        "env": [
+                            {"name": "A", "value": "1"},
+                            {
+                                "name": "B",
+                                "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+                            },
+                            {"name": "INJECTED", "value": "2"},
+                        ],
                         "ports": [{"containerPort": 80, "protocol": "TCP", "name": "http"}],
                     },
                     {"name": "injected", "image": "s"},
@@ -42,7 +49,10 @@ FIELDS: dict[str, Any] = {
                         "f:name": {},
                         "f:image": {},
                         "f:args": {},
-                        "f:env": {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}},
+                        "f:env": {
+                            'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}},
+                            'k:{"name":"B"}': {".": {}, "f:name": {}, "f:valueFrom": {".": {}, "f:fieldRef": {}}},
+                        },
                         "f:ports": {
                             'k:{"containerPort":80,"protocol":"TCP"}': {".": {}, "f:containerPort": {}, "f:name": {}}
                         },
@@ -74,7 +84,10 @@ def test_defaults_of_the_server_and_what_others_add_are_left_out() -> None:
                     "name": "main",
                     "image": "w:1",
                     "args": ["--a", "--b"],
-                    "env": [{"name": "A", "value": "1"}],
+                    "env": [
+                        {"name": "A", "value": "1"},
+                        {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                    ],
                     "ports": [{"containerPort": 80, "name": "http"}],
                 }
             ],

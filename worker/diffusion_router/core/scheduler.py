@@ -23,8 +23,8 @@ from typing import Final, Generic
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.state import Job, Peer, Task
 
-# Whom jobs compete for: peers of this generation ("": any, before their first stage), or this incarnation alone, which holds
-# their input and has the role ("" if it has not).
+# Whom jobs compete for: peers of this generation ("": any, before their first stage), or this incarnation alone, which
+# holds their input and has the role ("" if it has not).
 Group = tuple[str, str]
 # Peers that the jobs of a lane had better not go to.
 Avoid = frozenset[str]
@@ -134,7 +134,7 @@ class Scheduler(Generic[R]):
         return generation in self._complete
 
     def _relane(self) -> None:
-        """A generation has become complete, or is no more: who waits to begin in it may begin nowhere else, or anywhere."""
+        """A generation has become complete, or is so no more: who waits to begin in it may do so elsewhere or not."""
         lanes = self._lanes[Stage.ENCODE]
         moved = [
             job_id

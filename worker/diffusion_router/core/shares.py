@@ -14,6 +14,13 @@ from zlib import crc32
 ALL: Final = 100
 
 
+def checked(percent: Mapping[str, int]) -> dict[str, int]:
+    """A copy. Raises ValueError unless they are nothing, or 100 in all."""
+    if percent and (sum(percent.values()) != ALL or min(percent.values()) < 0):
+        raise ValueError(f"shares are percent of new jobs, and {ALL} in all, not {dict(percent)}")
+    return dict(percent)
+
+
 class Shares:
     """Empty: every job begins wherever there is a place first."""
 
@@ -21,10 +28,8 @@ class Shares:
         self.percent: dict[str, int] = {}
 
     def set(self, percent: Mapping[str, int]) -> None:
-        """Raises ValueError unless they are nothing, or 100 in all."""
-        if percent and (sum(percent.values()) != ALL or min(percent.values()) < 0):
-            raise ValueError(f"shares are percent of new jobs, and {ALL} in all, not {dict(percent)}")
-        self.percent = dict(percent)
+        """Raises ValueError as `checked` does."""
+        self.percent = checked(percent)
 
     def of(self, job_id: str, but_not: Collection[str] = ()) -> str:
         """The generation in which the job is to begin, and else that with the largest share. Empty: any."""

@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import grpc
+import structlog
 
-from diffusion_router.core import Stage
+from diffusion_router.core import SharesSet, Stage
+from diffusion_router.core.shares import checked
+from diffusion_router.core.tallies import Tally
 from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
@@ -18,6 +21,8 @@ from diffusionpipeline.words import number
 
 # Changes that come in bursts are sent together.
 _SETTLE_SECONDS: Final = 0.05
+
+log = structlog.get_logger()
 
 
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
@@ -61,7 +66,11 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         machine = self._dispatcher.core
         unfinished = sum(machine.unfinished.values())
         return registry_pb2.ListPeersResponse(
-            revision=machine.revision, epoch=machine.epoch, peers=peers, unfinished_jobs=unfinished
+            revision=machine.revision,
+            epoch=machine.epoch,
+            peers=peers,
+            unfinished_jobs=unfinished,
+            generations=self._generations(),
         )
 
     async def WatchPeers(  # noqa: N802
@@ -76,6 +85,36 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             await asyncio.sleep(_SETTLE_SECONDS)
             while machine.revision == revision:
                 await self._dispatcher.peers_changed()
+
+    async def SetShares(  # noqa: N802
+        self,
+        request: registry_pb2.SetSharesRequest,
+        context: grpc.aio.ServicerContext[registry_pb2.SetSharesRequest, registry_pb2.SetSharesResponse],
+    ) -> registry_pb2.SetSharesResponse:
+        try:
+            percent = checked(request.percent)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        log.info("new jobs begin by shares of generations", percent=percent)
+        self._dispatcher.dispatch(SharesSet(percent))
+        return registry_pb2.SetSharesResponse()
+
+    def _generations(self) -> list[registry_pb2.Generation]:
+        shares, tallies = self._dispatcher.core.shares.percent, self._dispatcher.core.tallies.by_generation
+        found = []
+        for name in sorted(shares.keys() | tallies.keys()):
+            tally = tallies.get(name, Tally())
+            found.append(
+                registry_pb2.Generation(
+                    generation=name,
+                    share=shares.get(name),
+                    done=tally.done,
+                    failed=tally.failed,
+                    seconds=tally.seconds,
+                    expected_seconds=tally.expected_seconds,
+                )
+            )
+        return found
 
     def peers(self) -> list[registry_pb2.Peer]:
         return [self._describe(peer) for peer in self._dispatcher.core.peers.values()]
