@@ -18,7 +18,7 @@ from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.role import Batching, RoleSpec
 from diffusion_operator.api.transport import Rdma, Transport
-from diffusion_operator.api.update import Update, Window
+from diffusion_operator.api.update import Surge, Update, Window
 from diffusionpipeline.words import MODEL_ROLES, Role
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "RouterSettings",
     "SecretKey",
     "Storage",
+    "Surge",
     "Transport",
     "Update",
     "Window",

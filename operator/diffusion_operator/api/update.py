@@ -25,15 +25,27 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Surge:
+    """How a new generation takes over from one that serves beside it."""
+
+    step_percent: int
+    pause_seconds: int
+    max_failed_percent: int
+    max_slower_percent: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Update:
     policy: str
     """Manual, WhenIdle or Rolling."""
     to: frozenset[str]
-    """What is asked for by name: a digest, or an operator's version."""
+    """What is asked for by name: a digest (also that of a revision that is kept), or an operator's version."""
     windows: tuple[Window, ...]
     """Empty: at any time."""
     history: int
     """Revisions to be kept besides the present one."""
+    surge: Surge | None
+    """None: pods of another generation take the places of those that run."""
 
 
 def update(spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> Update:
@@ -44,6 +56,16 @@ def update(spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> Update:
         to=frozenset(name for name in told if name),
         windows=tuple(_window(window, index) for index, window in enumerate(spec.get("windows", ()))),
         history=spec["revisionHistoryLimit"],
+        surge=_surge(spec["surge"]) if "surge" in spec else None,
+    )
+
+
+def _surge(spec: Mapping[str, Any]) -> Surge:
+    return Surge(
+        step_percent=spec["stepPercent"],
+        pause_seconds=spec["pauseSeconds"],
+        max_failed_percent=spec["maxFailedPercent"],
+        max_slower_percent=spec["maxSlowerPercent"],
     )
 
 

@@ -21,7 +21,7 @@ from diffusion_operator.reconcile.nodes import RdmaResources
 from diffusion_operator.reconcile.publish import Publisher
 from diffusion_operator.reconcile.registry import CALL_SECONDS, Registries
 from diffusion_operator.reconcile.scalers import Scalers
-from diffusion_operator.reconcile.updates import Outcome, Updates
+from diffusion_operator.reconcile.updates import Outcome, Updates, sooner
 from diffusion_operator.render import names, render
 from diffusion_operator.status import invalid, reasons, summarise, workloads
 from diffusion_operator.status.observed import Fault, Observed, RoleObserved
@@ -101,7 +101,7 @@ class Reconciler:
         observed = dataclasses.replace(observed, scaling_faults=(*observed.scaling_faults, *scaling_faults))
         status = summarise(pipeline, observed, before, datetime.now(UTC))
         memory.report = report(pipeline, status)
-        if self._follow_router(pipeline, key, status):
+        if self._follow_router(pipeline, key, status, memory):
             # Its answer, or the lack of one, is a matter of moments: no need to say that it was not asked yet.
             return CALL_SECONDS
         again = await self._publisher.publish(owner, before, status)
@@ -110,7 +110,7 @@ class Reconciler:
             self._updates.reached(key, status)
         if unfinished := (*memory.waits, *(fault.message for fault in (*memory.faults, *observed.scaling_faults))):
             raise Unfinished("; ".join(unfinished), again)
-        return _sooner(again, memory.update.again if memory.update is not None else None)
+        return sooner(again, memory.update.again if memory.update is not None else None)
 
     def recheck(self, key: Key) -> None:
         """Compare everything anew at the next reconcile, also what seems to be in sync."""
@@ -133,18 +133,21 @@ class Reconciler:
     ) -> None:
         in_sync = bool(memory.in_sync) and memory.in_sync == self._looks(owner, live, counts)
         # Whether one may move is also a matter of time, and of other pipelines.
-        if in_sync and memory.update is not None and not memory.update.seen.available:
+        if in_sync and memory.update is not None and memory.update.is_final:
             return
-        peers = self._registries.peers(owner.key)
-        idle = peers.idle if peers is not None else None
-        before, memory.update = (
-            memory.update,
-            await self._updates.decide(pipeline, owner, resource, idle=idle, now=datetime.now(UTC)),
+        before = memory.update
+        memory.update = await self._updates.decide(
+            pipeline,
+            owner,
+            resource,
+            peers=self._registries.peers(owner.key),
+            counts=counts,
+            now=datetime.now(UTC),
         )
-        revision = memory.update.decision.revision
-        if in_sync and before is not None and before.decision.revision == revision:
+        revision, made = memory.update.decision.revision, memory.update.made
+        if in_sync and before is not None and (before.decision.revision, before.made) == (revision, made):
             return
-        rendered = render(pipeline, counts=counts, operator_namespace=self._namespace, pods=revision.templates)
+        rendered = render(pipeline, counts=counts, operator_namespace=self._namespace, pods=made)
         children = [to_object(pipeline, revision), *(child for child in rendered if child["kind"] != SCALER.kind)]
         if memory.complete and self._lacks(owner, children):
             # The garbage collector may have taken it, after a deletion that no watch told of.
@@ -208,8 +211,9 @@ class Reconciler:
         memory: _Memory,
         scaling_faults: tuple[Fault, ...],
     ) -> Observed:
+        track = memory.update.made.track if memory.update is not None else ""
         roles = {
-            role: self._observe_role(pipeline, owner, role, counts)
+            role: self._observe_role(pipeline, owner, role, counts, track)
             for role in Role
             if not pipeline.roles[role].colocated
         }
@@ -223,8 +227,10 @@ class Reconciler:
             update=memory.update.seen if memory.update is not None else None,
         )
 
-    def _observe_role(self, pipeline: Pipeline, owner: Owner, role: Role, counts: Mapping[Role, int]) -> RoleObserved:
-        name = names.child(pipeline, role)
+    def _observe_role(
+        self, pipeline: Pipeline, owner: Owner, role: Role, counts: Mapping[Role, int], track: str
+    ) -> RoleObserved:
+        name = names.child(pipeline, role, "" if role is Role.ROUTER else track)
         child = self._store.child(owner.key, STATEFUL_SET, name)
         desired = pipeline.count(role, counts)
         live = None if child is None or child.owner != owner.uid else child.packed.unpack()
@@ -234,7 +240,7 @@ class Reconciler:
         refusals = self._store.refusals(owner.key.namespace, name)
         return workloads.role(live, desired, problems, refusals)
 
-    def _follow_router(self, pipeline: Pipeline, key: Key, status: Mapping[str, Any]) -> bool:
+    def _follow_router(self, pipeline: Pipeline, key: Key, status: Mapping[str, Any], memory: _Memory) -> bool:
         """Have the router asked who is registered; whether it was not, so far."""
         if not status["roles"][Role.ROUTER]["readyReplicas"]:
             self._registries.forget(key)
@@ -243,11 +249,14 @@ class Reconciler:
             pipeline=pipeline.name, namespace=pipeline.namespace, port=pipeline.router.grpc_port
         )
         states = {condition["type"]: condition["status"] for condition in status["conditions"]}
-        due = any(condition["reason"] == reasons.BUSY for condition in status["conditions"])
+        due = any(condition["reason"] in (reasons.BUSY, reasons.SURGING) for condition in status["conditions"])
+        known, shares = self._registries.peers(key), memory.update.shares if memory.update is not None else {}
         settled = states.get(reasons.READY) == "True" and states.get(reasons.PEERS_REGISTERED) == "True" and not due
-        self._registries.follow(key, address, settled=settled, expected=status["router"]["expectedPeers"])
-        return self._registries.peers(key) is None
-
-
-def _sooner(*seconds: float | None) -> float | None:
-    return min((each for each in seconds if each is not None), default=None)
+        self._registries.follow(
+            key,
+            address,
+            settled=settled and known is not None and known.shares == shares,
+            expected=status["router"]["expectedPeers"],
+            shares=shares,
+        )
+        return known is None

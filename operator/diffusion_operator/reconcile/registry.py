@@ -8,15 +8,16 @@ pods that are all ready may still exchange tensors over TCP where RDMA was asked
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import grpc
 
 from diffusion_operator.cluster.keys import Key
-from diffusion_operator.status.observed import PeerSeen, PeersObserved
+from diffusion_operator.status.observed import GenerationSeen, PeerSeen, PeersObserved
 from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
 from diffusionpipeline.words import MODEL_ROLES, number, word
@@ -35,6 +36,8 @@ class _Router:
     """All that is expected is there."""
     expected: int
     """Workers that are ready, and should be registered."""
+    shares: Mapping[str, int]
+    """Percent of new jobs by generation, as it is to have them."""
     asked: float
     """When it was asked last; -inf: never."""
     answer: PeersObserved | None
@@ -58,20 +61,26 @@ class Registries:
         router = self._routers.get(key)
         return None if router is None else router.answer
 
-    def follow(self, key: Key, address: str, *, settled: bool, expected: int) -> None:
-        """Ask this router, often until everything is `settled`, and again when another number of peers is expected.
+    def follow(
+        self, key: Key, address: str, *, settled: bool, expected: int, shares: Mapping[str, int] | None = None
+    ) -> None:
+        """Ask this router, often until everything is `settled`, and again when another number of peers is expected, or
+        it is to have other `shares`, which it is told.
 
         Models load for minutes, in which the answer stays the same; when a worker has loaded its own, it is another.
         """
-        router = self._routers.get(key)
+        router, shares = self._routers.get(key), shares or {}
         if router is None or router.address != address:
-            self._routers[key] = _Router(address, settled, expected, float("-inf"), None)
+            self._routers[key] = _Router(address, settled, expected, shares, float("-inf"), None)
             self._wake.set()
             return
         if (router.settled and not settled) or router.expected != expected:
             router.pause = EAGER_SECONDS
             self._wake.set()
-        router.settled, router.expected = settled, expected
+        if router.shares != shares:
+            router.pause = 0.0
+            self._wake.set()
+        router.settled, router.expected, router.shares = settled, expected, shares
 
     def forget(self, key: Key) -> None:
         self._routers.pop(key, None)
@@ -96,21 +105,29 @@ class Registries:
         if router is None:
             return
         router.asked = time.monotonic()
-        answer = await ask(router.address)
+        answer = await ask(router.address, router.shares)
         if answer == router.answer:
-            router.pause = min(router.pause * 2, CALM_SECONDS)
+            router.pause = min(max(router.pause, EAGER_SECONDS / 2) * 2, CALM_SECONDS)
         else:
             router.answer, router.pause = answer, EAGER_SECONDS
             if self._routers.get(key) is router:
                 self._changed(key)
 
 
-async def ask(address: str) -> PeersObserved:
-    """The peers that a router lists. Never raises: that it can't be reached is an answer too."""
+async def ask(address: str, shares: Mapping[str, int] | None = None) -> PeersObserved:
+    """The peers that a router lists, once it has these shares. Never raises: that it can't be reached is an answer too.
+
+    shares: None: whichever it has.
+    """
     async with grpc.aio.insecure_channel(address, options=ASKING_CHANNEL) as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
         try:
             listed = await stub.ListPeers(registry_pb2.ListPeersRequest(), timeout=CALL_SECONDS)
+            if shares is not None and _shares(listed) != shares:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    # A router of a version that knows no shares keeps having none, and its answer says so.
+                    await stub.SetShares(registry_pb2.SetSharesRequest(percent=shares), timeout=CALL_SECONDS)
+                listed = await stub.ListPeers(registry_pb2.ListPeersRequest(), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             # The details name addresses and ports that change from call to call, and whether a router that is not there
             # is refused or not heard of in time is a matter of luck.
@@ -121,6 +138,22 @@ async def ask(address: str) -> PeersObserved:
         reachable=True,
         peers=tuple(sorted(map(_peer, listed.peers), key=lambda peer: peer.pod)),
         idle=listed.unfinished_jobs == 0 if listed.HasField("unfinished_jobs") else None,
+        shares=_shares(listed),
+        generations=tuple(map(_generation, listed.generations)) if shares and len(shares) > 1 else (),
+    )
+
+
+def _shares(listed: registry_pb2.ListPeersResponse) -> dict[str, int]:
+    return {each.generation: each.share for each in listed.generations if each.HasField("share")}
+
+
+def _generation(seen: registry_pb2.Generation) -> GenerationSeen:
+    return GenerationSeen(
+        generation=seen.generation,
+        done=seen.done,
+        failed=seen.failed,
+        seconds=seen.seconds,
+        expected_seconds=seen.expected_seconds,
     )
 
 

@@ -19,9 +19,9 @@ from diffusion_operator.render.network import network_policies
 from diffusion_operator.render.scaler import scaler, seed
 from diffusion_operator.render.service import api_service, headless_service
 from diffusion_operator.render.statefulset import stateful_set
-from diffusion_operator.render.templates import Templates, templates
+from diffusion_operator.render.templates import Made, Templates, templates
 
-__all__ = ["Images", "Templates", "render", "seed", "templates"]
+__all__ = ["Images", "Made", "Templates", "render", "seed", "templates"]
 
 
 def render(
@@ -29,7 +29,7 @@ def render(
     images: Images = PACKAGED,
     counts: Mapping[Role, int] | None = None,
     operator_namespace: str = "",
-    pods: Templates | None = None,
+    pods: Made | None = None,
 ) -> list[dict[str, Any]]:
     """All children, in the order in which they are to be applied: what pods need before the pods, and the router first.
 
@@ -38,17 +38,19 @@ def render(
     an earlier rendering of them is to stay; None: what they would be made of now.
     """
     said = counts or {}
-    made = pods or templates(pipeline, images)
+    made = pods or Made(templates(pipeline, images))
+    router = made.templates.pods[Role.ROUTER]
     children = [] if pipeline.service_account else [service_account(pipeline)]
-    children += [config_map(pipeline, made.generation, made.variables), *_services(pipeline)]
+    children += [config_map(pipeline, each.generation, each.variables) for each, _ in made.sets]
+    children += _services(pipeline)
     if pipeline.isolation:
-        children += network_policies(pipeline, pipeline.isolation, made.pods[Role.ROUTER], operator_namespace)
+        children += network_policies(pipeline, pipeline.isolation, router, operator_namespace)
     children.append(
         stateful_set(
             pipeline,
             pipeline.roles[Role.ROUTER],
             replicas=pipeline.count(Role.ROUTER, said),
-            template=made.pods[Role.ROUTER],
+            template=router,
             claims=storage.router_claims(pipeline),
         )
     )
@@ -58,9 +60,11 @@ def render(
             pipeline,
             spec,
             replicas=pipeline.count(spec.role, said),
-            template=made.pods[spec.role],
+            template=each.pods[spec.role],
             claims=storage.worker_claims(pipeline, spec),
+            track=track,
         )
+        for each, track in made.sets
         for spec, _ in workers
     ]
     # A budget for a single pod would keep its node from ever being drained.

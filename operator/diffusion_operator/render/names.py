@@ -15,6 +15,7 @@ MAIN: Final = "main"
 PIPELINE_LABEL: Final = f"{GROUP}/pipeline"
 ROLE_LABEL: Final = f"{GROUP}/role"
 GENERATION_LABEL: Final = f"{GROUP}/generation"
+TRACK_LABEL: Final = f"{GROUP}/track"
 RESTART_ANNOTATION: Final = f"{GROUP}/restart"
 
 NAME_LABEL: Final = "app.kubernetes.io/name"
@@ -51,9 +52,9 @@ SCRATCH_VOLUME: Final = "tmp"
 SHARED_MEMORY_VOLUME: Final = "shared-memory"
 
 
-def child(pipeline: Pipeline, role: Role) -> str:
-    """Name of a role's StatefulSet, of its headless Service, its scaler and its disruption budget."""
-    return f"{pipeline.name}-{role}"
+def child(pipeline: Pipeline, role: Role, track: str = "") -> str:
+    """Name of a role's StatefulSet; without a track also of its headless Service, its scaler and its disruption budget."""
+    return f"{pipeline.name}-{role}-{track}" if track else f"{pipeline.name}-{role}"
 
 
 def api_service(pipeline: Pipeline) -> str:
@@ -80,8 +81,8 @@ def router_address(pipeline: Pipeline) -> str:
     return f"{service}-0.{service}.{pipeline.namespace}.svc:{pipeline.router.grpc_port}"
 
 
-def selector(pipeline: Pipeline, role: Role) -> dict[str, str]:
-    return {PIPELINE_LABEL: pipeline.name, ROLE_LABEL: role.value}
+def selector(pipeline: Pipeline, role: Role, track: str = "") -> dict[str, str]:
+    return {PIPELINE_LABEL: pipeline.name, ROLE_LABEL: role.value, **({TRACK_LABEL: track} if track else {})}
 
 
 def workers(pipeline: Pipeline) -> dict[str, Any]:

@@ -13,16 +13,27 @@ IMMUTABLE: Final = ("selector", "serviceName", "podManagementPolicy", "volumeCla
 
 
 def stateful_set(
-    pipeline: Pipeline, spec: RoleSpec, *, replicas: int, template: Mapping[str, Any], claims: Mapping[str, Any]
+    pipeline: Pipeline,
+    spec: RoleSpec,
+    *,
+    replicas: int,
+    template: Mapping[str, Any],
+    claims: Mapping[str, Any],
+    track: str = "",
 ) -> dict[str, Any]:
-    name = names.child(pipeline, spec.role)
+    name = names.child(pipeline, spec.role, track)
+    metadata = names.metadata(pipeline, name, spec.role)
+    if track:
+        template = with_labels(template, {names.TRACK_LABEL: track})
+        metadata = with_labels({"metadata": metadata}, {names.TRACK_LABEL: track})["metadata"]
     found = {
         "replicas": replicas,
-        "serviceName": name,
+        # One for both tracks: its name is in the names of pods.
+        "serviceName": names.child(pipeline, spec.role),
         # Workers do not depend on one another's order, and a start one by one would multiply the time to load.
         "podManagementPolicy": "Parallel",
         "updateStrategy": _update_strategy(spec),
-        "selector": {"matchLabels": names.selector(pipeline, spec.role)},
+        "selector": {"matchLabels": names.selector(pipeline, spec.role, track)},
         "template": template,
         **claims,
     }
@@ -31,9 +42,14 @@ def stateful_set(
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
-        "metadata": names.metadata(pipeline, name, spec.role),
+        "metadata": metadata,
         "spec": found,
     }
+
+
+def with_labels(item: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    metadata = item["metadata"]
+    return {**item, "metadata": {**metadata, "labels": {**metadata["labels"], **labels}}}
 
 
 def _update_strategy(spec: RoleSpec) -> dict[str, Any]:

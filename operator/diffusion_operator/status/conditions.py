@@ -54,12 +54,13 @@ def find_all(
         reasons.MODEL_READY: _model_ready(pipeline, observed),
     }
     found = {reasons.READY: _ready(pipeline, observed, found), **found}
-    stands = stalled(found)
+    upgrade = upgrade_available(pipeline, observed)
+    stands = stalled({**found, reasons.UPGRADE_AVAILABLE: upgrade})
     return {
         **found,
         reasons.RECONCILING: reconciling(found, stands),
         reasons.STALLED: stands,
-        reasons.UPGRADE_AVAILABLE: upgrade_available(pipeline, observed),
+        reasons.UPGRADE_AVAILABLE: upgrade,
     }
 
 

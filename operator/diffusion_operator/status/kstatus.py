@@ -41,6 +41,9 @@ def stalled(found: Mapping[str, Finding]) -> Finding:
         for kind, refused in _REFUSED.items():
             if found[kind].status == "False" and found[kind].reason in refused:
                 return true(found[kind].reason, found[kind].message)
+    update = found[reasons.UPGRADE_AVAILABLE]
+    if update.reason == reasons.ROLLED_BACK:
+        return true(reasons.ROLLED_BACK, update.message)
     return false(reasons.NO_FAULT, "nothing is known that would keep it from becoming ready")
 
 

@@ -10,7 +10,8 @@ the status written again and again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from diffusion_operator.api import Role
@@ -82,6 +83,17 @@ class PeerSeen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationSeen:
+    """How tasks of a generation fare, as the router counts them."""
+
+    generation: str
+    done: int
+    failed: int
+    seconds: float
+    expected_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PeersObserved:
     """The router's answer, or that there was none."""
 
@@ -91,6 +103,10 @@ class PeersObserved:
     peers: tuple[PeerSeen, ...] = ()
     idle: bool | None = None
     """No job is unfinished. None: a router of an earlier version does not say."""
+    shares: Mapping[str, int] = field(default_factory=dict)
+    """Percent of new jobs by generation. Empty: they begin in any."""
+    generations: tuple[GenerationSeen, ...] = ()
+    """While one takes over from another; else its numbers would move with every answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +123,21 @@ class UpdateObserved:
     """What would change, by role and field."""
     waits: str = ""
     """The reason why the pipeline does not move now."""
+    refused: str = ""
+    """Why it went back from what is available, if it did."""
+    surge: SurgeObserved | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SurgeObserved:
+    """A generation that takes over."""
+
+    digest: str
+    generation: str
+    percent: int
+    since: datetime
+    waits: str
+    """What the next step waits for, besides time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,13 +33,21 @@ def progressing(pipeline: Pipeline, observed: Observed, previous: Mapping[str, A
         if reason is not None:
             moving[role] = reason
     if not moving:
-        return _at_rest(pipeline, observed)
+        return _surging(observed) or _at_rest(pipeline, observed)
     if _is_overdue(pipeline, observed, moving, previous, now):
         texts = (f"{role}: {cause(pipeline, observed, role)}" for role in moving)
         return false(reasons.PROGRESS_DEADLINE_EXCEEDED, f"not done when its time was over; {'; '.join(texts)}")
     reason = min(moving.values(), key=_REASONS.index)
     seen_of = dict(with_pods(pipeline, observed))
     return true(reason, "; ".join(_movement_text(role, seen_of[role], one) for role, one in moving.items()))
+
+
+def _surging(observed: Observed) -> Finding | None:
+    surge = observed.update.surge if observed.update is not None else None
+    if surge is None:
+        return None
+    waits = f": {surge.waits}" if surge.waits else ""
+    return true(reasons.SURGING, f"generation {surge.generation} takes {surge.percent} % of new jobs{waits}")
 
 
 def _suspending(pipeline: Pipeline, observed: Observed) -> Finding:

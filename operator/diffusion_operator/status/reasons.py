@@ -106,6 +106,7 @@ SCALING: Final = "Scaling"
 STARTING: Final = "Starting"
 SUSPENDING: Final = "Suspending"
 PAUSED: Final = "Paused"
+SURGING: Final = "Surging"
 PROGRESS_DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
 
 APPLIED: Final = "Applied"
@@ -143,7 +144,8 @@ HELD: Final = "Held"
 OUTSIDE_WINDOW: Final = "OutsideWindow"
 BUSY: Final = "Busy"
 WAITS_FOR_TURN: Final = "WaitsForTurn"
-UPGRADE_WAITS: Final = (HELD, OUTSIDE_WINDOW, NOT_READY, BUSY, WAITS_FOR_TURN)
+ROLLED_BACK: Final = "RolledBack"
+UPGRADE_WAITS: Final = (HELD, OUTSIDE_WINDOW, NOT_READY, BUSY, WAITS_FOR_TURN, ROLLED_BACK)
 
 FOLLOWED: Final = "Followed"
 NOT_EXTERNAL: Final = "NotExternal"
@@ -159,6 +161,7 @@ PERMANENT_FAULTS: Final = (
     NO_DEVICE,
     MEMLOCK_LIMIT,
     TRANSPORT_FAILED,
+    ROLLED_BACK,
 )
 
 CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -186,6 +189,7 @@ CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
         ROLLING_OUT,
         SCALING,
         STARTING,
+        SURGING,
         SUSPENDING,
         COMPLETE,
         PAUSED,
@@ -227,6 +231,7 @@ CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
         ROLLING_OUT,
         SCALING,
         STARTING,
+        SURGING,
         SUSPENDING,
         COMPLETE,
         PAUSED,

@@ -10,7 +10,7 @@ from diffusion_operator.api import Pipeline, Role
 from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.conditions import find_all
-from diffusion_operator.status.finding import Finding, condition, conditions_by_type, false, true
+from diffusion_operator.status.finding import Finding, condition, conditions_by_type, false, time_text, true
 from diffusion_operator.status.observed import Observed
 from diffusion_operator.status.peers import counted, generation_id, transport_of
 from diffusion_operator.status.roles import cause, observed_role, with_pods
@@ -43,6 +43,13 @@ def summarise(
         status["update"] = {"operator": seen.operator, "current": seen.current}
         if seen.available:
             status["update"]["available"] = seen.available
+        if seen.surge is not None:
+            status["update"]["surge"] = {
+                "digest": seen.surge.digest,
+                "generation": seen.surge.generation,
+                "percent": seen.surge.percent,
+                "since": time_text(seen.surge.since),
+            }
     if generation := generation_id(pipeline, observed):
         status["generationId"] = generation
     return status

@@ -18,6 +18,9 @@ _WAITS: Final = {
     reasons.BUSY: "there are unfinished jobs",
     reasons.WAITS_FOR_TURN: "as many pipelines of the cluster move as may at once",
 }
+_REFUSED: Final = (
+    "it went back from {available}: {refused}. Edit the resource, or have spec.update.to: {available} try again"
+)
 
 
 def upgrade_available(pipeline: Pipeline, observed: Observed) -> Finding:
@@ -26,6 +29,8 @@ def upgrade_available(pipeline: Pipeline, observed: Observed) -> Finding:
         return unknown(reasons.NOT_COMPARED, "not compared yet with what this operator would make")
     if not seen.available:
         return false(reasons.UP_TO_DATE, "pods are made as this operator makes them")
+    if seen.waits == reasons.ROLLED_BACK:
+        return true(seen.waits, _REFUSED.format(available=seen.available, refused=seen.refused))
     named = ", ".join(seen.changes[:_NAMED])
     more = f" and {len(seen.changes) - _NAMED} more" if len(seen.changes) > _NAMED else ""
     waits = _WAITS[seen.waits].format(available=seen.available)

@@ -9,6 +9,9 @@
                                                                       one, carried over; or, if the pipeline may move,
                                                                       what it makes
 
+What is decided takes the place of what runs, or, with `spec.update.surge`, comes up beside it as a candidate (`surge`).
+A candidate counts as what is written down, until it is gone back from.
+
 Whatever comes of it is written down before any pod is made so. After a move that is what this operator makes, so a
 pipeline moves once; and whatever comes of an edit has that edit's spec, so it is carried over once.
 """
@@ -16,7 +19,7 @@ pipeline moves once; and whatever comes of an edit has that edit's spec, so it i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +27,7 @@ from diffusion_operator.api import InvalidResourceError, Pipeline, from_live
 from diffusion_operator.render import Images, Templates, templates
 from diffusion_operator.update.carry import carried
 from diffusion_operator.update.changes import by_field, changes
-from diffusion_operator.update.revision import Revision, digest
+from diffusion_operator.update.revision import Refused, Revision, digest
 
 Object = Mapping[str, Any]
 
@@ -40,15 +43,83 @@ class Decision:
 
 
 def decide(
-    resource: Object, pipeline: Pipeline, images: Images, written: Revision | None, *, settled: bool, moves: bool
+    resource: Object,
+    pipeline: Pipeline,
+    images: Images,
+    written: Revision | None,
+    *,
+    settled: bool,
+    moves: bool,
+    kept: Sequence[Revision] = (),
 ) -> Decision:
     """`pipeline` is what was read from the resource.
 
-    settled: what is written down was applied for the resource's spec as it is. moves: the pipeline may move now.
+    settled: what is written down was applied for the resource's spec as it is. moves: the pipeline may move now. kept:
+    earlier revisions, which it may be told to go back to.
     """
-    spec, made = resource["spec"], templates(pipeline, images)
     if written is None:
-        return Decision(Revision(1, spec, images, made))
+        return Decision(Revision(1, resource["spec"], images, templates(pipeline, images)))
+    # What is to come of it once the candidate, if there is one, has taken over.
+    target = replace(written, templates=written.candidate or written.templates, candidate=None)
+    back = next((each for each in kept if _is_told(each, pipeline, resource["spec"])), None)
+    if back is not None:
+        decision = _gone_back(back, target, resource["spec"], templates(pipeline, images))
+    else:
+        decision = _decided(resource, pipeline, images, target, settled=settled, moves=moves)
+    if decision.revision is target:
+        return replace(decision, revision=written)
+    return replace(decision, revision=_in_tracks(pipeline, written, decision))
+
+
+def _is_told(revision: Revision, pipeline: Pipeline, spec: Object) -> bool:
+    """To go back to it. To one of another spec nobody goes back by a word alone: the spec would be without effect."""
+    return revision.digest in pipeline.update.to and _apart_from_update(revision.spec) == _apart_from_update(spec)
+
+
+def _apart_from_update(spec: Object) -> dict[str, Any]:
+    return {name: value for name, value in spec.items() if name != "update"}
+
+
+def _gone_back(back: Revision, target: Revision, spec: Object, made: Templates) -> Decision:
+    found = target
+    if (target.templates, target.spec) != (back.templates, spec):
+        found = replace(target, number=target.number + 1, spec=spec, images=back.images, templates=back.templates)
+    if back.templates == made:
+        return Decision(found)
+    # A policy by which pipelines move by themselves is not to undo it.
+    if found is not target:
+        found = replace(found, refused=Refused(digest(made), "spec.update.to names the revision before it"))
+    return Decision(found, digest(made), by_field(changes(found.templates, made)))
+
+
+def _in_tracks(pipeline: Pipeline, written: Revision, decision: Decision) -> Revision:
+    """What was decided, as what serves or as what takes over from it."""
+    wanted, serves = decision.revision, written.templates
+    refused = wanted.refused
+    if refused is None and written.refused is not None and written.refused.digest == decision.available:
+        refused = written.refused
+    found = replace(wanted, track=written.track, refused=refused)
+    if wanted.templates == serves:
+        return replace(found, surged=written.surged or written.candidate is not None)
+    if may_surge(pipeline, serves, wanted.templates):
+        return replace(found, templates=serves, candidate=wanted.templates)
+    return found
+
+
+def may_surge(pipeline: Pipeline, serves: Templates, wanted: Templates) -> bool:
+    """Within a generation pods take each other's places, and a role that comes or goes has no place in both tracks."""
+    return (
+        pipeline.update.surge is not None
+        and not pipeline.suspended
+        and wanted.generation != serves.generation
+        and wanted.pods.keys() == serves.pods.keys()
+    )
+
+
+def _decided(
+    resource: Object, pipeline: Pipeline, images: Images, written: Revision, *, settled: bool, moves: bool
+) -> Decision:
+    spec, made = resource["spec"], templates(pipeline, images)
     if written.templates == made:
         return Decision(written)
     fresh = Revision(written.number + 1, spec, images, made)

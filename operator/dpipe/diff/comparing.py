@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from diffusion_operator.api import API_VERSION, KIND, Image, InvalidResourceError, Pipeline, Role, from_live
@@ -11,7 +11,7 @@ from diffusion_operator.render import Images, names, templates
 from diffusion_operator.render.images import PACKAGED, reference
 from diffusion_operator.status.finding import parse_time
 from diffusion_operator.status.standing import is_settled
-from diffusion_operator.update.decide import Decision, decide
+from diffusion_operator.update.decide import Decision, decide, may_surge
 from diffusion_operator.update.revision import LABEL, Revision, latest
 from dpipe.diff.kubectl import ClusterError, Kubectl, Object
 from dpipe.diff.plan import Plan, Side, plan
@@ -33,7 +33,13 @@ class ImagesGiven:
 def of_files(before: Sequence[Object], after: Sequence[Object]) -> list[Plan]:
     """Resources with their defaults, of which those of one name are the same pipeline."""
     old, new = ({_key(resource): _rendered(resource) for resource in resources} for resources in (before, after))
-    return [plan(old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
+    return [_of_two(old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
+
+
+def _of_two(before: Side | None, after: Side | None) -> Plan:
+    if before is not None and after is not None:
+        after = replace(after, beside=may_surge(after.pipeline, before.templates, after.templates))
+    return plan(before, after)
 
 
 def of_an_edit(cluster: Kubectl, manifest: str, version: str, given: ImagesGiven, *, server_side: bool) -> list[Plan]:
@@ -74,7 +80,7 @@ def _edit(cluster: Kubectl, wanted: Object, version: str, given: ImagesGiven) ->
         )
     elif operator != version:
         warnings.append(f"the operator is {operator} and this dpipe {version}: what it makes of an edit may differ")
-    after = Side(pipeline, wanted["spec"], decision.revision.templates, counts)
+    after = _after(pipeline, wanted["spec"], decision.revision, counts)
     return plan(before, after, _starts(cluster, pipeline), tuple(warnings))
 
 
@@ -84,7 +90,7 @@ def _upgrade(cluster: Kubectl, live: Object, version: str, given: ImagesGiven) -
         worker=_of_version(written.images.worker, version), router=_of_version(written.images.router, version)
     )
     decision = _decided(live, before.pipeline, given.over(of_version), written, moves=True)
-    after = Side(before.pipeline, live["spec"], decision.revision.templates, counts)
+    after = _after(before.pipeline, live["spec"], decision.revision, counts)
     return plan(before, after, _starts(cluster, before.pipeline))
 
 
@@ -110,7 +116,12 @@ def _present(cluster: Kubectl, live: Object) -> tuple[Side, Revision, dict[Role,
         Role(item["metadata"]["labels"][names.ROLE_LABEL]): int(item["spec"].get("replicas", 1))
         for item in cluster.every("statefulsets.apps", selector=selector)
     }
-    return Side(pipeline, live["spec"], written.templates, counts), written, counts
+    return Side(pipeline, live["spec"], written.templates, counts, written.track), written, counts
+
+
+def _after(pipeline: Pipeline, spec: Mapping[str, Any], revision: Revision, counts: Mapping[Role, int]) -> Side:
+    candidate = revision.candidate
+    return Side(pipeline, spec, candidate or revision.templates, counts, revision.track, beside=candidate is not None)
 
 
 def _starts(cluster: Kubectl, pipeline: Pipeline) -> dict[Role, float]:

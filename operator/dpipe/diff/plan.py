@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, Role, RoleSpec
-from diffusion_operator.render import Templates, names, render
+from diffusion_operator.render import Made, Templates, names, render
 from diffusion_operator.render.difference import differences
 from diffusion_operator.render.statefulset import IMMUTABLE
 from diffusion_operator.update.changes import changes
@@ -32,6 +32,10 @@ class Side:
     templates: Templates
     counts: Mapping[Role, int] = field(default_factory=dict)
     """Pods of the roles whose scalers say how many."""
+    track: str = ""
+    """Of its workers' StatefulSets."""
+    beside: bool = False
+    """Its workers come up beside those that run, and take over from them."""
 
     def pods(self, role: Role) -> int:
         return self.pipeline.count(role, self.counts) if role in self.templates.pods else 0
@@ -49,6 +53,8 @@ class RolePlan:
     """Pods that would be of another template, and stay until somebody deletes them (OnDelete), or lets them go
     (partition)."""
     at_once: int
+    beside: bool
+    """Others come up beside them first."""
     why: tuple[str, ...]
     """Fields of the pod's template."""
     batches: int
@@ -105,7 +111,7 @@ def plan(
         roles=roles,
         others=tuple(_others(before, after)),
         refused=tuple(_refused(before, after)),
-        warnings=(*warnings, *_lost(before, after, roles)),
+        warnings=(*warnings, *_lost(before, after, roles), *_doubled(after, roles)),
     )
 
 
@@ -118,16 +124,19 @@ def _roles(before: Side | None, after: Side | None, starts: Mapping[Role, float]
             continue
         spec = side.pipeline.roles[role]
         kept = min(was, will_be) if role in why else 0
-        replaced = 0 if spec.update.type == "OnDelete" else max(0, kept - spec.update.partition)
-        at_once = min(_at_once(spec, will_be), replaced)
+        beside = side.beside and role is not Role.ROUTER
+        held = 0 if beside else kept if spec.update.type == "OnDelete" else min(kept, spec.update.partition)
+        replaced = kept - held
+        at_once = replaced if beside else min(_at_once(spec, will_be), replaced)
         seconds = starts.get(role)
         yield RolePlan(
             workload=names.child(side.pipeline, role),
             before=was,
             after=will_be,
             replaced=replaced,
-            held=kept - replaced,
+            held=held,
             at_once=at_once,
+            beside=beside,
             why=why.get(role, ()),
             batches=math.ceil(replaced / at_once) if at_once else int(will_be > was),
             start_seconds=None if seconds is None else seconds + spec.min_ready_seconds,
@@ -179,8 +188,19 @@ def _refused(before: Side | None, after: Side | None) -> Iterator[str]:
 def _children(side: Side | None) -> dict[tuple[str, str], dict[str, Any]]:
     if side is None:
         return {}
-    children = render(side.pipeline, counts=side.counts, pods=side.templates)
+    children = render(side.pipeline, counts=side.counts, pods=Made(side.templates, side.track))
     return {(child["kind"], child["metadata"]["name"]): child for child in children}
+
+
+def _doubled(after: Side | None, roles: tuple[RolePlan, ...]) -> Iterator[str]:
+    surge = after.pipeline.update.surge if after is not None else None
+    more = sum(role.replaced for role in roles if role.beside)
+    if surge is not None and more:
+        steps = math.ceil(100 / surge.step_percent)
+        yield (
+            f"meanwhile there are {more} pods more: they take over in {steps} steps of {surge.pause_seconds} s once all "
+            "are ready (spec.update.surge)"
+        )
 
 
 def _lost(before: Side | None, after: Side | None, roles: tuple[RolePlan, ...]) -> Iterator[str]:

@@ -42,7 +42,8 @@ def as_data(plans: Sequence[Plan]) -> list[dict[str, Any]]:
 
 def _pods(role: RolePlan) -> Iterator[str]:
     if role.replaced:
-        yield f"{role.replaced} of {count(role.before, 'pod')} replaced, {role.at_once} at once"
+        how = "beside those that run" if role.beside else f"{role.at_once} at once"
+        yield f"{role.replaced} of {count(role.before, 'pod')} replaced, {how}"
     if role.held:
         yield f"{count(role.held, 'pod')} of another template, held by spec.roles.*.updateStrategy"
     if role.before != role.after:

@@ -31,6 +31,7 @@ WELL = {
     reasons.FOLLOWED,
     # On the way, or asked for.
     reasons.LOADING,
+    reasons.SURGING,
     reasons.COMPLETE,
     reasons.ROLLING_OUT,
     reasons.SCALING,

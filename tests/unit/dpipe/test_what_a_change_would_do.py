@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -93,6 +94,15 @@ def test_pods_that_come_or_go_are_no_replaced_ones(count: int, replaced: int) ->
 def test_more_pods_alone_replace_none() -> None:
     found = plan(side(), side(roles=denoiser() | {"decoder": {"replicas": 5}}))
     assert [(one.workload, one.before, one.after, one.replaced) for one in found.roles] == [("digits-decoder", 4, 5, 0)]
+
+
+def test_a_generation_that_comes_up_beside_the_other_is_told_with_all_that_it_takes() -> None:
+    surge = {"update": {"surge": {"stepPercent": 30, "pauseSeconds": 20}}}
+    after = dataclasses.replace(side(image={"tag": "2"}, **surge), beside=True)
+    found = plan(side(**surge), after, {Role.ENCODER: 40.0})
+    assert (role(found, "encoder").replaced, role(found, "encoder").seconds) == (4, 40)
+    assert "meanwhile there are 12 pods more: they take over in 4 steps of 20 s once all are ready" in found.warnings[0]
+    assert "  digits-encoder: 4 of 4 pods replaced, beside those that run; about 40 s" in "\n".join(told([found]))
 
 
 def test_a_pipeline_that_comes_and_one_that_goes() -> None:

@@ -78,7 +78,7 @@ def test_lists_maps_and_texts_are_bounded_so_that_the_rules_cost_is_bounded(plur
 
 
 def test_parents_of_defaults_have_a_default_themselves() -> None:
-    optional = {".transport.rdma", ".model.tokenSecretRef"}
+    optional = {".transport.rdma", ".model.tokenSecretRef", ".update.surge"}
     for path, field in fields(crd.schema()["properties"]["spec"]):
         inner = any("default" in child for child in field.get("properties", {}).values())
         required = path == ".model" or path in optional or path.endswith("[]")

@@ -17,6 +17,7 @@ from unit.status.seen import (
     role,
     unready,
 )
+from unit.status.upgrade_cases import GONE_BACK
 
 
 def none_ready(reason: str) -> Observed:
@@ -32,6 +33,7 @@ PERMANENT: dict[str, tuple[Observed, str]] = {
     "NoDevice": (observed(denoiser=unready(1, 0, NO_DEVICE)), ""),
     "MemlockLimit": (observed(denoiser=unready(1, 0, MEMLOCK)), ""),
     "TransportFailed": (none_ready("TransportFailed"), ""),
+    "RolledBack": (observed(update=GONE_BACK), ""),
     "TransportDegraded": (observed(peers=answer(one_of_each(mode="mooncake-tcp"))), RDMA_OR_NOTHING),
 }
 

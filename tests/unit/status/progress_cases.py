@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from diffusion_operator.status.observed import SurgeObserved, UpdateObserved
 from unit.status.seen import (
     NO_HCA,
     NO_HCA_2,
@@ -19,6 +20,11 @@ from unit.status.seen import (
 
 ROLLING_OUT = observed(denoiser=role(3, updated=1, replicas=3, ready=2, update_revision="r2"))
 HELD = observed(denoiser=role(3, updated=1, held=2, update_revision="r2"))
+SURGE = UpdateObserved(
+    operator="9.1",
+    current="c" * 10,
+    surge=SurgeObserved(digest="d" * 10, generation="b" * 10, percent=25, since=NOW, waits="denoiser 0 of 1"),
+)
 PROGRESSING = [
     case(
         observed(), "Progressing", "False", "Complete", "every role has the pods that are asked for", id="nothing to do"
@@ -71,6 +77,14 @@ PROGRESSING = [
         "Starting",
         "denoiser: 1 of 3 pods ready",
         id="pods start",
+    ),
+    case(
+        observed(update=SURGE),
+        "Progressing",
+        "True",
+        "Surging",
+        "generation bbbbbbbbbb takes 25 % of new jobs: denoiser 0 of 1",
+        id="a generation takes over",
     ),
     case(
         HELD,

@@ -14,6 +14,11 @@ def waiting(reason: str, *changes: str) -> UpdateObserved:
     )
 
 
+GONE_BACK = UpdateObserved(
+    operator="9.1", current="c" * 10, available="a" * 10, waits="RolledBack", refused="3 of 4 tasks failed"
+)
+
+
 CASES = [
     case(observed(), "UpgradeAvailable", "False", "UpToDate", "as this operator makes them", id="nothing to do"),
     case(observed(update=None), "UpgradeAvailable", "Unknown", "NotCompared", "not compared yet", id="not compared"),
@@ -42,5 +47,13 @@ CASES = [
             "Busy": "there are unfinished jobs",
             "WaitsForTurn": "as many pipelines of the cluster move as may at once",
         }.items()
+    ),
+    case(
+        observed(update=GONE_BACK),
+        "UpgradeAvailable",
+        "True",
+        "RolledBack",
+        "it went back from aaaaaaaaaa: 3 of 4 tasks failed. Edit the resource, or have spec.update.to: aaaaaaaaaa try",
+        id="gone back",
     ),
 ]

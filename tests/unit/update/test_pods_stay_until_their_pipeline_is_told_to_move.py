@@ -68,7 +68,7 @@ def test_another_operator_moves_nothing(name: str, settled: bool) -> None:
     assert any(change.startswith("spec.containers[main].image (") for change in found.changes)
     assert any(change.startswith("spec.containers[main].env[POD_UID] (") for change in found.changes)
     assert any(change.startswith("spec.containers[main].env[OLD] (") for change in found.changes)
-    pods = render(from_live(live(name)), NEW, pods=found.revision.templates)
+    pods = render(from_live(live(name)), NEW, pods=found.revision.made)
     for child in pods:
         if child["kind"] == "StatefulSet":
             role = Role(child["metadata"]["labels"]["diffusion-operator.dev/role"])
