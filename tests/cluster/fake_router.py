@@ -23,6 +23,12 @@ class FakeRouter(registry_pb2_grpc.RegistryServiceServicer):
         self.unfinished: int | None = None
         """Jobs; None: it does not say."""
         self.asked = 0
+        self.shares: list[dict[str, int]] = []
+        """Every one that it was told, in order."""
+        self.refuses = False
+        """It knows no shares."""
+        self.tallies: dict[str, registry_pb2.Generation] = {}
+        """What it counted, by generation."""
         self._server = grpc.server(ThreadPoolExecutor(4))
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(self, self._server)
         self.flag = f"--router-address=127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -40,9 +46,21 @@ class FakeRouter(registry_pb2_grpc.RegistryServiceServicer):
 
     def ListPeers(self, request: registry_pb2.ListPeersRequest, context: Any) -> registry_pb2.ListPeersResponse:  # noqa: N802
         self.asked += 1
+        shares = self.shares[-1] if self.shares else {}
+        found = {name: registry_pb2.Generation(generation=name) for name in self.tallies.keys() | shares.keys()}
+        for name, tally in self.tallies.items():
+            found[name].MergeFrom(tally)
+        for name, share in shares.items():
+            found[name].share = share
         return registry_pb2.ListPeersResponse(
-            revision=1, epoch="test", peers=self._peers, unfinished_jobs=self.unfinished
+            revision=1, epoch="test", peers=self._peers, unfinished_jobs=self.unfinished, generations=found.values()
         )
+
+    def SetShares(self, request: registry_pb2.SetSharesRequest, context: Any) -> registry_pb2.SetSharesResponse:  # noqa: N802
+        if self.refuses:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "an older router")
+        self.shares.append(dict(request.percent))
+        return registry_pb2.SetSharesResponse()
 
     def WatchPeers(self, request: registry_pb2.WatchPeersRequest, context: Any) -> NoReturn:  # noqa: N802
         raise NotImplementedError("the operator asks, and watches no router")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from diffusion_operator.api import Pipeline, Role
 from diffusion_operator.cluster.kinds import STATEFUL_SET, Object
@@ -17,6 +18,8 @@ from diffusion_operator.status.observed import PeersObserved, SurgeObserved
 from diffusion_operator.status.roles import is_done
 from diffusion_operator.update import surge
 from diffusion_operator.update.revision import Revision
+
+_SOON_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,19 @@ class Surges:
         """None: no generation is taking over."""
         if revision.candidate is None or pipeline.update.surge is None:
             return None
-        told = _told(peers)
+        told, written = _told(peers), _progress(resource)
         lacking = self._lacking(pipeline, owner, revision, peers, counts)
         found = surge.step(
             pipeline.update.surge,
             revision,
-            _progress(resource),
+            written,
             surge.Seen(ready=not lacking, cause=lacking, shares=told, tallies=_tallies(peers)),
             startup_seconds=max(pipeline.roles[role].startup_seconds for role in revision.candidate.pods),
             now=now,
         )
         if found.verdict != "go on":
             ended = surge.promoted(revision) if found.verdict == "promote" else surge.gone_back(revision, found.why)
-            return Surging(ended, ended.made, surge.shares(ended, None), None, None)
+            return Surging(ended, ended.made, surge.shares(ended), None, None)
         at = found.progress
         # Before the router knows the shares, jobs would begin wherever there is a place.
         may_come = at.generation in (told or {}) or self._exists(pipeline, owner, revision)
@@ -69,7 +72,9 @@ class Surges:
             since=at.since,
             waits=found.why if may_come else "the router has not taken the shares yet",
         )
-        return Surging(revision, made, surge.shares(revision, at), seen, found.again)
+        # A step that is written is to be told.
+        again = found.again if at == surge.of_this(revision, written) else _SOON_SECONDS
+        return Surging(revision, made, surge.shares(revision, written), seen, again)
 
     def _exists(self, pipeline: Pipeline, owner: Owner, revision: Revision) -> bool:
         name = names.child(pipeline, Role.DENOISER, revision.other_track)

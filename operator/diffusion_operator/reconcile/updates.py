@@ -109,7 +109,7 @@ class Updates:
             seen,
             again,
             made=surge.made if surge is not None else decision.revision.made,
-            shares=surge.shares if surge is not None else shares(decision.revision, None),
+            shares=surge.shares if surge is not None else shares(decision.revision),
         )
 
     def revisions(self, owner: Owner) -> list[Object]:

@@ -3,8 +3,10 @@
 Its pods come up in the other track of StatefulSets once the router knows that no job is to begin in it yet. When all
 are ready and registered, it gets `stepPercent` of the new jobs, and as much again after each pause. Should more of its
 tasks fail than of the other's, or should they take longer, it goes; when it has had all new jobs for a pause, it stays
-and the other goes. What is begun is finished where it began. Whatever becomes of it is written down in a revision
-before pods are touched, so it becomes of it once. Pure.
+and the other goes. What is begun is finished where it began.
+
+A step is written down, in the resource's status, before the router is told, and what becomes of the generation, in a
+revision, before pods are touched. So an operator that is killed anywhere goes on where it was. Pure.
 """
 
 from __future__ import annotations
@@ -71,8 +73,7 @@ def step(
     """Of a revision that has a candidate. startup_seconds: so long its pods may take to be ready."""
     assert revision.candidate is not None
     name = digest(revision.candidate)
-    at = before if before is not None and before.digest == name else None
-    at = at or Progress(name, revision.candidate.generation, 0, now)
+    at = of_this(revision, before) or Progress(name, revision.candidate.generation, 0, now)
     fault = _fault(
         surge, seen.tallies.get(revision.templates.generation, Tally()), seen.tallies.get(at.generation, Tally())
     )
@@ -93,9 +94,14 @@ def step(
     return Step(at, "promote") if at.percent == ALL else _next(surge, at, now)
 
 
+def of_this(revision: Revision, progress: Progress | None) -> Progress | None:
+    """None: it is that of another candidate."""
+    candidate = revision.candidate
+    return progress if progress and candidate and progress.digest == digest(candidate) else None
+
+
 def _next(surge: Surge, at: Progress, now: datetime) -> Step:
-    percent = min(ALL, at.percent + surge.step_percent)
-    return Step(replace(at, percent=percent, since=now), again=float(surge.pause_seconds))
+    return Step(replace(at, percent=min(ALL, at.percent + surge.step_percent), since=now))
 
 
 def _fault(surge: Surge, old: Tally, new: Tally) -> str:
@@ -141,10 +147,11 @@ def gone_back(revision: Revision, why: str) -> Revision:
     )
 
 
-def shares(revision: Revision, progress: Progress | None) -> dict[str, int]:
-    """Percent of new jobs by generation that the router is to be told; empty: any."""
+def shares(revision: Revision, progress: Progress | None = None) -> dict[str, int]:
+    """Percent of new jobs by generation that the router is to be told; empty: any. `progress`: as it is written down."""
     served = revision.templates.generation
     if revision.candidate is not None:
-        percent = progress.percent if progress is not None else 0
+        at = of_this(revision, progress)
+        percent = at.percent if at is not None else 0
         return {served: ALL - percent, revision.candidate.generation: percent}
     return {served: ALL} if revision.surged else {}
