@@ -8,23 +8,17 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusionpipeline.words import EXIT_FAILED, EXIT_USAGE, LogFormat, LogLevel
+from diffusionpipeline.words import LogFormat, LogLevel
+from dpipe.changes.commands import diff, revisions, rollback
+from dpipe.terminal import JsonOption, console, fail, parsed, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from rich.console import Console
-
     from diffusion_operator.api import Pipeline
     from dpipe.up.running import Running
-
-_PIPE_WIDTH: Final = 250
-
-Read = TypeVar("Read")
 
 app = typer.Typer(
     name="dpipe",
@@ -46,7 +40,6 @@ GrpcOption = Annotated[
     typer.Option(envvar="DPIPE_GRPC", help="The router's gRPC host:port. Left out: the pipeline that runs here."),
 ]
 PipelineOption = Annotated[str | None, typer.Option(help="Name of a pipeline that runs here, if several do.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -73,15 +66,15 @@ def up(
     from dpipe.up.ports import NoFreePortError, is_free
     from dpipe.up.running import data_folder
 
-    console = _console()
+    screen = console()
     pipeline = _read(file)
     if port is None:
         wanted = pipeline.router.http_port
         port = wanted if is_free(wanted) else 0
         if port == 0:
-            console.print(f"port {wanted} is taken: choosing another", highlight=False)
+            screen.print(f"port {wanted} is taken: choosing another", highlight=False)
     elif port and not is_free(port):
-        _fail(f"port {port} is taken: give another, or --port 0 for any free one")
+        fail(f"port {port} is taken: give another, or --port 0 for any free one")
     try:
         local = LocalPipeline(
             pipeline,
@@ -90,9 +83,9 @@ def up(
             log_level=log_level,
             log_format=log_format,
         )
-        run_up(local, console, show_logs=logs)
+        run_up(local, screen, show_logs=logs)
     except (DataFolderInUseError, NotLocalError, NoFreePortError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @app.command()
@@ -132,7 +125,7 @@ def generate(
     try:
         wanted = output_format(output, video=video)
     except ValueError as error:
-        _fail(str(error))
+        fail(str(error))
     request = {
         "prompt": prompt,
         "n": number,
@@ -162,13 +155,13 @@ def peers(grpc: GrpcOption = None, pipeline: PipelineOption = None, as_json: Jso
         try:
             found = registry.peers()
         except RegistryError as error:
-            _fail(str(error))
+            fail(str(error))
     if as_json:
         from google.protobuf.json_format import MessageToDict
 
-        _print_json([MessageToDict(peer, preserving_proto_field_name=True) for peer in found])
+        print_json([MessageToDict(peer, preserving_proto_field_name=True) for peer in found])
     else:
-        _console(error=False).print(peer_table(found))
+        console(error=False).print(peer_table(found))
 
 
 @app.command()
@@ -188,11 +181,11 @@ def jobs(
     try:
         found = asyncio.run(list_jobs(_url(url, pipeline), status, limit))
     except RouterError as error:
-        _fail(str(error))
+        fail(str(error))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        _console(error=False).print(job_table(found))
+        console(error=False).print(job_table(found))
 
 
 @app.command()
@@ -214,7 +207,7 @@ def check(
     import subprocess
 
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
-        _fail("this needs the worker's libraries: pip install 'diffusion-operator[worker]'")
+        fail("this needs the worker's libraries: pip install 'diffusion-operator[worker]'")
     command = [sys.executable, "-m", "diffusion_worker.model.check", model]
     switches = {"--quick": quick, "--json": as_json, "--allow-pickle": allow_pickle}
     values = {"--revision": revision, "--dtype": dtype, "--device": device, "--threads": threads}
@@ -233,68 +226,9 @@ def render(file: FileOption) -> None:
     typer.echo(yaml.safe_dump_all(render_children(_read(file)), sort_keys=False), nl=False)
 
 
-@app.command()
-def diff(
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", "-f", help="Resources as they are to be; - for standard input. Left out: this version."),
-    ] = None,
-    against: Annotated[
-        Path | None, typer.Option("--from", help="File with the resources as they are. Left out: the cluster.")
-    ] = None,
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Left out: the context's.")] = None,
-    everywhere: Annotated[
-        bool, typer.Option("--all-namespaces", "-A", help="Without --file: pipelines of all namespaces.")
-    ] = False,
-    context: Annotated[str | None, typer.Option(help="Of the kubeconfig. Left out: the current one.")] = None,
-    server_side: Annotated[bool, typer.Option("--server-side", help="As kubectl apply --server-side would.")] = False,
-    worker_image: Annotated[str | None, typer.Option(help="What the operator is, or is to be, installed with.")] = None,
-    router_image: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Tell which pods a change would replace, why, how many at once, and about how long it takes.
-
-    With --file, what applying it would do, to the cluster (by kubectl) or to the pipelines of --from. Without, what an
-    operator of this version would do to the cluster's pipelines, once they are told to move. Changes nothing. Exit
-    status: 0 nothing changes, 1 something does, 2 it could not be found out.
-    """
-    from importlib.metadata import version as installed
-
-    from dpipe.diff.comparing import ImagesGiven, of_an_edit, of_an_upgrade, of_files
-    from dpipe.diff.kubectl import ClusterError, Kubectl
-    from dpipe.diff.telling import as_data, told
-    from dpipe.up.resource import read_resources, read_text
-
-    version = installed("diffusion-operator")
-    images = ImagesGiven(worker_image, router_image)
-    cluster = Kubectl(context, namespace)
-    try:
-        if file is None:
-            _refuse("goes with --file", {"--from": against, "--server-side": server_side})
-            plans = of_an_upgrade(cluster, version, images, everywhere=everywhere)
-        elif against is None:
-            _refuse("does not go with --file", {"--all-namespaces": everywhere})
-            manifest = _parsed(file, read_text, EXIT_USAGE)
-            plans = of_an_edit(cluster, manifest, version, images, server_side=server_side)
-        else:
-            of_clusters = {
-                "--namespace": namespace,
-                "--all-namespaces": everywhere,
-                "--context": context,
-                "--server-side": server_side,
-                "--worker-image": worker_image,
-                "--router-image": router_image,
-            }
-            _refuse("does not go with --from", of_clusters)
-            plans = of_files(*(_parsed(each, read_resources, EXIT_USAGE) for each in (against, file)))
-    except ClusterError as error:
-        _fail(str(error), EXIT_USAGE)
-    if as_json:
-        _print_json(as_data(plans))
-    else:
-        for line in told(plans):
-            typer.echo(line)
-    raise SystemExit(int(not all(plan.is_empty for plan in plans)))
+app.command()(diff)
+app.command()(revisions)
+app.command()(rollback)
 
 
 @app.command()
@@ -313,32 +247,15 @@ def demo(
     from dpipe.up.ports import NoFreePortError
 
     try:
-        run_demo(_console(error=False), output)
+        run_demo(console(error=False), output)
     except (DemoError, NotReadyError, NoFreePortError, RouterError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _read(file: Path) -> Pipeline:
     from dpipe.up.resource import read_pipeline
 
-    return _parsed(file, read_pipeline)
-
-
-def _parsed(file: Path, read: Callable[[Path], Read], status: int = EXIT_FAILED) -> Read:
-    from diffusion_operator.api import InvalidResourceError
-
-    try:
-        return read(file)
-    except InvalidResourceError as error:
-        _fail("\n".join(f"{file}: {fault}" for fault in error.errors), status)
-    except (OSError, UnicodeDecodeError) as error:
-        _fail(f"{file}: {getattr(error, 'strerror', None) or error}", status)
-
-
-def _refuse(why: str, options: Mapping[str, object]) -> None:
-    for name, given in options.items():
-        if given:
-            _fail(f"{name} {why}", EXIT_USAGE)
+    return parsed(file, read_pipeline)
 
 
 def _url(url: str | None, pipeline: str | None) -> str:
@@ -351,26 +268,7 @@ def _running(name: str | None) -> Running:
     try:
         return find(name)
     except NothingRunsError as error:
-        _fail(str(error))
-
-
-def _console(*, error: bool = True) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=error)
-    # Without a terminal nothing is to be cut off.
-    return console if console.is_terminal else Console(stderr=error, width=_PIPE_WIDTH)
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2))
-
-
-def _fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
-    typer.echo(message, err=True)
-    raise SystemExit(status)
+        fail(str(error))
 
 
 def main() -> None:

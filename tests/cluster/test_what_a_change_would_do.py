@@ -1,4 +1,4 @@
-"""What `dpipe diff` says of a change is what the change does: these pods are replaced, and no other."""
+"""What `dpipe diff` says of a change is what the change does; and `dpipe rollback` undoes it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cluster.user import DIGITS, ROLES, User
 from dpipe.app import app
 from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.operators import Operator
+from testbed.controlplane.pipelines import GROUP
 
 OLD = ("--worker-image=example/worker:1", "--router-image=example/router:1")
 NEW = ("--worker-image=example/worker:2", "--router-image=example/router:2")
@@ -39,6 +40,7 @@ OTHERS = {
 }
 
 Operators = Callable[..., Operator]
+Dpipe = Callable[..., tuple[int, str]]
 Diff = Callable[..., tuple[int, Any]]
 
 
@@ -48,15 +50,23 @@ def user(cluster: Cluster, namespace: str) -> User:
 
 
 @pytest.fixture
-def diff(cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Diff:
-    """Runs `dpipe diff`: its exit status, and what it printed."""
+def dpipe(cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Dpipe:
+    """Runs it in the test's namespace: its exit status, and what it printed."""
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     monkeypatch.setenv("PATH", str(cluster.programs), prepend=":")
 
+    def run(*arguments: str, given: str | None = None) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [*arguments, "-n", namespace], input=given, catch_exceptions=False)
+        return result.exit_code, result.output
+
+    return run
+
+
+@pytest.fixture
+def diff(dpipe: Dpipe) -> Diff:
     def run(*arguments: str, given: str | None = None) -> tuple[int, Any]:
-        result = CliRunner().invoke(app, ["diff", "-n", namespace, *arguments], input=given, catch_exceptions=False)
-        text = result.stdout if result.exit_code < 2 else result.output
-        return result.exit_code, json.loads(text) if "--json" in arguments and result.exit_code < 2 else text
+        status, text = dpipe("diff", *arguments, given=given)
+        return status, json.loads(text) if "--json" in arguments and status < 2 else text
 
     return run
 
@@ -142,6 +152,49 @@ def test_an_upgrade_does_what_was_told_once_the_pipeline_moves(user: User, opera
     user.until_condition("UpgradeAvailable", "False", "UpToDate")
     until_done(user)
     assert told(plan) == happened(before, uids(user))
+
+
+def test_a_pipeline_goes_back_to_what_its_pods_were_made_of_before(
+    user: User, operators: Operators, dpipe: Dpipe
+) -> None:
+    old = operators(*OLD)
+    user.make(roles=ROLES_OF)
+    until_done(user)
+    user.edit(image={"tag": "7"})
+    until_done(user)
+    assert main_images(user) == {"example/worker:7", "example/router:1"}
+    assert dpipe("rollback", "digits") == (0, f"digits goes back to revision 1 ({_digest(user, 1)})\n")
+    until_done(user)
+    assert main_images(user) == {"example/worker:1", "example/router:1"}
+    assert "image" not in user.live()["spec"]
+    # Of an operator's upgrade too, and so that the pipeline does not move by itself again.
+    user.edit(update={"policy": "Rolling", "to": None})
+    old.stop()
+    operators(*NEW)
+    user.cluster.until(lambda: main_images(user) == {"example/worker:2", "example/router:2"}, 60, "it has moved")
+    until_done(user)
+    user.edit(roles={"decoder": {"replicas": 2}})
+    until_done(user)
+    status, text = dpipe("rollback", "digits")
+    assert status == 0, text
+    user.cluster.until(lambda: main_images(user) == {"example/worker:1", "example/router:1"}, 60, "it has gone back")
+    until_done(user)
+    user.until_condition("UpgradeAvailable", "True", "RolledBack", "names the revision before it")
+    assert len(user.pods("decoder")) == 2
+    _, text = dpipe("revisions", "digits")
+    assert "serves; gone back from" in text.splitlines()[1]
+    assert dpipe("rollback", "digits", "--to-revision", "77")[0] == 1
+
+
+def main_images(user: User) -> set[str]:
+    """Of what its StatefulSets are made."""
+    return {user.stateful_set(role)["spec"]["template"]["spec"]["containers"][0]["image"] for role in ROLES}
+
+
+def _digest(user: User, number: int) -> str:
+    found = user.api.items(f"/apis/apps/v1/namespaces/{user.namespace}/controllerrevisions")
+    labels = (item["metadata"]["labels"] for item in found if item["revision"] == number)
+    return next(str(each[f"{GROUP}/templates"]) for each in labels if f"{GROUP}/templates" in each)
 
 
 def test_what_is_not_there_yet_is_made(user: User, diff: Diff) -> None:

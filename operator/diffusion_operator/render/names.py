@@ -53,7 +53,7 @@ SHARED_MEMORY_VOLUME: Final = "shared-memory"
 
 
 def child(pipeline: Pipeline, role: Role, track: str = "") -> str:
-    """Name of a role's StatefulSet; without a track also of its headless Service, its scaler and its disruption budget."""
+    """Name of a role's StatefulSet; that without a track is also its headless Service's, scaler's and budget's."""
     return f"{pipeline.name}-{role}-{track}" if track else f"{pipeline.name}-{role}"
 
 

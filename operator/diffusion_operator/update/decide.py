@@ -61,9 +61,12 @@ def decide(
         return Decision(Revision(1, resource["spec"], images, templates(pipeline, images)))
     # What is to come of it once the candidate, if there is one, has taken over.
     target = replace(written, templates=written.candidate or written.templates, candidate=None)
-    back = next((each for each in kept if _is_told(each, pipeline, resource["spec"])), None)
+    made = templates(pipeline, images)
+    back = next(
+        (each for each in kept if each.digest in pipeline.update.to and is_of(each, resource, images, made)), None
+    )
     if back is not None:
-        decision = _gone_back(back, target, resource["spec"], templates(pipeline, images))
+        decision = _gone_back(back, target, resource["spec"], made)
     else:
         decision = _decided(resource, pipeline, images, target, settled=settled, moves=moves)
     if decision.revision is target:
@@ -71,13 +74,13 @@ def decide(
     return replace(decision, revision=_in_tracks(pipeline, written, decision))
 
 
-def _is_told(revision: Revision, pipeline: Pipeline, spec: Object) -> bool:
-    """To go back to it. To one of another spec nobody goes back by a word alone: the spec would be without effect."""
-    return revision.digest in pipeline.update.to and _apart_from_update(revision.spec) == _apart_from_update(spec)
+def is_of(revision: Revision, resource: Object, images: Images, made: Templates) -> bool:
+    """Whether it was made of what the resource says now, as far as pods go: `made` is what this operator makes of that.
 
-
-def _apart_from_update(spec: Object) -> dict[str, Any]:
-    return {name: value for name, value in spec.items() if name != "update"}
+    Nobody goes back by a word alone to a revision of another spec: the spec would be without effect.
+    """
+    before = _read(resource, revision.spec)
+    return before is not None and templates(before, images) == made
 
 
 def _gone_back(back: Revision, target: Revision, spec: Object, made: Templates) -> Decision:

@@ -148,7 +148,7 @@ def gone_back(revision: Revision, why: str) -> Revision:
 
 
 def shares(revision: Revision, progress: Progress | None = None) -> dict[str, int]:
-    """Percent of new jobs by generation that the router is to be told; empty: any. `progress`: as it is written down."""
+    """Percent of new jobs by generation that the router is to be told; empty: any. progress: as it is written down."""
     served = revision.templates.generation
     if revision.candidate is not None:
         at = of_this(revision, progress)

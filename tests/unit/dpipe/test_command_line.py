@@ -23,7 +23,7 @@ def dpipe(*arguments: str, given: str | None = None) -> tuple[int, str]:
 
 def test_help_names_every_command() -> None:
     _, text = dpipe("--help")
-    for command in ("up", "generate", "peers", "jobs", "check", "render", "diff", "demo"):
+    for command in ("up", "generate", "peers", "jobs", "check", "render", "diff", "revisions", "rollback", "demo"):
         assert f"\n  {command} " in text
 
 

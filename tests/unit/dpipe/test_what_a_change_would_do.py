@@ -10,8 +10,8 @@ import pytest
 from diffusion_operator.api import Role, load_pipeline, with_defaults
 from diffusion_operator.render import templates
 from diffusion_operator.render.images import Images
-from dpipe.diff.plan import Plan, RolePlan, Side, plan
-from dpipe.diff.telling import told
+from dpipe.changes.plan import Plan, RolePlan, Side, plan
+from dpipe.changes.telling import told
 
 IMAGES = Images(worker="example/worker:1", router="example/router:1")
 FLEET = {role: {"replicas": 4} for role in ("encoder", "denoiser", "decoder")}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from diffusion_operator.status.wording import count
-from dpipe.diff.plan import Plan, RolePlan
+from dpipe.changes.plan import Plan, RolePlan
 
 
 def told(plans: Sequence[Plan]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +33,10 @@ class Kubectl:
         """Raises ClusterError; None: there is none."""
         found = _items(self._run("get", kind, name, "--ignore-not-found", "--output=json"))
         return found[0] if found else None
+
+    def patch(self, kind: str, name: str, operations: Sequence[Mapping[str, Any]]) -> None:
+        """By a JSON patch. Raises ClusterError."""
+        self._run("patch", kind, name, "--type=json", f"--patch={json.dumps(operations)}")
 
     def applied(self, manifest: str, *, server_side: bool) -> list[Object]:
         """The objects as `kubectl apply` would leave them, by the API server's own word (a dry run).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from diffusion_operator.api import API_VERSION, KIND, Image, InvalidResourceError, Pipeline, Role, from_live
 from diffusion_operator.render import Images, names, templates
@@ -12,11 +12,10 @@ from diffusion_operator.render.images import PACKAGED, reference
 from diffusion_operator.status.finding import parse_time
 from diffusion_operator.status.standing import is_settled
 from diffusion_operator.update.decide import Decision, decide, may_surge
-from diffusion_operator.update.revision import LABEL, Revision, latest
-from dpipe.diff.kubectl import ClusterError, Kubectl, Object
-from dpipe.diff.plan import Plan, Side, plan
-
-_PLURAL: Final = "diffusionpipelines.diffusion-operator.dev"
+from diffusion_operator.update.revision import Revision
+from dpipe.changes.history import PLURAL, revisions_of
+from dpipe.changes.kubectl import ClusterError, Kubectl, Object
+from dpipe.changes.plan import Plan, Side, plan
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ def of_an_upgrade(cluster: Kubectl, version: str, given: ImagesGiven, *, everywh
     """
     return [
         _upgrade(_in(cluster, resource), resource, version, given)
-        for resource in cluster.every(_PLURAL, everywhere=everywhere)
+        for resource in cluster.every(PLURAL, everywhere=everywhere)
     ]
 
 
 def _edit(cluster: Kubectl, wanted: Object, version: str, given: ImagesGiven) -> Plan:
     pipeline = _read(wanted)
-    live = cluster.get(_PLURAL, pipeline.name)
+    live = cluster.get(PLURAL, pipeline.name)
     if live is None:
         return plan(None, Side(pipeline, wanted["spec"], templates(pipeline, given.over(PACKAGED))))
     before, written, counts = _present(cluster, live)
@@ -101,17 +100,7 @@ def _decided(resource: Object, pipeline: Pipeline, images: Images, written: Revi
 def _present(cluster: Kubectl, live: Object) -> tuple[Side, Revision, dict[Role, int]]:
     pipeline = _read(live)
     selector = f"{names.PIPELINE_LABEL}={pipeline.name}"
-    revisions = [
-        item
-        for item in cluster.every("controllerrevisions.apps", selector=f"{selector},{LABEL}")
-        if any(owner["uid"] == live["metadata"]["uid"] for owner in item["metadata"].get("ownerReferences", ()))
-    ]
-    written = latest(revisions)
-    if written is None:
-        raise ClusterError(
-            f"{pipeline.namespace}/{pipeline.name}: no ControllerRevision says of what its pods are made: has an "
-            "operator that writes them seen it?"
-        )
+    written = revisions_of(cluster, live)[0]
     counts = {
         Role(item["metadata"]["labels"][names.ROLE_LABEL]): int(item["spec"].get("replicas", 1))
         for item in cluster.every("statefulsets.apps", selector=selector)

@@ -198,8 +198,8 @@ def _doubled(after: Side | None, roles: tuple[RolePlan, ...]) -> Iterator[str]:
     if surge is not None and more:
         steps = math.ceil(100 / surge.step_percent)
         yield (
-            f"meanwhile there are {more} pods more: they take over in {steps} steps of {surge.pause_seconds} s once all "
-            "are ready (spec.update.surge)"
+            f"meanwhile there are {more} pods more: they take over in {steps} steps of {surge.pause_seconds} s once "
+            "all are ready (spec.update.surge)"
         )
 
 

@@ -1,1 +1,0 @@
-"""What an edit, or another version of the operator, would do to the pods that run."""
