@@ -85,8 +85,8 @@ def test_a_scaler_moves_its_role(role: str, external: User) -> None:
         external.until_shown(**{role.upper(): "3/3", "READY": "True"})
         external.set_scaler(0, role)
         external.until_counts(**{role: 0})
-        where = f"{role} at zero replicas, so nothing can be generated: raise painter-{role} (its role scaler)"
-        external.until_condition("Available", "False", "RoleAtZero", where)
+        external.until_condition("Available", "False", "Idle", f"{role} at zero replicas as painter-{role} says")
+        external.until_condition("Ready", "True", "Idle")
         external.set_scaler(1, role)
         external.until_counts()
 

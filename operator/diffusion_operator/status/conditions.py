@@ -76,6 +76,8 @@ def _ready(pipeline: Pipeline, observed: Observed, found: Mapping[str, Finding])
     behind = [role for role, seen in with_pods(pipeline, observed) if not is_done(seen)]
     if behind:
         return _behind(pipeline, observed, behind)
+    if (idle := _idle(pipeline, observed)) is not None:
+        return true(reasons.IDLE, idle)
     if peers.status == "False":
         return false(reasons.PEERS_NOT_REGISTERED, peers.message)
     if transport.status == "False":
@@ -109,24 +111,34 @@ def _stopped(pipeline: Pipeline, observed: Observed) -> Finding | None:
     """A pipeline that serves nothing because its owner said so."""
     if pipeline.suspended:
         return false(reasons.SUSPENDED, "spec.suspend is true: no role has pods")
-    at_zero = [role for role, seen in with_pods(pipeline, observed) if seen.desired == 0]
+    at_zero = [role for role in _at_zero(pipeline, observed) if not pipeline.roles[role].external]
     if not at_zero:
         return None
-    where = [
-        f"{names.child(pipeline, role)} (its role scaler)"
-        if pipeline.roles[role].external
-        else f"spec.roles.{role}.replicas"
-        for role in at_zero
-    ]
+    where = [f"spec.roles.{role}.replicas" for role in at_zero]
     return false(
         reasons.ROLE_AT_ZERO,
         f"{listed(at_zero)} at zero replicas, so nothing can be generated: raise {listed(where)}",
     )
 
 
+def _idle(pipeline: Pipeline, observed: Observed) -> str | None:
+    """Of a pipeline that serves once whoever scales it gives it pods again, which may be what brings the first job."""
+    at_zero = _at_zero(pipeline, observed)
+    if not at_zero:
+        return None
+    scalers = listed([names.child(pipeline, role) for role in at_zero])
+    return f"{listed(at_zero)} at zero replicas as {scalers} says: jobs are taken and wait until there are pods"
+
+
+def _at_zero(pipeline: Pipeline, observed: Observed) -> list[Role]:
+    return [role for role, seen in with_pods(pipeline, observed) if seen.desired == 0]
+
+
 def _available(pipeline: Pipeline, observed: Observed) -> Finding:
     if (stopped := _stopped(pipeline, observed)) is not None:
         return stopped
+    if (idle := _idle(pipeline, observed)) is not None:
+        return false(reasons.IDLE, idle)
     if observed_role(pipeline, observed, Role.ROUTER).ready == 0:
         return false(reasons.ROUTER_NOT_READY, "no router is ready")
     peers = known_peers(observed)

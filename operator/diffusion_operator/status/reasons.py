@@ -86,6 +86,7 @@ POD_PROBLEMS: Final = (
 # Of several conditions.
 SUSPENDED: Final = "Suspended"
 ROLE_AT_ZERO: Final = "RoleAtZero"
+IDLE: Final = "Idle"
 ROUTER_NOT_READY: Final = "RouterNotReady"
 ROUTER_NOT_ASKED: Final = "RouterNotAsked"
 ROUTER_UNREACHABLE: Final = "RouterUnreachable"
@@ -167,6 +168,7 @@ PERMANENT_FAULTS: Final = (
 CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     READY: (
         READY,
+        IDLE,
         *FAULTS,
         SUSPENDED,
         ROLE_AT_ZERO,
@@ -179,6 +181,7 @@ CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
         AVAILABLE,
         SUSPENDED,
         ROLE_AT_ZERO,
+        IDLE,
         ROUTER_NOT_READY,
         NO_READY_ENCODER,
         NO_READY_DENOISER,

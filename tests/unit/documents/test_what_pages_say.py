@@ -32,6 +32,7 @@ WELL = {
     # On the way, or asked for.
     reasons.LOADING,
     reasons.SURGING,
+    reasons.IDLE,
     reasons.COMPLETE,
     reasons.ROLLING_OUT,
     reasons.SCALING,

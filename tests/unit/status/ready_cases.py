@@ -113,11 +113,29 @@ READY = [
     case(
         observed(denoiser=role(0)),
         "Ready",
-        "False",
-        "RoleAtZero",
-        "raise digits-denoiser (its role scaler)",
+        "True",
+        "Idle",
+        "denoiser at zero replicas as digits-denoiser says: jobs are taken and wait until there are pods",
         spec=EXTERNAL,
         id="a role that its scaler sets to zero",
+    ),
+    case(
+        observed(denoiser=role(0), decoder=unready(1, 0)),
+        "Ready",
+        "False",
+        "RolesNotReady",
+        "decoder 0 of 1 ready",
+        spec=EXTERNAL,
+        id="one at zero and another that is not ready",
+    ),
+    case(
+        observed(denoiser=role(0), decoder=role(0)),
+        "Ready",
+        "False",
+        "RoleAtZero",
+        "raise spec.roles.decoder.replicas",
+        spec=EXTERNAL,
+        id="one at zero by its scaler and one by its owner",
     ),
     case(at_zero(), "Ready", "False", "Suspended", "spec.suspend is true", spec=SUSPENDED, id="suspended"),
     case(
@@ -199,6 +217,7 @@ AVAILABLE = [
     case(
         observed(decoder=role(0)), "Available", "False", "RoleAtZero", "decoder at zero replicas", id="a role at zero"
     ),
+    case(observed(denoiser=role(0)), "Available", "False", "Idle", "jobs are taken", spec=EXTERNAL, id="idle"),
     case(at_zero(), "Available", "False", "Suspended", "spec.suspend is true", spec=SUSPENDED, id="suspended"),
 ]
 

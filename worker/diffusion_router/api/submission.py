@@ -134,10 +134,10 @@ def _asked_output(parameters: stage_pb2.JobParameters) -> str | None:
 
 
 def _served_model(registry: Registry, name: str | None, output: str | None) -> peer_pb2.ModelIdentity | None:
-    """None while no worker is there and nothing depends on its model."""
-    models = registry.models()
+    """None while no worker was there yet and nothing depends on its model."""
+    models = registry.served_models()
     if not models:
-        if name is None and output is not None:
+        if name in (None, registry.model_id or None) and output is not None:
             return None
         text = "No worker is registered yet, so which model is served is not known. Try again soon"
         raise ApiError(503, text, code="no_workers", headers={"Retry-After": "2"})

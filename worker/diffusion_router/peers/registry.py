@@ -32,6 +32,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._models: list[peer_pb2.ModelIdentity] = []
+        self._served: list[peer_pb2.ModelIdentity] = []
         # The revision of the list of peers whose models they are.
         self._models_of = 0
 
@@ -41,6 +42,11 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         if self._models_of != self._dispatcher.core.revision:
             self._models_of, self._models = self._dispatcher.core.revision, self._find_models()
         return self._models
+
+    def served_models(self) -> list[peer_pb2.ModelIdentity]:
+        """Those of `models`; while no worker is there, as when all roles are at zero, those that were served last."""
+        self._served = self.models() or self._served
+        return self._served
 
     def _find_models(self) -> list[peer_pb2.ModelIdentity]:
         found: dict[tuple[str, str], peer_pb2.ModelIdentity] = {}
