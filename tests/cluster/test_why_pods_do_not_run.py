@@ -138,11 +138,11 @@ def test_one_of_many_pods_that_fails_later_is_told_of(user: User) -> None:
 
 class TestUnschedulable:
     def test_gpus_that_no_node_has(self, user: User) -> None:
-        user.make(roles={"denoiser": {"replicas": 2, "gpus": 9}})
-        words = "denoiser: 2 pods Unschedulable: 0/5 nodes are available: 5 Insufficient nvidia.com/gpu"
+        user.make(roles={"denoiser": {"replicas": 2, "gpus": 1, "gpuResourceName": "amd.com/gpu"}})
+        words = "denoiser: 2 pods Unschedulable: 0/5 nodes are available: 5 Insufficient amd.com/gpu"
         user.until_condition("Schedulable", "False", "InsufficientResource", words)
-        user.until_condition("Ready", "False", "RolesNotReady", "5 Insufficient nvidia.com/gpu")
-        user.edit(roles={"denoiser": {"gpus": 1}})
+        user.until_condition("Ready", "False", "RolesNotReady", "5 Insufficient amd.com/gpu")
+        user.edit(roles={"denoiser": {"gpuResourceName": None}})
         user.until_ready()
         user.until_condition("Schedulable", "True", "NoneUnschedulable")
 

@@ -163,11 +163,11 @@ def test_the_update_strategy_asks_for_max_unavailable_only_where_it_is_not_one()
 
 
 def test_gpus_are_requested_and_limited_and_choose_the_device() -> None:
-    denoiser = {"gpus": 2, "resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "8Gi"}}}
+    denoiser = {"gpus": 1, "resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "8Gi"}}}
     found = stateful_sets(render(pipeline(roles={"denoiser": denoiser})))
     assert main_container(found["denoiser"])["resources"] == {
-        "requests": {"cpu": "500m", "nvidia.com/gpu": "2"},
-        "limits": {"memory": "8Gi", "nvidia.com/gpu": "2"},
+        "requests": {"cpu": "500m", "nvidia.com/gpu": "1"},
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
     }
     assert environment(found["denoiser"])["DIFFUSION_WORKER_DEVICE"] == "cuda"
     assert "resources" not in main_container(found["decoder"])

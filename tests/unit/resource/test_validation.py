@@ -106,6 +106,7 @@ BROKEN_RULES = {
     "model: {id: a/b, cache: {readOnly: true}}": "spec.model.cache: a read-only cache must be there already",
     MINIMAL + "\nroles: {denoiser: {cacheRetention: {whenScaled: Delete}}}": "spec: cacheRetention is about the claims",
     MINIMAL + "\nroles: {encoder: {colocateWith: denoiser, gpus: 1}}": "spec.roles.encoder: a colocated role runs in",
+    MINIMAL + "\nroles: {denoiser: {gpus: 4}}": "spec.roles.denoiser.gpus: a worker computes on one GPU, and more of",
     MINIMAL + "\nroles: {denoiser: {gpus: 1, device: cpu}}": "spec.roles.denoiser: gpus are of no use to device cpu",
     MINIMAL + "\nroles: {decoder: {gpuResourceName: amd.com/gpu}}": "spec.roles.decoder: gpuResourceName says what",
     MINIMAL
