@@ -91,6 +91,7 @@ def test_it_takes_over_step_by_step_and_the_other_goes(surging: Surging) -> None
     assert sorted(surging.serving()) == [f"digits-{role}-0" for role in sorted(MODEL_ROLES)]
 
 
+@pytest.mark.thorough
 def test_no_pod_of_it_is_made_before_the_router_knows_that_no_job_begins_in_it(surging: Surging) -> None:
     surging.make(600)
     surging.router.refuses = True
@@ -132,6 +133,7 @@ def test_one_whose_tasks_fail_goes_again_and_does_not_come_back(surging: Surging
     surging.until(lambda: surging.surge().get("generation") not in (new, None), "another takes over instead")
 
 
+@pytest.mark.thorough
 def test_an_operator_that_is_killed_on_the_way_goes_on_where_it_was(surging: Surging) -> None:
     surging.make(4)
     surging.user.edit(image={"tag": "7"})
@@ -147,6 +149,7 @@ def test_an_operator_that_is_killed_on_the_way_goes_on_where_it_was(surging: Sur
     assert told == sorted(told)
 
 
+@pytest.mark.thorough
 def test_an_edit_that_is_taken_back_leaves_everything_as_it_was(surging: Surging) -> None:
     surging.make(600)
     before = surging.serving()

@@ -115,6 +115,7 @@ def test_an_edit_replaces_what_it_is_of_and_brings_nothing_else_along(fleet: Fle
     assert first.condition("UpgradeAvailable").reason == "Held"
 
 
+@pytest.mark.thorough
 def test_a_pipeline_moves_when_it_is_told_to_and_no_other(fleet: Fleet, operators: Operators) -> None:
     old = operators(*OLD)
     fleet.make()
@@ -131,7 +132,7 @@ def test_a_pipeline_moves_when_it_is_told_to_and_no_other(fleet: Fleet, operator
     assert "DiffusionPipeline" in revisions or "diffusionpipeline" in revisions.lower()
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_pipelines_that_move_by_themselves_do_so_a_few_at_a_time(
     cluster: Cluster, namespace: str, operators: Operators, at_once: int
 ) -> None:
@@ -152,6 +153,7 @@ def test_pipelines_that_move_by_themselves_do_so_a_few_at_a_time(
     assert most == at_once
 
 
+@pytest.mark.thorough
 def test_outside_its_windows_a_pipeline_does_not_move_by_itself(fleet: Fleet, operators: Operators) -> None:
     def window(hours: int) -> list[JSON]:
         """That of two hours which begins so many hours from now."""
@@ -167,6 +169,7 @@ def test_outside_its_windows_a_pipeline_does_not_move_by_itself(fleet: Fleet, op
     assert images(fleet.users[1]) == {"example/worker:1", "example/router:1"}
 
 
+@pytest.mark.thorough
 def test_a_pipeline_moves_when_it_is_idle(cluster: Cluster, namespace: str, operators: Operators) -> None:
     user = User(cluster, namespace, "digits")
     with FakeRouter() as router:
@@ -238,6 +241,7 @@ def test_what_the_last_landed_operator_without_revisions_has_made_is_taken_over_
     first.until_ready()
 
 
+@pytest.mark.thorough
 def test_what_an_operator_without_revisions_has_made_is_taken_over_as_it_is(fleet: Fleet, operators: Operators) -> None:
     old = operators(*OLD)
     fleet.make()

@@ -99,6 +99,7 @@ def happened(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[i
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("applied", [(), ("--server-side",)], ids=["client-side", "server-side"])
 def test_each_edit_does_what_was_told(user: User, operators: Operators, diff: Diff, applied: tuple[str, ...]) -> None:
     operators(*OLD)
@@ -154,6 +155,7 @@ def test_an_upgrade_does_what_was_told_once_the_pipeline_moves(user: User, opera
     assert told(plan) == happened(before, uids(user))
 
 
+@pytest.mark.thorough
 def test_a_pipeline_goes_back_to_what_its_pods_were_made_of_before(
     user: User, operators: Operators, dpipe: Dpipe
 ) -> None:
