@@ -72,7 +72,7 @@ class User:
         """As the status has it that speaks of the present spec; Unknown while there is none."""
         live = self.live()
         for one in live.get("status", {}).get("conditions", ()):
-            if one["type"] == kind and one["observedGeneration"] == live["metadata"]["generation"]:
+            if one["type"] == kind and one.get("observedGeneration") == live["metadata"]["generation"]:
                 return Condition(one["status"], one["reason"], one["message"])
         return Condition("Unknown", "", "")
 

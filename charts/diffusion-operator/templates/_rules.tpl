@@ -6,10 +6,10 @@
 - apiGroups: [diffusion-operator.dev]
   resources: [diffusionpipelines/status, diffusionpipelinerolescalers/status]
   verbs: [patch]
-# Made and deleted, never changed: their one field belongs to whoever scales.
+# Made, labelled and deleted: their one field belongs to whoever scales.
 - apiGroups: [diffusion-operator.dev]
   resources: [diffusionpipelinerolescalers]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services, configmaps, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]

@@ -53,6 +53,10 @@ class Pipeline:
     suspended: bool
     restart: str
     """Its change restarts all pods."""
+    labels: Mapping[str, str]
+    """Of all children, besides those by which they are known."""
+    annotations: Mapping[str, str]
+    """Of all children."""
     image: Image
     """Of the workers."""
     pull_secrets: tuple[str, ...]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from diffusion_operator.api.isolation import isolation
+from diffusion_operator.api.labels import check_names
 from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
@@ -32,7 +33,7 @@ _SCHEDULING: Final = ("priorityClassName", "schedulerName", "runtimeClassName", 
 
 
 def from_defaulted(resource: Object) -> Pipeline:
-    """Raises InvalidResourceError for what the definition cannot check: the inside of pod templates."""
+    """Raises InvalidResourceError for what the definition cannot check: pod templates, names of labels."""
     metadata, spec = resource["metadata"], resource["spec"]
     denoisers = spec["roles"][Role.DENOISER]["replicas"]
     shared_memory = spec["sharedMemorySize"]
@@ -41,6 +42,8 @@ def from_defaulted(resource: Object) -> Pipeline:
         namespace=metadata.get("namespace", "default"),
         suspended=spec["suspend"],
         restart=spec.get("restart", {}).get("id", ""),
+        labels=check_names(spec.get("commonLabels", {}), ("spec", "commonLabels")),
+        annotations=check_names(spec.get("commonAnnotations", {}), ("spec", "commonAnnotations")),
         image=_image(spec.get("image", {})),
         pull_secrets=tuple(secret["name"] for secret in spec.get("imagePullSecrets", ())),
         service_account=spec.get("serviceAccountName", ""),

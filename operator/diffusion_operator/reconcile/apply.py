@@ -21,6 +21,7 @@ from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import PIPELINE, POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.store import FOREIGN, ChildId, Store, Stored, mark_of, stored
+from diffusion_operator.reconcile import claims
 from diffusion_operator.render import names
 from diffusion_operator.render.difference import differences
 from diffusion_operator.render.statefulset import IMMUTABLE
@@ -183,6 +184,10 @@ class Applier:
             applied.waits.append(f"{kind} {name} is being deleted")
             return
         live = known.packed.unpack()
+        if kind is STATEFUL_SET:
+            adopted, kept = claims.as_made(adopted, live)
+            if kept:
+                applied.notes.append(claims.note(name, kept))
         if kind is STATEFUL_SET and (fixed := list(_immutable_changes(adopted, live))):
             applied.faults.append(_immutable_fault(name, fixed))
             adopted = _with_live(adopted, live, fixed)

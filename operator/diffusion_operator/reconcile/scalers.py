@@ -17,6 +17,7 @@ from diffusion_operator.api import MODEL_ROLES, Pipeline, Role
 from diffusion_operator.cluster.client import ApiError, Cluster
 from diffusion_operator.cluster.kinds import SCALER, STATEFUL_SET
 from diffusion_operator.cluster.store import Store, Stored, stored
+from diffusion_operator.reconcile import common
 from diffusion_operator.reconcile.apply import Applied, Owner, refusal, remove
 from diffusion_operator.render import names
 from diffusion_operator.render.scaler import scaler as role_scaler
@@ -57,6 +58,7 @@ class Scalers:
                 continue
             if scaler.owner == owner.uid and not scaler.deleting:
                 replicas[role] = scaler.packed.unpack()["spec"]["replicas"]
+                faults += await self._label(pipeline, scaler)
                 continue
             replicas[role] = self._running(pipeline, owner, role)
             if not scaler.deleting:
@@ -98,7 +100,7 @@ class Scalers:
         known = self._store.scaler(pipeline.namespace, name)
         if known is None:
             scaler = owner.adopt(role_scaler(pipeline, pipeline.roles[role]))
-            item = seed(scaler, self._running(pipeline, owner, role))
+            item = common.marked(pipeline, seed(scaler, self._running(pipeline, owner, role)))
             try:
                 live = await self._cluster.create(SCALER, item)
                 log.info("scaler_seeded", pipeline=str(owner.key), role=role, replicas=item["spec"]["replicas"])
@@ -109,6 +111,21 @@ class Scalers:
             self._store.wrote(SCALER, live)
             known = stored(SCALER, live)
         return known
+
+    async def _label(self, pipeline: Pipeline, scaler: Stored) -> Sequence[Fault]:
+        """Make its common labels and annotations so, and touch nothing else of it."""
+        patch = common.patch(pipeline, scaler.packed.unpack())
+        if not patch:
+            return ()
+        # This very object: one made anew under its name has another.
+        patch = {"metadata": {"uid": scaler.uid, **patch}}
+        try:
+            self._store.wrote(SCALER, await self._cluster.merge(SCALER, pipeline.namespace, scaler.name, patch))
+        except ApiError as error:
+            if error.transient or error.status in {404, 409}:
+                raise
+            return (refusal(SCALER, scaler.name, error),)
+        return ()
 
     def _running(self, pipeline: Pipeline, owner: Owner, role: Role) -> int:
         """What a new scaler starts with: what runs, or what the resource says; never 0, which an HPA takes as «off»."""

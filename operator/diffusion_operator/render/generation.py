@@ -63,8 +63,7 @@ def config_map(pipeline: Pipeline, generation: str, data: Mapping[str, str]) -> 
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": names.metadata(pipeline, names.config_map(pipeline, generation))
-        | {"labels": names.labels(pipeline, generation=generation)},
+        "metadata": names.metadata(pipeline, names.config_map(pipeline, generation), generation=generation),
         "immutable": True,
         "data": dict(data),
     }

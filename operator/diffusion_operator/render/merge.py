@@ -22,10 +22,10 @@ _HANDLERS: Final = frozenset({"exec", "httpGet", "tcpSocket", "grpc"})
 
 def merged_template(ours: Object, users: Object) -> dict[str, Any]:
     """The user's template has passed `check_pod_template`. Neither argument is changed."""
-    metadata = _merged(ours["metadata"], users.get("metadata") or {})
-    # Without these the StatefulSet would not know its pods.
-    metadata["labels"] = (metadata.get("labels") or {}) | ours["metadata"]["labels"]
-    return {"metadata": metadata, "spec": _pod_spec(ours["spec"], users.get("spec") or {})}
+    return {
+        "metadata": _merged(ours["metadata"], users.get("metadata") or {}),
+        "spec": _pod_spec(ours["spec"], users.get("spec") or {}),
+    }
 
 
 def _pod_spec(ours: Object, users: Object) -> dict[str, Any]:

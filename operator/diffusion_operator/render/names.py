@@ -94,7 +94,7 @@ def workers(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def labels(pipeline: Pipeline, role: Role | None = None, generation: str | None = None) -> dict[str, str]:
-    """Of a child, or a pod, of one role or of the whole pipeline."""
+    """By which a child, or a pod, of one role or of the whole pipeline is known."""
     found = {
         NAME_LABEL: "diffusion-pipeline",
         "app.kubernetes.io/instance": pipeline.name,
@@ -109,6 +109,8 @@ def labels(pipeline: Pipeline, role: Role | None = None, generation: str | None 
     return found
 
 
-def metadata(pipeline: Pipeline, name: str, role: Role | None = None) -> dict[str, Any]:
+def metadata(pipeline: Pipeline, name: str, role: Role | None = None, generation: str | None = None) -> dict[str, Any]:
     """Of a child."""
-    return {"name": name, "namespace": pipeline.namespace, "labels": labels(pipeline, role)}
+    own = labels(pipeline, role, generation)
+    found = {"name": name, "namespace": pipeline.namespace, "labels": {**pipeline.labels, **own}}
+    return found | ({"annotations": dict(pipeline.annotations)} if pipeline.annotations else {})

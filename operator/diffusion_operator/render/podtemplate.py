@@ -46,7 +46,7 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
         **worker_placement(pipeline, spec),
     }
     annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.pod_annotations(pipeline)
-    return _template(spec, names.labels(pipeline, spec.role, generation), annotations, pod)
+    return _template(pipeline, spec, names.labels(pipeline, spec.role, generation), annotations, pod)
 
 
 def router_template(pipeline: Pipeline, image: str) -> Object:
@@ -63,15 +63,22 @@ def router_template(pipeline: Pipeline, image: str) -> Object:
     }
     pod = {**_pod(pipeline, main, volumes, grace=ROUTER_GRACE_SECONDS), **placement(pipeline, spec)}
     annotations = _annotations(pipeline, pipeline.router.http_port)
-    return _template(spec, names.labels(pipeline, Role.ROUTER), annotations, pod)
+    return _template(pipeline, spec, names.labels(pipeline, Role.ROUTER), annotations, pod)
 
 
-def _template(spec: RoleSpec, labels: Mapping[str, str], annotations: Mapping[str, str], pod: Object) -> Object:
-    metadata: Object = {"labels": labels}
-    if annotations:
+def _template(
+    pipeline: Pipeline, spec: RoleSpec, own: Mapping[str, str], annotations: Mapping[str, str], pod: Object
+) -> Object:
+    """own: labels by which the StatefulSet and the router know the pod."""
+    metadata: Object = {"labels": {**pipeline.labels, **own}}
+    if annotations := {**pipeline.annotations, **annotations}:
         metadata["annotations"] = annotations
     template = {"metadata": metadata, "spec": pod}
-    return merged_template(template, spec.pod_template) if spec.pod_template else template
+    if not spec.pod_template:
+        return template
+    merged = merged_template(template, spec.pod_template)
+    merged["metadata"]["labels"] = {**(merged["metadata"].get("labels") or {}), **own}
+    return merged
 
 
 def _annotations(pipeline: Pipeline, port: int) -> dict[str, str]:

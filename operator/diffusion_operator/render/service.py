@@ -20,7 +20,7 @@ def api_service(pipeline: Pipeline, ports: Mapping[str, int]) -> dict[str, Any]:
     service = _service(pipeline, Role.ROUTER, names.api_service(pipeline), ports)
     service["spec"] |= {"type": pipeline.router.service_type}
     if pipeline.router.service_annotations:
-        service["metadata"]["annotations"] = dict(pipeline.router.service_annotations)
+        service["metadata"]["annotations"] = {**pipeline.annotations, **pipeline.router.service_annotations}
     return service
 
 

@@ -67,7 +67,7 @@ def worker_claims(pipeline: Pipeline, spec: RoleSpec) -> Object:
     if cache.type != "PerPod":
         return {}
     return {
-        "volumeClaimTemplates": [_claim_template(names.CACHE_VOLUME, cache.size, cache.storage_class)],
+        "volumeClaimTemplates": [_claim_template(pipeline, names.CACHE_VOLUME, cache.size, cache.storage_class)],
         "persistentVolumeClaimRetentionPolicy": {
             "whenScaled": retention.when_scaled,
             "whenDeleted": retention.when_deleted,
@@ -89,7 +89,7 @@ def router_claims(pipeline: Pipeline) -> Object:
     if storage.type == "EmptyDir":
         return {}
     return {
-        "volumeClaimTemplates": [_claim_template(names.DATA_VOLUME, storage.size, storage.storage_class)],
+        "volumeClaimTemplates": [_claim_template(pipeline, names.DATA_VOLUME, storage.size, storage.storage_class)],
         "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain", "whenDeleted": "Retain"},
     }
 
@@ -99,7 +99,7 @@ def _has_cache(pipeline: Pipeline) -> bool:
     return pipeline.model.source == "Hub" or pipeline.model.cache.type != "EmptyDir"
 
 
-def _claim_template(name: str, size: str, storage_class: str) -> Object:
+def _claim_template(pipeline: Pipeline, name: str, size: str, storage_class: str) -> Object:
     spec: Object = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": size}},
@@ -107,7 +107,13 @@ def _claim_template(name: str, size: str, storage_class: str) -> Object:
     }
     if storage_class:
         spec["storageClassName"] = storage_class
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+    metadata: Object = {"name": name}
+    # The StatefulSet adds those of its selector.
+    if pipeline.labels:
+        metadata["labels"] = dict(pipeline.labels)
+    if pipeline.annotations:
+        metadata["annotations"] = dict(pipeline.annotations)
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
 def _claim(name: str, claim: str, *, read_only: bool) -> Object:

@@ -16,6 +16,7 @@ from diffusion_operator.status.wording import detail
 _FAILED: Final = ("FailedCreate", "FailedUpdate")
 # The pod's name differs from event to event, what was refused does not.
 _PREFIX: Final = re.compile(r"^\w+ (Pod|Claim) .*? failed error: ", re.DOTALL)
+_CLAIM: Final = re.compile(r"^\w+ Claim (\S+) for Pod (\S+) ")
 _POD: Final = re.compile(r'^(pods|persistentvolumeclaims) "[^"]*" is forbidden: ')
 
 
@@ -25,9 +26,16 @@ def refusal(event: Mapping[str, Any]) -> Refusal | None:
         return None
     if event.get("involvedObject", {}).get("kind") != "StatefulSet":
         return None
-    message = detail(_POD.sub("", _PREFIX.sub("", event.get("message") or "")))
+    said = event.get("message") or ""
+    message = detail(_claim(said) + _POD.sub("", _PREFIX.sub("", said)))
     if "violates PodSecurity" in message:
         return Refusal(reason=reasons.NAMESPACE_POD_SECURITY, message=message)
     if "exceeded quota" in message or "failed quota" in message:
         return Refusal(reason=reasons.QUOTA_EXCEEDED, message=message)
     return Refusal(reason=reasons.PODS_REFUSED, message=message or "the StatefulSet controller does not say why")
+
+
+def _claim(said: str) -> str:
+    """Of which volume, if it is a claim that was refused."""
+    found = _CLAIM.match(said)
+    return f"claim {found[1].removesuffix(f'-{found[2]}')}: " if found else ""

@@ -30,7 +30,7 @@ def _rule(group: str, resources: Sequence[str], *verbs: str, **more: Any) -> dic
 RULES = (
     _rule(_GROUP, ["diffusionpipelines"], "get", "list", "watch"),
     _rule(_GROUP, ["diffusionpipelines/status", "diffusionpipelinerolescalers/status"], "patch"),
-    _rule(_GROUP, ["diffusionpipelinerolescalers"], "get", "list", "watch", "create", "delete"),
+    _rule(_GROUP, ["diffusionpipelinerolescalers"], *_ALL),
     _rule("", ["services", "configmaps", "serviceaccounts"], *_ALL),
     _rule("apps", ["statefulsets", "controllerrevisions"], *_ALL),
     _rule("policy", ["poddisruptionbudgets"], *_ALL),

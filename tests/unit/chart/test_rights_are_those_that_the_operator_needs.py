@@ -24,7 +24,7 @@ OWNED = WATCHED | {"create", "patch", "delete"}
 IN_A_NAMESPACE: Rights = {
     (GROUP, "diffusionpipelines"): WATCHED,
     (GROUP, "diffusionpipelines/status"): {"patch"},
-    (GROUP, "diffusionpipelinerolescalers"): WATCHED | {"create", "delete"},
+    (GROUP, "diffusionpipelinerolescalers"): OWNED,
     (GROUP, "diffusionpipelinerolescalers/status"): {"patch"},
     ("", "services"): OWNED,
     ("", "configmaps"): OWNED,

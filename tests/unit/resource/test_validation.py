@@ -73,6 +73,9 @@ BROKEN_RULES = {
     MINIMAL
     + "\nroles: {encoder: {colocateWith: denoiser, threads: 2}}": "spec.roles.encoder: a colocated role runs in",
     MINIMAL + "\nroles: {decoder: {colocateWith: denoiser, env: []}}": "spec.roles.decoder: a colocated role runs in",
+    MINIMAL + "\ncommonLabels: {app.kubernetes.io/name: mine}": "spec.commonLabels: diffusion-operator.dev/…, app.kub",
+    MINIMAL
+    + "\ncommonAnnotations: {diffusion-operator.dev/x: ''}": "spec.commonAnnotations: annotations named diffusion",
     MINIMAL + "\nroles: {router: {replicas: 2}}": "spec.roles.router: a pipeline has exactly one router",
     MINIMAL
     + "\nroles: {denoiser: {batching: {maxTokens: 9}}}": "spec.roles.denoiser.batching: maxTokens and maxRequests",

@@ -59,7 +59,7 @@ def event(error: str, **differing: Any) -> dict[str, Any]:
                 'digits-denoiser failed error: persistentvolumeclaims "models-digits-denoiser-0" is forbidden: '
                 "exceeded quota: disks",
             ),
-            Refusal(reason="QuotaExceeded", message="exceeded quota: disks"),
+            Refusal(reason="QuotaExceeded", message="claim models: exceeded quota: disks"),
             id="the quota of volumes is used up",
         ),
         pytest.param(
