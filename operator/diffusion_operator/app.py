@@ -95,10 +95,12 @@ class Operator:
                 cluster,
                 self.store,
                 images=settings.images,
+                platform=settings.platform,
                 version=version("diffusion-operator"),
                 at_once=settings.max_pipelines_rolling,
                 wake=self.queue.add,
             ),
+            platform=settings.platform,
             router_address=settings.router_address,
             namespace=settings.namespace,
         )

@@ -9,6 +9,8 @@ from typing import Annotated, Final
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from diffusion_operator.api import InvalidResourceError, Platform
+from diffusion_operator.api.platform import NOTHING, load_platform, read_document
 from diffusion_operator.render import Images
 from diffusionpipeline.process.settings import ProcessSettings
 
@@ -36,6 +38,9 @@ class Settings(ProcessSettings):
     worker_image: str = Field(_IMAGES.worker, min_length=1, description="Image of worker pods, unless spec.image says")
     router_image: str = Field(
         _IMAGES.router, min_length=1, description="Image of router pods, unless spec.router.image says"
+    )
+    platform_file: Path | None = Field(
+        None, description="YAML file with defaults of all pipelines (docs/platform.md). Left out: none"
     )
     max_pipelines_rolling: int = Field(
         1, ge=1, description="Pipelines that move at once to what a new version or image makes of them"
@@ -75,9 +80,32 @@ class Settings(ProcessSettings):
             ) from None
         return value
 
+    @field_validator("platform_file")
+    @classmethod
+    def _platform(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            cls._read_platform(value)
+        return value
+
+    @property
+    def platform(self) -> Platform:
+        return NOTHING if self.platform_file is None else self._read_platform(self.platform_file)
+
+    @staticmethod
+    def _read_platform(path: Path) -> Platform:
+        try:
+            return load_platform(read_document(path))
+        except InvalidResourceError as error:
+            raise ValueError("; ".join(f"{path}: {fault}" for fault in error.errors)) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
     @property
     def images(self) -> Images:
-        return Images(worker=self.worker_image, router=self.router_image)
+        """One that a flag names is where it says; the version's own are in the platform's registry."""
+        own = {"worker": self.worker_image, "router": self.router_image}
+        given = {name for name in own if f"{name}_image" in self.model_fields_set}
+        return Images(**{name: image if name in given else self.platform.image(image) for name, image in own.items()})
 
     @property
     def scopes(self) -> tuple[str | None, ...]:

@@ -217,13 +217,33 @@ def check(
 
 
 @app.command()
-def render(file: FileOption) -> None:
+def render(
+    file: FileOption,
+    platform: Annotated[
+        Path | None,
+        typer.Option(help="The operator's platform file; what comes of it is told in comments."),
+    ] = None,
+) -> None:
     """Print the Kubernetes objects of a resource."""
     import yaml
 
-    from diffusion_operator.render import render as render_children
+    from diffusion_operator.api import InvalidResourceError
+    from diffusion_operator.api.platform import read_document
+    from dpipe.origins import explained
 
-    typer.echo(yaml.safe_dump_all(render_children(_read(file)), sort_keys=False), nl=False)
+    pipeline = _read(file)
+    try:
+        rendered = list(explained(pipeline, None if platform is None else read_document(platform)))
+    except InvalidResourceError as error:
+        _fail("\n".join(f"{platform}: {fault}" for fault in error.errors))
+    except (OSError, UnicodeDecodeError) as error:
+        _fail(f"{platform}: {getattr(error, 'strerror', None) or error}")
+    for number, (child, origins) in enumerate(rendered):
+        if number:
+            typer.echo("---")
+        for line in ("of the platform:", *(f"  {origin}" for origin in origins)) if origins else ():
+            typer.echo(f"# {line}")
+        typer.echo(yaml.safe_dump(child, sort_keys=False), nl=False)
 
 
 app.command()(diff)

@@ -11,7 +11,7 @@
 {{- fail "monitoring.rules.enabled is true, but monitoring.operator.kind is None: DiffusionOperatorDown would fire for ever. Set monitoring.operator.kind to ServiceMonitor or PodMonitor." }}
 {{- end }}
 {{- $ours := list "name" "instance" "component" "version" "part-of" "managed-by" }}
-{{- $labels := dict "commonLabels" .commonLabels "podLabels" .podLabels "monitoring.operator.labels" .monitoring.operator.labels "monitoring.pipelines.labels" .monitoring.pipelines.labels "monitoring.rules.labels" .monitoring.rules.labels "monitoring.dashboards.labels" .monitoring.dashboards.labels }}
+{{- $labels := dict "commonLabels" .commonLabels "podLabels" .podLabels "platform.commonLabels" .platform.commonLabels "monitoring.operator.labels" .monitoring.operator.labels "monitoring.pipelines.labels" .monitoring.pipelines.labels "monitoring.rules.labels" .monitoring.rules.labels "monitoring.dashboards.labels" .monitoring.dashboards.labels }}
 {{- range $value, $given := $labels }}
 {{- range $ours }}
 {{- $label := printf "app.kubernetes.io/%s" . }}
@@ -23,7 +23,7 @@
 {{- if hasKey .monitoring.rules.alertLabels "severity" }}
 {{- fail "monitoring.rules.alertLabels names severity, which each alert sets by itself: use another label, and route by both." }}
 {{- end }}
-{{- $flags := dict "watch-namespaces" "watchNamespaces" "worker-image" "pipelines.workerImage" "router-image" "pipelines.routerImage" "leader-elect" "leaderElection.enabled" "no-leader-elect" "leaderElection.enabled" "lease-name" "fullnameOverride" "lease-seconds" "leaderElection.leaseSeconds" "concurrency" "concurrency" "resync-seconds" "resyncSeconds" "http-port" "httpPort" "log-level" "log.level" "log-format" "log.format" }}
+{{- $flags := dict "watch-namespaces" "watchNamespaces" "worker-image" "pipelines.workerImage" "router-image" "pipelines.routerImage" "platform-file" "platform" "max-pipelines-rolling" "pipelines.maxRolling" "leader-elect" "leaderElection.enabled" "no-leader-elect" "leaderElection.enabled" "lease-name" "fullnameOverride" "lease-seconds" "leaderElection.leaseSeconds" "concurrency" "concurrency" "resync-seconds" "resyncSeconds" "http-port" "httpPort" "log-level" "log.level" "log-format" "log.format" }}
 {{- range .extraArgs }}
 {{- $flag := . | trimPrefix "--" | splitList "=" | first }}
 {{- if hasKey $flags $flag }}

@@ -15,7 +15,8 @@ from diffusion_operator.api.crd import API_VERSION, GROUP, KIND, PLURAL, SCALER_
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
 from diffusion_operator.api.isolation import Isolation
 from diffusion_operator.api.model import Cache, Model, SecretKey
-from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
+from diffusion_operator.api.pipeline import CaBundle, Image, Pipeline, RouterSettings, Storage
+from diffusion_operator.api.platform import Platform, load_platform
 from diffusion_operator.api.role import Batching, RoleSpec
 from diffusion_operator.api.transport import Rdma, Transport
 from diffusion_operator.api.update import Surge, Update, Window
@@ -31,6 +32,7 @@ __all__ = [
     "SCALER_PLURAL",
     "VERSION",
     "Batching",
+    "CaBundle",
     "Cache",
     "FieldError",
     "Image",
@@ -38,6 +40,7 @@ __all__ = [
     "Isolation",
     "Model",
     "Pipeline",
+    "Platform",
     "Rdma",
     "Role",
     "RoleSpec",
@@ -50,6 +53,7 @@ __all__ = [
     "Window",
     "from_live",
     "load_pipeline",
+    "load_platform",
     "with_defaults",
 ]
 

@@ -24,6 +24,14 @@ class Image:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaBundle:
+    """Certificates of authorities, in a ConfigMap of the pipeline's namespace."""
+
+    config_map: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Storage:
     type: str
     """EmptyDir or PersistentVolumeClaim."""
@@ -62,6 +70,8 @@ class Pipeline:
     pull_secrets: tuple[str, ...]
     service_account: str
     """Empty: one of the pipeline's own."""
+    security_profile: str
+    """Restricted, OpenShift or Custom. Empty: Restricted."""
     model: Model
     roles: Mapping[Role, RoleSpec]
     transport: Transport
@@ -73,6 +83,8 @@ class Pipeline:
     isolation: Isolation | None
     """By network policies. None: whoever reaches a pod reaches every port of it."""
     update: Update
+    ca_bundle: CaBundle | None = None
+    """The platform's. None: the authorities that images bring."""
 
     def workers(self) -> tuple[tuple[RoleSpec, tuple[Role, ...]], ...]:
         """The kinds of worker: each role that has pods of its own, with every role that its process runs."""

@@ -15,7 +15,15 @@ from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
-from diffusion_operator.api.role import Batching, CacheRetention, DisruptionBudget, Object, RoleSpec, UpdateStrategy
+from diffusion_operator.api.role import (
+    Batching,
+    CacheRetention,
+    DisruptionBudget,
+    Object,
+    RoleSpec,
+    UpdateStrategy,
+    variable,
+)
 from diffusion_operator.api.transport import Rdma, Transport
 from diffusion_operator.api.update import update
 from diffusionpipeline.words import Role
@@ -47,6 +55,7 @@ def from_defaulted(resource: Object) -> Pipeline:
         image=_image(spec.get("image", {})),
         pull_secrets=tuple(secret["name"] for secret in spec.get("imagePullSecrets", ())),
         service_account=spec.get("serviceAccountName", ""),
+        security_profile=spec.get("securityProfile", ""),
         model=_model(spec["model"]),
         roles={role: _role(role, spec["roles"].get(role, {}), denoisers) for role in Role},
         transport=_transport(spec["transport"]),
@@ -107,7 +116,7 @@ def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
         device=spec.get("device", "cuda" if gpus else "cpu"),
         threads=spec.get("threads"),
         resources=spec.get("resources", {}),
-        env=tuple(_variable(item) for item in spec.get("env", ())),
+        env=tuple(variable(item) for item in spec.get("env", ())),
         args=tuple(spec.get("args", ())),
         pod_template=check_pod_template(spec.get("podTemplate", {}), (*path, "podTemplate")),
         update=UpdateStrategy(
@@ -133,11 +142,6 @@ def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
             max_requests=batching.get("maxRequests", MAX_REQUESTS),
         ),
     )
-
-
-def _variable(spec: Object) -> Object:
-    """As Kubernetes keeps it: without a value that is empty."""
-    return {key: value for key, value in spec.items() if value != ""}
 
 
 def _transport(spec: Object) -> Transport:

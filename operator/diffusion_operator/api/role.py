@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffusionpipeline.words import Role
 
 Object = Mapping[str, Any]
 """A piece of a Kubernetes object. Never changed."""
+
+
+def variable(spec: Object) -> Object:
+    """One of an environment, as Kubernetes keeps it: without a value that is empty."""
+    return {key: value for key, value in spec.items() if value != ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +82,7 @@ class RoleSpec:
     cache_retention: CacheRetention
     batching: Batching
     """Of the denoiser."""
+    pod_security: Object = field(default_factory=dict)
+    """The platform's security context of pods: fields that win over those of the profile."""
+    security: Object = field(default_factory=dict)
+    """The platform's, of the container main."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from diffusion_operator.api import InvalidResourceError, Pipeline, Role, from_live
+from diffusion_operator.api import InvalidResourceError, Pipeline, Platform, Role, from_live
 from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import CONFIG_MAP, CONTROLLER_REVISION, SCALER, STATEFUL_SET, Object
 from diffusion_operator.cluster.store import ChildId, Store, Stored
@@ -55,6 +55,7 @@ class Reconciler:
         nodes: RdmaResources,
         publisher: Publisher,
         updates: Updates,
+        platform: Platform,
         router_address: str,
         namespace: str,
     ) -> None:
@@ -65,6 +66,7 @@ class Reconciler:
         self._nodes = nodes
         self._publisher = publisher
         self._updates = updates
+        self._platform = platform
         self._router_address = router_address
         self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
@@ -87,7 +89,7 @@ class Reconciler:
         owner = Owner(key, live.uid)
         memory = self._memories.setdefault(key, _Memory())
         try:
-            pipeline = from_live(resource)
+            pipeline = self._platform.beneath(from_live(resource))
         except InvalidResourceError as error:
             return await self._publisher.publish(owner, before, invalid(resource, str(error), datetime.now(UTC)))
         try:

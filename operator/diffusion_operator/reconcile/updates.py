@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from diffusion_operator.api import Pipeline, Role
+from diffusion_operator.api import Pipeline, Platform, Role
 from diffusion_operator.cluster.client import FIELD_MANAGER, ApiError, Cluster
 from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import CONFIG_MAP, CONTROLLER_REVISION, STATEFUL_SET, Object
@@ -55,6 +55,7 @@ class Updates:
         store: Store,
         *,
         images: Images,
+        platform: Platform,
         version: str,
         at_once: int,
         wake: Callable[[Key], None],
@@ -62,6 +63,7 @@ class Updates:
         self._cluster = cluster
         self._store = store
         self._images = images
+        self._platform = platform
         self._version = version
         self._turns = Turns(at_once, wake)
         self._surges = Surges(store)
@@ -84,7 +86,16 @@ class Updates:
         written = kept[0] if kept else await self._adopted(pipeline, owner, resource, settled=settled)
 
         def decided(*, moves: bool) -> Decision:
-            return decide(resource, pipeline, self._images, written, settled=settled, moves=moves, kept=kept)
+            return decide(
+                resource,
+                pipeline,
+                self._images,
+                written,
+                settled=settled,
+                moves=moves,
+                kept=kept,
+                platform=self._platform,
+            )
 
         decision = decided(moves=False)
         idle = peers.idle if peers is not None else None

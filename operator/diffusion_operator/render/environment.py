@@ -18,6 +18,7 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
     model, transport = pipeline.model, pipeline.transport
     env = [
         *_pod(),
+        *_authorities(pipeline),
         _value("DIFFUSION_WORKER_PIPELINE", pipeline.name),
         _value("DIFFUSION_WORKER_POD_NAME", "$(POD_NAME)"),
         _value("DIFFUSION_WORKER_POD_UID", "$(POD_UID)"),
@@ -52,6 +53,7 @@ def router_environment(pipeline: Pipeline, ports: Mapping[str, int]) -> list[Var
     router = pipeline.router
     env = [
         *_pod(),
+        *_authorities(pipeline),
         _value("DIFFUSION_ROUTER_PIPELINE", pipeline.name),
         _value("DIFFUSION_ROUTER_NAMESPACE", pipeline.namespace),
         _value("DIFFUSION_ROUTER_HOST", "0.0.0.0"),
@@ -81,6 +83,13 @@ def _batching(batching: Batching) -> list[Variable]:
             if batching.mode == "Requests"
         ),
     ]
+
+
+def _authorities(pipeline: Pipeline) -> list[Variable]:
+    """Python's own TLS and what is built on OpenSSL or rustls read the one, requests the other."""
+    if pipeline.ca_bundle is None:
+        return []
+    return [_value(name, storage.CA_FILE) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]
 
 
 def _pod() -> list[Variable]:

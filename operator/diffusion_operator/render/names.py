@@ -50,6 +50,7 @@ CACHE_VOLUME: Final = "models"
 MODEL_VOLUME: Final = "model"
 SCRATCH_VOLUME: Final = "tmp"
 SHARED_MEMORY_VOLUME: Final = "shared-memory"
+CA_VOLUME: Final = "ca-bundle"
 
 
 def child(pipeline: Pipeline, role: Role, track: str = "") -> str:

@@ -1,7 +1,7 @@
 """Pod templates of workers and router.
 
-They pass PodSecurity `restricted` but for two cases: backend shm, whose pods share the node's /dev/shm by a hostPath,
-and RDMA, whose workers lock memory or are on the node's network.
+With securityProfile Restricted they pass PodSecurity `restricted` but for two cases: backend shm, whose pods share the
+node's /dev/shm by a hostPath, and RDMA, whose workers lock memory or are on the node's network.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from diffusion_operator.render.environment import router_environment, worker_env
 from diffusion_operator.render.images import reference
 from diffusion_operator.render.merge import merged_template
 from diffusion_operator.render.placement import placement, worker_placement
+from diffusion_operator.render.security import container_security, pod_security
 
 Object = dict[str, Any]
 
@@ -33,16 +34,15 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
     gpus = {spec.gpu_resource: str(spec.gpus)} if spec.gpus else {}
     main = {
         **_container(spec, pipeline.image, image, "diffusion_worker", ["--role", ",".join(roles)]),
+        **container_security(pipeline, spec, rdma.security_context() if rdma.locks_memory(pipeline) else {}),
         "envFrom": [{"configMapRef": {"name": names.config_map(pipeline, generation)}}],
         "env": worker_environment(pipeline, spec, ports),
         "volumeMounts": mounts,
         **_reached(spec, ports, probed=names.HEALTH, ready="/readyz"),
         **_resources(spec, {**rdma.resources(pipeline), **gpus}),
     }
-    if rdma.locks_memory(pipeline):
-        main["securityContext"] |= rdma.security_context()
     pod = {
-        **_pod(pipeline, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
+        **_pod(pipeline, spec, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
         **worker_placement(pipeline, spec),
     }
     annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.pod_annotations(pipeline)
@@ -55,13 +55,14 @@ def router_template(pipeline: Pipeline, image: str) -> Object:
     volumes, mounts = storage.router_volumes(pipeline)
     main = {
         **_container(spec, pipeline.router.image, image, "diffusion_router", []),
+        **container_security(pipeline, spec, {}),
         "env": router_environment(pipeline, ports),
         "volumeMounts": mounts,
         # Not /readyz, which waits for workers: jobs are taken, told of and kept while a role has none.
         **_reached(spec, ports, probed=names.HTTP, ready="/healthz"),
         **_resources(spec, {}),
     }
-    pod = {**_pod(pipeline, main, volumes, grace=ROUTER_GRACE_SECONDS), **placement(pipeline, spec)}
+    pod = {**_pod(pipeline, spec, main, volumes, grace=ROUTER_GRACE_SECONDS), **placement(pipeline, spec)}
     annotations = _annotations(pipeline, pipeline.router.http_port)
     return _template(pipeline, spec, names.labels(pipeline, Role.ROUTER), annotations, pod)
 
@@ -104,11 +105,6 @@ def _container(spec: RoleSpec, image: Image, default: str, module: str, args: Se
     return container | {
         # The last thing that a process said is why it ended.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
     }
 
 
@@ -132,21 +128,13 @@ def _resources(spec: RoleSpec, extended: Mapping[str, str]) -> Object:
     return {"resources": given} if given else {}
 
 
-def _pod(pipeline: Pipeline, main: Object, volumes: Sequence[Object], *, grace: int) -> Object:
+def _pod(pipeline: Pipeline, spec: RoleSpec, main: Object, volumes: Sequence[Object], *, grace: int) -> Object:
     pod: Object = {
         "serviceAccountName": names.service_account(pipeline),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
-            "fsGroup": 65532,
-            # Else each start would walk through all files of a claim.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **pod_security(pipeline, spec),
         "containers": [main],
         "volumes": list(volumes),
     }

@@ -17,6 +17,8 @@ MODEL_PATH: Final = "/model"
 HUB_SCRATCH_PATH: Final = f"{SCRATCH_PATH}/huggingface"
 DATA_PATH: Final = "/var/lib/diffusion-router"
 SHARED_MEMORY_PATH: Final = "/dev/shm"
+CA_PATH: Final = "/etc/diffusion-operator/ca"
+CA_FILE: Final = f"{CA_PATH}/ca.crt"
 
 
 def model_source(pipeline: Pipeline) -> tuple[str, str]:
@@ -58,7 +60,7 @@ def worker_volumes(pipeline: Pipeline) -> tuple[list[Object], list[Object]]:
         in_memory = {"medium": "Memory", "sizeLimit": pipeline.shared_memory}
         volumes.append({"name": names.SHARED_MEMORY_VOLUME, "emptyDir": in_memory})
         mounts.append(_mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH))
-    return volumes, mounts
+    return _with_authorities(pipeline, volumes, mounts)
 
 
 def worker_claims(pipeline: Pipeline, spec: RoleSpec) -> Object:
@@ -80,7 +82,8 @@ def router_volumes(pipeline: Pipeline) -> tuple[list[Object], list[Object]]:
     volumes = [_empty(names.SCRATCH_VOLUME)]
     if pipeline.router.storage.type == "EmptyDir":
         volumes.append(_empty(names.DATA_VOLUME, pipeline.router.storage.size))
-    return volumes, [_mount(names.SCRATCH_VOLUME, SCRATCH_PATH), _mount(names.DATA_VOLUME, DATA_PATH)]
+    mounts = [_mount(names.SCRATCH_VOLUME, SCRATCH_PATH), _mount(names.DATA_VOLUME, DATA_PATH)]
+    return _with_authorities(pipeline, volumes, mounts)
 
 
 def router_claims(pipeline: Pipeline) -> Object:
@@ -92,6 +95,17 @@ def router_claims(pipeline: Pipeline) -> Object:
         "volumeClaimTemplates": [_claim_template(pipeline, names.DATA_VOLUME, storage.size, storage.storage_class)],
         "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain", "whenDeleted": "Retain"},
     }
+
+
+def _with_authorities(
+    pipeline: Pipeline, volumes: list[Object], mounts: list[Object]
+) -> tuple[list[Object], list[Object]]:
+    bundle = pipeline.ca_bundle
+    if bundle is not None:
+        items = [{"key": bundle.key, "path": CA_FILE.rpartition("/")[2]}]
+        volumes.append({"name": names.CA_VOLUME, "configMap": {"name": bundle.config_map, "items": items}})
+        mounts.append(_mount(names.CA_VOLUME, CA_PATH, read_only=True))
+    return volumes, mounts
 
 
 def _has_cache(pipeline: Pipeline) -> bool:

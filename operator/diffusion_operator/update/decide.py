@@ -23,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffusion_operator.api import InvalidResourceError, Pipeline, from_live
+from diffusion_operator.api import InvalidResourceError, Pipeline, Platform, from_live
+from diffusion_operator.api.platform import NOTHING
 from diffusion_operator.render import Images, Templates, templates
 from diffusion_operator.update.carry import carried
 from diffusion_operator.update.changes import by_field, changes
@@ -51,8 +52,9 @@ def decide(
     settled: bool,
     moves: bool,
     kept: Sequence[Revision] = (),
+    platform: Platform = NOTHING,
 ) -> Decision:
-    """`pipeline` is what was read from the resource.
+    """`pipeline` is what was read from the resource, with the platform's defaults beneath it.
 
     settled: what is written down was applied for the resource's spec as it is. moves: the pipeline may move now. kept:
     earlier revisions, which it may be told to go back to.
@@ -63,23 +65,24 @@ def decide(
     target = replace(written, templates=written.candidate or written.templates, candidate=None)
     made = templates(pipeline, images)
     back = next(
-        (each for each in kept if each.digest in pipeline.update.to and is_of(each, resource, images, made)), None
+        (each for each in kept if each.digest in pipeline.update.to and is_of(each, resource, images, made, platform)),
+        None,
     )
     if back is not None:
         decision = _gone_back(back, target, resource["spec"], made)
     else:
-        decision = _decided(resource, pipeline, images, target, settled=settled, moves=moves)
+        decision = _decided(resource, pipeline, images, target, platform, settled=settled, moves=moves)
     if decision.revision is target:
         return replace(decision, revision=written)
     return replace(decision, revision=_in_tracks(pipeline, written, decision))
 
 
-def is_of(revision: Revision, resource: Object, images: Images, made: Templates) -> bool:
+def is_of(revision: Revision, resource: Object, images: Images, made: Templates, platform: Platform = NOTHING) -> bool:
     """Whether it was made of what the resource says now, as far as pods go: `made` is what this operator makes of that.
 
     Nobody goes back by a word alone to a revision of another spec: the spec would be without effect.
     """
-    before = _read(resource, revision.spec)
+    before = _read(resource, revision.spec, platform)
     return before is not None and templates(before, images) == made
 
 
@@ -120,7 +123,14 @@ def may_surge(pipeline: Pipeline, serves: Templates, wanted: Templates) -> bool:
 
 
 def _decided(
-    resource: Object, pipeline: Pipeline, images: Images, written: Revision, *, settled: bool, moves: bool
+    resource: Object,
+    pipeline: Pipeline,
+    images: Images,
+    written: Revision,
+    platform: Platform,
+    *,
+    settled: bool,
+    moves: bool,
 ) -> Decision:
     spec, made = resource["spec"], templates(pipeline, images)
     if written.templates == made:
@@ -128,7 +138,7 @@ def _decided(
     fresh = Revision(written.number + 1, spec, images, made)
     if moves:
         return Decision(replace(fresh, moved=True))
-    before = _read(resource, written.spec)
+    before = _read(resource, written.spec, platform)
     if before is None and spec != written.spec and not settled:
         # Of what this operator can't read no edit can be told, and one that does nothing is worse than a restart.
         return Decision(fresh)
@@ -143,10 +153,10 @@ def _decided(
     return Decision(held, digest(made), by_field(changes(held.templates, made)))
 
 
-def _read(resource: Object, spec: Object) -> Pipeline | None:
+def _read(resource: Object, spec: Object, platform: Platform) -> Pipeline | None:
     """What the resource was; None: with an earlier operator's rules alone it can be read."""
     try:
-        return from_live({**resource, "spec": spec})
+        return platform.beneath(from_live({**resource, "spec": spec}))
     except InvalidResourceError:
         return None
 

@@ -21,6 +21,19 @@ OTHERS: dict[str, Any] = {
     "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}},
     "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
     "networkPolicy.from": [{"namespaceSelector": {}}],
+    "platform.imagePullSecrets": [{"name": "registry"}],
+    "platform.egress": [{"ports": [{"port": 3128}]}],
+    "platform.securityProfile": "Custom",
+    **{
+        f"platform.{pods}.{name}": value
+        for pods in ("pods", "workers", "gpuWorkers", "router")
+        for name, value in {
+            "env": [{"name": "A", "value": "b"}],
+            "tolerations": [{"operator": "Exists"}],
+            "podSecurityContext": {"runAsUser": 7},
+            "securityContext": {"runAsUser": 7},
+        }.items()
+    },
     "monitoring.operator.kind": "PodMonitor",
     "monitoring.operator.interval": "15s",
     "monitoring.operator.scrapeTimeout": "5s",

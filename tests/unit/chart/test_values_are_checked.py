@@ -39,6 +39,7 @@ def test_only_maps_of_labels_and_annotations_have_free_keys() -> None:
         "annotations",
         "labels",
         "commonLabels",
+        "commonAnnotations",
         "podLabels",
         "podAnnotations",
         "alertLabels",
@@ -115,6 +116,11 @@ def test_a_value_of_the_wrong_kind_is_refused_by_its_path(path: tuple[str, ...])
         ("log.format", "xml"),
         ("extraArgs", ["router-address=x"]),
         ("leaderElection.leaseSeconds", 1),
+        ("platform.imageRegistry", "https://mirror.example"),
+        ("platform.securityProfile", "Privileged"),
+        ("platform.caBundle.key", "a/b"),
+        ("platform.workers.env", [{"name": "A", "valu": "b"}]),
+        ("platform.commonLabels", {"with space": "x"}),
         ("podLabels", {"with space": "x"}),
         ("podDisruptionBudget.maxUnavailable", "half"),
         ("monitoring.operator.kind", "Both"),
@@ -147,6 +153,14 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a label of the pod twice": (
         {"podLabels": {"app.kubernetes.io/instance": "mine"}},
         "podLabels names app.kubernetes.io/instance, which the chart sets by itself",
+    ),
+    "a label of pipelines twice": (
+        {"platform": {"commonLabels": {"app.kubernetes.io/name": "mine"}}},
+        "platform.commonLabels names app.kubernetes.io/name",
+    ),
+    "a file of the platform twice": (
+        {"extraArgs": ["--platform-file=/x"]},
+        "extraArgs names --platform-file, which the chart sets by itself: use the value platform instead",
     ),
     "a severity twice": (
         {"monitoring": {"rules": {"alertLabels": {"severity": "page"}}}},

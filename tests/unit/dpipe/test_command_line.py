@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,6 +64,73 @@ def test_diff_refuses_what_would_do_nothing() -> None:
 def test_diff_without_kubectl_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert dpipe("diff", "-f", str(EXAMPLE)) == (2, "this asks the cluster by kubectl, which is not on PATH\n")
+
+
+PLATFORM = """
+imageRegistry: mirror.example:5000
+commonLabels: {team: paint}
+pods:
+  env: [{name: HTTPS_PROXY, value: theirs}, {name: BOTH, value: all}]
+  tolerations: [{key: spot, operator: Exists}]
+workers:
+  env: [{name: BOTH, value: workers}]
+gpuWorkers: {runtimeClassName: nvidia}
+"""
+
+
+def test_render_tells_what_comes_of_the_platform_and_of_which_of_its_fields(tmp_path: Path) -> None:
+    file = tmp_path / "platform.yaml"
+    file.write_text(PLATFORM)
+    code, text = dpipe("render", "-f", str(EXAMPLE), "--platform", str(file))
+    assert code == 0
+    documents = dict(zip(map(_name, yaml.safe_load_all(text)), text.split("\n---\n"), strict=True))
+    told = {
+        name: [line.removeprefix("#   ") for line in document.splitlines() if line.startswith("#   ")]
+        for name, document in documents.items()
+    }
+    assert told["Service/digits-router-api"] == ["metadata.labels.team: commonLabels"]
+    pods, main = "spec.template.spec", "spec.template.spec.containers[main]"
+    common = {
+        f"{main}.image: imageRegistry",
+        "metadata.labels.team: commonLabels",
+        "spec.template.metadata.labels.team: commonLabels",
+        f"{main}.env[HTTPS_PROXY]: pods.env",
+        f"{pods}.tolerations: pods.tolerations",
+    }
+    assert set(told["StatefulSet/digits-router"]) == common | {f"{main}.env[BOTH]: pods.env"}
+    assert set(told["StatefulSet/digits-decoder"]) == common | {f"{main}.env[BOTH].value: workers.env"}
+    # Nothing of a generation that has another name.
+    assert [lines for name, lines in told.items() if name.startswith("ConfigMap/")] == [
+        ["metadata.labels.team: commonLabels"]
+    ]
+
+
+def _name(document: dict[str, Any]) -> str:
+    return f"{document['kind']}/{document['metadata']['name']}"
+
+
+def test_what_a_pipeline_says_itself_does_not_come_of_the_platform(tmp_path: Path) -> None:
+    resource = yaml.safe_load(EXAMPLE.read_text())
+    resource["spec"] |= {"commonLabels": {"team": "film"}}
+    platform = tmp_path / "platform.yaml"
+    platform.write_text("commonLabels: {team: paint}")
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(yaml.safe_dump(resource))
+    _, text = dpipe("render", "-f", str(file), "--platform", str(platform))
+    assert "#" not in text
+    assert text == dpipe("render", "-f", str(file))[1]
+
+
+def test_faults_of_a_platform_are_listed_with_file_and_path(tmp_path: Path) -> None:
+    file = tmp_path / "platform.yaml"
+    file.write_text("workers: {env: [{nam: A}]}")
+    code, text = dpipe("render", "-f", str(EXAMPLE), "--platform", str(file))
+    assert code == 1
+    assert f"{file}: workers.env[0].nam: unknown field; did you mean name?" in text.splitlines()
+    assert dpipe("render", "-f", str(EXAMPLE), "--platform", "nowhere.yaml") == (
+        1,
+        "nowhere.yaml: No such file or directory\n",
+    )
 
 
 def test_a_resource_can_come_from_standard_input() -> None:

@@ -73,6 +73,8 @@ BROKEN_RULES = {
     MINIMAL
     + "\nroles: {encoder: {colocateWith: denoiser, threads: 2}}": "spec.roles.encoder: a colocated role runs in",
     MINIMAL + "\nroles: {decoder: {colocateWith: denoiser, env: []}}": "spec.roles.decoder: a colocated role runs in",
+    MINIMAL
+    + "\nsecurityProfile: OpenShift\ntransport: {backend: shm}": "spec: securityProfile: OpenShift is for pods that",
     MINIMAL + "\ncommonLabels: {app.kubernetes.io/name: mine}": "spec.commonLabels: diffusion-operator.dev/…, app.kub",
     MINIMAL
     + "\ncommonAnnotations: {diffusion-operator.dev/x: ''}": "spec.commonAnnotations: annotations named diffusion",

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from diffusion_operator.api import MODEL_ROLES, Role, from_live
+from diffusion_operator.api import MODEL_ROLES, Platform, Role, from_live, load_platform
+from diffusion_operator.api.platform import NOTHING
 from diffusion_operator.render import Images, Templates, render, templates
 from diffusion_operator.update.decide import Decision, decide
 from diffusion_operator.update.revision import Revision, digest, from_object, latest, to_object
@@ -24,8 +25,10 @@ def decided(
     *,
     settled: bool = False,
     moves: bool = False,
+    platform: Platform = NOTHING,
 ) -> Decision:
-    return decide(found, from_live(found), images, written, settled=settled, moves=moves)
+    pipeline = platform.beneath(from_live(found))
+    return decide(found, pipeline, images, written, settled=settled, moves=moves, platform=platform)
 
 
 def main(made: Templates, role: Role) -> Mapping[str, Any]:
@@ -177,3 +180,47 @@ def test_what_cannot_be_read_is_passed_over() -> None:
 
 def test_made_then_is_another() -> None:
     assert made_then(live()) != templates(from_live(live()), OLD)
+
+
+PLATFORM = load_platform(
+    {"imagePullSecrets": [{"name": "mirror"}], "workers": {"env": [{"name": "PROXY", "value": "a"}]}, "egress": [{}]}
+)
+
+
+class TestAnotherPlatform:
+    def test_its_defaults_wait_as_another_operators_do(self) -> None:
+        written = decided(live(), None).revision
+        found = decided(live(), written, platform=PLATFORM)
+        assert found.revision == written
+        assert set(found.changes) == {
+            "spec.imagePullSecrets (encoder, denoiser, decoder, router)",
+            "spec.containers[main].env[PROXY] (encoder, denoiser, decoder)",
+        }
+        moved = decided(live(), written, platform=PLATFORM, moves=True).revision
+        assert env(moved.templates, Role.DECODER)["PROXY"] == "a"
+        assert decided(live(), moved, platform=PLATFORM) == Decision(moved)
+
+    def test_an_edit_brings_nothing_of_them_along(self) -> None:
+        written = decided(live(), None).revision
+        edited = live(roles={"decoder": {"env": [{"name": "MINE", "value": "1"}]}})
+        found = decided(edited, written, platform=PLATFORM)
+        assert env(found.revision.templates, Role.DECODER)["MINE"] == "1"
+        assert "PROXY" not in env(found.revision.templates, Role.DECODER)
+        assert "imagePullSecrets" not in found.revision.templates.pods[Role.DECODER]["spec"]
+        assert found.available
+
+    def test_an_edit_under_the_same_platform_is_only_an_edit(self) -> None:
+        written = decided(live(), None, platform=PLATFORM).revision
+        edited = live(roles={"decoder": {"env": [{"name": "PROXY", "value": "mine"}]}})
+        found = decided(edited, written, platform=PLATFORM)
+        assert env(found.revision.templates, Role.DECODER)["PROXY"] == "mine"
+        assert env(found.revision.templates, Role.ENCODER)["PROXY"] == "a"
+        assert not found.available
+
+    def test_a_new_pipeline_has_them_at_once(self) -> None:
+        assert env(decided(live(), None, platform=PLATFORM).revision.templates, Role.DECODER)["PROXY"] == "a"
+
+    def test_taken_away_they_stay_until_the_pipeline_moves(self) -> None:
+        written = decided(live(), None, platform=PLATFORM).revision
+        assert decided(live(), written).revision == written
+        assert decided(live(), written).available
