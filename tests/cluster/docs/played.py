@@ -80,9 +80,23 @@ class DeployedOperator:
             return None
         pod = deployment["spec"]["template"]["spec"]
         (container,) = pod["containers"]
-        flags = tuple(flag for flag in container["args"] if not flag.startswith(_OWN_FLAGS))
+        flags = tuple(
+            self._file_of(pod, container, flag) for flag in container["args"] if not flag.startswith(_OWN_FLAGS)
+        )
         metadata = deployment["metadata"]
         return _Wanted(metadata["uid"], metadata["generation"], pod["serviceAccountName"], flags)
+
+    def _file_of(self, pod: JSON, container: JSON, flag: str) -> str:
+        """A flag that names a file of a mounted ConfigMap, naming a file here."""
+        name, _, path = flag.partition("=")
+        for mount in container["volumeMounts"]:
+            volume = next(item for item in pod["volumes"] if item["name"] == mount["name"])
+            if "configMap" in volume and path.startswith(f"{mount['mountPath']}/"):
+                found = f"/api/v1/namespaces/{self._namespace}/configmaps/{volume['configMap']['name']}"
+                file = self._log.with_name(path.rpartition("/")[2])
+                file.write_text(self._cluster.api.get(found)["data"][file.name])
+                return f"{name}={file}"
+        return flag
 
     @contextlib.contextmanager
     def _started(self, wanted: _Wanted) -> Iterator[None]:
