@@ -42,6 +42,20 @@ def test_an_image_runs_without_rights_and_holds_no_more_than_it_needs(target: st
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_an_image_runs_as_whatever_user_it_is_given(target: str) -> None:
+    """As on OpenShift: of a range of the namespace's, in group 0, without an entry in /etc/passwd."""
+    with opened(target) as image:
+        user = (1000680000, 0)
+        assert image.run("id", "-u", user=user).strip() == "1000680000"
+        assert "usage" in image.run(*image.config["Entrypoint"], "--help", user=user).lower()
+        assert "imported" in image.run("python", "-c", IMPORT_ALL, MODULES[target], seconds=120, user=user)
+        if target == "worker":
+            # Loads the bundled model and draws with it, whole and cut.
+            check = ("python", "-m", "diffusion_worker.model.check", "digits", "--json")
+            assert json.loads(image.run(*check, seconds=300, user=user))["identical"] is True
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_an_image_says_what_it_is(target: str) -> None:
     with opened(target) as image:
         prefix = "org.opencontainers.image."

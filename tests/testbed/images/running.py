@@ -1,6 +1,6 @@
 """Programs run out of an image as a restricted pod runs them, without a node.
 
-User 65532, read-only root file system but for /tmp, no capabilities, no new privileges.
+User 65532, or the one that is named, read-only root file system but for /tmp, no capabilities, no new privileges.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import IO, Any, Final
 
 from testbed.images.building import archive, buildah, name
 
-# $1 is the image's root; what follows runs in it. /dev has what every container has.
+# $1 is the image's root, $2 and $3 are user and group; what follows runs in it. /dev has what every container has.
 _AS_A_POD: Final = """
 set -eu
-root=$1; shift
+root=$1; uid=$2; gid=$3; shift 3
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount -t proc proc "$root/proc"
@@ -30,7 +30,7 @@ for device in null zero full random urandom; do
 done
 mkdir "$root/dev/shm"; mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
-exec chroot "$root" /usr/bin/setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs \
+exec chroot "$root" /usr/bin/setpriv --reuid="$uid" --regid="$gid" --clear-groups --no-new-privs \
     --bounding-set=-all --inh-caps=-all -- "$@"
 """
 
@@ -42,8 +42,14 @@ class Image:
     root: Path
     config: dict[str, Any]
 
-    def run(self, *command: str, environment: dict[str, str] | None = None, seconds: float = 60) -> str:
-        """What the command prints. Raises CalledProcessError, which has its stderr, and TimeoutExpired."""
+    def run(
+        self,
+        *command: str,
+        environment: dict[str, str] | None = None,
+        seconds: float = 60,
+        user: tuple[int, int] = (65532, 65532),
+    ) -> str:
+        """What the command prints; `user` has a group too. Raises CalledProcessError, which has its stderr, and TimeoutExpired."""
         variables = [*self.config["Env"], *(f"{key}={value}" for key, value in (environment or {}).items())]
         outside = (
             "unshare",
@@ -60,7 +66,7 @@ class Image:
         )
         inside = ("/usr/bin/env", "-i", f"--chdir={self.config['WorkingDir']}", *variables, *command)
         done = subprocess.run(
-            [*outside, self.root, *inside], check=True, capture_output=True, text=True, timeout=seconds
+            [*outside, self.root, *map(str, user), *inside], check=True, capture_output=True, text=True, timeout=seconds
         )
         return done.stdout
 
