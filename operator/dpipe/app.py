@@ -227,18 +227,11 @@ def render(
     """Print the Kubernetes objects of a resource."""
     import yaml
 
-    from diffusion_operator.api import InvalidResourceError
     from diffusion_operator.api.platform import read_document
     from dpipe.origins import explained
 
-    pipeline = _read(file)
-    try:
-        rendered = list(explained(pipeline, None if platform is None else read_document(platform)))
-    except InvalidResourceError as error:
-        _fail("\n".join(f"{platform}: {fault}" for fault in error.errors))
-    except (OSError, UnicodeDecodeError) as error:
-        _fail(f"{platform}: {getattr(error, 'strerror', None) or error}")
-    for number, (child, origins) in enumerate(rendered):
+    document = None if platform is None else parsed(platform, read_document)
+    for number, (child, origins) in enumerate(explained(_read(file), document)):
         if number:
             typer.echo("---")
         for line in ("of the platform:", *(f"  {origin}" for origin in origins)) if origins else ():

@@ -11,9 +11,9 @@ from typing import Any
 
 from diffusion_operator.api import Pipeline, load_platform
 from diffusion_operator.api.platform import KINDS_OF_PODS
-from diffusion_operator.render import Images, Made, render, templates
+from diffusion_operator.render import Made, render, templates
 from diffusion_operator.render.difference import differences
-from diffusion_operator.render.images import PACKAGED
+from diffusion_operator.render.images import of_platform
 
 Child = dict[str, Any]
 
@@ -38,8 +38,7 @@ def explained(pipeline: Pipeline, document: Mapping[str, Any] | None) -> Iterato
 def _rendered(pipeline: Pipeline, document: Mapping[str, Any]) -> tuple[list[Child], list[Child]]:
     """The children, and the same to be compared: another generation would make them differ all over."""
     platform = load_platform(document)
-    images = Images(worker=platform.image(PACKAGED.worker), router=platform.image(PACKAGED.router))
-    whole = platform.beneath(pipeline)
+    images, whole = of_platform(platform), platform.beneath(pipeline)
     made = templates(whole, images)
     children = render(whole, images, pods=Made(made))
     return children, json.loads(json.dumps(children).replace(made.generation, "generation"))

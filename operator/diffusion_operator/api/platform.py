@@ -109,14 +109,19 @@ def platform_schema() -> dict[str, Any]:
 
 
 def read_document(path: FilePath) -> Any:
-    """The one document of a YAML file; None: it is empty. Raises InvalidResourceError, OSError, UnicodeDecodeError."""
+    """The one document of a platform's file, which is right; None: it is empty.
+
+    Raises InvalidResourceError with every fault, OSError, UnicodeDecodeError.
+    """
     try:
         documents = [item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item is not None]
     except yaml.YAMLError as error:
         raise InvalidResourceError([FieldError((), f"is not YAML: {error}")]) from None
     if len(documents) > 1:
         raise InvalidResourceError([FieldError((), f"has {len(documents)} documents: give a file with one")])
-    return documents[0] if documents else None
+    document = documents[0] if documents else None
+    load_platform(document)
+    return document
 
 
 def load_platform(document: object) -> Platform:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
-from diffusion_operator.api import Image
+from diffusion_operator.api import Image, Platform
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,11 @@ class Images:
 
 PACKAGED: Final = Images()
 """Those of this package's own release."""
+
+
+def of_platform(platform: Platform, images: Images = PACKAGED) -> Images:
+    """Images of the operator's own, in the platform's registry."""
+    return Images(worker=platform.image(images.worker), router=platform.image(images.router))
 
 
 def reference(image: Image, default: str) -> str:

@@ -34,6 +34,7 @@ def diff(
     server_side: Annotated[bool, typer.Option("--server-side", help="As kubectl apply --server-side would.")] = False,
     worker_image: Annotated[str | None, typer.Option(help="What the operator is, or is to be, installed with.")] = None,
     router_image: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    platform: Annotated[Path | None, typer.Option(help="Its platform file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell which pods a change would replace, why, how many at once, and about how long it takes.
@@ -44,22 +45,24 @@ def diff(
     """
     from importlib.metadata import version as installed
 
-    from dpipe.changes.comparing import ImagesGiven, of_an_edit, of_an_upgrade, of_files
+    from diffusion_operator.api.platform import load_platform, read_document
+    from dpipe.changes.comparing import Given, of_an_edit, of_an_upgrade, of_files
     from dpipe.changes.kubectl import ClusterError, Kubectl
     from dpipe.changes.telling import as_data, told
     from dpipe.up.resource import read_resources, read_text
 
     version = installed("diffusion-operator")
-    images = ImagesGiven(worker_image, router_image)
+    document = None if platform is None else parsed(platform, read_document, EXIT_USAGE)
+    given = Given(worker_image, router_image, load_platform(document))
     cluster = Kubectl(context, namespace)
     try:
         if file is None:
             _refuse("goes with --file", {"--from": against, "--server-side": server_side})
-            plans = of_an_upgrade(cluster, version, images, everywhere=everywhere)
+            plans = of_an_upgrade(cluster, version, given, everywhere=everywhere)
         elif against is None:
             _refuse("does not go with --file", {"--all-namespaces": everywhere})
             manifest = parsed(file, read_text, EXIT_USAGE)
-            plans = of_an_edit(cluster, manifest, version, images, server_side=server_side)
+            plans = of_an_edit(cluster, manifest, version, given, server_side=server_side)
         else:
             of_clusters = {
                 "--namespace": namespace,
@@ -70,7 +73,8 @@ def diff(
                 "--router-image": router_image,
             }
             _refuse("does not go with --from", of_clusters)
-            plans = of_files(*(parsed(each, read_resources, EXIT_USAGE) for each in (against, file)))
+            before, after = (parsed(each, read_resources, EXIT_USAGE) for each in (against, file))
+            plans = of_files(before, after, given)
     except ClusterError as error:
         fail(str(error), EXIT_USAGE)
     if as_json:

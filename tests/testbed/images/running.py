@@ -49,7 +49,10 @@ class Image:
         seconds: float = 60,
         user: tuple[int, int] = (65532, 65532),
     ) -> str:
-        """What the command prints; `user` has a group too. Raises CalledProcessError, which has its stderr, and TimeoutExpired."""
+        """What the command prints; `user` has a group too.
+
+        Raises CalledProcessError, which has its stderr, and TimeoutExpired.
+        """
         variables = [*self.config["Env"], *(f"{key}={value}" for key, value in (environment or {}).items())]
         outside = (
             "unshare",

@@ -133,6 +133,25 @@ def test_faults_of_a_platform_are_listed_with_file_and_path(tmp_path: Path) -> N
     )
 
 
+def test_diff_knows_of_the_platform(tmp_path: Path) -> None:
+    """What the platform says already, a pipeline that comes to say it too does not change."""
+    platform, said = tmp_path / "platform.yaml", tmp_path / "said.yaml"
+    platform.write_text("imagePullSecrets: [{name: mirror}]")
+    resource = yaml.safe_load(EXAMPLE.read_text())
+    resource["spec"] |= {"imagePullSecrets": [{"name": "mirror"}]}
+    said.write_text(yaml.safe_dump(resource))
+    files = ("-f", str(said), "--from", str(EXAMPLE))
+    code, text = dpipe("diff", *files)
+    assert code == 1
+    assert "digits-encoder: 1 of 1 pod replaced" in text
+    _, text = dpipe("diff", *files, "--platform", str(platform))
+    assert "replaced" not in text
+    platform.write_text("imagePullSecret: []")
+    code, text = dpipe("diff", *files, "--platform", str(platform))
+    assert code == 2
+    assert "unknown field; did you mean imagePullSecrets?" in text
+
+
 def test_a_resource_can_come_from_standard_input() -> None:
     code, _ = dpipe("render", "-f", "-", given=EXAMPLE.read_text())
     assert code == 0
