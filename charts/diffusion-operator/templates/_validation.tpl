@@ -20,6 +20,13 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- range $value, $given := dict "platform.commonLabels" .platform.commonLabels "platform.commonAnnotations" .platform.commonAnnotations }}
+{{- range $name, $_ := $given }}
+{{- if hasPrefix "diffusion-operator.dev/" $name }}
+{{- fail (printf "%s names %s, which is the operator's own: use another name." $value $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if hasKey .monitoring.rules.alertLabels "severity" }}
 {{- fail "monitoring.rules.alertLabels names severity, which each alert sets by itself: use another label, and route by both." }}
 {{- end }}

@@ -73,6 +73,8 @@ class Platform:
         return f"{self.registry}/{rest if has_registry else reference}"
 
     def beneath(self, pipeline: Pipeline) -> Pipeline:
+        if self is NOTHING:
+            return pipeline
         model, router = pipeline.model, pipeline.router
         cache = replace(model.cache, storage_class=model.cache.storage_class or self.storage_class)
         isolation = pipeline.isolation

@@ -17,7 +17,7 @@ from diffusion_operator.api import MODEL_ROLES, Pipeline, Role
 from diffusion_operator.cluster.client import ApiError, Cluster
 from diffusion_operator.cluster.kinds import SCALER, STATEFUL_SET
 from diffusion_operator.cluster.store import Store, Stored, stored
-from diffusion_operator.reconcile import common
+from diffusion_operator.reconcile import labels
 from diffusion_operator.reconcile.apply import Applied, Owner, refusal, remove
 from diffusion_operator.render import names
 from diffusion_operator.render.scaler import scaler as role_scaler
@@ -100,7 +100,7 @@ class Scalers:
         known = self._store.scaler(pipeline.namespace, name)
         if known is None:
             scaler = owner.adopt(role_scaler(pipeline, pipeline.roles[role]))
-            item = common.marked(pipeline, seed(scaler, self._running(pipeline, owner, role)))
+            item = labels.marked(pipeline, seed(scaler, self._running(pipeline, owner, role)))
             try:
                 live = await self._cluster.create(SCALER, item)
                 log.info("scaler_seeded", pipeline=str(owner.key), role=role, replicas=item["spec"]["replicas"])
@@ -114,7 +114,7 @@ class Scalers:
 
     async def _label(self, pipeline: Pipeline, scaler: Stored) -> Sequence[Fault]:
         """Make its common labels and annotations so, and touch nothing else of it."""
-        patch = common.patch(pipeline, scaler.packed.unpack())
+        patch = labels.patch(pipeline, scaler.packed.unpack())
         if not patch:
             return ()
         # This very object: one made anew under its name has another.

@@ -158,6 +158,10 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"platform": {"commonLabels": {"app.kubernetes.io/name": "mine"}}},
         "platform.commonLabels names app.kubernetes.io/name",
     ),
+    "an annotation of the operator's own": (
+        {"platform": {"commonAnnotations": {"diffusion-operator.dev/applied": "x"}}},
+        "platform.commonAnnotations names diffusion-operator.dev/applied, which is the operator's own",
+    ),
     "a file of the platform twice": (
         {"extraArgs": ["--platform-file=/x"]},
         "extraArgs names --platform-file, which the chart sets by itself: use the value platform instead",

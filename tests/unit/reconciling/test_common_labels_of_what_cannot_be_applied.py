@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 from diffusion_operator.api import Pipeline, Role
-from diffusion_operator.reconcile import claims, common
+from diffusion_operator.reconcile import claims, labels
 from diffusion_operator.render import render
 from diffusion_operator.render.scaler import scaler
 from unit.render.children import pipeline, stateful_sets
@@ -70,15 +70,15 @@ def merged(live: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 class TestScalers:
     def made(self, owner: Pipeline) -> dict[str, Any]:
-        return common.marked(owner, scaler(owner, owner.roles[Role.DENOISER]))
+        return labels.marked(owner, scaler(owner, owner.roles[Role.DENOISER]))
 
     def edited(self, live: dict[str, Any], owner: Pipeline) -> dict[str, Any]:
-        return {**live, "metadata": merged(live["metadata"], common.patch(owner, live))}
+        return {**live, "metadata": merged(live["metadata"], labels.patch(owner, live))}
 
     def test_one_that_is_as_it_should_be_is_not_touched(self) -> None:
         for sections in ({}, {"commonLabels": {"team": "paint"}, "commonAnnotations": {"a": "b"}}):
             owner = pipeline(**sections)
-            assert common.patch(owner, self.made(owner)) == {}
+            assert labels.patch(owner, self.made(owner)) == {}
 
     def test_an_edit_comes_to_what_would_be_made_now_and_others_labels_stay(self) -> None:
         steps: list[dict[str, Any]] = [
@@ -95,10 +95,10 @@ class TestScalers:
             wanted = self.made(owner)["metadata"]
             assert found["metadata"]["labels"] == wanted["labels"] | {"somebodys": "1"}
             assert (found["metadata"].get("annotations") or {}) == wanted.get("annotations", {})
-            assert common.patch(owner, found) == {}
+            assert labels.patch(owner, found) == {}
 
     def test_one_that_was_taken_off_by_hand_comes_back(self) -> None:
         owner = pipeline(commonLabels={"team": "paint"})
         found = self.made(owner)
         found["metadata"]["labels"] = {name: "x" for name in found["metadata"]["labels"] if name != "team"}
-        assert common.patch(owner, found) == {"labels": {"team": "paint"}}
+        assert labels.patch(owner, found) == {"labels": {"team": "paint"}}

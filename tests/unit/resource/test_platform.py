@@ -68,6 +68,12 @@ def test_classes_are_taken_whole() -> None:
     assert pod_spec(found["decoder"])["runtimeClassName"] == "theirs"
 
 
+def test_the_profile_that_a_pipeline_names_wins() -> None:
+    platform = {"securityProfile": "OpenShift"}
+    assert "runAsUser" not in pod_spec(sets(platform)["decoder"])["securityContext"]
+    assert pod_spec(sets(platform, securityProfile="Restricted")["decoder"])["securityContext"]["runAsUser"] == 65532
+
+
 def test_a_section_is_of_the_pods_that_it_is_named_after() -> None:
     platform = {
         "pods": {"priorityClassName": "all", "runtimeClassName": "all"},
