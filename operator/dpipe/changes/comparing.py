@@ -81,7 +81,8 @@ def _edit(cluster: Kubectl, wanted: Object, version: str, given: Given) -> Plan:
     if moves and _decided(live, before.pipeline, images, written, given, moves=False).available != theirs:
         warnings.append(
             f"it moves, too: the operator {operator} would make {theirs} of it, which this dpipe can't without "
-            "--worker-image and --router-image (and --platform) as that one was installed with, and being of its version"
+            "--worker-image and --router-image as that one was installed with (--platform, too), and being of its "
+            "version"
         )
     elif operator != version:
         warnings.append(f"the operator is {operator} and this dpipe {version}: what it makes of an edit may differ")

@@ -77,6 +77,8 @@ def test_a_pipeline_s_whole_life_lacks_no_right_and_leaves_none_unused(
         user.until_counts(encoder=2, denoiser=2)
         user.set_scaler(3)
         user.until_counts(encoder=2, denoiser=3)
+        user.edit(commonLabels={"team": "paint"})
+        monitored.until(lambda: "team" in user.scaler()["metadata"]["labels"], 30, "the scaler is labelled, too")
         user.kubectl("scale", "statefulset", "digits-encoder", "--replicas=5")
         user.until_counts(encoder=2, denoiser=3)
         user.edit(
