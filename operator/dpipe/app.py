@@ -5,8 +5,10 @@ Each command imports what it needs when it runs, so that help and errors come at
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
@@ -17,7 +19,7 @@ from diffusionpipeline.words import EXIT_FAILED, LogFormat, LogLevel
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from diffusion_operator.api import Pipeline
+    from dpipe.manifests import Manifests
     from dpipe.up.running import Running
 
 _PIPE_WIDTH: Final = 250
@@ -32,7 +34,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-FileOption = Annotated[Path, typer.Option("--file", "-f", help="A DiffusionPipeline resource; - for standard input.")]
+FileOption = Annotated[
+    Path, typer.Option("--file", "-f", help="A file with DiffusionPipeline resources; - for standard input.")
+]
+ChosenOption = Annotated[
+    str | None,
+    typer.Option("--pipeline", metavar="[NAMESPACE/]NAME", help="Which one, if the file has several."),
+]
 UrlOption = Annotated[
     str | None,
     typer.Option(envvar="DPIPE_URL", help="The router's HTTP address. Left out: the pipeline that runs here."),
@@ -48,6 +56,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def up(
     file: FileOption,
+    chosen: ChosenOption = None,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="HTTP port; 0: any free one. Left out: the resource's, if free."),
@@ -70,7 +79,8 @@ def up(
     from dpipe.up.running import data_folder
 
     console = _console()
-    pipeline = _read(file)
+    with _faults_of(file):
+        pipeline = _read(file).pipeline(chosen)
     if port is None:
         wanted = pipeline.router.http_port
         port = wanted if is_free(wanted) else 0
@@ -220,13 +230,16 @@ def check(
 
 
 @app.command()
-def render(file: FileOption) -> None:
-    """Print the Kubernetes objects of a resource."""
+def render(file: FileOption, chosen: ChosenOption = None) -> None:
+    """Print the Kubernetes objects of each resource."""
     import yaml
 
     from diffusion_operator.render import render as render_children
 
-    typer.echo(yaml.safe_dump_all(render_children(_read(file)), sort_keys=False), nl=False)
+    with _faults_of(file):
+        pipelines = _read(file).pipelines(chosen)
+    for number, pipeline in enumerate(pipelines):
+        typer.echo("---\n" * bool(number) + yaml.safe_dump_all(render_children(pipeline), sort_keys=False), nl=False)
 
 
 @app.command()
@@ -250,12 +263,23 @@ def demo(
         _fail(str(error))
 
 
-def _read(file: Path) -> Pipeline:
+def _read(file: Path) -> Manifests:
+    """What else is in the file is named. Raises what `_faults_of` takes."""
+    from dpipe.manifests import read_manifests
+
+    found = read_manifests(file)
+    if found.resources and found.passed_over:
+        typer.echo(f"{file}: passed over {found.others()}", err=True)
+    return found
+
+
+@contextlib.contextmanager
+def _faults_of(file: Path) -> Iterator[None]:
+    """Ends the program with what is wrong with a file, each fault with its name."""
     from diffusion_operator.api import InvalidResourceError
-    from dpipe.up.resource import read_pipeline
 
     try:
-        return read_pipeline(file)
+        yield
     except InvalidResourceError as error:
         _fail("\n".join(f"{file}: {fault}" for fault in error.errors))
     except (OSError, UnicodeDecodeError) as error:

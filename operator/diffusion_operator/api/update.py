@@ -48,11 +48,12 @@ def update(spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> Update:
 
 
 def _window(spec: Mapping[str, Any], index: int) -> Window:
+    name = spec.get("timeZone", "UTC")
     try:
-        zone = ZoneInfo(spec["timeZone"])
+        zone = ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         path = ("spec", "update", "windows", index, "timeZone")
-        fault = FieldError(path, f"{spec['timeZone']!r} is no time zone of the IANA database, such as Europe/Berlin")
+        fault = FieldError(path, f"{name!r} is no time zone of the IANA database, such as Europe/Berlin")
         raise InvalidResourceError([fault]) from None
     days = spec.get("days") or DAYS
     return Window(
