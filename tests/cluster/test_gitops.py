@@ -36,7 +36,7 @@ def seen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         unserved = stack.enter_context(cluster.namespace("gitops-unserved"))
         served = stack.enter_context(cluster.namespace("gitops-served"))
         operator_user(cluster, "operator:gitops", namespaces=[served])
-        router = stack.enter_context(EveryWorkerIsRegistered(cluster))
+        router = stack.enter_context(EveryWorkerIsRegistered(cluster, only=(served, "ready")))
         log = tmp_path_factory.mktemp("gitops") / "operator.log"
         flags = (f"--watch-namespaces={served}", router.flag)
         operator = stack.enter_context(Operator(cluster.kubeconfig_of("operator:gitops"), *flags, log=log))
@@ -53,7 +53,7 @@ def seen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         faulty.until_condition("Stalled", "True", "InvalidSpec")
         suspended = user("suspended", suspend=True)
         suspended.until_condition("Progressing", "False", "Suspended")
-        ready = user("ready")  # last, as its workers are the ones that are registered
+        ready = user("ready")
         ready.until_ready()
         found |= {"on its way": waiting.live(), "faulty": faulty.live(), "suspended": suspended.live()}
         found["ready"] = ready.live()
@@ -184,8 +184,8 @@ def user(cluster: Cluster, namespace: str) -> User:
 
 
 @pytest.fixture
-def router(cluster: Cluster) -> Iterator[EveryWorkerIsRegistered]:
-    with EveryWorkerIsRegistered(cluster) as running:
+def router(user: User) -> Iterator[EveryWorkerIsRegistered]:
+    with EveryWorkerIsRegistered(user.cluster, only=(user.namespace, user.name)) as running:
         yield running
 
 
