@@ -55,8 +55,11 @@ class Applied:
         return {name: schema.without_nulls(item["spec"], self._definition) for name, item in self.live().items()}
 
     def versions(self) -> dict[str, tuple[int, str]]:
+        """Generations, and resource versions where an apply that changes nothing leaves them."""
+        # Older API servers write down when a null was applied to a field with a default.
+        kept = int(self._cluster.api.get("/version")["minor"]) >= 35
         return {
-            name: (item["metadata"]["generation"], item["metadata"]["resourceVersion"])
+            name: (item["metadata"]["generation"], item["metadata"]["resourceVersion"] if kept else "")
             for name, item in self.live().items()
         }
 
