@@ -268,8 +268,9 @@ def test_helm_4_waits_until_a_pipeline_is_ready_and_tells_what_keeps_it(
     assert {pod["spec"]["containers"][0]["image"].rpartition(":")[2] for pod in user.pods("denoiser")} == {"two"}
     # At once, as its time is longer than the test's.
     helm.fails("status: Failed, message: spec.roles.decoder.resources: a request", "--timeout=1h", "--set=limit=0.25")
-    helm.fails("status: InProgress, message: spec.suspend is true", "--timeout=2s", "--set=suspend=true")
+    helm.fails("not ready. status: InProgress", "--timeout=2s", "--set=suspend=true")
     user.until_condition("Progressing", "False", "Suspended")
+    helm.fails("status: InProgress, message: spec.suspend is true", "--timeout=2s", "--set=suspend=true")
     helm.upgrade("--wait", "--timeout=60s")
     assert user.condition("Ready").status == "True"
 
