@@ -48,7 +48,7 @@ def seen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
         found = {"made": user("made", unserved).live()}
         waiting = user("waiting", roles=NOWHERE)
-        waiting.until_condition("Schedulable", "False", "Unschedulable")
+        waiting.until_condition("Progressing", "True", "Starting", "encoder: 0 of 1 pod ready")
         faulty = user("faulty", roles=FAULTY)
         faulty.until_condition("Stalled", "True", "InvalidSpec")
         suspended = user("suspended", suspend=True)
