@@ -87,8 +87,12 @@ def _rules(schema: Schema) -> Iterator[str]:
 def _type(field: Schema) -> str:
     if field.get("x-kubernetes-int-or-string"):
         return "integer or string"
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "type" not in field:
+        return "number or string"
+    # Of a nullable field, the values stand in allOf.
+    for part in (field, *field.get("allOf", ())):
+        if "enum" in part:
+            return ", ".join(f"`{value}`" for value in part["enum"])
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
     if "additionalProperties" in field:

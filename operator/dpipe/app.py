@@ -14,10 +14,10 @@ import typer
 
 from diffusionpipeline.words import LogFormat, LogLevel
 from dpipe.changes.commands import diff, revisions, rollback
-from dpipe.terminal import JsonOption, console, fail, parsed, print_json
+from dpipe.terminal import JsonOption, console, fail, faults_of, print_json
 
 if TYPE_CHECKING:
-    from diffusion_operator.api import Pipeline
+    from dpipe.manifests import Manifests
     from dpipe.up.running import Running
 
 app = typer.Typer(
@@ -30,7 +30,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-FileOption = Annotated[Path, typer.Option("--file", "-f", help="A DiffusionPipeline resource; - for standard input.")]
+FileOption = Annotated[
+    Path, typer.Option("--file", "-f", help="A file with DiffusionPipeline resources; - for standard input.")
+]
+ChosenOption = Annotated[
+    str | None,
+    typer.Option("--pipeline", metavar="[NAMESPACE/]NAME", help="Which one, if the file has several."),
+]
 UrlOption = Annotated[
     str | None,
     typer.Option(envvar="DPIPE_URL", help="The router's HTTP address. Left out: the pipeline that runs here."),
@@ -45,6 +51,7 @@ PipelineOption = Annotated[str | None, typer.Option(help="Name of a pipeline tha
 @app.command()
 def up(
     file: FileOption,
+    chosen: ChosenOption = None,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="HTTP port; 0: any free one. Left out: the resource's, if free."),
@@ -67,7 +74,8 @@ def up(
     from dpipe.up.running import data_folder
 
     screen = console()
-    pipeline = _read(file)
+    with faults_of(file):
+        pipeline = _read(file).pipeline(chosen)
     if port is None:
         wanted = pipeline.router.http_port
         port = wanted if is_free(wanted) else 0
@@ -219,19 +227,26 @@ def check(
 @app.command()
 def render(
     file: FileOption,
+    chosen: ChosenOption = None,
     platform: Annotated[
         Path | None,
         typer.Option(help="The operator's platform file; what comes of it is told in comments."),
     ] = None,
 ) -> None:
-    """Print the Kubernetes objects of a resource."""
+    """Print the Kubernetes objects of each resource."""
     import yaml
 
     from diffusion_operator.api.platform import read_document
     from dpipe.origins import explained
 
-    document = None if platform is None else parsed(platform, read_document)
-    for number, (child, origins) in enumerate(explained(_read(file), document)):
+    document = None
+    if platform is not None:
+        with faults_of(platform):
+            document = read_document(platform)
+    with faults_of(file):
+        pipelines = _read(file).pipelines(chosen)
+    children = [each for pipeline in pipelines for each in explained(pipeline, document)]
+    for number, (child, origins) in enumerate(children):
         if number:
             typer.echo("---")
         for line in ("of the platform:", *(f"  {origin}" for origin in origins)) if origins else ():
@@ -265,10 +280,14 @@ def demo(
         fail(str(error))
 
 
-def _read(file: Path) -> Pipeline:
-    from dpipe.up.resource import read_pipeline
+def _read(file: Path) -> Manifests:
+    """What else is in the file is named. Raises what `faults_of` takes."""
+    from dpipe.manifests import read_manifests
 
-    return parsed(file, read_pipeline)
+    found = read_manifests(file)
+    if found.resources and found.passed_over:
+        typer.echo(f"{file}: passed over {found.others()}", err=True)
+    return found
 
 
 def _url(url: str | None, pipeline: str | None) -> str:

@@ -15,9 +15,11 @@ from rich.console import Console
 from dpipe.client import times
 from dpipe.client.following import failures, progress_bars, run_jobs
 from dpipe.client.http import Job, RouterClient
+from dpipe.manifests import read_manifests
 from dpipe.up.local import LocalPipeline
-from dpipe.up.resource import BUNDLED, read_pipeline
 
+BUNDLED: Final[Path] = Path(__file__).parent / "up/digits.yaml"
+"""The resource of the bundled model, as in examples/digits.yaml."""
 READY_SECONDS: Final = 300.0
 JOBS_SECONDS: Final = 120.0
 SEED: Final = 0
@@ -45,7 +47,7 @@ class DemoError(Exception):
 def run_demo(console: Console, file: Path) -> None:
     """Up, ten pictures into `file`, the stage table, down. Bounded in time. Raises DemoError, NotReadyError."""
     with tempfile.TemporaryDirectory(prefix="dpipe-demo-") as folder:
-        with LocalPipeline(read_pipeline(BUNDLED), data_dir=Path(folder)) as local:
+        with LocalPipeline(read_manifests(BUNDLED).pipeline(), data_dir=Path(folder)) as local:
             console.print(f"starting {', '.join(local.pods)}", highlight=False)
             with console.status("loading the model (torch takes its time)"):
                 local.wait_ready(READY_SECONDS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
@@ -15,19 +16,18 @@ if TYPE_CHECKING:
 
 _PIPE_WIDTH: Final = 250
 
-Read = TypeVar("Read")
-
 NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="Left out: the context's.")]
 ContextOption = Annotated[str | None, typer.Option(help="Of the kubeconfig. Left out: the current one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def parsed(file: Path, read: Callable[[Path], Read], status: int = EXIT_FAILED) -> Read:
-    """What `read` makes of a file; the command ends with what is wrong with it, line by line, and this status."""
+@contextlib.contextmanager
+def faults_of(file: Path, status: int = EXIT_FAILED) -> Iterator[None]:
+    """Ends the program with what is wrong with a file, each fault with its name."""
     from diffusion_operator.api import InvalidResourceError
 
     try:
-        return read(file)
+        yield
     except InvalidResourceError as error:
         fail("\n".join(f"{file}: {fault}" for fault in error.errors), status)
     except (OSError, UnicodeDecodeError) as error:

@@ -52,6 +52,8 @@ def values(field: Mapping[str, Any]) -> list[Any]:
     found: list[Any] = [None]
     if field.get("x-kubernetes-int-or-string"):
         return [*found, *_STRINGS, *_NUMBERS, True]
+    if "type" not in field:
+        return [*found, *_STRINGS, *_NUMBERS, True, {}, {"a": 1}, [], [1]]
     match field["type"]:
         case "boolean":
             found += [True, False, "true"]
@@ -60,7 +62,8 @@ def values(field: Mapping[str, Any]) -> list[Any]:
             found += [low - 1, low, high, high + 1, str(low), low + 0.5]
         case "string":
             most = field.get("maxLength", 64)
-            found += [*field.get("enum", ()), *_STRINGS, "a" * most, "a" * (most + 1), 1]
+            allowed = [value for part in (field, *field.get("allOf", ())) for value in part.get("enum", ())]
+            found += [*allowed, *_STRINGS, "a" * most, "a" * (most + 1), 1]
         case "array":
             found += [[], {}, [None]]
         case "object":

@@ -77,7 +77,7 @@ def with_defaults(resource: object) -> dict[str, Any]:
     unknown = list(schema.unknown_fields({**given, "metadata": {}}, definition))
     complete: dict[str, Any] = schema.with_defaults(given, definition)
     # Its default is for what a cluster has.
-    complete.pop("status", None)
+    del complete["status"]
     faults = [*unknown, *schema.schema_errors(complete, definition)]
     # Rules presume the schema's types.
     if not faults:
@@ -99,7 +99,8 @@ def from_live(resource: Mapping[str, Any]) -> Pipeline:
     is missing gets its default, what is unknown is passed over. Raises InvalidResourceError for what can't be rendered.
     """
     try:
-        spec = schema.with_defaults(resource["spec"], crd.schema()["properties"]["spec"])
+        definition = crd.schema()["properties"]["spec"]
+        spec = schema.with_defaults(schema.without_nulls(resource["spec"], definition), definition)
         return reading.from_defaulted({"metadata": resource["metadata"], "spec": spec})
     except InvalidResourceError:
         raise

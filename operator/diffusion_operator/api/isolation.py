@@ -35,5 +35,9 @@ def isolation(spec: Mapping[str, Any]) -> Isolation | None:
         http_from=tuple(spec["httpFrom"]) if "httpFrom" in spec else None,
         grpc_from=tuple(spec.get("grpcFrom", ())),
         metrics_from=tuple(spec.get("metricsFrom", (PROMETHEUS,))),
-        egress=tuple(spec.get("egress", ())),
+        egress=tuple(_rule(rule) for rule in spec.get("egress", ())),
     )
+
+
+def _rule(rule: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**rule, "ports": [{"protocol": "TCP", **port} for port in rule["ports"]]} if "ports" in rule else rule

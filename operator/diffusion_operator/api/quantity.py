@@ -26,7 +26,7 @@ _FACTORS: Final = {
 }
 
 
-def exact(text: str | int) -> Decimal:
+def exact(text: str | float) -> Decimal:
     """The number that a quantity stands for. Raises ValueError on another form."""
     match = _FORM.match(str(text))
     if match is None:
@@ -39,7 +39,7 @@ def exact(text: str | int) -> Decimal:
     return Decimal(number) * _FACTORS[suffix] if suffix else Decimal(number)
 
 
-def parse_quantity(text: str | int) -> int:
+def parse_quantity(text: str | float) -> int:
     """The whole number that a quantity stands for, rounded up as Kubernetes does. Raises ValueError on another form."""
     value = exact(text)
     whole = int(value)

@@ -1,7 +1,7 @@
 """A resource with its defaults -> typed values.
 
 Defaults that the definition states are filled in before. A role's own are here: the definition cannot state them, since
-a colocated role must be seen to have none of them set.
+a colocated role must be seen to have none of them set. So are those of what may be left out as a whole.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
+from diffusion_operator.api.resources import check_resources
 from diffusion_operator.api.role import (
     Batching,
     CacheRetention,
@@ -29,6 +30,7 @@ from diffusion_operator.api.update import update
 from diffusionpipeline.words import Role
 
 BUNDLED_MODEL: Final = "digits"
+TOKEN_KEY: Final = "token"
 CLAIM_SIZE: Final = "50Gi"
 ROUTER_CLAIM_SIZE: Final = "10Gi"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
@@ -87,7 +89,7 @@ def _model(spec: Object) -> Model:
         sub_path=spec.get("subPath", ""),
         dtype=spec["dtype"],
         allow_pickle=spec["allowPickle"],
-        token=SecretKey(name=token["name"], key=token["key"]) if token else None,
+        token=SecretKey(name=token["name"], key=token.get("key", TOKEN_KEY)) if token else None,
         cache=Cache(
             type=cache["type"],
             claim=cache.get("claimName", ""),
@@ -106,16 +108,17 @@ def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
     update, disruption = spec.get("updateStrategy", {}), spec.get("disruptionBudget", {})
     retention, batching = spec.get("cacheRetention", {}), spec.get("batching", {})
     path = ("spec", "roles", str(role))
+    gpu_resource = spec.get("gpuResourceName", GPU_RESOURCE)
     return RoleSpec(
         role=role,
         replicas=denoisers if colocated else spec.get("replicas", 1),
         colocated=colocated,
         external=spec.get("scaling", {}).get("mode") == "External",
         gpus=gpus,
-        gpu_resource=spec.get("gpuResourceName", GPU_RESOURCE),
+        gpu_resource=gpu_resource,
         device=spec.get("device", "cuda" if gpus else "cpu"),
         threads=spec.get("threads"),
-        resources=spec.get("resources", {}),
+        resources=check_resources(spec.get("resources", {}), gpu_resource if gpus else "", (*path, "resources")),
         env=tuple(variable(item) for item in spec.get("env", ())),
         args=tuple(spec.get("args", ())),
         pod_template=check_pod_template(spec.get("podTemplate", {}), (*path, "podTemplate")),
@@ -160,12 +163,12 @@ def _transport(spec: Object) -> Transport:
 def _rdma(spec: Object) -> Rdma:
     return Rdma(
         resource=spec.get("resourceName", ""),
-        count=spec["count"],
+        count=spec.get("count", 1),
         devices=tuple(spec.get("devices", ())),
         gid_index=spec.get("gidIndex"),
-        ipc_lock=spec["ipcLock"],
+        ipc_lock=spec.get("ipcLock", "Auto"),
         networks=tuple(spec.get("networks", ())),
-        host_network=spec["hostNetwork"],
+        host_network=spec.get("hostNetwork", False),
     )
 
 

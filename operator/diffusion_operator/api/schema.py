@@ -41,9 +41,11 @@ _SCHEMA_TYPES: Final = {
 
 
 def without_nulls(value: Any, schema: Schema) -> Any:
-    """A copy without the keys whose value is null: no field of ours is nullable, so null means left out.
+    """A copy without the keys whose value is null, which means left out.
 
-    Where the schema takes unknown fields, null stays: there it is the owner of the field who knows what it means.
+    The API server keeps the null of a field that has no default where it was applied server-side; such a field is
+    `nullable`, or the apply would be refused. Where the schema takes unknown fields, null stays: there it is the owner
+    of the field who knows what it means.
     """
     if schema.get(_OPEN):
         return deepcopy(value)
@@ -110,7 +112,10 @@ def schema_errors(value: Any, schema: Schema) -> Iterator[FieldError]:
 def _message(error: ValidationError) -> str:
     given: Any = error.instance
     wanted: Any = error.validator_value
+    schema: Any = error.schema
     match error.validator:
+        case "not" | "minItems" | "maxItems" | "minProperties" | "maxProperties" if schema.get(_OPEN):
+            return f"must be a quantity, such as 500m, 0.5 or 4Gi, not {_TYPE_NAMES[type(given)]} ({given!r})"
         case "type":
             return (
                 f"must be {_SCHEMA_TYPES[wanted]}, not {_TYPE_NAMES.get(type(given), type(given).__name__)} ({given!r})"

@@ -62,19 +62,20 @@ def update(spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> Update:
 
 def _surge(spec: Mapping[str, Any]) -> Surge:
     return Surge(
-        step_percent=spec["stepPercent"],
-        pause_seconds=spec["pauseSeconds"],
-        max_failed_percent=spec["maxFailedPercent"],
-        max_slower_percent=spec["maxSlowerPercent"],
+        step_percent=spec.get("stepPercent", 25),
+        pause_seconds=spec.get("pauseSeconds", 60),
+        max_failed_percent=spec.get("maxFailedPercent", 5),
+        max_slower_percent=spec.get("maxSlowerPercent", 50),
     )
 
 
 def _window(spec: Mapping[str, Any], index: int) -> Window:
+    name = spec.get("timeZone", "UTC")
     try:
-        zone = ZoneInfo(spec["timeZone"])
+        zone = ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         path = ("spec", "update", "windows", index, "timeZone")
-        fault = FieldError(path, f"{spec['timeZone']!r} is no time zone of the IANA database, such as Europe/Berlin")
+        fault = FieldError(path, f"{name!r} is no time zone of the IANA database, such as Europe/Berlin")
         raise InvalidResourceError([fault]) from None
     days = spec.get("days") or DAYS
     return Window(

@@ -10,7 +10,15 @@ from diffusion_operator.api import Pipeline, Role
 from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.conditions import find_all
-from diffusion_operator.status.finding import Finding, condition, conditions_by_type, false, time_text, true
+from diffusion_operator.status.finding import (
+    Finding,
+    condition,
+    conditions_by_type,
+    false,
+    time_text,
+    true,
+    unknown,
+)
 from diffusion_operator.status.observed import Observed
 from diffusion_operator.status.peers import counted, generation_id, transport_of
 from diffusion_operator.status.roles import cause, observed_role, with_pods
@@ -68,10 +76,13 @@ def invalid(resource: Mapping[str, Any], message: str, now: datetime) -> dict[st
         reasons.RECONCILING: found,
         reasons.STALLED: true(found.reason, found.message),
     }
+    kept = conditions_by_type(previous)
+    # The definition's defaults, which say that no operator has seen it.
+    unseen = [kind for kind, one in kept.items() if one.get("observedGeneration", 0) < 0]
+    findings = dict.fromkeys(unseen, unknown(found.reason, found.message)) | findings
     told = {
         kind: condition(kind, one, generation=generation, previous=previous, now=now) for kind, one in findings.items()
     }
-    kept = conditions_by_type(previous)
     return {
         **previous,
         "observedGeneration": generation,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from diffusionpipeline.words import EXIT_USAGE
-from dpipe.terminal import ContextOption, JsonOption, NamespaceOption, console, fail, parsed, print_json
+from dpipe.terminal import ContextOption, JsonOption, NamespaceOption, console, fail, faults_of, print_json
 
 
 def _refuse(why: str, options: Mapping[str, object]) -> None:
@@ -49,10 +49,13 @@ def diff(
     from dpipe.changes.comparing import Given, of_an_edit, of_an_upgrade, of_files
     from dpipe.changes.kubectl import ClusterError, Kubectl
     from dpipe.changes.telling import as_data, told
-    from dpipe.up.resource import read_resources, read_text
+    from dpipe.manifests import read_defaulted, read_text
 
     version = installed("diffusion-operator")
-    document = None if platform is None else parsed(platform, read_document, EXIT_USAGE)
+    document = None
+    if platform is not None:
+        with faults_of(platform, EXIT_USAGE):
+            document = read_document(platform)
     given = Given(worker_image, router_image, load_platform(document))
     cluster = Kubectl(context, namespace)
     try:
@@ -61,7 +64,8 @@ def diff(
             plans = of_an_upgrade(cluster, version, given, everywhere=everywhere)
         elif against is None:
             _refuse("does not go with --file", {"--all-namespaces": everywhere})
-            manifest = parsed(file, read_text, EXIT_USAGE)
+            with faults_of(file, EXIT_USAGE):
+                manifest = read_text(file)
             plans = of_an_edit(cluster, manifest, version, given, server_side=server_side)
         else:
             of_clusters = {
@@ -73,7 +77,10 @@ def diff(
                 "--router-image": router_image,
             }
             _refuse("does not go with --from", of_clusters)
-            before, after = (parsed(each, read_resources, EXIT_USAGE) for each in (against, file))
+            with faults_of(against, EXIT_USAGE):
+                before = read_defaulted(against)
+            with faults_of(file, EXIT_USAGE):
+                after = read_defaulted(file)
             plans = of_files(before, after, given)
     except ClusterError as error:
         fail(str(error), EXIT_USAGE)

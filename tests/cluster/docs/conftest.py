@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts/diffusion-operator"
 RELEASE, SYSTEM = "diffusion-operator", "diffusion-system"
 KEDA = ("github.com/kedacore/keda/v2", "v2.21.0")
+FLUX = ("github.com/fluxcd/kustomize-controller", "v1.7.3")
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 MONITORING = ("servicemonitors", "podmonitors", "prometheusrules")
 NODES = 3
@@ -36,10 +37,16 @@ def place() -> Iterator[Cluster]:
         monitors = programs.go_module(*PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
         scaled_objects = programs.go_module(*KEDA) / "config/crd/bases/keda.sh_scaledobjects.yaml"
         kinds = [monitors / f"monitoring.coreos.com_{kind}.yaml" for kind in MONITORING]
-        for file in (*kinds, scaled_objects):
+        kustomizations = programs.go_module(*FLUX) / "config/crd/bases/kustomize.toolkit.fluxcd.io_kustomizations.yaml"
+        for file in (*kinds, scaled_objects, kustomizations):
             # Too large for the annotation of a plain apply.
             running.kubectl("apply", "--server-side", "-f", file)
         running.define()
+        # Where Argo CD keeps its settings.
+        running.add_namespace("argocd")
+        running.apply(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "argocd-cm", "namespace": "argocd"}}
+        )
         yield running
 
 

@@ -107,14 +107,15 @@ class DeployedOperator:
 
 
 class EveryWorkerIsRegistered(FakeRouter):
-    """Of the pipeline that was made last, whichever is asked about.
+    """Of the pipeline that was made last, or of the one of this namespace and name, whichever is asked about.
 
     Its peers are the worker pods that are ready, over RDMA where they were given devices.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, only: tuple[str, str] | None = None) -> None:
         super().__init__()
         self._api = cluster.api
+        self._only = only
 
     def ListPeers(self, request: registry_pb2.ListPeersRequest, context: Any) -> registry_pb2.ListPeersResponse:  # noqa: N802
         peers = [peer(pod, _mode(pod)) for pod in self._settled() if is_ready(pod)]
@@ -134,12 +135,16 @@ class EveryWorkerIsRegistered(FakeRouter):
         return pods
 
     def _workers(self) -> list[JSON]:
-        made = self._api.items(_PIPELINES)
-        if not made:
+        if (pipeline := self._only or self._last()) is None:
             return []
-        last = max(made, key=lambda pipeline: str(pipeline["metadata"]["creationTimestamp"]))["metadata"]
-        path, selector = f"/api/v1/namespaces/{last['namespace']}/pods", f"{_PIPELINE}={last['name']},{_WORKERS}"
-        return self._api.items(path, labelSelector=selector)
+        namespace, name = pipeline
+        selector = f"{_PIPELINE}={name},{_WORKERS}"
+        return self._api.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
+
+    def _last(self) -> tuple[str, str] | None:
+        made = [pipeline["metadata"] for pipeline in self._api.items(_PIPELINES)]
+        last = max(made, key=lambda metadata: str(metadata["creationTimestamp"]), default=None)
+        return None if last is None else (last["namespace"], last["name"])
 
 
 def _mode(pod: Mapping[str, Any]) -> str:

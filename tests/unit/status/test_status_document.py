@@ -204,3 +204,13 @@ def test_a_resource_that_never_was_understood_has_a_status_too() -> None:
     found = invalid(resource(None), "spec.model: lacks the required field id", NOW)
     assert list(conditions_by_type(found)) == ["Ready", "Reconciled", "Reconciling", "Stalled"]
     assert definition_faults(found) == []
+
+
+def test_of_a_resource_that_never_was_understood_nothing_says_that_no_operator_saw_it() -> None:
+    defaults = crd.schema()["properties"]["status"]["default"]
+    found = invalid(resource(defaults), "spec.model: lacks the required field id", NOW)
+    told = conditions_by_type(found)
+    assert {one["observedGeneration"] for one in told.values()} == {8}
+    assert {one["reason"] for one in told.values()} == {"InvalidSpec"}
+    assert (told["Available"]["status"], told["Stalled"]["status"]) == ("Unknown", "True")
+    assert definition_faults(found) == []
