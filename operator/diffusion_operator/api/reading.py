@@ -73,6 +73,7 @@ def _model(spec: Object) -> Model:
         revision=spec.get("revision", ""),
         claim=spec.get("claimName", ""),
         sub_path=spec.get("subPath", ""),
+        variant=spec.get("variant", ""),
         dtype=spec["dtype"],
         allow_pickle=spec["allowPickle"],
         token=SecretKey(name=token["name"], key=token["key"]) if token else None,
