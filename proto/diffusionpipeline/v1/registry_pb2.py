@@ -26,7 +26,7 @@ from diffusionpipeline.v1 import peer_pb2 as diffusionpipeline_dot_v1_dot_peer__
 from diffusionpipeline.v1 import stage_pb2 as diffusionpipeline_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diffusionpipeline/v1/registry.proto\x12\x14\x64iffusionpipeline.v1\x1a\x1f\x64iffusionpipeline/v1/peer.proto\x1a diffusionpipeline/v1/stage.proto\"\xa5\x04\n\x04Peer\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12)\n\x05roles\x18\x03 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x04 \x01(\t\x12\x32\n\x05model\x18\x05 \x01(\x0b\x32#.diffusionpipeline.v1.ModelIdentity\x12(\n\x04pool\x18\x06 \x01(\x0b\x32\x1a.diffusionpipeline.v1.Pool\x12.\n\x05state\x18\x07 \x01(\x0e\x32\x1f.diffusionpipeline.v1.PeerState\x12\x10\n\x08\x63\x61pacity\x18\x08 \x01(\r\x12\x0f\n\x07\x63redits\x18\t \x01(\r\x12\r\n\x05tasks\x18\n \x01(\r\x12\x0f\n\x07outputs\x18\x0b \x01(\r\x12\x12\n\nslots_used\x18\x0c \x01(\r\x12\x12\n\nbytes_used\x18\r \x01(\x04\x12\x1c\n\x14seconds_since_report\x18\x0e \x01(\x01\x12:\n\x08versions\x18\x0f \x03(\x0b\x32(.diffusionpipeline.v1.Peer.VersionsEntry\x12\x33\n\x08\x66orwards\x18\x10 \x03(\x0b\x32!.diffusionpipeline.v1.ForwardTime\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x10ListPeersRequest\x12(\n\x04role\x18\x01 \x01(\x0e\x32\x1a.diffusionpipeline.v1.Role\"\x91\x01\n\x11ListPeersResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12)\n\x05peers\x18\x03 \x03(\x0b\x32\x1a.diffusionpipeline.v1.Peer\x12\x1c\n\x0funfinished_jobs\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x12\n\x10_unfinished_jobs\"\x13\n\x11WatchPeersRequest\"`\n\x12WatchPeersResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12)\n\x05peers\x18\x03 \x03(\x0b\x32\x1a.diffusionpipeline.v1.Peer*\x86\x01\n\tPeerState\x12\x1a\n\x16PEER_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10PEER_STATE_READY\x10\x01\x12\x16\n\x12PEER_STATE_SUSPECT\x10\x02\x12\x17\n\x13PEER_STATE_DRAINING\x10\x03\x12\x16\n\x12PEER_STATE_STALLED\x10\x04\x32\xd2\x01\n\x0fRegistryService\x12\\\n\tListPeers\x12&.diffusionpipeline.v1.ListPeersRequest\x1a\'.diffusionpipeline.v1.ListPeersResponse\x12\x61\n\nWatchPeers\x12\'.diffusionpipeline.v1.WatchPeersRequest\x1a(.diffusionpipeline.v1.WatchPeersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diffusionpipeline/v1/registry.proto\x12\x14\x64iffusionpipeline.v1\x1a\x1f\x64iffusionpipeline/v1/peer.proto\x1a diffusionpipeline/v1/stage.proto\"\xa5\x04\n\x04Peer\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12)\n\x05roles\x18\x03 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x04 \x01(\t\x12\x32\n\x05model\x18\x05 \x01(\x0b\x32#.diffusionpipeline.v1.ModelIdentity\x12(\n\x04pool\x18\x06 \x01(\x0b\x32\x1a.diffusionpipeline.v1.Pool\x12.\n\x05state\x18\x07 \x01(\x0e\x32\x1f.diffusionpipeline.v1.PeerState\x12\x10\n\x08\x63\x61pacity\x18\x08 \x01(\r\x12\x0f\n\x07\x63redits\x18\t \x01(\r\x12\r\n\x05tasks\x18\n \x01(\r\x12\x0f\n\x07outputs\x18\x0b \x01(\r\x12\x12\n\nslots_used\x18\x0c \x01(\r\x12\x12\n\nbytes_used\x18\r \x01(\x04\x12\x1c\n\x14seconds_since_report\x18\x0e \x01(\x01\x12:\n\x08versions\x18\x0f \x03(\x0b\x32(.diffusionpipeline.v1.Peer.VersionsEntry\x12\x33\n\x08\x66orwards\x18\x10 \x03(\x0b\x32!.diffusionpipeline.v1.ForwardTime\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x10ListPeersRequest\x12(\n\x04role\x18\x01 \x01(\x0e\x32\x1a.diffusionpipeline.v1.Role\"\xc1\x01\n\x11ListPeersResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12)\n\x05peers\x18\x03 \x03(\x0b\x32\x1a.diffusionpipeline.v1.Peer\x12\x1c\n\x0funfinished_jobs\x18\x04 \x01(\rH\x00\x88\x01\x01\x12.\n\x07loading\x18\x05 \x03(\x0b\x32\x1d.diffusionpipeline.v1.LoadingB\x12\n\x10_unfinished_jobs\"\x13\n\x11WatchPeersRequest\"`\n\x12WatchPeersResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12)\n\x05peers\x18\x03 \x03(\x0b\x32\x1a.diffusionpipeline.v1.Peer\"w\n\x07Loading\x12\x10\n\x08pod_name\x18\x01 \x01(\t\x12)\n\x05roles\x18\x02 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0c\n\x04size\x18\x05 \x01(\x04\"D\n\x12TellLoadingRequest\x12.\n\x07loading\x18\x01 \x01(\x0b\x32\x1d.diffusionpipeline.v1.Loading\"\x15\n\x13TellLoadingResponse*\x86\x01\n\tPeerState\x12\x1a\n\x16PEER_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10PEER_STATE_READY\x10\x01\x12\x16\n\x12PEER_STATE_SUSPECT\x10\x02\x12\x17\n\x13PEER_STATE_DRAINING\x10\x03\x12\x16\n\x12PEER_STATE_STALLED\x10\x04\x32\xb6\x02\n\x0fRegistryService\x12\\\n\tListPeers\x12&.diffusionpipeline.v1.ListPeersRequest\x1a\'.diffusionpipeline.v1.ListPeersResponse\x12\x61\n\nWatchPeers\x12\'.diffusionpipeline.v1.WatchPeersRequest\x1a(.diffusionpipeline.v1.WatchPeersResponse0\x01\x12\x62\n\x0bTellLoading\x12(.diffusionpipeline.v1.TellLoadingRequest\x1a).diffusionpipeline.v1.TellLoadingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PEER_VERSIONSENTRY']._loaded_options = None
   _globals['_PEER_VERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_PEERSTATE']._serialized_start=1010
-  _globals['_PEERSTATE']._serialized_end=1144
+  _globals['_PEERSTATE']._serialized_start=1272
+  _globals['_PEERSTATE']._serialized_end=1406
   _globals['_PEER']._serialized_start=129
   _globals['_PEER']._serialized_end=678
   _globals['_PEER_VERSIONSENTRY']._serialized_start=631
@@ -44,11 +44,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPEERSREQUEST']._serialized_start=680
   _globals['_LISTPEERSREQUEST']._serialized_end=740
   _globals['_LISTPEERSRESPONSE']._serialized_start=743
-  _globals['_LISTPEERSRESPONSE']._serialized_end=888
-  _globals['_WATCHPEERSREQUEST']._serialized_start=890
-  _globals['_WATCHPEERSREQUEST']._serialized_end=909
-  _globals['_WATCHPEERSRESPONSE']._serialized_start=911
-  _globals['_WATCHPEERSRESPONSE']._serialized_end=1007
-  _globals['_REGISTRYSERVICE']._serialized_start=1147
-  _globals['_REGISTRYSERVICE']._serialized_end=1357
+  _globals['_LISTPEERSRESPONSE']._serialized_end=936
+  _globals['_WATCHPEERSREQUEST']._serialized_start=938
+  _globals['_WATCHPEERSREQUEST']._serialized_end=957
+  _globals['_WATCHPEERSRESPONSE']._serialized_start=959
+  _globals['_WATCHPEERSRESPONSE']._serialized_end=1055
+  _globals['_LOADING']._serialized_start=1057
+  _globals['_LOADING']._serialized_end=1176
+  _globals['_TELLLOADINGREQUEST']._serialized_start=1178
+  _globals['_TELLLOADINGREQUEST']._serialized_end=1246
+  _globals['_TELLLOADINGRESPONSE']._serialized_start=1248
+  _globals['_TELLLOADINGRESPONSE']._serialized_end=1269
+  _globals['_REGISTRYSERVICE']._serialized_start=1409
+  _globals['_REGISTRYSERVICE']._serialized_end=1719
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,8 @@ class RegistryServiceStub:
     ListPeers: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListPeersRequest, _registry_pb2.ListPeersResponse]
     WatchPeers: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchPeersRequest, _registry_pb2.WatchPeersResponse]
     """Sends the whole list at once and again after every change."""
+    TellLoading: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TellLoadingRequest, _registry_pb2.TellLoadingResponse]
+    """Of a worker that downloads its share of the model, and so can't register yet. It is forgotten unless told again."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -41,6 +43,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListPeers: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListPeersRequest, _registry_pb2.ListPeersResponse]  # type: ignore[assignment]
     WatchPeers: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchPeersRequest, _registry_pb2.WatchPeersResponse]  # type: ignore[assignment]
     """Sends the whole list at once and again after every change."""
+    TellLoading: _aio.UnaryUnaryMultiCallable[_registry_pb2.TellLoadingRequest, _registry_pb2.TellLoadingResponse]  # type: ignore[assignment]
+    """Of a worker that downloads its share of the model, and so can't register yet. It is forgotten unless told again."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -57,5 +61,13 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchPeersResponse], _abc.AsyncIterator[_registry_pb2.WatchPeersResponse]]:
         """Sends the whole list at once and again after every change."""
+
+    @_abc_1.abstractmethod
+    def TellLoading(
+        self,
+        request: _registry_pb2.TellLoadingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.TellLoadingResponse, _abc.Awaitable[_registry_pb2.TellLoadingResponse]]:
+        """Of a worker that downloads its share of the model, and so can't register yet. It is forgotten unless told again."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

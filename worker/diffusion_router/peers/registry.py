@@ -12,6 +12,7 @@ import grpc
 from diffusion_router.core import Stage
 from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.loading import Loadings
 from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
 from diffusionpipeline.words import number
@@ -29,6 +30,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self._models: list[peer_pb2.ModelIdentity] = []
         # The revision of the list of peers whose models they are.
         self._models_of = 0
+        self._loadings = Loadings()
 
     def models(self) -> list[peer_pb2.ModelIdentity]:
         """What the registered workers serve, under the pipeline's name for it if it has one."""
@@ -60,8 +62,13 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         peers = [peer for peer in self.peers() if not request.role or request.role in peer.roles]
         machine = self._dispatcher.core
         unfinished = sum(machine.unfinished.values())
+        there = {peer.pod_name for peer in self.peers() if peer.state == registry_pb2.PEER_STATE_READY}
         return registry_pb2.ListPeersResponse(
-            revision=machine.revision, epoch=machine.epoch, peers=peers, unfinished_jobs=unfinished
+            revision=machine.revision,
+            epoch=machine.epoch,
+            peers=peers,
+            unfinished_jobs=unfinished,
+            loading=[one for one in self._loadings.current() if one.pod_name not in there],
         )
 
     async def WatchPeers(  # noqa: N802
@@ -76,6 +83,17 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             await asyncio.sleep(_SETTLE_SECONDS)
             while machine.revision == revision:
                 await self._dispatcher.peers_changed()
+
+    async def TellLoading(  # noqa: N802
+        self,
+        request: registry_pb2.TellLoadingRequest,
+        context: grpc.aio.ServicerContext[registry_pb2.TellLoadingRequest, registry_pb2.TellLoadingResponse],
+    ) -> registry_pb2.TellLoadingResponse:
+        try:
+            self._loadings.note(request.loading)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return registry_pb2.TellLoadingResponse()
 
     def peers(self) -> list[registry_pb2.Peer]:
         return [self._describe(peer) for peer in self._dispatcher.core.peers.values()]
