@@ -200,8 +200,12 @@ def jobs(
 def check(
     model: Annotated[str, typer.Argument(help="A folder, the name of a bundled model, or an id on the hub.")],
     quick: Annotated[bool, typer.Option("--quick", help="Check a small random copy made from its configs.")] = False,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="Only print what each role loads; downloads no weights.")
+    ] = False,
     as_json: JsonOption = False,
     revision: Annotated[str | None, typer.Option(help="Of a model on the hub.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the weights, where a component has it, such as fp16.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
@@ -217,8 +221,8 @@ def check(
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
         fail("this needs the worker's libraries: pip install 'diffusion-operator[worker]'")
     command = [sys.executable, "-m", "diffusion_worker.model.check", model]
-    switches = {"--quick": quick, "--json": as_json, "--allow-pickle": allow_pickle}
-    values = {"--revision": revision, "--dtype": dtype, "--device": device, "--threads": threads}
+    switches = {"--quick": quick, "--sizes": sizes, "--json": as_json, "--allow-pickle": allow_pickle}
+    values = {"--revision": revision, "--variant": variant, "--dtype": dtype, "--device": device, "--threads": threads}
     command += [name for name, given in switches.items() if given]
     command += [text for name, value in values.items() if value is not None for text in (name, str(value))]
     raise SystemExit(subprocess.run(command, check=False).returncode)

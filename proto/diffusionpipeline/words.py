@@ -57,6 +57,7 @@ EXIT_MODEL: Final = 3
 EXIT_INCOMPATIBLE: Final = 4
 EXIT_TRANSPORT: Final = 5
 EXIT_STALLED: Final = 6
+EXIT_DOWNLOAD: Final = 7
 # An operator's.
 EXIT_LEASE_LOST: Final = 3
 EXIT_DEFINITIONS: Final = 4
@@ -89,3 +90,12 @@ def word(enumeration: Enumeration[Number], number: int) -> str:
 def number(enumeration: Enumeration[Number], word: str) -> Number:
     """FAILURE_KIND_TOO_LARGE for `too_large`. Raises ValueError for a word that the enumeration lacks."""
     return enumeration.Value(enumeration.Name(0).removesuffix(_UNSPECIFIED) + word.upper())
+
+
+_UNITS: Final = (("GiB", 1 << 30), ("MiB", 1 << 20))
+
+
+def portion(done: int, size: int) -> str:
+    """How much of so many bytes is there: `41 %, 3.2 of 7.8 GiB`."""
+    name, unit = next((one for one in _UNITS if size >= one[1]), _UNITS[-1])
+    return f"{100 * done // max(1, size)} %, {done / unit:.1f} of {size / unit:.1f} {name}"

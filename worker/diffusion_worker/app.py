@@ -17,15 +17,17 @@ import grpc
 import structlog
 import uvloop
 
+from diffusion_worker.downloading import Downloading
 from diffusion_worker.health import Health, serve_health
 from diffusion_worker.link.artifacts import Artifacts
 from diffusion_worker.link.leaving import break_off, drain
+from diffusion_worker.link.loading import tell_loading
 from diffusion_worker.link.stream import Incompatible, RouterStream
 from diffusion_worker.link.worker import Worker
 from diffusion_worker.loading import Loaded, adopt, load
 from diffusion_worker.metrics import Metrics
 from diffusion_worker.model.forwards import Forwards
-from diffusion_worker.model.types import StageModel, UnsupportedModel
+from diffusion_worker.model.types import DownloadFailed, StageModel, UnsupportedModel
 from diffusion_worker.settings import Settings
 from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
 from diffusion_worker.work.compute import ComputeThread
@@ -37,10 +39,18 @@ from diffusion_worker.work.watchdog import LastResort, Watchdog, say
 from diffusionpipeline.process.channels import WORKER_CHANNEL
 from diffusionpipeline.process.logs import configure
 from diffusionpipeline.process.serving import Ports
-from diffusionpipeline.words import EXIT_FAILED, EXIT_INCOMPATIBLE, EXIT_MODEL, EXIT_STALLED, EXIT_TRANSPORT
+from diffusionpipeline.words import (
+    EXIT_DOWNLOAD,
+    EXIT_FAILED,
+    EXIT_INCOMPATIBLE,
+    EXIT_MODEL,
+    EXIT_STALLED,
+    EXIT_TRANSPORT,
+)
 
 CLOSE_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 1.0
+_LOADING: Final = "loading the model"
 
 log = structlog.get_logger()
 
@@ -69,8 +79,8 @@ async def serve(
 
     `ready` is called with the ports of the probes once these are served, before the model is loaded; `last_resort` ends
     a worker that stands still and can't end by itself.
-    Raises UnsupportedModel, Incompatible (the router can't use this worker), EngineInitFailed, TransportFailed,
-    Stalled, OSError (a port that is taken).
+    Raises UnsupportedModel, DownloadFailed, Incompatible (the router can't use this worker), EngineInitFailed,
+    TransportFailed, Stalled, OSError (a port that is taken).
     """
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -137,6 +147,7 @@ class _Lifecycle:
         stack.callback(watchdog.stop)
         stack.callback(self.compute.stop)
         self._state = "opening the transport"
+        self._downloading = Downloading(self.metrics)
         self._leaving = False
         self._announcing: set[asyncio.Task[None]] = set()
         self.registers = False
@@ -153,7 +164,8 @@ class _Lifecycle:
         return f"stalled: {self.stalled.result()}" if self.stalled.done() else ""
 
     def _not_ready(self) -> str:
-        return self._state
+        progress = self._downloading.progress
+        return f"{self._state}: {progress}" if self._state == _LOADING and progress else self._state
 
     def _become(self, state: str) -> None:
         """Why the worker is not ready; empty: it is."""
@@ -181,11 +193,17 @@ class _Lifecycle:
         self._stack.push_async_callback(_close, transport)
         self.metrics.watch(transport.pool)
         log.info("transport_open", mode=transport.mode, url=transport.pool.url, bytes=transport.pool.size)
-        self._become("loading the model")
+        self._become(_LOADING)
         begun = time.monotonic()
         # How long that takes depends on networks and disks, and it says nothing meanwhile: no bound would be right.
         loading = Doing("load", bounded=False)
-        loaded = await self.compute.run(loading, partial(adopt, model, settings) if model else partial(load, settings))
+        fetch_and_load = partial(load, settings, self._downloading.told, self.metrics.download_paused)
+        telling = asyncio.create_task(tell_loading(settings, self._downloading))
+        try:
+            loaded = await self.compute.run(loading, partial(adopt, model, settings) if model else fetch_and_load)
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
         seconds = time.monotonic() - begun
         self.metrics.set_model_load(seconds)
         log.info("model_loaded", id=settings.model_id, seconds=round(seconds, 2))
@@ -308,7 +326,15 @@ def main(settings: Settings) -> NoReturn:
     status = 0
     try:
         uvloop.run(_run(settings))
-    except (UnsupportedModel, Incompatible, EngineInitFailed, TransportFailed, Stalled, OSError) as error:
+    except (
+        UnsupportedModel,
+        DownloadFailed,
+        Incompatible,
+        EngineInitFailed,
+        TransportFailed,
+        Stalled,
+        OSError,
+    ) as error:
         log.error("worker_failed", error=str(error))
         status = _STATUSES.get(type(error), EXIT_FAILED)
     # Native libraries may still have threads, and a stage that was given up may still compute: neither is waited for.
@@ -317,6 +343,7 @@ def main(settings: Settings) -> NoReturn:
 
 _STATUSES: Final[dict[type[Exception], int]] = {
     UnsupportedModel: EXIT_MODEL,
+    DownloadFailed: EXIT_DOWNLOAD,
     Incompatible: EXIT_INCOMPATIBLE,
     EngineInitFailed: EXIT_TRANSPORT,
     TransportFailed: EXIT_TRANSPORT,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Final
 
 from diffusion_worker.model import identify, load_model, resolve_model
-from diffusion_worker.model.types import StageModel
+from diffusion_worker.model.types import StageModel, Told
 from diffusion_worker.settings import Settings
 from diffusionpipeline.v1 import peer_pb2
 
@@ -21,18 +22,32 @@ class Loaded:
     identity: peer_pb2.ModelIdentity
 
 
-def load(settings: Settings) -> Loaded:
-    """Fetch the model if need be, and load this worker's share of it. Raises UnsupportedModel."""
+def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
+    """Fetch what is not there of this worker's share of the model, and load it.
+
+    `told` hears, on several threads, how far a download is; `paused` of each of its pauses.
+    Raises UnsupportedModel, DownloadFailed, OSError (a full disk).
+    """
     _set_threads(settings.threads)
     path = resolve_model(
-        settings.model_source, settings.model_id, settings.model_revision, allow_pickle=settings.allow_pickle
+        settings.model_source,
+        settings.model_id,
+        settings.model_revision,
+        stages=settings.stages,
+        variant=settings.model_variant,
+        allow_pickle=settings.allow_pickle,
+        told=told,
+        patience_seconds=settings.download_patience_seconds,
+        paused=paused,
     )
-    identity = identify(path)
+    commit = path.name if settings.model_source == "Hub" else ""
+    identity = identify(path, commit=commit, variant=settings.model_variant)
     model = load_model(
         path=path,
         stages=settings.stages,
         dtype=settings.model_dtype,
         device=settings.device,
+        variant=settings.model_variant,
         allow_pickle=settings.allow_pickle,
     )
     return Loaded(model, _identity(settings, identity.digest, identity.output))

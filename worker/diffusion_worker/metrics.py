@@ -118,6 +118,21 @@ class Metrics:
         self.tasks = Counter(f"{name}tasks_total", "Tasks that ended", ["role", "outcome"], registry=registry)
         self.inflight = Gauge(f"{name}tasks_inflight", "Tasks that have not ended", ["role"], registry=registry)
         self.model_load = Gauge(f"{name}model_load_seconds", "Time to load the model", ["role"], registry=registry)
+        self.download_bytes = Gauge(
+            f"{name}download_bytes",
+            "Bytes of its share of a hub's model that are on this worker's disk",
+            ["role"],
+            registry=registry,
+        )
+        self.download_size = Gauge(
+            f"{name}download_size_bytes", "Bytes that this share has; 0 before it is known", ["role"], registry=registry
+        )
+        self.download_pauses = Counter(
+            f"{name}download_pauses_total",
+            "Times that a download had to wait before it went on",
+            ["role"],
+            registry=registry,
+        )
         self.connected = Gauge(
             f"{name}router_connected", "1 while registered with the router", ["role"], registry=registry
         )
@@ -132,6 +147,8 @@ class Metrics:
         self.stages = {stage: StageMetrics(self, stage) for stage in stages}
         self.connected.labels(label).set(0)
         self.standing.labels(label).set(0)
+        self.set_download(0, 0)
+        self.download_pauses.labels(label)
         if Stage.DENOISE in self.stages:
             self.forward_requests.labels(label)
             self.forward_duration.labels(label)
@@ -159,6 +176,13 @@ class Metrics:
 
     def set_standing(self, seconds: float) -> None:
         self.standing.labels(self._label).set(seconds)
+
+    def set_download(self, done: int, size: int) -> None:
+        self.download_bytes.labels(self._label).set(done)
+        self.download_size.labels(self._label).set(size)
+
+    def download_paused(self) -> None:
+        self.download_pauses.labels(self._label).inc()
 
     def set_model_load(self, seconds: float) -> None:
         self.model_load.labels(self._label).set(seconds)

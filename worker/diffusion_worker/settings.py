@@ -33,8 +33,14 @@ class Settings(ProcessSettings):
     model_source: Literal["Bundled", "Path", "Hub"] = Field("Bundled", description="Where the model comes from")
     model_id: str = Field("digits", min_length=1, description="Bundled: its name; Path: a folder; Hub: owner/name")
     model_revision: str = Field("", description="Hub: a commit, tag or branch")
+    model_variant: str = Field(
+        "", pattern=r"^[\w-]*$", description="Variant of the weights where a component has it, such as fp16"
+    )
     model_dtype: str = Field("float32", description="Element type of the weights, such as bfloat16")
     allow_pickle: bool = Field(False, description="Also read weights that are pickles, which can run any code")
+    download_patience_seconds: float = Field(
+        300.0, ge=0, description="Hub: a download is given up when nothing more came for so long"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the model computes")
     threads: int = Field(0, ge=0, le=1024, description="Threads of CPU computing. 0: what torch chooses")
 

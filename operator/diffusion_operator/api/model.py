@@ -38,6 +38,8 @@ class Model:
     """Of source PersistentVolumeClaim."""
     sub_path: str
     """Folder in the claim or image. Empty: its root."""
+    variant: str
+    """Of the weights. Empty: none."""
     dtype: str
     allow_pickle: bool
     token: SecretKey | None

@@ -87,6 +87,7 @@ def _model(spec: Object) -> Model:
         revision=spec.get("revision", ""),
         claim=spec.get("claimName", ""),
         sub_path=spec.get("subPath", ""),
+        variant=spec.get("variant", ""),
         dtype=spec["dtype"],
         allow_pickle=spec["allowPickle"],
         token=SecretKey(name=token["name"], key=token.get("key", TOKEN_KEY)) if token else None,

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import grpc
 
 from diffusion_operator.cluster.keys import Key
-from diffusion_operator.status.observed import GenerationSeen, PeerSeen, PeersObserved
+from diffusion_operator.status.observed import GenerationSeen, LoadingSeen, PeerSeen, PeersObserved
 from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
-from diffusionpipeline.words import MODEL_ROLES, number, word
+from diffusionpipeline.words import MODEL_ROLES, Role, number, word
 
 CALL_SECONDS: Final = 2.0
 # While something is still to come, ever more slowly as long as nothing does; and when all is well.
@@ -137,6 +138,7 @@ async def ask(address: str, shares: Mapping[str, int] | None = None) -> PeersObs
     return PeersObserved(
         reachable=True,
         peers=tuple(sorted(map(_peer, listed.peers), key=lambda peer: peer.pod)),
+        loading=tuple(sorted(map(_loading, listed.loading), key=lambda loading: loading.pod)),
         idle=listed.unfinished_jobs == 0 if listed.HasField("unfinished_jobs") else None,
         shares=_shares(listed),
         generations=tuple(map(_generation, listed.generations)) if shares and len(shares) > 1 else (),
@@ -160,8 +162,23 @@ def _generation(seen: registry_pb2.Generation) -> GenerationSeen:
 def _peer(peer: registry_pb2.Peer) -> PeerSeen:
     return PeerSeen(
         pod=peer.pod_name,
-        roles=tuple(role for role in MODEL_ROLES if number(stage_pb2.Role, role) in peer.roles),
+        roles=_roles(peer.roles),
         generation=peer.generation,
         mode=peer.pool.mode,
         state=word(registry_pb2.PeerState, peer.state),
     )
+
+
+def _loading(loading: registry_pb2.Loading) -> LoadingSeen:
+    percent = 100 * loading.bytes // max(1, loading.size)
+    return LoadingSeen(
+        pod=loading.pod_name,
+        roles=_roles(loading.roles),
+        generation=loading.generation,
+        bytes=math.ceil(loading.size * percent / 100),
+        size=loading.size,
+    )
+
+
+def _roles(numbers: Collection[int]) -> tuple[Role, ...]:
+    return tuple(role for role in MODEL_ROLES if number(stage_pb2.Role, role) in numbers)

@@ -31,6 +31,8 @@ def variables(pipeline: Pipeline) -> dict[str, str]:
         "DIFFUSION_WORKER_MODEL_SOURCE": source,
         "DIFFUSION_WORKER_MODEL_ID": identity,
         "DIFFUSION_WORKER_MODEL_REVISION": model.revision,
+        # Not where there is none, or pipelines from before the field would be of another generation.
+        **({"DIFFUSION_WORKER_MODEL_VARIANT": model.variant} if model.variant else {}),
         "DIFFUSION_WORKER_MODEL_DTYPE": model.dtype,
         "DIFFUSION_WORKER_ALLOW_PICKLE": str(model.allow_pickle).lower(),
         "DIFFUSION_WORKER_BACKEND": transport.backend,

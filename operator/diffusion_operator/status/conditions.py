@@ -12,7 +12,7 @@ from diffusion_operator.status import reasons
 from diffusion_operator.status.finding import Finding, false, true, unknown
 from diffusion_operator.status.kstatus import reconciling, stalled
 from diffusion_operator.status.observed import Observed, PeerSeen
-from diffusion_operator.status.peers import known_peers, no_answer, peers_registered, transport_ready
+from diffusion_operator.status.peers import downloads, known_peers, no_answer, peers_registered, transport_ready
 from diffusion_operator.status.progress import progressing
 from diffusion_operator.status.roles import (
     cause,
@@ -206,5 +206,7 @@ def _model_ready(pipeline: Pipeline, observed: Observed) -> Finding:
             return false(first(failed).reason, f"{role}: {problem_text(pipeline, observed, failed)}")
     loading = [role for role, seen in workers(pipeline, observed) if seen.ready == 0]
     if loading:
-        return unknown(reasons.LOADING, f"no {' or '.join(loading)} has loaded the model yet")
+        message = f"no {' or '.join(loading)} has loaded the model yet"
+        progress = downloads(pipeline, observed, loading)
+        return unknown(reasons.LOADING, f"{message}: {progress}" if progress else message)
     return true(reasons.LOADED, "workers of every role have loaded the model")

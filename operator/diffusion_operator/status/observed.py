@@ -94,6 +94,19 @@ class GenerationSeen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoadingSeen:
+    """A worker that downloads its share of the model, as the router lists it."""
+
+    pod: str
+    roles: tuple[Role, ...]
+    generation: str
+    bytes: int
+    """That are there. It moves by itself, so it is told in whole percents."""
+    size: int
+    """Bytes of the share."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PeersObserved:
     """The router's answer, or that there was none."""
 
@@ -101,6 +114,7 @@ class PeersObserved:
     error: str = ""
     """Why there was none, in words that do not change from call to call: the gRPC status, not its details."""
     peers: tuple[PeerSeen, ...] = ()
+    loading: tuple[LoadingSeen, ...] = ()
     idle: bool | None = None
     """No job is unfinished. None: a router of an earlier version does not say."""
     shares: Mapping[str, int] = field(default_factory=dict)

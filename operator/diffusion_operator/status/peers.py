@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from diffusion_operator.api import Pipeline, Role
@@ -11,6 +11,7 @@ from diffusion_operator.status.finding import Finding, false, true, unknown
 from diffusion_operator.status.observed import Observed, PeerSeen, RoleObserved
 from diffusion_operator.status.roles import observed_role, problem_text, problems_of, workers
 from diffusion_operator.status.wording import count, listed
+from diffusionpipeline.words import portion
 
 RDMA: Final = "rdma"
 TCP: Final = "tcp"
@@ -32,6 +33,23 @@ def generation_id(pipeline: Pipeline, observed: Observed) -> str:
 def known_peers(observed: Observed) -> tuple[PeerSeen, ...] | None:
     """None: the router did not answer, or was not asked."""
     return observed.peers.peers if observed.peers is not None and observed.peers.reachable else None
+
+
+def downloads(pipeline: Pipeline, observed: Observed, roles: Collection[Role]) -> str:
+    """How far these roles' workers are with downloading the model, each role by the one that is behind the others.
+
+    `denoiser at 41 %, 3.2 of 7.8 GiB (digits-denoiser-0)`. Empty: none is at it, or nobody can tell.
+    """
+    if observed.peers is None or not observed.peers.reachable:
+        return ""
+    generation = generation_id(pipeline, observed)
+    seen = [one for one in observed.peers.loading if not generation or one.generation == generation]
+    told = []
+    for role in roles:
+        if at_it := [one for one in seen if role in one.roles]:
+            last = min(at_it, key=lambda one: (one.bytes / max(1, one.size), one.pod))
+            told.append(f"{role} at {portion(last.bytes, last.size)} ({last.pod})")
+    return ", ".join(told)
 
 
 def no_answer(pipeline: Pipeline, observed: Observed) -> Finding | None:

@@ -16,7 +16,14 @@ from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.observed import PodProblem
 from diffusion_operator.status.wording import detail
-from diffusionpipeline.words import EXIT_FAILED, EXIT_INCOMPATIBLE, EXIT_MODEL, EXIT_STALLED, EXIT_TRANSPORT
+from diffusionpipeline.words import (
+    EXIT_DOWNLOAD,
+    EXIT_FAILED,
+    EXIT_INCOMPATIBLE,
+    EXIT_MODEL,
+    EXIT_STALLED,
+    EXIT_TRANSPORT,
+)
 
 Object = Mapping[str, Any]
 
@@ -25,6 +32,7 @@ _EXIT_CODES: Final = {
     EXIT_INCOMPATIBLE: reasons.INCOMPATIBLE,
     EXIT_TRANSPORT: reasons.TRANSPORT_FAILED,
     EXIT_STALLED: reasons.STALLED,
+    EXIT_DOWNLOAD: reasons.DOWNLOAD_FAILED,
 }
 _SIGNAL_BASE: Final = 128
 
@@ -183,6 +191,7 @@ def _ended(spec: Object, status: Object) -> Found | None:
     if name == names.MAIN and _NO_SPACE.search(said):
         return reasons.NO_SPACE, detail(said)
     if name == names.MAIN and code == EXIT_FAILED and _DOWNLOAD.search(said):
+        # Workers of earlier versions, which a pipeline keeps until it is told to move, have no code for it.
         return reasons.DOWNLOAD_FAILED, detail(said)
     return reasons.CRASH_LOOP, _told(f"{name} {_how(code)}", said)
 

@@ -168,6 +168,7 @@ class ListPeersResponse(_message.Message):
     PEERS_FIELD_NUMBER: _builtins.int
     UNFINISHED_JOBS_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
+    LOADING_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Rises with every change; unique within an epoch."""
     epoch: _builtins.str
@@ -179,6 +180,10 @@ class ListPeersResponse(_message.Message):
     def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]:
         """Of which there are tallies or shares."""
 
+    @_builtins.property
+    def loading(self) -> _containers.RepeatedCompositeFieldContainer[Global___Loading]:
+        """Workers that are not registered yet."""
+
     def __init__(
         self,
         *,
@@ -187,10 +192,11 @@ class ListPeersResponse(_message.Message):
         peers: _abc.Iterable[Global___Peer] | None = ...,
         unfinished_jobs: _builtins.int | None = ...,
         generations: _abc.Iterable[Global___Generation] | None = ...,
+        loading: _abc.Iterable[Global___Loading] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs", "epoch", b"epoch", "generations", b"generations", "peers", b"peers", "revision", b"revision", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs", "epoch", b"epoch", "generations", b"generations", "loading", b"loading", "peers", b"peers", "revision", b"revision", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__unfinished_jobs: _TypeAlias = _typing.Literal["unfinished_jobs"]  # noqa: Y015
     _WhichOneofArgType__unfinished_jobs: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs"]  # noqa: Y015
@@ -338,3 +344,73 @@ class WatchPeersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchPeersResponse: _TypeAlias = WatchPeersResponse  # noqa: Y015
+
+@_typing.final
+class Loading(_message.Message):
+    """How far a worker is with its share of the model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POD_NAME_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    pod_name: _builtins.str
+    generation: _builtins.str
+    bytes: _builtins.int
+    """That are there, of so many."""
+    size: _builtins.int
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_stage_pb2.Role.ValueType]: ...
+    def __init__(
+        self,
+        *,
+        pod_name: _builtins.str = ...,
+        roles: _abc.Iterable[_stage_pb2.Role.ValueType] | None = ...,
+        generation: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "generation", b"generation", "pod_name", b"pod_name", "roles", b"roles", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Loading: _TypeAlias = Loading  # noqa: Y015
+
+@_typing.final
+class TellLoadingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOADING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def loading(self) -> Global___Loading: ...
+    def __init__(
+        self,
+        *,
+        loading: Global___Loading | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["loading", b"loading"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loading", b"loading"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellLoadingRequest: _TypeAlias = TellLoadingRequest  # noqa: Y015
+
+@_typing.final
+class TellLoadingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellLoadingResponse: _TypeAlias = TellLoadingResponse  # noqa: Y015

@@ -49,6 +49,11 @@ class RegistryServiceStub:
                 request_serializer=diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesRequest.SerializeToString,
                 response_deserializer=diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesResponse.FromString,
                 _registered_method=True)
+        self.TellLoading = channel.unary_unary(
+                '/diffusionpipeline.v1.RegistryService/TellLoading',
+                request_serializer=diffusionpipeline_dot_v1_dot_registry__pb2.TellLoadingRequest.SerializeToString,
+                response_deserializer=diffusionpipeline_dot_v1_dot_registry__pb2.TellLoadingResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -75,6 +80,13 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TellLoading(self, request, context):
+        """Of a worker that downloads its share of the model, and so can't register yet. It is forgotten unless told again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.SetShares,
                     request_deserializer=diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesRequest.FromString,
                     response_serializer=diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesResponse.SerializeToString,
+            ),
+            'TellLoading': grpc.unary_unary_rpc_method_handler(
+                    servicer.TellLoading,
+                    request_deserializer=diffusionpipeline_dot_v1_dot_registry__pb2.TellLoadingRequest.FromString,
+                    response_serializer=diffusionpipeline_dot_v1_dot_registry__pb2.TellLoadingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class RegistryService:
             '/diffusionpipeline.v1.RegistryService/SetShares',
             diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesRequest.SerializeToString,
             diffusionpipeline_dot_v1_dot_registry__pb2.SetSharesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TellLoading(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diffusionpipeline.v1.RegistryService/TellLoading',
+            diffusionpipeline_dot_v1_dot_registry__pb2.TellLoadingRequest.SerializeToString,
+            diffusionpipeline_dot_v1_dot_registry__pb2.TellLoadingResponse.FromString,
             options,
             channel_credentials,
             insecure,

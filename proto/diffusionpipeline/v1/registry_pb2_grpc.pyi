@@ -38,6 +38,8 @@ class RegistryServiceStub:
     """Of jobs that have not begun, so many percent begin in each generation from now on: while one takes over from
     another. A router that is started anew has no shares. INVALID_ARGUMENT unless they are 100 in all, or none.
     """
+    TellLoading: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TellLoadingRequest, _registry_pb2.TellLoadingResponse]
+    """Of a worker that downloads its share of the model, and so can't register yet. It is forgotten unless told again."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -49,6 +51,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Of jobs that have not begun, so many percent begin in each generation from now on: while one takes over from
     another. A router that is started anew has no shares. INVALID_ARGUMENT unless they are 100 in all, or none.
     """
+    TellLoading: _aio.UnaryUnaryMultiCallable[_registry_pb2.TellLoadingRequest, _registry_pb2.TellLoadingResponse]  # type: ignore[assignment]
+    """Of a worker that downloads its share of the model, and so can't register yet. It is forgotten unless told again."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -75,5 +79,13 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Of jobs that have not begun, so many percent begin in each generation from now on: while one takes over from
         another. A router that is started anew has no shares. INVALID_ARGUMENT unless they are 100 in all, or none.
         """
+
+    @_abc_1.abstractmethod
+    def TellLoading(
+        self,
+        request: _registry_pb2.TellLoadingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.TellLoadingResponse, _abc.Awaitable[_registry_pb2.TellLoadingResponse]]:
+        """Of a worker that downloads its share of the model, and so can't register yet. It is forgotten unless told again."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffusion_worker.model import InvalidRequest, ModelError, Parameters, UnsupportedModel
 from diffusion_worker.model.driving import Direct
+from diffusion_worker.model.folder import open_folder
 from diffusion_worker.model.replay import ReplayModel
 from diffusion_worker.model.soundness import check_cut
 from diffusionpipeline.words import Stage
@@ -18,7 +19,7 @@ from testbed.zoo import FAMILIES, ensure
 
 
 def load(path: Path, *stages: Stage) -> ReplayModel:
-    return ReplayModel(path=path, stages=frozenset(stages), dtype="float32", device="cpu")
+    return ReplayModel(open_folder(path), stages=frozenset(stages), dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")

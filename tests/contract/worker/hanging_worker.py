@@ -37,7 +37,7 @@ async def never_leave(*_: object, **__: object) -> None:
 def main() -> None:
     what = sys.argv.pop(1)
     model = ScriptedModel(frozenset({Stage.ENCODE}))
-    app.load = lambda settings: adopt(model, settings)
+    app.load = lambda settings, *_: adopt(model, settings)
     match what:
         case "stage" | "leaving":
             model.before_stage = hang

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 import grpc
 import httpx
 
-from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, peer_pb2, peer_pb2_grpc, stage_pb2
+from diffusionpipeline.v1 import (
+    job_pb2,
+    job_pb2_grpc,
+    peer_pb2,
+    peer_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+    stage_pb2,
+)
 from testbed.waiting import eventually
 
 DEADLINE = 10.0
@@ -136,13 +144,16 @@ class Stream:
             await eventually(told, DEADLINE, f"{count} slots are in use")
 
 
-class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, job_pb2_grpc.ArtifactServiceServicer):
+class ScriptedRouter(
+    peer_pb2_grpc.PeerServiceServicer, job_pb2_grpc.ArtifactServiceServicer, registry_pb2_grpc.RegistryServiceServicer
+):
     """Welcomes every worker, unless `refusals` has something to say first."""
 
     def __init__(self, *, lease: float = 10.0) -> None:
         self.lease = lease
         self.refusals: list[peer_pb2.Refused] = []
         self.streams: list[Stream] = []
+        self.loading: list[registry_pb2.Loading] = []
         self.files: dict[str, bytes] = {}
         self.uploads: list[job_pb2.UploadRequest.Header] = []
         self.store_failures: list[grpc.StatusCode] = []
@@ -156,6 +167,7 @@ class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, job_pb2_grpc.ArtifactSer
         )
         peer_pb2_grpc.add_PeerServiceServicer_to_server(self, self._server)
         job_pb2_grpc.add_ArtifactServiceServicer_to_server(self, self._server)
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
 
@@ -199,6 +211,14 @@ class ScriptedRouter(peer_pb2_grpc.PeerServiceServicer, job_pb2_grpc.ArtifactSer
             reading.cancel()
             hanging_up.cancel()
             await stream.end()
+
+    async def TellLoading(  # type: ignore[override]  # noqa: N802
+        self,
+        request: registry_pb2.TellLoadingRequest,
+        context: grpc.aio.ServicerContext[registry_pb2.TellLoadingRequest, registry_pb2.TellLoadingResponse],
+    ) -> registry_pb2.TellLoadingResponse:
+        self.loading.append(request.loading)
+        return registry_pb2.TellLoadingResponse()
 
     async def _read(self, stream: Stream, reports: AsyncIterator[peer_pb2.PeerReport]) -> None:
         async for report in reports:

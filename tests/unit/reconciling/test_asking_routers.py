@@ -16,6 +16,7 @@ from diffusion_operator.reconcile import registry
 from diffusion_operator.reconcile.registry import Registries, ask
 from diffusion_operator.status.observed import PeerSeen
 from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
+from diffusionpipeline.words import portion
 from testbed.waiting import eventually
 
 KEY = Key("ns", "digits")
@@ -25,10 +26,11 @@ class Router(registry_pb2_grpc.RegistryServiceServicer):
     def __init__(self) -> None:
         self.asked = 0
         self.peers: list[registry_pb2.Peer] = []
+        self.loading: list[registry_pb2.Loading] = []
 
     def ListPeers(self, request: Any, context: Any) -> registry_pb2.ListPeersResponse:  # noqa: N802
         self.asked += 1
-        return registry_pb2.ListPeersResponse(peers=self.peers)
+        return registry_pb2.ListPeersResponse(peers=self.peers, loading=self.loading)
 
 
 @pytest.fixture
@@ -62,6 +64,20 @@ async def test_peers_are_given_in_order_and_without_what_moves_by_itself(router:
         for pod, mode in (("a", "mooncake-rdma"), ("b", "mooncake-tcp"))
     ]
     assert (found.reachable, list(found.peers)) == (True, seen)
+
+
+async def test_a_download_is_seen_in_whole_percents(router: tuple[Router, str]) -> None:
+    servicer, address = router
+    size = 8_375_186_227
+    seen = set()
+    for done in (3_435_973_836, 3_435_973_837, 3_500_000_000):
+        servicer.loading = [
+            registry_pb2.Loading(pod_name="a", roles=[stage_pb2.ROLE_DENOISER], generation="g1", bytes=done, size=size)
+        ]
+        (one,) = (await ask(address)).loading
+        assert (one.pod, one.roles, one.generation, one.size) == ("a", (Role.DENOISER,), "g1", size)
+        seen.add(portion(one.bytes, one.size))
+    assert seen == {"41 %, 3.2 of 7.8 GiB"}
 
 
 async def test_a_router_that_is_not_there_is_an_answer_too() -> None:

@@ -31,6 +31,7 @@ def test_what_changes_the_meaning_of_a_tensor_changes_the_generation() -> None:
         generation(pipeline(model={"allowPickle": True})),
         generation(pipeline(model=HUB)),
         generation(pipeline(model={**HUB, "revision": "2"})),
+        generation(pipeline(model={**HUB, "variant": "fp16"})),
         generation(pipeline(model=claim)),
         generation(pipeline(model={**claim, "claimName": "b"})),
         generation(pipeline(model={**claim, "subPath": "c"})),

@@ -70,6 +70,7 @@ BROKEN_RULES = {
     "model: {source: Bundled, id: letters}": "spec.model: the only bundled model is digits",
     "model: {source: Path, id: models/sd}": "spec.model: id must be an absolute path",
     "model: {source: Bundled, revision: main}": "spec.model: revision belongs to source Hub",
+    "model: {source: Bundled, variant: fp16}": "spec.model: the bundled model has no variants",
     MINIMAL
     + "\nroles: {encoder: {colocateWith: denoiser, threads: 2}}": "spec.roles.encoder: a colocated role runs in",
     MINIMAL + "\nroles: {decoder: {colocateWith: denoiser, env: []}}": "spec.roles.decoder: a colocated role runs in",

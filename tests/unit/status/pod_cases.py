@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import get_args
 
+from diffusion_operator.api import Role
 from diffusion_operator.status.observed import FaultReason
 from unit.status.seen import (
     EXTERNAL,
     NO_HCA,
     NO_HCA_2,
+    OLD,
     RDMA,
     SUSPENDED,
     at_zero,
     case,
     fault,
+    loading,
     observed,
     problem,
     refused,
@@ -126,6 +129,23 @@ MODEL = [
         "Loading",
         "no denoiser has loaded the model yet",
         id="a role has not loaded it yet",
+    ),
+    case(
+        observed(
+            encoder=unready(1, 0),
+            denoiser=unready(3, 0),
+            peers=loading(
+                ("digits-denoiser-1", Role.DENOISER, 41),
+                ("digits-denoiser-0", Role.DENOISER, 66),
+                ("digits-denoiser-2", Role.DENOISER, 1, OLD),
+                ("digits-decoder-0", Role.DECODER, 5),
+            ),
+        ),
+        "ModelReady",
+        "Unknown",
+        "Loading",
+        "no encoder or denoiser has loaded the model yet: denoiser at 41 %, 3.2 of 7.8 GiB (digits-denoiser-1)",
+        id="how far a role's download is, by the pod that is behind",
     ),
     case(
         observed(denoiser=unready(1, 0, problem("ModelFailed", "model.id: there is no folder /models/x"))),

@@ -15,6 +15,7 @@ from diffusion_operator.status.finding import conditions_by_type
 from diffusion_operator.status.observed import (
     Fault,
     FaultReason,
+    LoadingSeen,
     Observed,
     PeerSeen,
     PeersObserved,
@@ -98,6 +99,16 @@ def one_of_each(**differing: Any) -> list[PeerSeen]:
 
 def answer(peers: Iterable[PeerSeen]) -> PeersObserved:
     return PeersObserved(reachable=True, peers=tuple(peers))
+
+
+def loading(*pods: tuple[Any, ...]) -> PeersObserved:
+    """Workers that download 7.8 GiB: name, role, percents that are there, and the generation if it is another."""
+    size = 8_375_186_227
+    seen = (
+        LoadingSeen(pod=pod, roles=(role,), generation=(*more, GENERATION)[0], bytes=-(-size * done // 100), size=size)
+        for pod, role, done, *more in pods
+    )
+    return PeersObserved(reachable=True, loading=tuple(seen))
 
 
 UNREACHABLE = PeersObserved(reachable=False, error="UNAVAILABLE")

@@ -223,6 +223,12 @@ FAILED = {"event": "worker_failed", "level": "error"}
             id="exit code 6: something of the worker stood still",
         ),
         pytest.param(
+            pod(ended(7, log(FAILED | {"error": "model.tokenSecretRef: the hub does not accept the token (401)"}))),
+            "DownloadFailed",
+            "model.tokenSecretRef: the hub does not accept the token (401)",
+            id="exit code 7: the hub does not give the model",
+        ),
+        pytest.param(
             pod(
                 container(state={"waiting": {"reason": "PodInitializing"}}),
                 phase="Pending",

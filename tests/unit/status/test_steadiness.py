@@ -15,6 +15,7 @@ from diffusion_operator.status import reasons, summarise
 from diffusion_operator.status.finding import conditions_by_type
 from diffusion_operator.status.observed import (
     Fault,
+    LoadingSeen,
     Observed,
     PeerSeen,
     PeersObserved,
@@ -83,9 +84,18 @@ PEERS = st.builds(
     mode=st.sampled_from(["mooncake-tcp", "mooncake-tcp", "mooncake-rdma", "shm", ""]),
     state=st.sampled_from(["ready", "ready", "suspect", "draining", "stalled"]),
 )
+LOADING = st.builds(
+    LoadingSeen,
+    pod=st.sampled_from(["digits-x-0", "digits-x-1"]),
+    roles=st.sampled_from([*((each,) for each in MODEL_ROLES), MODEL_ROLES]),
+    generation=st.sampled_from([GENERATION, OLD]),
+    bytes=st.integers(0, 10),
+    size=st.just(10),
+)
 ANSWERS = st.builds(
     PeersObserved,
     reachable=st.just(True),
+    loading=st.lists(LOADING, max_size=3).map(tuple),
     peers=st.one_of(
         st.lists(PEERS, max_size=9).map(tuple),
         st.sampled_from(["mooncake-tcp", "mooncake-rdma"]).map(

@@ -15,6 +15,7 @@ from diffusion_router.core.shares import checked
 from diffusion_router.core.tallies import Tally
 from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.loading import Loadings
 from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
 from diffusionpipeline.words import number
@@ -35,6 +36,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self._served: list[peer_pb2.ModelIdentity] = []
         # The revision of the list of peers whose models they are.
         self._models_of = 0
+        self._loadings = Loadings()
 
     def models(self) -> list[peer_pb2.ModelIdentity]:
         """What the registered workers serve, under the pipeline's name for it if it has one."""
@@ -71,12 +73,14 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         peers = [peer for peer in self.peers() if not request.role or request.role in peer.roles]
         machine = self._dispatcher.core
         unfinished = sum(machine.unfinished.values())
+        there = {peer.pod_name for peer in self.peers() if peer.state == registry_pb2.PEER_STATE_READY}
         return registry_pb2.ListPeersResponse(
             revision=machine.revision,
             epoch=machine.epoch,
             peers=peers,
             unfinished_jobs=unfinished,
             generations=self._generations(),
+            loading=[one for one in self._loadings.current() if one.pod_name not in there],
         )
 
     async def WatchPeers(  # noqa: N802
@@ -104,6 +108,17 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         log.info("new jobs begin by shares of generations", percent=percent)
         self._dispatcher.dispatch(SharesSet(percent))
         return registry_pb2.SetSharesResponse()
+
+    async def TellLoading(  # noqa: N802
+        self,
+        request: registry_pb2.TellLoadingRequest,
+        context: grpc.aio.ServicerContext[registry_pb2.TellLoadingRequest, registry_pb2.TellLoadingResponse],
+    ) -> registry_pb2.TellLoadingResponse:
+        try:
+            self._loadings.note(request.loading)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return registry_pb2.TellLoadingResponse()
 
     def _generations(self) -> list[registry_pb2.Generation]:
         shares, tallies = self._dispatcher.core.shares.percent, self._dispatcher.core.tallies.by_generation

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusion_worker.model.folder import identify, resolve_model
+from diffusion_worker.model.folder import identify
+from diffusion_worker.model.source import resolve_model
 from diffusion_worker.model.types import (
+    DownloadFailed,
     InvalidRequest,
     Media,
     ModelError,
@@ -24,6 +26,7 @@ from diffusion_worker.model.types import (
 from diffusionpipeline.words import Stage
 
 __all__ = [
+    "DownloadFailed",
     "InvalidRequest",
     "Media",
     "ModelError",
@@ -42,7 +45,7 @@ __all__ = [
 
 
 def load_model(
-    *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
+    *, path: Path, stages: frozenset[Stage], dtype: str, device: str, variant: str = "", allow_pickle: bool = False
 ) -> RoleModel:
     """Loads the weights that `stages` need, and no others.
 
@@ -54,9 +57,9 @@ def load_model(
     from diffusion_worker.model.modular import ModularModel
 
     quieten()
-    folder = open_folder(path, allow_pickle=allow_pickle)
+    folder = open_folder(path, variant=variant, allow_pickle=allow_pickle)
     if find_cut(folder) is not None:
-        return ModularModel(path=path, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        return ModularModel(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)
     from diffusion_worker.model.replay import ReplayModel
 
-    return ReplayModel(path=path, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)
+    return ReplayModel(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)

@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from diffusion_worker.model.folder import DTYPES, count_elements, open_folder, resolve_model
-from diffusion_worker.model.types import UnsupportedModel
+from diffusion_worker.model.folder import DTYPES, count_elements, open_folder
+from diffusion_worker.model.sizes import sizes_by_stage
+from diffusion_worker.model.source import resolve_model
+from diffusion_worker.model.types import DownloadFailed, UnsupportedModel
 from diffusionpipeline.words import STAGES, Stage
 
 STEPS: Final = 2
@@ -46,11 +48,12 @@ class Options:
     device: str
     threads: int
     allow_pickle: bool
+    variant: str
 
 
 def check(path: Path, options: Options, *, quick: bool) -> dict[str, Any]:
     """The report on the model in `path`. Raises CheckFailed, UnsupportedModel."""
-    folder = open_folder(path, allow_pickle=options.allow_pickle)
+    folder = open_folder(path, variant=options.variant, allow_pickle=options.allow_pickle)
     needed, free = _weights_in_memory(path, options.dtype), _free_memory()
     small = quick or (options.device == "cpu" and needed > MEMORY_SHARE * free)
     with tempfile.TemporaryDirectory(prefix="diffusion-check-") as directory:
@@ -79,23 +82,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m diffusion_worker.model.check", description=__doc__)
     parser.add_argument("model", help="a folder, the name of a bundled model, or an id on the hub")
     parser.add_argument("--revision", default="", help="of a model on the hub")
+    parser.add_argument("--variant", default="", help="of the weights, where a component has it, such as fp16")
     parser.add_argument("--quick", action="store_true", help="check a small random copy made from the model's configs")
+    parser.add_argument("--sizes", action="store_true", help="only print what each role loads; downloads no weights")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--allow-pickle", action="store_true", help="load pickled weights, which may run any code")
     given = parser.parse_args(argv)
-    options = Options(given.dtype, given.device, given.threads, given.allow_pickle)
+    options = Options(given.dtype, given.device, given.threads, given.allow_pickle, given.variant)
     try:
-        path = resolve_model(_source(given.model), given.model, given.revision, given.allow_pickle)
+        if given.sizes:
+            found = sizes_by_stage(
+                _source(given.model),
+                given.model,
+                given.revision,
+                variant=given.variant,
+                allow_pickle=given.allow_pickle,
+            )
+            sys.stdout.write(json.dumps(found, indent=2) + "\n" if given.json else _sizes_text(found))
+            return 0
+        path = resolve_model(
+            _source(given.model),
+            given.model,
+            given.revision,
+            variant=given.variant,
+            allow_pickle=given.allow_pickle,
+        )
         report = check(path, options, quick=given.quick)
-    except (CheckFailed, UnsupportedModel) as error:
+    except (CheckFailed, DownloadFailed, UnsupportedModel, OSError) as error:
         failure = {"model": given.model, "error": str(error)}
         sys.stdout.write(json.dumps(failure) + "\n" if given.json else f"{given.model} can't be served: {error}\n")
         return 2
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if given.json else _text(report))
     return 0 if report["identical"] else 1
+
+
+def _sizes_text(found: Mapping[Stage, Mapping[str, int]]) -> str:
+    lines = []
+    for stage, sizes in found.items():
+        largest = sorted(sizes.items(), key=lambda one: -one[1])
+        each = ", ".join(f"{name} ({_size(size)})" for name, size in largest)
+        lines.append(f"{stage.role}: {_size(sum(sizes.values()))}: {each}")
+    return "\n".join(lines) + "\n"
 
 
 def _source(model: str) -> str:
@@ -126,6 +156,7 @@ def _run_trials(path: Path, work: Path, options: Options, *, small: bool) -> dic
     """The reports of the whole model and of each role. Raises CheckFailed, UnsupportedModel."""
     command = [sys.executable, "-m", "diffusion_worker.model.trial", str(path), str(work)]
     command += ["--dtype", options.dtype, "--device", options.device, "--threads", str(options.threads)]
+    command += ["--variant", options.variant] if options.variant else []
     command += ["--allow-pickle"] if options.allow_pickle else []
     command += ["--small"] if small else []
     try:

@@ -15,12 +15,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from diffusion_worker.model.families import output_of
 from diffusion_worker.model.types import ModelIdentity, Scalar, UnsupportedModel
+from diffusion_worker.model.weightfiles import CONFIG_SUFFIXES, WEIGHT_SUFFIXES, Weights, weights_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 DTYPES: Final = ("float32", "bfloat16", "float16")
 DEFAULTS_FILE: Final = "generation_defaults.json"
 INDEX_FILES: Final = ("model_index.json", "modular_model_index.json")
-PICKLE_SUFFIXES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
-WEIGHT_SUFFIXES: Final = (".safetensors", *PICKLE_SUFFIXES)
-CONFIG_SUFFIXES: Final = (".json", ".txt", ".model")
 LIBRARIES: Final = ("diffusers", "transformers")
-# Weights in the root of a repository are the whole pipeline once more, for other programs.
-HUB_PATTERNS: Final = ("*.json", "*.txt", "*.model", "*/*.safetensors")
-HUB_PICKLE_PATTERNS: Final = ("*/*.bin",)
 MAX_HEADER_BYTES: Final = 100_000_000
 
 
@@ -48,6 +42,8 @@ class ModelFolder:
     """(library, class) by component name; components that the index leaves empty are absent."""
     config: Mapping[str, object]
     """The index's own values, such as boundary_ratio."""
+    variant: str = ""
+    """Of the weights, where a component has it. Empty: those without one."""
 
     @cached_property
     def defaults(self) -> Mapping[str, Scalar]:
@@ -102,13 +98,31 @@ class ModelFolder:
 
         return issubclass(self.component_class(name), torch.nn.Module)
 
+    def whole_first(self, name: str) -> bool:
+        """Whether one file of all weights goes before pieces of them."""
+        return self.components[name][0] == "transformers"
+
+    def weights(self, name: str, *, allow_pickle: bool = True) -> Weights | None:
+        """Which of a component's files are loaded. None: it has no weights, or they are not there."""
+        names = [file.name for file in (self.path / name).glob("*")]
+        whole_first = self.whole_first(name)
+        return weights_of(
+            f"{self.path / name}", names, variant=self.variant, allow_pickle=allow_pickle, whole_first=whole_first
+        )
+
+    def weight_paths(self, name: str) -> list[Path]:
+        """Where a component's safetensors lie, of those that are loaded."""
+        found = self.weights(name)
+        names = found.files if found is not None else ()
+        return [self.path / name / file for file in names if file.endswith(".safetensors")]
+
     def weight_bytes(self, name: str) -> int:
-        """Bytes of a component's weight files; 0 for tokenizers, schedulers and the like."""
-        folder = self.path / name
-        return sum(file.stat().st_size for file in folder.glob("*") if file.suffix in WEIGHT_SUFFIXES)
+        """Bytes of the weights that are loaded of a component; 0 for tokenizers, schedulers and the like."""
+        found = self.weights(name)
+        return sum((self.path / name / file).stat().st_size for file in found.files) if found is not None else 0
 
 
-def open_folder(path: Path, *, allow_pickle: bool = False) -> ModelFolder:
+def open_folder(path: Path, *, variant: str = "", allow_pickle: bool = False) -> ModelFolder:
     """Reads a pipeline folder's index and refuses pickled weights. Loads nothing."""
     index_file = next((path / name for name in INDEX_FILES if (path / name).is_file()), None)
     if index_file is None:
@@ -127,44 +141,26 @@ def open_folder(path: Path, *, allow_pickle: bool = False) -> ModelFolder:
                 components[name] = (library, class_name)
         else:
             config[name] = value
-    folder = ModelFolder(path, str(index.get("_class_name", "")), components, config)
+    folder = ModelFolder(path, str(index.get("_class_name", "")), components, config, variant)
     if not allow_pickle:
-        _refuse_pickles(folder)
+        for name in components:
+            folder.weights(name, allow_pickle=False)
     return folder
 
 
-def resolve_model(source: str, id: str, revision: str, allow_pickle: bool = False) -> Path:
-    """The local folder of a model: `source` is Bundled, Path (id is a folder) or Hub (id is owner/name)."""
-    match source:
-        case "Bundled":
-            root = Path(str(files("diffusion_worker.model") / "bundled"))
-            known = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-            if id not in known:
-                raise UnsupportedModel(f"model.id: {id!r} is not bundled; known: {', '.join(known)}")
-            return root / id
-        case "Path":
-            path = Path(id).expanduser()
-            if not path.is_dir():
-                raise UnsupportedModel(f"model.id: there is no folder {path}")
-            return path.resolve()
-        case "Hub":
-            from huggingface_hub import snapshot_download
-
-            patterns = [*HUB_PATTERNS, *(HUB_PICKLE_PATTERNS if allow_pickle else ())]
-            return Path(snapshot_download(id, revision=revision or None, allow_patterns=patterns))
-        case _:
-            raise UnsupportedModel(f"model.source: {source!r} is none of Bundled, Path, Hub")
-
-
-def identify(path: Path) -> ModelIdentity:
+def identify(path: Path, *, commit: str = "", variant: str = "") -> ModelIdentity:
     """What the model in a folder is, by its configs and its weight files' names, sizes and headers.
 
-    Two copies of a model have one identity wherever they lie. Weights are not read.
+    Two copies of a model have one identity wherever they lie. Weights are not read. Where `commit` says what the files
+    are, it is that and the weights' variant: of a model from a hub each role has other files.
     """
     import xxhash
 
     folder = open_folder(path, allow_pickle=True)
     digest = xxhash.xxh3_128()
+    if commit:
+        digest.update(f"{commit}\0{variant}".encode())
+        return ModelIdentity(digest.hexdigest(), output_of(folder.pipeline_class), folder.pipeline_class)
     for file in _model_files(path):
         digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
         digest.update(_header(file) if file.suffix in WEIGHT_SUFFIXES else file.read_bytes())
@@ -196,7 +192,9 @@ def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device
     arguments: dict[str, Any] = {"local_files_only": True}
     if issubclass(component_class, torch.nn.Module):
         # Half-precision folders crash with mixed types unless told; and nothing else keeps diffusers from *.bin.
-        arguments |= {"dtype": dtype, "use_safetensors": None if allow_pickle else True, "variant": _variant(path)}
+        arguments |= {"dtype": dtype, "use_safetensors": None if allow_pickle else True}
+        found = folder.weights(name)
+        arguments["variant"] = (found.variant or None) if found is not None else None
     if component_class.__name__.startswith("Auto"):
         arguments["trust_remote_code"] = False
     try:
@@ -234,26 +232,6 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _is_name(value: object) -> bool:
     return value is None or isinstance(value, str)
-
-
-def _refuse_pickles(folder: ModelFolder) -> None:
-    for name in folder.components:
-        suffixes = {file.suffix for file in (folder.path / name).glob("*") if file.suffix in WEIGHT_SUFFIXES}
-        if suffixes and ".safetensors" not in suffixes:
-            raise UnsupportedModel(
-                f"{folder.path / name}: its weights are only in {', '.join(sorted(suffixes))}, a pickle that may run "
-                f"any code; convert them to safetensors, or set model.allowPickle if you trust their maker"
-            )
-
-
-def _variant(path: Path) -> str | None:
-    """The variant to load (fp16, …) where a component's folder holds no weights without one."""
-    stems = {file.name.removesuffix(".safetensors") for file in path.glob("*.safetensors")}
-    # model-00001-of-00002, diffusion_pytorch_model.fp16, diffusion_pytorch_model.fp16-00001-of-00002
-    variants = {stem.split(".", 1)[1].split("-")[0] if "." in stem else None for stem in stems}
-    if not variants or None in variants:
-        return None
-    return min(variant for variant in variants if variant is not None)
 
 
 def _model_files(path: Path) -> Iterator[Path]:

@@ -8,9 +8,8 @@ the whole state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
 import diffusers
@@ -22,8 +21,9 @@ from diffusion_worker.model import media
 from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads
 from diffusion_worker.model.cut import Pieces, check_sound, find_cut, output_of
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
+from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
+from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_instead
 from diffusion_worker.model.pipes import Pipe, Pipes, build
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.types import (
@@ -35,7 +35,7 @@ from diffusion_worker.model.types import (
     Values,
     Workflow,
 )
-from diffusionpipeline.words import STAGES, Stage
+from diffusionpipeline.words import Stage
 
 ANY_GUIDANCE: Final = 2.0
 """A scale with which a guider is on; encoders ask for no more."""
@@ -76,16 +76,16 @@ class ModularModel:
     way = "modular"
 
     def __init__(
-        self, *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
+        self, folder: ModelFolder, *, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
     ) -> None:
         quieten()
         self.stages = stages
-        self._folder = open_folder(path, allow_pickle=allow_pickle)
+        self._folder = folder
         self._dtype = torch_dtype(dtype)
         self._device = torch.device(device)
         cut = find_cut(self._folder)
         if cut is None:
-            raise UnsupportedModel(f"{path}: diffusers {diffusers.__version__} has no blocks for it")
+            raise UnsupportedModel(f"{folder.path}: diffusers {diffusers.__version__} has no blocks for it")
         self._cut = cut
         workflows = {name: cut.pieces(triggers) for name, triggers in cut.workflows.items()}
         self.output = output_of(cut, workflows.values())
@@ -99,7 +99,7 @@ class ModularModel:
             )
             for name, pieces in workflows.items()
         )
-        self.owned = {stage: self._owned(stage, workflows.values()) for stage in STAGES}
+        self.owned = owned_by_blocks(cut, self._folder)
         """Components with files, by the stage that loads them: of all stages, not only of this object's."""
         wanted = {name for stage in stages for name in self.owned[stage]}
         self._components: dict[str, Any] = {
@@ -107,12 +107,7 @@ class ModularModel:
             for name in sorted(wanted)
         }
         self._components |= {
-            name: make_shell(
-                self._folder.component_class(name),
-                self._folder.component_path(name),
-                dtype=self._dtype,
-                device=device,
-            )
+            name: make_shell(self._folder, name, dtype=self._dtype, device=device)
             for name in sorted(self._folder.components.keys() - wanted)
             if self._folder.is_module(name)
         }
@@ -257,9 +252,9 @@ class ModularModel:
         return value
 
     def _build(self, stage: Stage, pieces: Pieces) -> Pipe:
-        for name in self._declared(stage, pieces):
+        for name in declared(stage, pieces, self._folder):
             component = self._components.get(name)
-            if component is None or (is_shell(component) and name not in self._shell_instead(stage)):
+            if component is None or (is_shell(component) and name not in shell_instead(stage, self._cut)):
                 raise InvalidRequest(
                     f"{self._cut.name}: this request needs component {name} for {stage}, which no served workflow "
                     f"({', '.join(self._cut.workflows)}) loads"
@@ -288,30 +283,6 @@ class ModularModel:
             setattr(pipe.pipeline, name, guider.new(**changes))
 
     # What follows decides what is loaded.
-
-    def _declared(self, stage: Stage, pieces: Pieces) -> list[str]:
-        """Components with files that a stage's blocks declare and the folder's index has."""
-        return [
-            name
-            for name, spec in pieces.components(stage).items()
-            if name in self._folder.components and not self._made_from_config(spec)
-        ]
-
-    def _made_from_config(self, spec: Any) -> bool:
-        return spec.default_creation_method == "from_config" and spec.name not in self._folder.components
-
-    def _shell_instead(self, stage: Stage) -> frozenset[str]:
-        return self._cut.family.shell_instead.get(stage, frozenset())
-
-    def _owned(self, stage: Stage, workflows: Iterable[Pieces]) -> frozenset[str]:
-        declared = {name for pieces in workflows for name in self._declared(stage, pieces)}
-        owned = frozenset(declared - self._shell_instead(stage))
-        if stage is not Stage.ENCODE and not any(self._folder.is_module(name) for name in owned):
-            raise UnsupportedModel(
-                f"{self._folder.path}: the model index has none of the components that {stage} computes with: "
-                f"{', '.join(sorted(declared)) or 'its blocks declare none'}"
-            )
-        return owned
 
     def _require(self, stage: Stage) -> None:
         if stage not in self.stages:

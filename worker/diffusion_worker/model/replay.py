@@ -11,7 +11,6 @@ import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
 import diffusers
@@ -22,7 +21,7 @@ from PIL import Image
 from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS, output_of
-from diffusion_worker.model.folder import ModelFolder, load_component, open_folder, quieten, torch_dtype
+from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.loops import Parked
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedulers_of
@@ -73,11 +72,11 @@ class ReplayModel:
     way = "replay"
 
     def __init__(
-        self, *, path: Path, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
+        self, folder: ModelFolder, *, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
     ) -> None:
         quieten()
         self.stages = stages
-        self._folder = open_folder(path, allow_pickle=allow_pickle)
+        self._folder = folder
         self._device = torch.device(device)
         self.output = output_of(self._folder.pipeline_class)
         self._classes = _classes(self._folder)
@@ -85,14 +84,8 @@ class ReplayModel:
         decoders = [name for name in roles if callable(getattr(self._folder.component_class(name), "decode", None))]
         for pipeline_class in self._classes.values():
             check_cut(pipeline_class, decoders)
-        self.owned = {stage: frozenset(name for name, role in roles.items() if role is stage) for stage in Stage}
+        self.owned = _owned(self._folder, roles, self._classes)
         """Components with weights, by the stage that loads them: of all stages, not only of this object's."""
-        if any(_image_inputs(one) for one in self._classes.values()):
-            # An input picture becomes latents before denoising starts.
-            encoding = {
-                name for name in self.owned[Stage.DECODE] if hasattr(self._folder.component_class(name), "encode")
-            }
-            self.owned[Stage.ENCODE] |= encoding
         self.workflows = tuple(
             Workflow(images=frozenset(_needed_images(one)), encoding_reads=None, resumable=True)
             for one in self._classes.values()
@@ -101,12 +94,7 @@ class ReplayModel:
         self._components: dict[str, Any] = {
             name: load_component(self._folder, name, dtype=torch_dtype(dtype), device=device, allow_pickle=allow_pickle)
             if name in whole or name not in roles
-            else make_shell(
-                self._folder.component_class(name),
-                self._folder.component_path(name),
-                dtype=torch_dtype(dtype),
-                device=device,
-            )
+            else make_shell(self._folder, name, dtype=torch_dtype(dtype), device=device)
             for name in sorted(self._folder.components)
         }
         self._parts = capture.Parts(
@@ -234,6 +222,19 @@ class ReplayModel:
     def _require(self, stage: Stage) -> None:
         if stage not in self.stages:
             raise ModelError(f"{stage}: this model was loaded for {', '.join(sorted(self.stages))} alone")
+
+
+def owned_by_kind(folder: ModelFolder) -> Mapping[Stage, frozenset[str]]:
+    """Components with weights, by the stage that loads them. Raises UnsupportedModel."""
+    return _owned(folder, _roles(folder), _classes(folder))
+
+
+def _owned(folder: ModelFolder, roles: Mapping[str, Stage], classes: Mapping[str, Any]) -> dict[Stage, frozenset[str]]:
+    owned = {stage: frozenset(name for name, role in roles.items() if role is stage) for stage in Stage}
+    if any(_image_inputs(one) for one in classes.values()):
+        # An input picture becomes latents before denoising starts.
+        owned[Stage.ENCODE] |= {name for name in owned[Stage.DECODE] if hasattr(folder.component_class(name), "encode")}
+    return owned
 
 
 def _classes(folder: ModelFolder) -> dict[str, Any]:

@@ -8,12 +8,15 @@ same config on the meta device: it costs no memory, and any attempt to compute w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from safetensors import safe_open
+
+from diffusion_worker.model.folder import ModelFolder
 
 MAX_BUFFER_ELEMENTS: Final = 65_536
 """Persistent buffers up to this size are read for real: normalisation statistics (`latents_mean`, `bn.running_var`)
@@ -48,29 +51,52 @@ def is_shell(component: object) -> bool:
     return "_shell_dtype" in getattr(component, "__dict__", {})
 
 
-def make_shell(component_class: type, folder: Path, *, dtype: torch.dtype, device: str | torch.device) -> Any:
-    """A stand-in for the component of class `component_class` (an nn.Module) whose config lies in `folder`.
+def make_shell(folder: ModelFolder, name: str, *, dtype: torch.dtype, device: str | torch.device) -> Any:
+    """A stand-in for a component with weights, by its config and, if they are there, its small buffers.
 
     It says that it has `dtype` and is on `device`, so that a pipeline casts and places its tensors as if it were whole.
     """
-    shell_class: Any = _shell_class(component_class)
-    with torch.device("meta"):
-        if hasattr(component_class, "load_config"):
-            shell = shell_class.from_config(shell_class.load_config(folder, local_files_only=True))
-        else:
-            shell = shell_class(shell_class.config_class.from_pretrained(folder, local_files_only=True))
+    shell = _weightless(folder, name)
     torch.nn.Module.to(shell, dtype=dtype)
-    _read_small_buffers(shell, folder, dtype=dtype, device=torch.device(device))
+    _read_small_buffers(shell, folder.weight_paths(name), dtype=dtype, device=torch.device(device))
     shell.__dict__["_shell_device"] = torch.device(device)
     shell.__dict__["_shell_dtype"] = dtype
     return shell.eval().requires_grad_(False)
 
 
-def _read_small_buffers(module: torch.nn.Module, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
-    wanted = {name for name, buffer in module.named_buffers() if 0 < buffer.numel() <= MAX_BUFFER_ELEMENTS}
+def needs_weights(folder: ModelFolder, name: str) -> bool:
+    """Whether a component's shell is no good without its weight files: an autoencoder with statistics in buffers.
+
+    Pipelines scale latents by them outside of the autoencoder, in any role. Other networks' small buffers are their own
+    forwards' (tables of positions), which a shell never runs.
+    """
+    if not callable(getattr(folder.component_class(name), "decode", None)):
+        return False
+    shell = _weightless(folder, name)
+    kept = shell.state_dict().keys()
+    return any(name in kept for name in _small_buffers(shell))
+
+
+def _weightless(folder: ModelFolder, name: str) -> Any:
+    component_class, path = folder.component_class(name), folder.component_path(name)
+    shell_class: Any = _shell_class(component_class)
+    with torch.device("meta"):
+        if hasattr(component_class, "load_config"):
+            return shell_class.from_config(shell_class.load_config(path, local_files_only=True))
+        return shell_class(shell_class.config_class.from_pretrained(path, local_files_only=True))
+
+
+def _small_buffers(module: torch.nn.Module) -> set[str]:
+    return {name for name, buffer in module.named_buffers() if 0 < buffer.numel() <= MAX_BUFFER_ELEMENTS}
+
+
+def _read_small_buffers(
+    module: torch.nn.Module, paths: Iterable[Path], *, dtype: torch.dtype, device: torch.device
+) -> None:
+    wanted = _small_buffers(module)
     if not wanted:
         return
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         with safe_open(path, "pt") as weights:
             for name in sorted(wanted.intersection(weights.keys())):
                 tensor = weights.get_tensor(name)

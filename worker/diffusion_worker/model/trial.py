@@ -66,11 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--variant", default="")
     parser.add_argument("--allow-pickle", action="store_true")
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args(argv)
     try:
-        folder = open_folder(options.path, allow_pickle=options.allow_pickle)
+        folder = open_folder(options.path, variant=options.variant, allow_pickle=options.allow_pickle)
         _import_all(folder)
         if options.small:
             _forked(_shrink, options, "small copy")
@@ -128,6 +129,7 @@ def _trial(options: argparse.Namespace, *stages: Stage) -> dict[str, Any]:
     started = time.monotonic()
     model = load_model(
         path=options.path,
+        variant=options.variant,
         stages=frozenset(stages),
         dtype=options.dtype,
         device=options.device,
@@ -136,7 +138,7 @@ def _trial(options: argparse.Namespace, *stages: Stage) -> dict[str, Any]:
     load_seconds = time.monotonic() - started
     cases = json.loads((options.work / "cases.json").read_text())
     results = {name: _run_case(model, stages, options.work, name, case) for name, case in cases.items()}
-    folder = open_folder(options.path, allow_pickle=options.allow_pickle)
+    folder = open_folder(options.path, variant=options.variant, allow_pickle=options.allow_pickle)
     return {
         "way": model.way,
         "output": model.output,

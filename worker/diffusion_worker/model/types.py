@@ -82,6 +82,10 @@ class Workflow:
     """A denoising can be parked at any step, and go on elsewhere."""
 
 
+Told: TypeAlias = Callable[[int, int], None]
+"""Called, by several threads, with the bytes of a download that are there, and with all of them."""
+
+
 class StepCancelled(BaseException):
     """Raised by `on_step` to stop a denoising at a step boundary.
 
@@ -99,6 +103,10 @@ class InvalidRequest(ModelError):
 
 class UnsupportedModel(ModelError):
     """The model, or this role of it, can't be loaded; the message names what is missing."""
+
+
+class DownloadFailed(ModelError):
+    """The hub does not give the model; the message names the resource's field and the remedy."""
 
 
 class StageModel(Protocol):
