@@ -84,7 +84,8 @@ class Hubs(RuleBasedStateMachine):
         parks_at: int | None,
         poisoned_at: int | None,
     ) -> Request:
-        own = float(next(self.numbers)) / 128
+        # So far from any other's that a mean of the two is no rounding (`forwards.TOLERANCE`).
+        own = 512 * 0.5 ** next(self.numbers)
         # What may be one forward in company of one's own, the family says: only of networks for which it is right.
         module = self.networks[network if company is not Company.OWN else network % 2]
         branches = branches if company is not Company.OWN else min(branches, MOST_IN_MEMORY // batch)
@@ -93,7 +94,7 @@ class Hubs(RuleBasedStateMachine):
             for step in range(1, steps + 1):
                 poison = POISON if step == request.poisoned_at and isinstance(module, Doubler) else 0.0
                 calls = [
-                    _call(module, torch.full((batch, length), own + branch + poison), float(step))
+                    _call(module, torch.full((batch, length), own * (1 + branch / 4) + poison), float(step))
                     for branch in range(branches)
                 ]
                 for asked, answer in zip(calls, ask(calls), strict=True):
