@@ -7,6 +7,7 @@ node's /dev/shm by a hostPath, and RDMA, whose workers lock memory or are on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any, Final
 
@@ -23,6 +24,13 @@ Object = dict[str, Any]
 # Between the end of draining and the kill: the worker's own clean-up.
 GRACE_SECONDS: Final = 10
 ROUTER_GRACE_SECONDS: Final = 30
+# Without requests its pod would be the first to go when a node runs short, and it leads all others. What it takes at
+# rest, and what its bounds on bodies, connections and answers let clients make of that.
+_ROUTER_RESOURCES: Final[Object] = {
+    "requests": {"cpu": "100m", "memory": "256Mi"},
+    "limits": {"memory": "2Gi"},
+}
+_EVICTABLE: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 # A pod is ready no sooner than its first startup probe that succeeds.
 _STARTUP_PERIOD: Final = 2
 
@@ -46,6 +54,7 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
         **worker_placement(pipeline, spec),
     }
     annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.pod_annotations(pipeline)
+    annotations |= _evictable(volumes)
     return _template(pipeline, spec, names.labels(pipeline, spec.role, generation), annotations, pod)
 
 
@@ -60,10 +69,10 @@ def router_template(pipeline: Pipeline, image: str) -> Object:
         "volumeMounts": mounts,
         # Not /readyz, which waits for workers: jobs are taken, told of and kept while a role has none.
         **_reached(spec, ports, probed=names.HTTP, ready="/healthz"),
-        **_resources(spec, {}),
+        **_resources(spec if spec.resources else replace(spec, resources=_ROUTER_RESOURCES), {}),
     }
     pod = {**_pod(pipeline, spec, main, volumes, grace=ROUTER_GRACE_SECONDS), **placement(pipeline, spec)}
-    annotations = _annotations(pipeline, pipeline.router.http_port)
+    annotations = _annotations(pipeline, pipeline.router.http_port) | _evictable(volumes, but_not=names.DATA_VOLUME)
     return _template(pipeline, spec, names.labels(pipeline, Role.ROUTER), annotations, pod)
 
 
@@ -93,6 +102,15 @@ def _annotations(pipeline: Pipeline, port: int) -> dict[str, str]:
             "prometheus.io/path": "/metrics",
         }
     return found
+
+
+def _evictable(volumes: Sequence[Object], *, but_not: str = "") -> dict[str, str]:
+    """Else the cluster autoscaler keeps a node for any local volume of a pod, though it be scratch.
+
+    https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md, what types of pods can prevent it
+    """
+    scratch = [volume["name"] for volume in volumes if "emptyDir" in volume and volume["name"] != but_not]
+    return {_EVICTABLE: ",".join(scratch)} if scratch else {}
 
 
 def _container(spec: RoleSpec, image: Image, default: str, module: str, args: Sequence[str]) -> Object:

@@ -252,7 +252,28 @@ def test_pods_say_where_their_metrics_are_unless_told_not_to() -> None:
         annotations = stateful_set["spec"]["template"]["metadata"]["annotations"]
         assert annotations["prometheus.io/port"] == ("8000" if role == "router" else "8080")
     for stateful_set in stateful_sets(render(pipeline(monitoring={"scrapeAnnotations": False}))).values():
-        assert "annotations" not in stateful_set["spec"]["template"]["metadata"]
+        annotations = stateful_set["spec"]["template"]["metadata"]["annotations"]
+        assert not [name for name in annotations if name.startswith("prometheus.io")]
+
+
+@pytest.mark.parametrize("storage", ["EmptyDir", "PersistentVolumeClaim"])
+def test_an_autoscaler_may_take_a_node_with_scratch_and_none_with_jobs(storage: str) -> None:
+    cache = {"source": "Hub", "id": "a/b", "cache": {"type": "EmptyDir"}}
+    children = render(pipeline(model=cache, router={"storage": {"type": storage}}))
+    for role, stateful_set in stateful_sets(children).items():
+        template = stateful_set["spec"]["template"]
+        named = template["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"]
+        local = {volume["name"] for volume in template["spec"]["volumes"] if "emptyDir" in volume}
+        assert set(named.split(",")) == local - {"data"}
+        assert ("data" in local) == (role == "router" and storage == "EmptyDir")
+
+
+def test_the_routers_pod_has_requests_and_a_limit_unless_it_is_given_others() -> None:
+    def router(**spec: object) -> object:
+        return main_container(stateful_sets(render(pipeline(roles={"router": spec})))["router"])["resources"]
+
+    assert router() == {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
+    assert router(resources={"limits": {"cpu": "2"}}) == {"limits": {"cpu": "2"}}
 
 
 def test_a_pod_monitor_is_made_if_asked_for_and_names_ports_that_pods_have() -> None:
