@@ -62,18 +62,13 @@ class Fleet:
             user.until_condition("UpgradeAvailable", status, reason)
 
 
-def images(user: User) -> set[str]:
-    """Of what its StatefulSets are made."""
-    return {user.stateful_set(role)["spec"]["template"]["spec"]["containers"][0]["image"] for role in ROLES}
-
-
 def is_replaced(fleet: Fleet, name: str, before: dict[str, str]) -> bool:
     # Between the two there is none.
     return fleet.pods().get(name, before[name]) != before[name]
 
 
 def is_moved(user: User) -> bool:
-    return images(user) == {"example/worker:2", "example/router:2"} and user.condition("Ready").status == "True"
+    return user.images() == {"example/worker:2", "example/router:2"} and user.condition("Ready").status == "True"
 
 
 @pytest.fixture
@@ -101,7 +96,7 @@ def test_an_upgrade_replaces_no_pod_and_says_what_it_would_change(fleet: Fleet, 
     first.edit(roles={"denoiser": {"replicas": 2}})
     first.until_counts(denoiser=2)
     first.until_ready()
-    assert images(first) == {"example/worker:1", "example/router:1"}
+    assert first.images() == {"example/worker:1", "example/router:1"}
     assert pods.items() <= fleet.pods().items()
 
 
@@ -115,7 +110,7 @@ def test_an_edit_replaces_what_it_is_of_and_brings_nothing_else_along(fleet: Fle
     first.edit(roles={"decoder": {"env": [{"name": "MINE", "value": "1"}]}})
     first.cluster.until(lambda: is_replaced(fleet, "p0-decoder-0", pods), 30, "the decoder is replaced")
     first.until_ready()
-    assert images(first) == {"example/worker:1", "example/router:1"}
+    assert first.images() == {"example/worker:1", "example/router:1"}
     assert [name for name, uid in fleet.pods().items() if pods[name] != uid] == ["p0-decoder-0"]
     assert first.condition("UpgradeAvailable").reason == "Held"
 
@@ -132,7 +127,7 @@ def test_a_pipeline_moves_when_it_is_told_to_and_no_other(fleet: Fleet, operator
     by_annotation.kubectl("annotate", "dpipe", by_annotation.name, note)
     fleet.cluster.until(lambda: is_moved(by_spec) and is_moved(by_annotation), 60, "two have moved")
     by_spec.until_condition("UpgradeAvailable", "False", "UpToDate")
-    assert images(stays) == {"example/worker:1", "example/router:1"}
+    assert stays.images() == {"example/worker:1", "example/router:1"}
     revisions = by_spec.kubectl("get", "controllerrevisions", "-l", f"diffusion-operator.dev/pipeline={by_spec.name}")
     assert "DiffusionPipeline" in revisions or "diffusionpipeline" in revisions.lower()
 
@@ -171,7 +166,7 @@ def test_outside_its_windows_a_pipeline_does_not_move_by_itself(fleet: Fleet, op
     first = fleet.users[0]
     first.edit(update={"windows": window(-1)})
     fleet.cluster.until(lambda: is_moved(first), 60, "it has moved")
-    assert images(fleet.users[1]) == {"example/worker:1", "example/router:1"}
+    assert fleet.users[1].images() == {"example/worker:1", "example/router:1"}
 
 
 @pytest.mark.thorough
@@ -189,9 +184,9 @@ def test_a_pipeline_moves_when_it_is_idle(cluster: Cluster, namespace: str, oper
         asked = router.asked
         cluster.until(lambda: router.asked > asked + 1, 30, "it has said that there are jobs")
         assert user.condition("UpgradeAvailable").reason == "Busy"
-        assert images(user) == {"example/worker:1", "example/router:1"}
+        assert user.images() == {"example/worker:1", "example/router:1"}
         router.unfinished = 0
-        cluster.until(lambda: images(user) == {"example/worker:2", "example/router:2"}, 90, "it moves")
+        cluster.until(lambda: user.images() == {"example/worker:2", "example/router:2"}, 90, "it moves")
 
 
 @pytest.mark.thorough
@@ -257,4 +252,4 @@ def test_what_an_operator_without_revisions_has_made_is_taken_over_as_it_is(flee
     operators(*NEW)
     fleet.until_compared("True", "Held")
     assert fleet.pods() == pods
-    assert images(fleet.users[0]) == {"example/worker:1", "example/router:1"}
+    assert fleet.users[0].images() == {"example/worker:1", "example/router:1"}

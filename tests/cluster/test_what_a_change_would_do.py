@@ -164,33 +164,28 @@ def test_a_pipeline_goes_back_to_what_its_pods_were_made_of_before(
     until_done(user)
     user.edit(image={"tag": "7"})
     until_done(user)
-    assert main_images(user) == {"example/worker:7", "example/router:1"}
+    assert user.images() == {"example/worker:7", "example/router:1"}
     assert dpipe("rollback", "digits") == (0, f"digits goes back to revision 1 ({_digest(user, 1)})\n")
     until_done(user)
-    assert main_images(user) == {"example/worker:1", "example/router:1"}
+    assert user.images() == {"example/worker:1", "example/router:1"}
     assert "image" not in user.live()["spec"]
     # Of an operator's upgrade too, and so that the pipeline does not move by itself again.
     user.edit(update={"policy": "Rolling", "to": None})
     old.stop()
     operators(*NEW)
-    user.cluster.until(lambda: main_images(user) == {"example/worker:2", "example/router:2"}, 60, "it has moved")
+    user.cluster.until(lambda: user.images() == {"example/worker:2", "example/router:2"}, 60, "it has moved")
     until_done(user)
     user.edit(roles={"decoder": {"replicas": 2}})
     until_done(user)
     status, text = dpipe("rollback", "digits")
     assert status == 0, text
-    user.cluster.until(lambda: main_images(user) == {"example/worker:1", "example/router:1"}, 60, "it has gone back")
+    user.cluster.until(lambda: user.images() == {"example/worker:1", "example/router:1"}, 60, "it has gone back")
     until_done(user)
     user.until_condition("UpgradeAvailable", "True", "RolledBack", "names the revision before it")
     assert len(user.pods("decoder")) == 2
     _, text = dpipe("revisions", "digits")
     assert "serves; gone back from" in text.splitlines()[1]
     assert dpipe("rollback", "digits", "--to-revision", "77")[0] == 1
-
-
-def main_images(user: User) -> set[str]:
-    """Of what its StatefulSets are made."""
-    return {user.stateful_set(role)["spec"]["template"]["spec"]["containers"][0]["image"] for role in ROLES}
 
 
 def _digest(user: User, number: int) -> str:

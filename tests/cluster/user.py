@@ -61,6 +61,11 @@ class User:
     def apply_example(self, file: str) -> None:
         self.kubectl("apply", "-f", EXAMPLES / file)
 
+    def images(self) -> set[str]:
+        """Of the containers main of which its StatefulSets make pods."""
+        made = (self.stateful_set(role)["spec"]["template"]["spec"]["containers"][0] for role in ROLES)
+        return {str(main["image"]) for main in made}
+
     def live(self) -> JSON:
         return self.api.get(self.path)
 

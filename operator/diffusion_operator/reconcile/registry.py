@@ -18,7 +18,8 @@ from typing import Final
 import grpc
 
 from diffusion_operator.cluster.keys import Key
-from diffusion_operator.status.observed import GenerationSeen, LoadingSeen, PeerSeen, PeersObserved
+from diffusion_operator.status.observed import LoadingSeen, PeerSeen, PeersObserved
+from diffusion_operator.update.surge import Tally
 from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
 from diffusionpipeline.words import MODEL_ROLES, Role, number, word
@@ -141,7 +142,7 @@ async def ask(address: str, shares: Mapping[str, int] | None = None) -> PeersObs
         loading=tuple(sorted(map(_loading, listed.loading), key=lambda loading: loading.pod)),
         idle=listed.unfinished_jobs == 0 if listed.HasField("unfinished_jobs") else None,
         shares=_shares(listed),
-        generations=tuple(map(_generation, listed.generations)) if shares and len(shares) > 1 else (),
+        tallies=_tallies(listed) if shares and len(shares) > 1 else {},
     )
 
 
@@ -149,14 +150,11 @@ def _shares(listed: registry_pb2.ListPeersResponse) -> dict[str, int]:
     return {each.generation: each.share for each in listed.generations if each.HasField("share")}
 
 
-def _generation(seen: registry_pb2.Generation) -> GenerationSeen:
-    return GenerationSeen(
-        generation=seen.generation,
-        done=seen.done,
-        failed=seen.failed,
-        seconds=seen.seconds,
-        expected_seconds=seen.expected_seconds,
-    )
+def _tallies(listed: registry_pb2.ListPeersResponse) -> dict[str, Tally]:
+    return {
+        each.generation: Tally(each.done, each.failed, each.seconds, each.expected_seconds)
+        for each in listed.generations
+    }
 
 
 def _peer(peer: registry_pb2.Peer) -> PeerSeen:

@@ -54,7 +54,9 @@ class Surges:
             pipeline.update.surge,
             revision,
             written,
-            surge.Seen(ready=not lacking, cause=lacking, shares=told, tallies=_tallies(peers)),
+            surge.Seen(
+                ready=not lacking, cause=lacking, shares=told, tallies=peers.tallies if peers is not None else {}
+            ),
             startup_seconds=max(pipeline.roles[role].startup_seconds for role in revision.candidate.pods),
             now=now,
         )
@@ -109,13 +111,6 @@ class Surges:
 
 def _told(peers: PeersObserved | None) -> Mapping[str, int] | None:
     return peers.shares if peers is not None and peers.reachable else None
-
-
-def _tallies(peers: PeersObserved | None) -> dict[str, surge.Tally]:
-    return {
-        each.generation: surge.Tally(each.done, each.failed, each.seconds, each.expected_seconds)
-        for each in (peers.generations if peers is not None else ())
-    }
 
 
 def _progress(resource: Object) -> surge.Progress | None:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Literal
 
 from diffusion_operator.api import Role
+from diffusion_operator.update.surge import Tally
 
 FaultReason = Literal["ApplyFailed", "ImmutableFieldChanged", "InvalidSpec", "Forbidden", "NameConflict"]
 RefusalReason = Literal["NamespacePodSecurity", "QuotaExceeded", "PodsRefused"]
@@ -83,17 +84,6 @@ class PeerSeen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationSeen:
-    """How tasks of a generation fare, as the router counts them."""
-
-    generation: str
-    done: int
-    failed: int
-    seconds: float
-    expected_seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class LoadingSeen:
     """A worker that downloads its share of the model, as the router lists it."""
 
@@ -119,8 +109,8 @@ class PeersObserved:
     """No job is unfinished. None: a router of an earlier version does not say."""
     shares: Mapping[str, int] = field(default_factory=dict)
     """Percent of new jobs by generation. Empty: they begin in any."""
-    generations: tuple[GenerationSeen, ...] = ()
-    """While one takes over from another; else its numbers would move with every answer."""
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    """By generation, while one takes over from another; else its numbers would move with every answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

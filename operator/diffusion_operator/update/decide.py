@@ -71,7 +71,7 @@ def decide(
     if back is not None:
         decision = _gone_back(back, target, resource["spec"], made)
     else:
-        decision = _decided(resource, pipeline, images, target, platform, settled=settled, moves=moves)
+        decision = _decided(resource, pipeline, images, target, made, platform, settled=settled, moves=moves)
     if decision.revision is target:
         return replace(decision, revision=written)
     return replace(decision, revision=_in_tracks(pipeline, written, decision))
@@ -127,12 +127,14 @@ def _decided(
     pipeline: Pipeline,
     images: Images,
     written: Revision,
+    made: Templates,
     platform: Platform,
     *,
     settled: bool,
     moves: bool,
 ) -> Decision:
-    spec, made = resource["spec"], templates(pipeline, images)
+    """made: what this operator makes of the resource."""
+    spec = resource["spec"]
     if written.templates == made:
         return Decision(written)
     fresh = Revision(written.number + 1, spec, images, made)
