@@ -1,4 +1,4 @@
-"""The page resource.md, the reference of both resources, from their definitions in crds/.
+"""The page resource.md, the reference of all resources, from their definitions in crds/.
 
 A table for each object of the schema. Parts that the definition shares by YAML aliases are one object once loaded, and
 are written once.
@@ -13,7 +13,7 @@ from typing import Any, Final
 import yaml
 
 CRDS: Final = Path(__file__).parents[1] / "crds"
-DEFINITIONS: Final = ("diffusionpipelines", "diffusionpipelinerolescalers")
+DEFINITIONS: Final = ("diffusionpipelines", "diffusionpipelinerolescalers", "modelcaches")
 
 HEAD: Final = """\
 # Reference of the resources

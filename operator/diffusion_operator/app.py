@@ -30,14 +30,16 @@ from diffusion_operator.api import GROUP
 from diffusion_operator.cluster.client import ApiError, Cluster, Unreachable, load_configuration
 from diffusion_operator.cluster.definitions import DefinitionsOutdated, check_definitions
 from diffusion_operator.cluster.keys import Key
-from diffusion_operator.cluster.kinds import CHILDREN, CONTROLLER_REVISION, EVENT, POD, POD_MONITOR, Kind
+from diffusion_operator.cluster.kinds import CHILDREN, CONTROLLER_REVISION, EVENT, MODEL_CACHE, POD, POD_MONITOR, Kind
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.reflector import Reflector
 from diffusion_operator.cluster.store import Store
 from diffusion_operator.cluster.watching import Watching
 from diffusion_operator.leader import Leader, LeaseLost
 from diffusion_operator.metrics import Metrics
+from diffusion_operator.reconcile import modelcaches
 from diffusion_operator.reconcile.apply import Applier, Unfinished
+from diffusion_operator.reconcile.modelcaches import ModelCaches
 from diffusion_operator.reconcile.nodes import RdmaResources
 from diffusion_operator.reconcile.publish import Publisher
 from diffusion_operator.reconcile.queue import Queue
@@ -79,6 +81,14 @@ class Operator:
         self._synced = False
         self.queue = Queue(observer=metrics)
         self.store = Store(self.queue.add)
+        self._cache_queue = Queue()
+        self._caches = ModelCaches(
+            cluster,
+            self._cache_queue,
+            images=settings.images,
+            platform=settings.platform,
+            changed=self._caches_changed,
+        )
         instance = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
         self._instance = instance
         self._recorder = Recorder(cluster, instance)
@@ -89,6 +99,7 @@ class Operator:
             applier=Applier(cluster, self.store, self._recorder, metrics.reverted),
             scalers=Scalers(cluster, self.store),
             registries=self._registries,
+            caches=self._caches,
             nodes=RdmaResources(cluster),
             publisher=Publisher(cluster, self.store, self._recorder),
             updates=Updates(
@@ -106,6 +117,19 @@ class Operator:
         )
         self._reflectors = [
             self._reflector(kind, scope) for kind in (*CHILDREN, POD, EVENT) for scope in settings.scopes
+        ]
+        self._reflectors += [
+            Reflector(
+                cluster,
+                kind,
+                scope,
+                self._caches,
+                label_selector="" if kind is MODEL_CACHE else names.CACHE_LABEL,
+                heard=metrics.heard,
+                restarted=metrics.restarted,
+            )
+            for kind in modelcaches.WATCHED
+            for scope in settings.scopes
         ]
         self.health = probes.Health(
             alive=[self._streams_turn, self._queue_moves, self._watching.problem], ready=[self._is_synced]
@@ -169,6 +193,7 @@ class Operator:
             log.info("operator_synced", pipelines=len(self.store.pipelines()))
             self._synced = True
             workers = [asyncio.create_task(self._reconcile_ever()) for _ in range(self._settings.concurrency)]
+            workers.append(asyncio.create_task(self._reconcile_caches_ever()))
             tasks.append(asyncio.create_task(self._resync_ever(), name="resync"))
             # kopf takes the signals over, and returns when one comes.
             await _first([*tasks, *workers], self._watching.run(self._stopping))
@@ -182,7 +207,7 @@ class Operator:
         """Let the reconciles that run come to their end."""
         busy = asyncio.create_task(asyncio.wait(workers))
         deadline = time.monotonic() + GRACE_SECONDS
-        while self.queue.working and time.monotonic() < deadline:
+        while (self.queue.working or self._cache_queue.working) and time.monotonic() < deadline:
             await asyncio.wait({busy}, timeout=0.05)
         busy.cancel()
 
@@ -190,34 +215,49 @@ class Operator:
         while not self._stopping.is_set():
             key = await self.queue.get()
             try:
-                await self._reconcile(key)
+                self._metrics.reconciled(await self._turn(self.queue, key, "pipeline", self._reconciler.reconcile))
             finally:
                 self.queue.done(key)
 
-    async def _reconcile(self, key: Key) -> None:
+    async def _reconcile_caches_ever(self) -> None:
+        while not self._stopping.is_set():
+            key = await self._cache_queue.get()
+            try:
+                await self._turn(self._cache_queue, key, "modelcache", self._caches.reconcile)
+            finally:
+                self._cache_queue.done(key)
+
+    async def _turn(
+        self, queue: Queue, key: Key, kind: str, reconcile: Callable[[Key], Awaitable[float | None]]
+    ) -> str:
+        """One reconcile, and when the next one is due. How it ended, as controller-runtime's metric calls it."""
         try:
             async with asyncio.timeout(RECONCILE_SECONDS):
-                again = await self._reconciler.reconcile(key)
+                again = await reconcile(key)
         except Unfinished as unfinished:
-            log.info("reconcile_unfinished", pipeline=str(key), why=str(unfinished))
-            self._metrics.reconciled("error")
-            self.queue.retry(key)
+            log.info("reconcile_unfinished", **{kind: str(key)}, why=str(unfinished))
+            queue.retry(key)
             if unfinished.again is not None:
-                self.queue.add_after(key, unfinished.again)
+                queue.add_after(key, unfinished.again)
         except (ApiError, Unreachable, TimeoutError) as error:
-            log.warning("reconcile_failed", pipeline=str(key), failures=self.queue.failures(key), error=str(error))
-            self._metrics.reconciled("error")
-            self.queue.retry(key, at_least=getattr(error, "retry_after", None) or 0.0)
+            log.warning("reconcile_failed", **{kind: str(key)}, failures=queue.failures(key), error=str(error))
+            queue.retry(key, at_least=getattr(error, "retry_after", None) or 0.0)
         except Exception:
-            # A fault of ours with one pipeline must not keep the others from being served.
-            log.exception("reconcile_raised", pipeline=str(key))
-            self._metrics.reconciled("error")
-            self.queue.retry(key)
+            # A fault of ours with one of them must not keep the others from being served.
+            log.exception("reconcile_raised", **{kind: str(key)})
+            queue.retry(key)
         else:
-            self.queue.succeeded(key)
-            self._metrics.reconciled("success" if again is None else "requeue_after")
-            if again is not None:
-                self.queue.add_after(key, again)
+            queue.succeeded(key)
+            if again is None:
+                return "success"
+            queue.add_after(key, again)
+            return "requeue_after"
+        return "error"
+
+    def _caches_changed(self, namespace: str) -> None:
+        for key in self.store.pipelines():
+            if key.namespace == namespace:
+                self.queue.add(key)
 
     async def _resync_ever(self) -> None:
         # The first one soon: between the list at the start and kopf's own something may have been deleted.

@@ -38,6 +38,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         allow_pickle=settings.allow_pickle,
         told=told,
         patience_seconds=settings.download_patience_seconds,
+        cache_wait_seconds=settings.cache_wait_seconds,
         paused=paused,
     )
     commit = path.name if settings.model_source == "Hub" else ""

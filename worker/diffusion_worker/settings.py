@@ -41,6 +41,9 @@ class Settings(ProcessSettings):
     download_patience_seconds: float = Field(
         300.0, ge=0, description="Hub: a download is given up when nothing more came for so long"
     )
+    cache_wait_seconds: float = Field(
+        0.0, ge=0, description="Hub, where nothing may be downloaded: how long others have to fill the cache"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the model computes")
     threads: int = Field(0, ge=0, le=1024, description="Threads of CPU computing. 0: what torch chooses")
 

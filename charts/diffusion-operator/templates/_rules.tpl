@@ -1,10 +1,10 @@
 {{- /* What the operator does in a namespace that it serves. Nothing of Secrets: pods mount them by name. */}}
 {{- define "diffusion-operator.rules" -}}
 - apiGroups: [diffusion-operator.dev]
-  resources: [diffusionpipelines]
+  resources: [diffusionpipelines, modelcaches]
   verbs: [get, list, watch]
 - apiGroups: [diffusion-operator.dev]
-  resources: [diffusionpipelines/status, diffusionpipelinerolescalers/status]
+  resources: [diffusionpipelines/status, diffusionpipelinerolescalers/status, modelcaches/status]
   verbs: [patch]
 # Made, labelled and deleted: their one field belongs to whoever scales.
 - apiGroups: [diffusion-operator.dev]
@@ -14,7 +14,7 @@
   resources: [services, configmaps, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
-  resources: [statefulsets, controllerrevisions]
+  resources: [statefulsets, controllerrevisions, daemonsets]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
@@ -40,6 +40,7 @@
   resourceNames:
     - diffusionpipelines.diffusion-operator.dev
     - diffusionpipelinerolescalers.diffusion-operator.dev
+    - modelcaches.diffusion-operator.dev
   verbs: [get]
 {{- end }}
 

@@ -11,10 +11,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_operator.api import crd, reading, rules, schema
-from diffusion_operator.api.crd import API_VERSION, GROUP, KIND, PLURAL, SCALER_KIND, SCALER_PLURAL, VERSION
+from diffusion_operator.api.crd import (
+    API_VERSION,
+    CACHE_KIND,
+    CACHE_PLURAL,
+    GROUP,
+    KIND,
+    PLURAL,
+    SCALER_KIND,
+    SCALER_PLURAL,
+    VERSION,
+)
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
 from diffusion_operator.api.isolation import Isolation
 from diffusion_operator.api.model import Cache, Model, SecretKey
+from diffusion_operator.api.modelcache import ModelCache
 from diffusion_operator.api.pipeline import CaBundle, Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.platform import Platform, load_platform
 from diffusion_operator.api.role import Batching, RoleSpec
@@ -24,6 +35,8 @@ from diffusionpipeline.words import MODEL_ROLES, Role
 
 __all__ = [
     "API_VERSION",
+    "CACHE_KIND",
+    "CACHE_PLURAL",
     "GROUP",
     "KIND",
     "MODEL_ROLES",
@@ -39,6 +52,7 @@ __all__ = [
     "InvalidResourceError",
     "Isolation",
     "Model",
+    "ModelCache",
     "Pipeline",
     "Platform",
     "Rdma",

@@ -20,6 +20,9 @@ KIND: Final = "DiffusionPipeline"
 PLURAL: Final = "diffusionpipelines"
 SCALER_KIND: Final = "DiffusionPipelineRoleScaler"
 SCALER_PLURAL: Final = "diffusionpipelinerolescalers"
+CACHE_KIND: Final = "ModelCache"
+CACHE_PLURAL: Final = "modelcaches"
+PLURALS: Final = (PLURAL, SCALER_PLURAL, CACHE_PLURAL)
 
 
 def definition_text(plural: str = PLURAL) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+NODE_FOLDER: Final = "/var/lib/diffusion-operator/models"
+"""Of nodes, where model caches are, unless the platform's file names another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +18,11 @@ class SecretKey:
 @dataclass(frozen=True, kw_only=True)
 class Cache:
     type: str
-    """EmptyDir, PersistentVolumeClaim or PerPod."""
+    """EmptyDir, PersistentVolumeClaim, PerPod or ModelCache."""
     claim: str
     """Of type PersistentVolumeClaim."""
+    name: str
+    """Of type ModelCache."""
     size: str
     """A quantity. Empty: no limit."""
     storage_class: str
@@ -25,6 +31,8 @@ class Cache:
     read_only: bool
     download: bool
     """False: only what is there already is used."""
+    node_folder: str = NODE_FOLDER
+    """Of nodes, with all model caches in it."""
 
 
 @dataclass(frozen=True, kw_only=True)

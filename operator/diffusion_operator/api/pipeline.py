@@ -95,6 +95,10 @@ class Pipeline:
             if not self.roles[role].colocated
         )
 
+    def roles_of(self, spec: RoleSpec) -> tuple[Role, ...]:
+        """All that the process in a role's own pods runs."""
+        return next(roles for own, roles in self.workers() if own.role is spec.role)
+
     def count(self, role: Role, counts: Mapping[Role, int]) -> int:
         """Pods that a role should have; `counts` are what the scalers of external roles say."""
         if self.suspended:

@@ -19,6 +19,7 @@ import yaml
 from diffusion_operator.api import crd, rules, schema
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
 from diffusion_operator.api.labels import check_names
+from diffusion_operator.api.modelcache import ModelCache
 from diffusion_operator.api.pipeline import CaBundle, Pipeline
 from diffusion_operator.api.role import Object, RoleSpec, variable
 from diffusionpipeline.words import Role
@@ -55,6 +56,8 @@ class Platform:
     pull_secrets: tuple[str, ...] = ()
     ca_bundle: CaBundle | None = None
     storage_class: str = ""
+    node_folder: str = ""
+    """Of nodes, with all model caches in it. Empty: the operator's own choice."""
     security_profile: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +79,11 @@ class Platform:
         if self is NOTHING:
             return pipeline
         model, router = pipeline.model, pipeline.router
-        cache = replace(model.cache, storage_class=model.cache.storage_class or self.storage_class)
+        cache = replace(
+            model.cache,
+            storage_class=model.cache.storage_class or self.storage_class,
+            node_folder=self.node_folder or model.cache.node_folder,
+        )
         isolation = pipeline.isolation
         if isolation is not None:
             isolation = replace(isolation, egress=(*self.egress, *isolation.egress))
@@ -92,6 +99,20 @@ class Platform:
             model=replace(model, cache=cache),
             router=replace(router, storage=storage),
             roles={role: self._beneath_role(spec) for role, spec in pipeline.roles.items()},
+        )
+
+    def beneath_cache(self, cache: ModelCache) -> ModelCache:
+        """Its pods are of the kind `workers`."""
+        if self is NOTHING:
+            return cache
+        return replace(
+            cache,
+            labels=self.labels,
+            annotations=self.annotations,
+            pull_secrets=tuple(dict.fromkeys((*self.pull_secrets, *cache.pull_secrets))),
+            ca_bundle=self.ca_bundle,
+            node_folder=self.node_folder or cache.node_folder,
+            roles={role: self._beneath_role(spec) for role, spec in cache.roles.items()},
         )
 
     def _beneath_role(self, spec: RoleSpec) -> RoleSpec:
@@ -145,6 +166,7 @@ def load_platform(document: object) -> Platform:
         pull_secrets=tuple(secret["name"] for secret in given.get("imagePullSecrets", ())),
         ca_bundle=CaBundle(config_map=bundle["configMap"], key=bundle.get("key", CA_KEY)) if bundle else None,
         storage_class=given.get("storageClassName", ""),
+        node_folder=given.get("modelCachePath", ""),
         security_profile=given.get("securityProfile", ""),
         labels=check_names(given.get("commonLabels", {}), ("commonLabels",)),
         annotations=check_names(given.get("commonAnnotations", {}), ("commonAnnotations",)),
@@ -213,6 +235,7 @@ def _schema() -> dict[str, Any]:
     properties = {
         "imageRegistry": _text(r"^[a-zA-Z0-9][-a-zA-Z0-9.]*(:[0-9]+)?(/[a-z0-9][-a-z0-9._]*)*$"),
         "storageClassName": _text(),
+        "modelCachePath": _text(r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"),
         "caBundle": bundle,
         "egress": spec["networkPolicy"]["properties"]["egress"],
         **{name: spec[name] for name in _OF_THE_SPEC},

@@ -54,12 +54,12 @@ def from_defaulted(resource: Object) -> Pipeline:
         restart=spec.get("restart", {}).get("id", ""),
         labels=check_names(spec.get("commonLabels", {}), ("spec", "commonLabels")),
         annotations=check_names(spec.get("commonAnnotations", {}), ("spec", "commonAnnotations")),
-        image=_image(spec.get("image", {})),
+        image=image(spec.get("image", {})),
         pull_secrets=tuple(secret["name"] for secret in spec.get("imagePullSecrets", ())),
         service_account=spec.get("serviceAccountName", ""),
         security_profile=spec.get("securityProfile", ""),
         model=_model(spec["model"]),
-        roles={role: _role(role, spec["roles"].get(role, {}), denoisers) for role in Role},
+        roles={role: role_spec(role, spec["roles"].get(role, {}), denoisers) for role in Role},
         transport=_transport(spec["transport"]),
         shared_memory=str(shared_memory) if parse_quantity(shared_memory) else "",
         router=_router(spec["router"]),
@@ -70,7 +70,7 @@ def from_defaulted(resource: Object) -> Pipeline:
     )
 
 
-def _image(spec: Object) -> Image:
+def image(spec: Object) -> Image:
     return Image(
         repository=spec.get("repository", ""),
         tag=spec.get("tag", ""),
@@ -80,7 +80,9 @@ def _image(spec: Object) -> Image:
 
 
 def _model(spec: Object) -> Model:
-    token, cache = spec.get("tokenSecretRef"), spec["cache"]
+    cache = spec["cache"]
+    # Others fill it, for all of a node's workers.
+    filled = cache["type"] == "ModelCache"
     return Model(
         source=spec["source"],
         id=spec.get("id", BUNDLED_MODEL),
@@ -90,20 +92,26 @@ def _model(spec: Object) -> Model:
         variant=spec.get("variant", ""),
         dtype=spec["dtype"],
         allow_pickle=spec["allowPickle"],
-        token=SecretKey(name=token["name"], key=token.get("key", TOKEN_KEY)) if token else None,
+        token=secret_key(spec.get("tokenSecretRef")),
         cache=Cache(
             type=cache["type"],
             claim=cache.get("claimName", ""),
+            name=cache.get("modelCacheName", ""),
             size=str(cache.get("size", CLAIM_SIZE if cache["type"] == "PerPod" else "")),
             storage_class=cache.get("storageClassName", ""),
             path=cache["mountPath"],
-            read_only=cache["readOnly"],
-            download=cache["downloadPolicy"] == "IfNotPresent",
+            read_only=cache["readOnly"] or filled,
+            download=cache["downloadPolicy"] == "IfNotPresent" and not filled,
         ),
     )
 
 
-def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
+def secret_key(spec: Object | None) -> SecretKey | None:
+    return SecretKey(name=spec["name"], key=spec.get("key", TOKEN_KEY)) if spec else None
+
+
+def role_spec(role: Role, spec: Object, denoisers: int) -> RoleSpec:
+    """`denoisers`: the denoiser's replicas, which a colocated role has too. Raises InvalidResourceError."""
     colocated = "colocateWith" in spec
     gpus = spec.get("gpus", 0)
     update, disruption = spec.get("updateStrategy", {}), spec.get("disruptionBudget", {})
@@ -176,7 +184,7 @@ def _rdma(spec: Object) -> Rdma:
 def _router(spec: Object) -> RouterSettings:
     storage: Mapping[str, Any] = spec["storage"]
     return RouterSettings(
-        image=_image(spec.get("image", {})),
+        image=image(spec.get("image", {})),
         http_port=spec["httpPort"],
         grpc_port=spec["grpcPort"],
         lease_seconds=spec["leaseSeconds"],

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 
-from diffusion_operator.api import PLURAL, SCALER_PLURAL, VERSION, crd
+from diffusion_operator.api import VERSION, crd
 from diffusion_operator.cluster.client import ApiError, Cluster
 from diffusion_operator.cluster.kinds import DEFINITION
 
@@ -26,7 +26,7 @@ class DefinitionsOutdated(Exception):
 
 async def check_definitions(cluster: Cluster) -> None:
     """Raises DefinitionsOutdated, and ApiError or Unreachable if the API server can't say now."""
-    for plural in (PLURAL, SCALER_PLURAL):
+    for plural in crd.PLURALS:
         wanted = crd.definition(plural)
         name = wanted["metadata"]["name"]
         try:

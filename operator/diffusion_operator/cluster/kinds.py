@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diffusion_operator.api import API_VERSION, KIND, PLURAL, SCALER_KIND, SCALER_PLURAL
+from diffusion_operator.api import API_VERSION, CACHE_KIND, CACHE_PLURAL, KIND, PLURAL, SCALER_KIND, SCALER_PLURAL
 
 Object = dict[str, Any]
 
@@ -37,11 +37,13 @@ class Kind:
 
 PIPELINE: Final = Kind(API_VERSION, KIND, PLURAL)
 SCALER: Final = Kind(API_VERSION, SCALER_KIND, SCALER_PLURAL)
+MODEL_CACHE: Final = Kind(API_VERSION, CACHE_KIND, CACHE_PLURAL)
 
 SERVICE_ACCOUNT: Final = Kind("v1", "ServiceAccount", "serviceaccounts")
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
 SERVICE: Final = Kind("v1", "Service", "services")
 NETWORK_POLICY: Final = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+DAEMON_SET: Final = Kind("apps/v1", "DaemonSet", "daemonsets")
 STATEFUL_SET: Final = Kind("apps/v1", "StatefulSet", "statefulsets")
 CONTROLLER_REVISION: Final = Kind("apps/v1", "ControllerRevision", "controllerrevisions")
 DISRUPTION_BUDGET: Final = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")

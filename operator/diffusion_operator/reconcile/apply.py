@@ -1,36 +1,29 @@
 """Makes a pipeline's children be as rendered, and no others.
 
-A child is sent only if it is not known to be as it should: an annotation tells for which rendering it was applied last,
-and a comparison of every field that we would send tells whether somebody changed it since. Only both together will do:
-the annotation alone misses a hand edit, the comparison alone a field that was dropped from the rendering.
+A child is sent only if it is not known to be as it should (see `marking`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
-from diffusion_operator.api import API_VERSION, GROUP, KIND
+from diffusion_operator.api import API_VERSION, KIND
 from diffusion_operator.cluster.client import ApiError, Cluster
 from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import PIPELINE, POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.store import FOREIGN, ChildId, Store, Stored, mark_of, stored
-from diffusion_operator.reconcile import claims
+from diffusion_operator.reconcile import claims, marking
 from diffusion_operator.render import names
 from diffusion_operator.render.difference import differences
 from diffusion_operator.render.statefulset import IMMUTABLE
 from diffusion_operator.status import reasons
 from diffusion_operator.status.observed import Fault, FaultReason
 
-APPLIED_ANNOTATION: Final = f"{GROUP}/applied"
-# The version of an empty store. An apply that names a version is refused (409) if the object exists with another.
-NO_VERSION: Final = "1"
 _FIELDS_NAMED: Final = 4
 
 log = structlog.get_logger()
@@ -57,16 +50,17 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True)
 class Owner:
-    """The pipeline as its children name it."""
+    """The resource as its children name it."""
 
     key: Key
     uid: str
+    kind: str = KIND
 
     def adopt(self, child: Mapping[str, Any]) -> Object:
         """The child as it is sent, with its owner. The owner does not wait for it to be deleted."""
         reference = {
             "apiVersion": API_VERSION,
-            "kind": KIND,
+            "kind": self.kind,
             "name": self.key.name,
             "uid": self.uid,
             "controller": True,
@@ -154,12 +148,8 @@ class Applier:
             self._judge(kind, name, error, applied)
 
     async def _make(self, owner: Owner, kind: Kind, adopted: Object, applied: Applied) -> None:
-        marked = _marked(adopted)
-        # What somebody else made is theirs. Without a conflict of values an apply would merge into it, and make it a
-        # child that goes when the pipeline does.
-        only_new = {**marked, "metadata": {**marked["metadata"], "resourceVersion": NO_VERSION}}
         try:
-            answer = await self._cluster.apply(kind, only_new)
+            answer = await self._cluster.apply(kind, marking.only_new(marking.marked(adopted)))
         except ApiError as error:
             if error.status != 409:
                 raise
@@ -191,9 +181,8 @@ class Applier:
         if kind is STATEFUL_SET and (fixed := list(_immutable_changes(adopted, live))):
             applied.faults.append(_immutable_fault(name, fixed))
             adopted = _with_live(adopted, live, fixed)
-        marked = _marked(adopted)
-        annotation = live["metadata"].get("annotations", {}).get(APPLIED_ANNOTATION)
-        rendered_so_before = annotation == marked["metadata"]["annotations"][APPLIED_ANNOTATION]
+        marked = marking.marked(adopted)
+        rendered_so_before = marking.rendered_so(marked, live)
         changed = list(differences(marked, live))
         if rendered_so_before and not changed:
             applied.marks[known.id] = known.mark
@@ -270,15 +259,6 @@ def refusal(kind: Kind, name: str, error: ApiError) -> Fault:
     remedy = "; give the operator's role this verb (the Helm chart does)" if forbidden else ""
     log.warning("refused", kind=kind.kind, name=name, status=error.status, error=error.message)
     return Fault(reason=reason, message=f"{kind} {name}: {error.message}{remedy}")
-
-
-def _marked(adopted: Object) -> Object:
-    """With the annotation that tells what it was applied for."""
-    text = json.dumps(adopted, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    metadata = adopted["metadata"]
-    annotations = {**metadata.get("annotations", {}), APPLIED_ANNOTATION: digest}
-    return {**adopted, "metadata": {**metadata, "annotations": annotations}}
 
 
 def _immutable_changes(wanted: Object, live: Object) -> Iterator[str]:

@@ -17,6 +17,7 @@ from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import CONFIG_MAP, CONTROLLER_REVISION, SCALER, STATEFUL_SET, Object
 from diffusion_operator.cluster.store import ChildId, Store, Stored
 from diffusion_operator.reconcile.apply import Applied, Applier, NamespaceGone, Owner, PipelineGone, Unfinished
+from diffusion_operator.reconcile.modelcaches import ModelCaches
 from diffusion_operator.reconcile.nodes import RdmaResources
 from diffusion_operator.reconcile.publish import Publisher
 from diffusion_operator.reconcile.registry import CALL_SECONDS, Registries
@@ -52,6 +53,7 @@ class Reconciler:
         applier: Applier,
         scalers: Scalers,
         registries: Registries,
+        caches: ModelCaches,
         nodes: RdmaResources,
         publisher: Publisher,
         updates: Updates,
@@ -63,6 +65,7 @@ class Reconciler:
         self._applier = applier
         self._scalers = scalers
         self._registries = registries
+        self._caches = caches
         self._nodes = nodes
         self._publisher = publisher
         self._updates = updates
@@ -226,6 +229,7 @@ class Reconciler:
             peers=self._registries.peers(owner.key),
             scaling_faults=scaling_faults,
             notes=memory.notes,
+            cache_fault=self._caches.lacks(pipeline),
             update=memory.update.seen if memory.update is not None else None,
         )
 

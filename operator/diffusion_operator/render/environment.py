@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion_operator.api import Batching, Pipeline, Role, RoleSpec
+from diffusion_operator.api import Batching, CaBundle, Pipeline, Role, RoleSpec, SecretKey
 from diffusion_operator.render import names, rdma, storage
 
 Variable = dict[str, Any]
@@ -18,7 +18,7 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
     model, transport = pipeline.model, pipeline.transport
     env = [
         *_pod(),
-        *_authorities(pipeline),
+        *authorities(pipeline.ca_bundle),
         _value("DIFFUSION_WORKER_PIPELINE", pipeline.name),
         _value("DIFFUSION_WORKER_POD_NAME", "$(POD_NAME)"),
         _value("DIFFUSION_WORKER_POD_UID", "$(POD_UID)"),
@@ -37,9 +37,9 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
     ]
     if not model.cache.download:
         env.append(_value("HF_HUB_OFFLINE", "1"))
-    if model.token is not None:
-        token = {"name": model.token.name, "key": model.token.key}
-        env.append({"name": names.HUB_TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": token}})
+    if model.cache.type == "ModelCache":
+        env.append(_value("DIFFUSION_WORKER_CACHE_WAIT_SECONDS", str(spec.startup_seconds)))
+    env += hub_token(model.token)
     if spec.threads is not None:
         # The libraries read theirs when they are loaded, before the worker could tell them.
         env += [
@@ -53,7 +53,7 @@ def router_environment(pipeline: Pipeline, ports: Mapping[str, int]) -> list[Var
     router = pipeline.router
     env = [
         *_pod(),
-        *_authorities(pipeline),
+        *authorities(pipeline.ca_bundle),
         _value("DIFFUSION_ROUTER_PIPELINE", pipeline.name),
         _value("DIFFUSION_ROUTER_NAMESPACE", pipeline.namespace),
         _value("DIFFUSION_ROUTER_HOST", "0.0.0.0"),
@@ -85,9 +85,16 @@ def _batching(batching: Batching) -> list[Variable]:
     ]
 
 
-def _authorities(pipeline: Pipeline) -> list[Variable]:
+def hub_token(token: SecretKey | None) -> list[Variable]:
+    if token is None:
+        return []
+    reference = {"name": token.name, "key": token.key}
+    return [{"name": names.HUB_TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": reference}}]
+
+
+def authorities(bundle: CaBundle | None) -> list[Variable]:
     """Python's own TLS and what is built on OpenSSL or rustls read the one, requests the other."""
-    if pipeline.ca_bundle is None:
+    if bundle is None:
         return []
     return [_value(name, storage.CA_FILE) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]
 

@@ -11,11 +11,15 @@ from diffusion_operator.api import GROUP, MODEL_ROLES, Pipeline, Role
 
 MAIN: Final = "main"
 """The container that runs our process. Others in a pod are sidecars."""
+PULL: Final = "pull"
+"""The init container of a model cache's pods, which ends once all is there."""
 
 PIPELINE_LABEL: Final = f"{GROUP}/pipeline"
 ROLE_LABEL: Final = f"{GROUP}/role"
 GENERATION_LABEL: Final = f"{GROUP}/generation"
 TRACK_LABEL: Final = f"{GROUP}/track"
+CACHE_LABEL: Final = f"{GROUP}/model-cache"
+"""Of the children and pods of a ModelCache: its name."""
 RESTART_ANNOTATION: Final = f"{GROUP}/restart"
 
 NAME_LABEL: Final = "app.kubernetes.io/name"
@@ -84,6 +88,11 @@ def router_address(pipeline: Pipeline) -> str:
 
 def selector(pipeline: Pipeline, role: Role, track: str = "") -> dict[str, str]:
     return {PIPELINE_LABEL: pipeline.name, ROLE_LABEL: role.value, **({TRACK_LABEL: track} if track else {})}
+
+
+def cache_selector(cache: str, role: Role) -> dict[str, str]:
+    """Of the pods that pull for a role to their nodes; `cache` is the ModelCache's name."""
+    return {CACHE_LABEL: cache, ROLE_LABEL: role.value}
 
 
 def workers(pipeline: Pipeline) -> dict[str, Any]:

@@ -16,10 +16,15 @@ def worker_placement(pipeline: Pipeline, spec: RoleSpec) -> dict[str, Any]:
     affinity: dict[str, Any] = found.get("affinity", {})
     if pipeline.transport.backend == "shm":
         # Shared memory ends at the node, so every worker must be where the others are.
-        _require(affinity, "podAffinity", pipeline)
+        _require(affinity, "podAffinity", names.workers(pipeline))
+    if pipeline.model.cache.type == "ModelCache":
+        # Only to nodes that have, or are getting, what each of its process's roles loads.
+        for role in pipeline.roles_of(spec):
+            selector = {"matchLabels": names.cache_selector(pipeline.model.cache.name, role)}
+            _require(affinity, "podAffinity", selector)
     if rdma.on_host_network(pipeline):
         # On one node two workers would listen on the same ports.
-        _require(affinity, "podAntiAffinity", pipeline)
+        _require(affinity, "podAntiAffinity", names.workers(pipeline))
         found |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if affinity:
         found["affinity"] = affinity
@@ -38,7 +43,8 @@ def placement(pipeline: Pipeline, spec: RoleSpec) -> dict[str, Any]:
     return found
 
 
-def _require(affinity: dict[str, Any], kind: str, pipeline: Pipeline) -> None:
-    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": names.workers(pipeline)}
+def _require(affinity: dict[str, Any], kind: str, pods: dict[str, Any]) -> None:
+    """On a node with (podAffinity), or without, a pod that the selector `pods` selects."""
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": pods}
     part = affinity.get(kind) or {}
     affinity[kind] = {**part, REQUIRED: [*(part.get(REQUIRED) or ()), term]}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from diffusion_operator.api import Pipeline, RoleSpec
+from diffusion_operator.api import CaBundle, Pipeline, RoleSpec
 from diffusion_operator.render import names
 
 Object = dict[str, Any]
@@ -36,31 +36,44 @@ def hub_home(pipeline: Pipeline) -> str:
 
 def worker_volumes(pipeline: Pipeline) -> tuple[list[Object], list[Object]]:
     """Volumes of worker pods, and their mounts in the container main."""
-    volumes, mounts = [_empty(names.SCRATCH_VOLUME)], [_mount(names.SCRATCH_VOLUME, SCRATCH_PATH)]
+    volumes, mounts = [empty(names.SCRATCH_VOLUME)], [mount(names.SCRATCH_VOLUME, SCRATCH_PATH)]
     model, cache = pipeline.model, pipeline.model.cache
     if model.source == "PersistentVolumeClaim":
         volumes.append(_claim(names.MODEL_VOLUME, model.claim, read_only=True))
-        mounts.append(_mount(names.MODEL_VOLUME, MODEL_PATH, read_only=True))
+        mounts.append(mount(names.MODEL_VOLUME, MODEL_PATH, read_only=True))
     elif model.source == "Image":
         volumes.append({"name": names.MODEL_VOLUME, "image": {"reference": model.id}})
-        mounts.append(_mount(names.MODEL_VOLUME, MODEL_PATH, read_only=True))
+        mounts.append(mount(names.MODEL_VOLUME, MODEL_PATH, read_only=True))
     if _has_cache(pipeline):
         if cache.type == "PersistentVolumeClaim":
             volumes.append(_claim(names.CACHE_VOLUME, cache.claim, read_only=cache.read_only))
         elif cache.type == "EmptyDir":
-            volumes.append(_empty(names.CACHE_VOLUME, cache.size))
-        mounts.append(_mount(names.CACHE_VOLUME, cache.path, read_only=cache.read_only))
+            volumes.append(empty(names.CACHE_VOLUME, cache.size))
+        elif cache.type == "ModelCache":
+            volumes.append(node_folder(cache.node_folder, pipeline.namespace, cache.name))
+        mounts.append(mount(names.CACHE_VOLUME, cache.path, read_only=cache.read_only))
     if pipeline.transport.backend == "shm":
         host_path = {"path": SHARED_MEMORY_PATH, "type": "Directory"}
         volumes.append({"name": names.SHARED_MEMORY_VOLUME, "hostPath": host_path})
         # Not all of the node's: a folder there, which the kubelet makes.
-        mount = _mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH)
-        mounts.append({**mount, "subPath": f"{names.OPERATOR}.{names.shm_key(pipeline)}"})
+        shared = mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH)
+        mounts.append({**shared, "subPath": f"{names.OPERATOR}.{names.shm_key(pipeline)}"})
     elif pipeline.shared_memory:
         in_memory = {"medium": "Memory", "sizeLimit": pipeline.shared_memory}
         volumes.append({"name": names.SHARED_MEMORY_VOLUME, "emptyDir": in_memory})
-        mounts.append(_mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH))
-    return _with_authorities(pipeline, volumes, mounts)
+        mounts.append(mount(names.SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH))
+    return with_authorities(pipeline.ca_bundle, volumes, mounts)
+
+
+def node_path(root: str, namespace: str, cache: str) -> str:
+    """The folder of each node that a ModelCache fills."""
+    return f"{root}/{namespace}/{cache}"
+
+
+def node_folder(root: str, namespace: str, cache: str) -> Object:
+    """The volume of it. Who comes first makes it, so that a worker can wait in it for what is pulled there."""
+    host_path = {"path": node_path(root, namespace, cache), "type": "DirectoryOrCreate"}
+    return {"name": names.CACHE_VOLUME, "hostPath": host_path}
 
 
 def worker_claims(pipeline: Pipeline, spec: RoleSpec) -> Object:
@@ -79,11 +92,11 @@ def worker_claims(pipeline: Pipeline, spec: RoleSpec) -> Object:
 
 def router_volumes(pipeline: Pipeline) -> tuple[list[Object], list[Object]]:
     """Jobs and their files are kept in a volume that lives as long as the pod at least: past a crash of the process."""
-    volumes = [_empty(names.SCRATCH_VOLUME)]
+    volumes = [empty(names.SCRATCH_VOLUME)]
     if pipeline.router.storage.type == "EmptyDir":
-        volumes.append(_empty(names.DATA_VOLUME, pipeline.router.storage.size))
-    mounts = [_mount(names.SCRATCH_VOLUME, SCRATCH_PATH), _mount(names.DATA_VOLUME, DATA_PATH)]
-    return _with_authorities(pipeline, volumes, mounts)
+        volumes.append(empty(names.DATA_VOLUME, pipeline.router.storage.size))
+    mounts = [mount(names.SCRATCH_VOLUME, SCRATCH_PATH), mount(names.DATA_VOLUME, DATA_PATH)]
+    return with_authorities(pipeline.ca_bundle, volumes, mounts)
 
 
 def router_claims(pipeline: Pipeline) -> Object:
@@ -97,14 +110,13 @@ def router_claims(pipeline: Pipeline) -> Object:
     }
 
 
-def _with_authorities(
-    pipeline: Pipeline, volumes: list[Object], mounts: list[Object]
+def with_authorities(
+    bundle: CaBundle | None, volumes: list[Object], mounts: list[Object]
 ) -> tuple[list[Object], list[Object]]:
-    bundle = pipeline.ca_bundle
     if bundle is not None:
         items = [{"key": bundle.key, "path": CA_FILE.rpartition("/")[2]}]
         volumes.append({"name": names.CA_VOLUME, "configMap": {"name": bundle.config_map, "items": items}})
-        mounts.append(_mount(names.CA_VOLUME, CA_PATH, read_only=True))
+        mounts.append(mount(names.CA_VOLUME, CA_PATH, read_only=True))
     return volumes, mounts
 
 
@@ -138,12 +150,12 @@ def _claim(name: str, claim: str, *, read_only: bool) -> Object:
     return {"name": name, "persistentVolumeClaim": source}
 
 
-def _empty(name: str, size: str = "") -> Object:
+def empty(name: str, size: str = "") -> Object:
     return {"name": name, "emptyDir": {"sizeLimit": size} if size else {}}
 
 
-def _mount(name: str, path: str, *, read_only: bool = False) -> Object:
-    mount: Object = {"name": name, "mountPath": path}
+def mount(name: str, path: str, *, read_only: bool = False) -> Object:
+    found: Object = {"name": name, "mountPath": path}
     if read_only:
-        mount["readOnly"] = True
-    return mount
+        found["readOnly"] = True
+    return found

@@ -201,6 +201,8 @@ def _scaling_ready(pipeline: Pipeline, observed: Observed) -> Finding:
 def _model_ready(pipeline: Pipeline, observed: Observed) -> Finding:
     if pipeline.suspended:
         return unknown(reasons.SUSPENDED, "spec.suspend is true: no worker loads the model")
+    if observed.cache_fault and not all(is_done(seen) for _, seen in workers(pipeline, observed)):
+        return false(reasons.NO_MODEL_CACHE, observed.cache_fault)
     for role, seen in workers(pipeline, observed):
         if failed := problems_of(seen, reasons.MODEL_FAULTS):
             return false(first(failed).reason, f"{role}: {problem_text(pipeline, observed, failed)}")

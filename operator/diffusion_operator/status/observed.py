@@ -158,6 +158,8 @@ class Observed:
     scaling_faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
     """What was left out on purpose, such as a PodMonitor in a cluster that has no such kind."""
+    cache_fault: str = ""
+    """Why workers can't start from the ModelCache that the resource names. Empty: they can, or it names none."""
     update: UpdateObserved | None = None
     """None: it was not found out yet."""
     rdma_resources: tuple[str, ...] | None = None

@@ -183,12 +183,13 @@ def _ended(spec: Object, status: Object) -> Found | None:
     if ended.get("reason") in _START_FAILED:
         return reasons.CREATE_CONTAINER, _told(f"{name} can't be started", ended.get("message") or "")
     said = _last_words(ended.get("message") or "")
-    if name == names.MAIN and code in _EXIT_CODES:
+    ours = name in (names.MAIN, names.PULL)
+    if ours and code in _EXIT_CODES:
         reason = _EXIT_CODES[code]
         if reason == reasons.MODEL_FAILED and _NO_SPACE.search(said):
             reason = reasons.NO_SPACE
         return reason, detail(said) or f"{name} ended with exit code {code} without saying why"
-    if name == names.MAIN and _NO_SPACE.search(said):
+    if ours and _NO_SPACE.search(said):
         return reasons.NO_SPACE, detail(said)
     if name == names.MAIN and code == EXIT_FAILED and _DOWNLOAD.search(said):
         # Workers of earlier versions, which a pipeline keeps until it is told to move, have no code for it.

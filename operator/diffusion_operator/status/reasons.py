@@ -133,9 +133,14 @@ INSUFFICIENT_RESOURCE: Final = "InsufficientResource"
 SCALERS_BOUND: Final = "ScalersBound"
 NO_SCALERS: Final = "NoScalers"
 
-MODEL_FAULTS: Final = (MODEL_FAILED, DOWNLOAD_FAILED, NO_SPACE)
+NO_MODEL_CACHE: Final = "NoModelCache"
+MODEL_FAULTS: Final = (MODEL_FAILED, DOWNLOAD_FAILED, NO_SPACE, NO_MODEL_CACHE)
 LOADED: Final = "Loaded"
 LOADING: Final = "Loading"
+
+PULLED: Final = "Pulled"
+PULLING: Final = "Pulling"
+NO_NODES: Final = "NoNodes"
 
 NO_FAULT: Final = "NoFault"
 
@@ -246,3 +251,18 @@ CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     BOUND: (FOLLOWED, NOT_EXTERNAL, SUSPENDED),
 }
 """In the order in which conditions are written."""
+
+CACHE_FAULTS: Final = (
+    *FAULTS,
+    NO_NODES,
+    *REFUSALS,
+    *(reason for reason in POD_PROBLEMS if reason not in (TRANSPORT_FAILED, INCOMPATIBLE, STALLED, NOT_READY)),
+)
+"""What keeps a ModelCache's nodes from having it. That which mends by itself is not called Stalled."""
+CACHE_PASSING: Final = (APPLY_FAILED, NODE_LOST, UNSCHEDULABLE, SCHEDULING_GATED, EVICTED)
+CACHE_CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    READY: (PULLED, PULLING, *CACHE_FAULTS),
+    RECONCILING: (PULLING, PULLED, *CACHE_FAULTS),
+    STALLED: (NO_FAULT, *(reason for reason in CACHE_FAULTS if reason not in CACHE_PASSING)),
+}
+"""Of a ModelCache, in the order in which they are written."""

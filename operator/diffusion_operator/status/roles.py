@@ -68,6 +68,9 @@ def cause(pipeline: Pipeline, observed: Observed, role: Role) -> str:
         return "its StatefulSet does not exist yet"
     if (refused := refusal(seen)) is not None:
         return refusal_text(seen, refused)
+    if observed.cache_fault and role is not Role.ROUTER:
+        # The scheduler's word for it, if it comes to that, is an affinity that no node meets.
+        return observed.cache_fault
     if seen.problems:
         return problem_text(pipeline, observed, seen.problems)
     return _what_is_to_come(seen)

@@ -111,7 +111,7 @@ def _serve(address: str) -> None:
     """In the parent. A child leaves by the exception that ends every operator, SystemExit."""
     from diffusion_operator import api, app, settings
 
-    for plural in (api.PLURAL, api.SCALER_PLURAL):
+    for plural in api.crd.PLURALS:
         api.crd.definition(plural)
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listener:

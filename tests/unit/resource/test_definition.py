@@ -18,7 +18,7 @@ from diffusion_operator.api.schema import with_defaults as with_field_defaults
 
 ROOT = Path(__file__).parents[3]
 DEFINITION: dict[str, Any] = crd.definition()
-PLURALS = (crd.PLURAL, crd.SCALER_PLURAL)
+PLURALS = crd.PLURALS
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 

@@ -32,6 +32,8 @@ from diffusion_worker.model.weightfiles import config_files, folders, weights_of
 from diffusionpipeline.words import STAGES, Stage
 
 FILES_AT_ONCE: Final = 4
+LOOK_SECONDS: Final = 0.5
+"""Between two looks at a cache that others fill."""
 LEFT_SECONDS: Final = 3600.0
 """A piece of a file that nobody has written to for so long is of a worker that was killed."""
 
@@ -65,27 +67,24 @@ def fetch(
     endpoint: str = "",
     cache: Path | None = None,
     offline: bool | None = None,
+    wait_seconds: float = 0.0,
 ) -> Path:
     """The folder in the hub's cache where the share of a model lies whole; its name is the commit.
 
     `told` is called from several threads with the bytes that are there, and all that there will be. What is left out
     (`endpoint`, `cache`, `offline`) is as the environment says (HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE). Where all of the
-    share is in the cache under this revision, a hub that can't be asked, or says no, does not matter.
+    share is in the cache under this revision, a hub that can't be asked, or says no, does not matter. `wait_seconds`:
+    how long others have to fill the cache, where nothing may be downloaded.
     Raises DownloadFailed, UnsupportedModel, OSError (a full disk).
     """
     # It logs addresses, and those of files are good for whoever has them.
     hub_logging.set_verbosity(logging.CRITICAL)
     asked = _Download(share, told, endpoint or constants.ENDPOINT, cache or Path(constants.HF_HUB_CACHE))
-    cached, lacking = asked.from_cache()
     if offline is None:
         offline = constants.is_offline_mode()
     if offline:
-        if cached is None:
-            raise DownloadFailed(
-                f"model.cache: {asked.cache} lacks {lacking} of {asked.name}, and nothing may be downloaded "
-                f"(downloadPolicy Never, or HF_HUB_OFFLINE): put it there, or set downloadPolicy to IfNotPresent"
-            )
-        return cached
+        return asked.filled_by_others(wait_seconds)
+    cached, _ = asked.from_cache()
     if cached is not None and cached.name == share.revision:
         # A commit is for ever.
         return cached
@@ -156,6 +155,25 @@ class _Download:
             return None, missing[0]
         self._told(*[_size_of(self._files(folder, listing), listing)] * 2)
         return path, ""
+
+    def filled_by_others(self, seconds: float) -> Path:
+        """The folder, once all of the share is in the cache, which is waited for so long. Raises DownloadFailed."""
+        deadline = time.monotonic() + seconds
+        said = ""
+        while True:
+            path, lacking = self.from_cache()
+            if path is not None:
+                return path
+            if time.monotonic() >= deadline:
+                raise DownloadFailed(
+                    f"model.cache: {self.cache} lacks {lacking} of {self.name}, and nothing may be downloaded (type "
+                    f"ModelCache, downloadPolicy Never, or HF_HUB_OFFLINE): see that others put it there (`kubectl get "
+                    f"modelcaches`), or set downloadPolicy to IfNotPresent"
+                )
+            if lacking != said:
+                log.info("waits_for_cache", lacking=lacking, seconds_left=round(deadline - time.monotonic()))
+                said = lacking
+            time.sleep(LOOK_SECONDS)
 
     def from_hub(self, patience: Patience) -> Path:
         """The folder, once all of the share is there. Raises DownloadFailed, UnsupportedModel, OSError."""

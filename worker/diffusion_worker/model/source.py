@@ -20,6 +20,7 @@ def resolve_model(
     allow_pickle: bool = False,
     told: Told = lambda done, total: None,
     patience_seconds: float = 300.0,
+    cache_wait_seconds: float = 0.0,
     paused: Callable[[], None] = lambda: None,
 ) -> Path:
     """The local folder of a model: `source` is Bundled, Path (id is a folder) or Hub (id is owner/name).
@@ -45,6 +46,7 @@ def resolve_model(
             from diffusion_worker.model.patience import Patience
 
             share = Share(id=id, revision=revision, stages=stages, variant=variant, allow_pickle=allow_pickle)
-            return fetch(share, told=told, patience=Patience(patience_seconds, paused=paused))
+            patience = Patience(patience_seconds, paused=paused)
+            return fetch(share, told=told, patience=patience, wait_seconds=cache_wait_seconds)
         case _:
             raise UnsupportedModel(f"model.source: {source!r} is none of Bundled, Path, Hub")

@@ -1,0 +1,84 @@
+"""A ModelCache as typed values: what is pulled to which nodes ahead of pods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusion_operator.api import crd, reading, schema
+from diffusion_operator.api.errors import FieldError, InvalidResourceError
+from diffusion_operator.api.model import NODE_FOLDER, Model, SecretKey
+from diffusion_operator.api.pipeline import CaBundle, Image
+from diffusion_operator.api.role import RoleSpec
+from diffusionpipeline.words import MODEL_ROLES, Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCache:
+    name: str
+    namespace: str
+    id: str
+    """Repository on the hub."""
+    revision: str
+    """Empty: the repository's default branch."""
+    variant: str
+    """Empty: none."""
+    allow_pickle: bool
+    token: SecretKey | None
+    image: Image
+    """Of the workers."""
+    pull_secrets: tuple[str, ...]
+    roles: Mapping[Role, RoleSpec]
+    """Those that are pulled: where their pods go, and what these may use."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    ca_bundle: CaBundle | None = None
+    node_folder: str = NODE_FOLDER
+
+    def lacks(self, model: Model, roles: tuple[Role, ...]) -> str:
+        """What a pipeline with this model can't have from it, in words; empty: nothing."""
+        for field_name, ours, theirs in (
+            ("id", self.id, model.id),
+            ("revision", self.revision, model.revision),
+            ("variant", self.variant, model.variant),
+        ):
+            if ours != theirs:
+                return f"its model.{field_name} is {ours or 'none'}, that of the pipeline {theirs or 'none'}"
+        missing = [role for role in roles if role not in self.roles]
+        return f"it does not pull what the {missing[0]} loads: add spec.roles.{missing[0]} to it" if missing else ""
+
+
+def cache_from_live(resource: Mapping[str, Any]) -> ModelCache:
+    """As the API server gave it, which checked it. Raises InvalidResourceError for what can't be rendered."""
+    try:
+        definition = crd.schema(crd.CACHE_PLURAL)["properties"]["spec"]
+        spec = schema.with_defaults(schema.without_nulls(resource["spec"], definition), definition)
+        return _read(resource["metadata"], spec)
+    except InvalidResourceError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InvalidResourceError(
+            [FieldError(("spec",), f"can't be read ({error!r}): install this operator's CRDs, kubectl apply -f crds/")]
+        ) from error
+
+
+def _read(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> ModelCache:
+    model = spec["model"]
+    roles = {role: reading.role_spec(role, spec["roles"][role], 0) for role in MODEL_ROLES if role in spec["roles"]}
+    if not roles:
+        raise InvalidResourceError(
+            [FieldError(("spec", "roles"), "names no role: give encoder, denoiser or decoder, such as {}")]
+        )
+    return ModelCache(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        id=model["id"],
+        revision=model.get("revision", ""),
+        variant=model.get("variant", ""),
+        allow_pickle=model["allowPickle"],
+        token=reading.secret_key(model.get("tokenSecretRef")),
+        image=reading.image(spec.get("image", {})),
+        pull_secrets=tuple(secret["name"] for secret in spec.get("imagePullSecrets", ())),
+        roles=roles,
+    )
