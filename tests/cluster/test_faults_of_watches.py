@@ -17,6 +17,7 @@ NO_ROUTER: Final = "--router-address=127.0.0.1:1"
 WATCHED: Final = (
     *("configmaps", "controllerrevisions", "events", "networkpolicies", "poddisruptionbudgets", "pods"),
     *("serviceaccounts", "services", "statefulsets", "diffusionpipelines", "diffusionpipelinerolescalers"),
+    *("daemonsets", "modelcaches"),
 )
 CHILDREN: Final = (
     ("ServiceAccount", "digits-pipeline"),

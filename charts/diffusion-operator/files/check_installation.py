@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-RESOURCES = ("diffusionpipelines", "diffusionpipelinerolescalers")
+SCALED = ("diffusionpipelines", "diffusionpipelinerolescalers")
+RESOURCES = (*SCALED, "modelcaches")
 
 
 def read(url: str, token: str | None = None, authority: Path | None = None) -> str:
@@ -26,7 +27,7 @@ def served(api_server: str, account: Path) -> None:
     """Discovery is open to every account, so that this needs no rights."""
     url = f"{api_server}/apis/diffusion-operator.dev/v1alpha1"
     found = json.loads(read(url, (account / "token").read_text().strip(), account / "ca.crt"))
-    expected = {*RESOURCES, *(f"{name}/scale" for name in RESOURCES)}
+    expected = {*RESOURCES, *(f"{name}/scale" for name in SCALED)}
     if missing := expected - {item["name"] for item in found["resources"]}:
         raise LookupError(f"{url} lacks {', '.join(sorted(missing))}: apply the chart's crds/ again")
 
@@ -43,7 +44,10 @@ def measured(operator: str) -> None:
 def main(api_server: str, operator: str, account: Path = ACCOUNT) -> int:
     code = 0
     checks: tuple[tuple[str, Callable[[], None]], ...] = (
-        ("the API server serves DiffusionPipelines and their scalers", lambda: served(api_server, account)),
+        (
+            "the API server serves DiffusionPipelines, their scalers and ModelCaches",
+            lambda: served(api_server, account),
+        ),
         ("the operator is ready", lambda: ready(operator)),
         ("the operator tells its metrics", lambda: measured(operator)),
     )

@@ -27,7 +27,7 @@ EVERYTHING: dict[str, Any] = {
 }
 DEFINITIONS = {
     f"CustomResourceDefinition /{plural}.diffusion-operator.dev"
-    for plural in ("diffusionpipelines", "diffusionpipelinerolescalers")
+    for plural in ("diffusionpipelines", "diffusionpipelinerolescalers", "modelcaches")
 }
 
 

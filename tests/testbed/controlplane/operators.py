@@ -28,11 +28,11 @@ def _rule(group: str, resources: Sequence[str], *verbs: str, **more: Any) -> dic
 
 
 RULES = (
-    _rule(_GROUP, ["diffusionpipelines"], "get", "list", "watch"),
-    _rule(_GROUP, ["diffusionpipelines/status", "diffusionpipelinerolescalers/status"], "patch"),
+    _rule(_GROUP, ["diffusionpipelines", "modelcaches"], "get", "list", "watch"),
+    _rule(_GROUP, ["diffusionpipelines/status", "diffusionpipelinerolescalers/status", "modelcaches/status"], "patch"),
     _rule(_GROUP, ["diffusionpipelinerolescalers"], *_ALL),
     _rule("", ["services", "configmaps", "serviceaccounts"], *_ALL),
-    _rule("apps", ["statefulsets", "controllerrevisions"], *_ALL),
+    _rule("apps", ["statefulsets", "controllerrevisions", "daemonsets"], *_ALL),
     _rule("policy", ["poddisruptionbudgets"], *_ALL),
     _rule("networking.k8s.io", ["networkpolicies"], *_ALL),
     _rule("monitoring.coreos.com", ["podmonitors"], *_ALL),
@@ -45,7 +45,9 @@ DEFINITIONS_RULE = _rule(
     "apiextensions.k8s.io",
     ["customresourcedefinitions"],
     "get",
-    resourceNames=[f"diffusionpipelines.{_GROUP}", f"diffusionpipelinerolescalers.{_GROUP}"],
+    resourceNames=[
+        f"{plural}.{_GROUP}" for plural in ("diffusionpipelines", "diffusionpipelinerolescalers", "modelcaches")
+    ],
 )
 NODES_RULE = _rule("", ["nodes"], "list")
 LEASE_RULE = _rule("coordination.k8s.io", ["leases"], "get", "create", "update")

@@ -24,6 +24,8 @@ OWNED = WATCHED | {"create", "patch", "delete"}
 IN_A_NAMESPACE: Rights = {
     (GROUP, "diffusionpipelines"): WATCHED,
     (GROUP, "diffusionpipelines/status"): {"patch"},
+    (GROUP, "modelcaches"): WATCHED,
+    (GROUP, "modelcaches/status"): {"patch"},
     (GROUP, "diffusionpipelinerolescalers"): OWNED,
     (GROUP, "diffusionpipelinerolescalers/status"): {"patch"},
     ("", "services"): OWNED,
@@ -31,6 +33,7 @@ IN_A_NAMESPACE: Rights = {
     ("", "serviceaccounts"): OWNED,
     ("apps", "statefulsets"): OWNED,
     ("apps", "controllerrevisions"): OWNED,
+    ("apps", "daemonsets"): OWNED,
     ("policy", "poddisruptionbudgets"): OWNED,
     ("networking.k8s.io", "networkpolicies"): OWNED,
     ("monitoring.coreos.com", "podmonitors"): OWNED,
@@ -40,7 +43,8 @@ IN_A_NAMESPACE: Rights = {
 DEFINITIONS: Rights = {
     (
         "apiextensions.k8s.io",
-        f"customresourcedefinitions: diffusionpipelinerolescalers.{GROUP}, diffusionpipelines.{GROUP}",
+        f"customresourcedefinitions: diffusionpipelinerolescalers.{GROUP}, diffusionpipelines.{GROUP}, "
+        f"modelcaches.{GROUP}",
     ): {"get"}
 }
 NODES: Rights = {("", "nodes"): {"list"}}
@@ -153,11 +157,15 @@ def test_users_who_may_view_or_edit_a_namespace_may_view_or_edit_its_pipelines()
     assert rights(view["rules"]) == {
         (GROUP, "diffusionpipelines"): WATCHED,
         (GROUP, "diffusionpipelinerolescalers"): WATCHED,
+        (GROUP, "modelcaches"): WATCHED,
+        (GROUP, "modelcaches/status"): {"get"},
         **{(GROUP, resource): {"get"} for resource in shown},
     }
     changed = {"update", "patch"}
     assert rights(edit["rules"]) == {
         (GROUP, "diffusionpipelines"): WATCHED | changed | {"create", "delete", "deletecollection"},
+        (GROUP, "modelcaches"): WATCHED | changed | {"create", "delete", "deletecollection"},
+        (GROUP, "modelcaches/status"): {"get"},
         (GROUP, "diffusionpipelinerolescalers"): WATCHED | changed,
         (GROUP, "diffusionpipelines/scale"): {"get"} | changed,
         (GROUP, "diffusionpipelinerolescalers/scale"): {"get"} | changed,

@@ -17,7 +17,8 @@ from unit.chart.charts import CHART, render
 
 SCRIPT = CHART / "files/check_installation.py"
 SERVED = ("diffusionpipelines", "diffusionpipelinerolescalers")
-DISCOVERY = {"resources": [{"name": name} for plural in SERVED for name in (plural, f"{plural}/scale")]}
+SCALED = [name for plural in SERVED for name in (plural, f"{plural}/scale")]
+DISCOVERY = {"resources": [{"name": name} for name in (*SCALED, "modelcaches")]}
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_good_installation_passes(
         (
             "/apis/diffusion-operator.dev/v1alpha1",
             json.dumps({"resources": [{"name": "diffusionpipelines"}]}),
-            "lacks diffusionpipelinerolescalers, diffusionpipelinerolescalers/scale, diffusionpipelines/scale",
+            "lacks diffusionpipelinerolescalers, diffusionpipelinerolescalers/scale, diffusionpipelines/scale, modelcaches",
         ),
         ("/apis/diffusion-operator.dev/v1alpha1", "<html>", "FAILED  the API server serves DiffusionPipelines"),
         ("/readyz", None, "FAILED  the operator is ready"),
