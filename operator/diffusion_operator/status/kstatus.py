@@ -24,7 +24,7 @@ _PERMANENT: Final = {
     reasons.PROGRESSING: (reasons.PROGRESS_DEADLINE_EXCEEDED,),
 }
 _REFUSED: Final = {
-    reasons.MODEL_READY: reasons.MODEL_FAULTS,
+    reasons.MODEL_READY: (*reasons.MODEL_FAULTS, reasons.NO_MODEL_CACHE),
     reasons.TRANSPORT_READY: (reasons.NO_DEVICE, reasons.MEMLOCK_LIMIT, reasons.TRANSPORT_FAILED),
 }
 """What the resource asks for cannot be had here. Where pods of before serve on, a rollout has until its deadline."""

@@ -19,6 +19,7 @@ GIVEN: dict[str, Any] = {
     "imagePullSecrets": [{"name": "mirror"}],
     "caBundle": {"configMap": "trusted-ca"},
     "storageClassName": "fast",
+    "modelCachePath": "/mnt/disks/models",
     "securityProfile": "OpenShift",
     "commonLabels": {"team": "paint"},
     "commonAnnotations": {"example.com/a": "b: c"},

@@ -80,7 +80,8 @@ def test_a_good_installation_passes(
         (
             "/apis/diffusion-operator.dev/v1alpha1",
             json.dumps({"resources": [{"name": "diffusionpipelines"}]}),
-            "lacks diffusionpipelinerolescalers, diffusionpipelinerolescalers/scale, diffusionpipelines/scale, modelcaches",
+            "lacks diffusionpipelinerolescalers, diffusionpipelinerolescalers/scale, diffusionpipelines/scale, "
+            "modelcaches",
         ),
         ("/apis/diffusion-operator.dev/v1alpha1", "<html>", "FAILED  the API server serves DiffusionPipelines"),
         ("/readyz", None, "FAILED  the operator is ready"),

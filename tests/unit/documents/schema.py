@@ -14,14 +14,15 @@ Schema = Mapping[str, Any]
 
 PIPELINE: Schema
 SCALER: Schema
-PIPELINE, SCALER = (
+CACHE: Schema
+PIPELINE, SCALER, CACHE = (
     yaml.safe_load((ROOT / "crds" / f"{kind}.yaml").read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    for kind in ("diffusionpipelines", "diffusionpipelinerolescalers")
+    for kind in ("diffusionpipelines", "diffusionpipelinerolescalers", "modelcaches")
 )
 _SPEC: Schema = PIPELINE["properties"]["spec"]
 _ROLE: Schema = _SPEC["properties"]["roles"]["properties"]["encoder"]
 # A page that has named the object speaks of its fields without it.
-_BEGINNINGS = (PIPELINE, _SPEC, _ROLE, _SPEC["properties"]["transport"], SCALER)
+_BEGINNINGS = (PIPELINE, _SPEC, _ROLE, _SPEC["properties"]["transport"], SCALER, CACHE)
 
 
 def has(path: str) -> bool:
@@ -39,7 +40,7 @@ def default(path: str) -> Any:
 
 def names() -> frozenset[str]:
     """Of all fields and values, at any depth."""
-    return frozenset((*_names(PIPELINE), *_names(SCALER), *_keys(VALUES)))
+    return frozenset((*_names(PIPELINE), *_names(SCALER), *_names(CACHE), *_keys(VALUES)))
 
 
 def words() -> frozenset[str]:

@@ -15,7 +15,8 @@ from testbed.documents.pages import COMMANDS, FILES, PROGRAMS
 from unit.chart import queries
 from unit.documents import programs, schema
 
-REASONS = {*reasons.CONDITIONS, *reasons.POD_PROBLEMS, *(one for known in reasons.CONDITIONS.values() for one in known)}
+CONDITIONS = (*reasons.CONDITIONS.values(), *reasons.CACHE_CONDITIONS.values())
+REASONS = {*reasons.CONDITIONS, *reasons.POD_PROBLEMS, *(one for known in CONDITIONS for one in known)}
 WELL = {
     reasons.READY,
     reasons.NO_FAULT,
@@ -29,9 +30,11 @@ WELL = {
     reasons.NO_SCALERS,
     reasons.NO_FAULT,
     reasons.LOADED,
+    reasons.PULLED,
     reasons.FOLLOWED,
     # On the way, or asked for.
     reasons.LOADING,
+    reasons.PULLING,
     reasons.SURGING,
     reasons.IDLE,
     reasons.COMPLETE,
@@ -49,7 +52,15 @@ WELL = {
 KUBERNETES = {"FailedCreate", "ImageVolume"}
 EVENTS = {"Scaled", "Reverted"}
 PHASES = {"Pending", "Progressing", "Ready", "Degraded", "Suspended", "Failed", "Unknown"}
-KINDS = {"DiffusionPipeline", "DiffusionPipelineRoleScaler", "PodMonitor", "StatefulSet", "Service"}
+KINDS = {
+    "DiffusionPipeline",
+    "DiffusionPipelineRoleScaler",
+    "ModelCache",
+    "DaemonSet",
+    "PodMonitor",
+    "StatefulSet",
+    "Service",
+}
 OTHERS_FIELDS = {"observedGeneration", "minReplicaCount", "isRdma", "generation"}
 OPERATING = [page for page in PAGES if page.path not in ("README.md", "docs/resource.md")]
 TROUBLE = next(page for page in PAGES if page.path == "docs/troubleshooting.md")

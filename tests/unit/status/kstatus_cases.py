@@ -30,6 +30,7 @@ PERMANENT: dict[str, tuple[Observed, str]] = {
         for reason in ("ImmutableFieldChanged", "InvalidSpec", "Forbidden", "NameConflict")
     },
     **{reason: (none_ready(reason), "") for reason in reasons.MODEL_FAULTS},
+    "NoModelCache": (observed(denoiser=unready(1, 0), cache_fault="there is no ModelCache sd3"), ""),
     "NoDevice": (observed(denoiser=unready(1, 0, NO_DEVICE)), ""),
     "MemlockLimit": (observed(denoiser=unready(1, 0, MEMLOCK)), ""),
     "TransportFailed": (none_ready("TransportFailed"), ""),

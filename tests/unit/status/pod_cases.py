@@ -171,6 +171,22 @@ MODEL = [
         "No space left on device",
         id="its volume is too small",
     ),
+    case(
+        observed(denoiser=unready(1, 0), cache_fault="there is no ModelCache sd3"),
+        "ModelReady",
+        "False",
+        "NoModelCache",
+        "there is no ModelCache sd3",
+        id="nobody fills what it is to start from",
+    ),
+    case(
+        observed(cache_fault="there is no ModelCache sd3"),
+        "ModelReady",
+        "True",
+        "Loaded",
+        "",
+        id="those that run need the cache no more",
+    ),
     case(at_zero(), "ModelReady", "Unknown", "Suspended", "", spec=SUSPENDED, id="suspended"),
 ]
 

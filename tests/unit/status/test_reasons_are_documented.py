@@ -8,7 +8,8 @@ from pathlib import Path
 from diffusion_operator.status import reasons
 
 PAGE = Path(__file__).parents[3] / "docs" / "conditions.md"
-WITH_REASONS = {**reasons.CONDITIONS, "Pods": reasons.POD_PROBLEMS}
+CACHE = {reason for known in reasons.CACHE_CONDITIONS.values() for reason in known}
+WITH_REASONS = {**reasons.CONDITIONS, "Pods": reasons.POD_PROBLEMS, "ModelCache": CACHE}
 
 
 def documented() -> dict[str, list[str]]:
