@@ -103,7 +103,7 @@ class Asked:
 class ModelHub:
     """The hub. Its `endpoint` is what HF_ENDPOINT is set to."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self._repositories: dict[str, Repository] = {}
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -118,11 +118,12 @@ class ModelHub:
         class Handler(_Handler):
             played = hub
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = _Server((host, 0), Handler)
         self.port = self._server.server_address[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-        self.storage = f"http://localhost:{self.port}"
-        """Where large files lie: another host, as far as anyone can tell by its name."""
+        self.endpoint = f"http://{host}:{self.port}"
+        self.storage = f"http://localhost:{self.port}" if host == "127.0.0.1" else ""
+        """Where large files lie: another host, as far as anyone can tell by its name. Empty: the hub has them itself, for
+        an address that others reach has no second name."""
 
     def add(self, id: str, folder: Path, *, token: str = "", gated: bool = False) -> Repository:
         """Serves a folder. A later one of the same id is another commit."""
@@ -217,9 +218,9 @@ class ModelHub:
 
 
 @contextmanager
-def playing() -> Iterator[ModelHub]:
-    """A hub without repositories, until the context is left."""
-    hub = ModelHub()
+def playing(host: str = "127.0.0.1") -> Iterator[ModelHub]:
+    """A hub without repositories at an address of this machine, until the context is left."""
+    hub = ModelHub(host)
     hub.start()
     try:
         yield hub
@@ -300,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.commit})
             return
         headers = {"X-Repo-Commit": repository.commit, "Content-Length": "0"}
-        if repository.is_large(name):
+        if repository.is_large(name) and self.played.storage:
             headers["X-Linked-Size"] = str(repository.size(name))
             headers["X-Linked-ETag"] = f'"{repository.digest(name)}"'
             headers["Location"] = f"{self.played.storage}/storage/{repository.id}/{name}?signature=secret-of-the-store"

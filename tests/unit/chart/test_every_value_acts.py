@@ -23,6 +23,7 @@ OTHERS: dict[str, Any] = {
     "networkPolicy.from": [{"namespaceSelector": {}}],
     "platform.imagePullSecrets": [{"name": "registry"}],
     "platform.egress": [{"ports": [{"port": 3128}]}],
+    "platform.modelCachePath": "/mnt/models",
     "platform.securityProfile": "Custom",
     **{
         f"platform.{pods}.{name}": value
