@@ -14,7 +14,17 @@ import yaml
 
 from cluster.test_rules_of_the_resource import FEATURES
 from cluster.user import API_VERSION
-from diffusion_operator.api import KIND, PLURAL, SCALER_KIND, SCALER_PLURAL, crd, from_live, schema
+from diffusion_operator.api import (
+    CACHE_KIND,
+    CACHE_PLURAL,
+    KIND,
+    PLURAL,
+    SCALER_KIND,
+    SCALER_PLURAL,
+    crd,
+    from_live,
+    schema,
+)
 from diffusion_operator.render import render
 from testbed.controlplane.client import JSON, Refused
 from testbed.controlplane.cluster import Cluster
@@ -22,9 +32,8 @@ from testbed.examples import EXAMPLES
 from unit.resource.nulls import Optional, optional_fields
 
 FORMS = pytest.mark.parametrize("form", [(), ("--server-side",)], ids=["client-side", "server-side"])
-DEFINED = pytest.mark.parametrize(
-    ("kind", "plural"), [(KIND, PLURAL), (SCALER_KIND, SCALER_PLURAL)], ids=["pipeline", "scaler"]
-)
+PLURALS = {KIND: PLURAL, SCALER_KIND: SCALER_PLURAL, CACHE_KIND: CACHE_PLURAL}
+DEFINED = pytest.mark.parametrize(("kind", "plural"), PLURALS.items(), ids=["pipeline", "scaler", "cache"])
 FILES = sorted([*EXAMPLES.glob("*.yaml"), *FEATURES.glob("*.yaml")])
 
 
@@ -33,7 +42,7 @@ class Applied:
 
     def __init__(self, cluster: Cluster, namespace: str, kind: str, specs: Mapping[str, Any]) -> None:
         self._cluster = cluster
-        plural = {KIND: PLURAL, SCALER_KIND: SCALER_PLURAL}[kind]
+        plural = PLURALS[kind]
         self._path = f"/apis/{API_VERSION}/namespaces/{namespace}/{plural}"
         self._namespace = namespace
         items = [

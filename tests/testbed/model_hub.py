@@ -122,8 +122,8 @@ class ModelHub:
         self.port = self._server.server_address[1]
         self.endpoint = f"http://{host}:{self.port}"
         self.storage = f"http://localhost:{self.port}" if host == "127.0.0.1" else ""
-        """Where large files lie: another host, as far as anyone can tell by its name. Empty: the hub has them itself, for
-        an address that others reach has no second name."""
+        """Where large files lie: another host, as far as anyone can tell by its name. Empty: the hub has them itself,
+        as an address that others reach has no second name."""
 
     def add(self, id: str, folder: Path, *, token: str = "", gated: bool = False) -> Repository:
         """Serves a folder. A later one of the same id is another commit."""

@@ -64,12 +64,9 @@ def cache_from_live(resource: Mapping[str, Any]) -> ModelCache:
 
 
 def _read(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> ModelCache:
-    model = spec["model"]
-    roles = {role: reading.role_spec(role, spec["roles"][role], 0) for role in MODEL_ROLES if role in spec["roles"]}
-    if not roles:
-        raise InvalidResourceError(
-            [FieldError(("spec", "roles"), "names no role: give encoder, denoiser or decoder, such as {}")]
-        )
+    model, given = spec["model"], spec["roles"]
+    wanted: tuple[Role, ...] = MODEL_ROLES
+    roles = {role: reading.role_spec(role, given[role], 0) for role in wanted if role in given}
     return ModelCache(
         name=metadata["name"],
         namespace=metadata["namespace"],

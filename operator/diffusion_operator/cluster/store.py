@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,8 +23,9 @@ from diffusion_operator.api import KIND, Role
 from diffusion_operator.cluster.keys import Key, key_of, pipeline_of
 from diffusion_operator.cluster.kinds import EVENT, PIPELINE, POD, SCALER, STATEFUL_SET, Kind, Object
 from diffusion_operator.render import names
-from diffusion_operator.status import events, pods
+from diffusion_operator.status import events, phases, pods
 from diffusion_operator.status.observed import PodProblem, Refusal
+from diffusion_operator.status.phases import Phase
 
 _ROLE_ENDINGS: Final = tuple(f"-{role}" for role in Role)
 _BOOKKEEPING: Final = ("managedFields", "selfLink")
@@ -63,6 +64,17 @@ class Stored:
     @property
     def id(self) -> ChildId:
         return (self.kind.kind, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pod:
+    """What is kept of a pod that is not ready."""
+
+    uid: str
+    role: str
+    problem: PodProblem | None
+    phase: Phase | None
+    """None: it has a problem."""
 
 
 ChildId = tuple[str, str]
@@ -127,8 +139,8 @@ class Store:
         self._pipelines: dict[Key, Stored] = {}
         self._scalers: dict[Key, Stored] = {}
         self._children: defaultdict[Key, dict[ChildId, Stored]] = defaultdict(dict)
-        self._pods: defaultdict[Key, dict[str, tuple[str, str, PodProblem]]] = defaultdict(dict)
-        """Pods that have a problem, by name: uid, role, problem."""
+        self._pods: defaultdict[Key, dict[str, _Pod]] = defaultdict(dict)
+        """Pods that have a problem, or come up, by name."""
         self._refusals: defaultdict[Key, dict[str, tuple[str, str, Refusal]]] = defaultdict(dict)
         """By namespace and name of the StatefulSet, and by name of the Event: uid, time, refusal."""
 
@@ -155,7 +167,12 @@ class Store:
     def problems(self, key: Key, role: Role) -> tuple[PodProblem, ...]:
         """Of the pods of a role, by pod name."""
         found = self._pods.get(key, {})
-        return tuple(problem for _, (_, of, problem) in sorted(found.items()) if of == role)
+        return tuple(pod.problem for _, pod in sorted(found.items()) if pod.role == role and pod.problem is not None)
+
+    def starting(self, key: Key, role: Role) -> Mapping[Phase, int]:
+        """How many pods of a role that have no problem are in each phase of coming up."""
+        found = Counter(pod.phase for pod in self._pods.get(key, {}).values() if pod.role == role)
+        return {phase: found[phase] for phase in Phase if found[phase]}
 
     def refusals(self, namespace: str, stateful_set: str) -> tuple[Refusal, ...]:
         """Why pods of a StatefulSet could not be made: the latest word."""
@@ -221,9 +238,9 @@ class Store:
 
         if kind is POD:
             for key, found in list(self._pods.items()):
-                for name, (uid, _, _) in list(found.items()):
-                    if gone(key, uid):
-                        self._forget_pod(key, name, uid)
+                for name, pod in list(found.items()):
+                    if gone(key, pod.uid):
+                        self._forget_pod(key, name, pod.uid)
         elif kind is EVENT:
             for key, entries in self._refusals.items():
                 for name, (uid, _, _) in list(entries.items()):
@@ -287,10 +304,11 @@ class Store:
         if key is None:
             return
         problem = pods.problem(item)
-        if problem is None:
+        phase = phases.phase(item) if problem is None else None
+        if problem is None and phase is None:
             self._forget_pod(key, metadata["name"], None)
             return
-        entry = (metadata["uid"], metadata["labels"].get(names.ROLE_LABEL, ""), problem)
+        entry = _Pod(metadata["uid"], metadata["labels"].get(names.ROLE_LABEL, ""), problem, phase)
         if self._pods[key].get(metadata["name"]) != entry:
             self._pods[key][metadata["name"]] = entry
             self._changed(key)
@@ -299,7 +317,7 @@ class Store:
         """`uid`: only if it is this pod, which may have been made anew under its name."""
         if key is None or name not in self._pods.get(key, {}):
             return
-        if uid is not None and self._pods[key][name][0] != uid:
+        if uid is not None and self._pods[key][name].uid != uid:
             return
         del self._pods[key][name]
         if not self._pods[key]:

@@ -244,7 +244,7 @@ class Reconciler:
             self._store.clear_refusals(owner.key.namespace, name)
         problems = self._store.problems(owner.key, role)
         refusals = self._store.refusals(owner.key.namespace, name)
-        return workloads.role(live, desired, problems, refusals)
+        return workloads.role(live, desired, problems, refusals, self._store.starting(owner.key, role))
 
     def _follow_router(self, pipeline: Pipeline, key: Key, status: Mapping[str, Any], memory: _Memory) -> bool:
         """Have the router asked who is registered; whether it was not, so far."""

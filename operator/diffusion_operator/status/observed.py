@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Literal
 
 from diffusion_operator.api import Role
+from diffusion_operator.status.phases import Phase
 from diffusion_operator.update.surge import Tally
 
 FaultReason = Literal["ApplyFailed", "ImmutableFieldChanged", "InvalidSpec", "Forbidden", "NameConflict"]
@@ -62,6 +63,8 @@ class RoleObserved:
     observed: bool
     """The StatefulSet controller has seen the current spec: its counts speak of it."""
     problems: tuple[PodProblem, ...] = ()
+    starting: Mapping[Phase, int] = field(default_factory=dict)
+    """Pods without a problem, by how far they are."""
     refusals: tuple[Refusal, ...] = ()
     """Events outlive what they tell of, so these count only while pods are missing."""
     held: int = 0

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from diffusion_operator.api import MODEL_ROLES, Pipeline, Role
-from diffusion_operator.status import reasons
+from diffusion_operator.status import phases, reasons
 from diffusion_operator.status.observed import Observed, PodProblem, Refusal, RoleObserved
 from diffusion_operator.status.wording import count, listed
 
@@ -134,6 +134,11 @@ def _offers(pipeline: Pipeline, observed: Observed, problem: PodProblem) -> str:
     return f"; no node offers {name}, they offer {listed(sorted(offered))}: mend spec.transport.rdma.resourceName"
 
 
+def _how_far(seen: RoleObserved) -> str:
+    told = [f"{number} {phases.WORDS[phase]}" for phase, number in seen.starting.items()]
+    return f" ({', '.join(told)})" if told else ""
+
+
 def _what_is_to_come(seen: RoleObserved) -> str:
     if not seen.observed:
         return "the StatefulSet controller has not seen the latest change yet"
@@ -141,7 +146,7 @@ def _what_is_to_come(seen: RoleObserved) -> str:
     if missing := max(0, seen.desired - seen.replicas):
         parts.append(f"{count(missing, 'pod')} not created yet")
     if starting := max(0, min(seen.replicas, seen.desired) - seen.ready):
-        parts.append(f"{count(starting, 'pod')} starting")
+        parts.append(f"{count(starting, 'pod')} starting{_how_far(seen)}")
     if not parts:
         parts.append(f"{count(seen.desired - seen.held - seen.updated, 'pod')} not updated yet")
     return listed(parts)

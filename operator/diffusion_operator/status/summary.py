@@ -101,6 +101,8 @@ def _role_status(pipeline: Pipeline, observed: Observed, role: Role) -> dict[str
         "updatedReplicas": seen.updated,
         "selector": selector_text(pipeline, role),
     }
+    if seen.starting:
+        status["starting"] = {phase.value: number for phase, number in seen.starting.items()}
     if seen.current_revision:
         status["currentRevision"] = seen.current_revision
     if seen.update_revision:

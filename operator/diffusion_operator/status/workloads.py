@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusion_operator.render import names
 from diffusion_operator.status.observed import PodProblem, Refusal, RoleObserved
+from diffusion_operator.status.phases import Phase
 
 
 def role(
@@ -14,6 +15,7 @@ def role(
     desired: int,
     problems: Iterable[PodProblem] = (),
     refusals: Iterable[Refusal] = (),
+    starting: Mapping[Phase, int] | None = None,
 ) -> RoleObserved:
     """`stateful_set` is None where there is none (yet). `desired`: pods that the resource, or a scaler, asks for."""
     live = stateful_set or {}
@@ -30,6 +32,7 @@ def role(
         update_revision=status.get("updateRevision", ""),
         observed=stateful_set is not None and status.get("observedGeneration", 0) >= metadata.get("generation", 0),
         problems=tuple(sorted(problems, key=lambda problem: problem.pod)),
+        starting=starting or {},
         refusals=tuple(sorted(refusals, key=lambda refusal: (refusal.reason, refusal.message))),
         held=_held(spec.get("updateStrategy") or {}, desired),
         generation=labels.get(names.GENERATION_LABEL, ""),

@@ -114,6 +114,11 @@ def _check(name: str, pod: Mapping[str, Any]) -> None:
                 f"{name}: the model lies in a volume ({kind}) that only a cluster has: for this machine, set "
                 "spec.model.source to Path and spec.model.id to a folder"
             )
+        if volume["name"] == names.CACHE_VOLUME and "hostPath" in volume:
+            raise NotLocalError(
+                f"{name}: the model comes from a ModelCache, which fills nodes of a cluster: for this machine, leave "
+                "spec.model.cache out"
+            )
     if pod.get("initContainers"):
         raise NotLocalError(
             f"{name}: only the container {names.MAIN} runs here, and init containers may prepare what it needs: leave "

@@ -157,6 +157,10 @@ def test_devices_nodes_and_policies_mean_nothing_here() -> None:
         ),
         ({"model": {"source": "Image", "id": "r/m:1"}}, r"the model lies in a volume \(image\)"),
         (
+            {"model": {"source": "Hub", "id": "a/b", "cache": {"type": "ModelCache", "modelCacheName": "c"}}},
+            "digits-encoder: the model comes from a ModelCache.*leave spec.model.cache out",
+        ),
+        (
             {"roles": {"decoder": {"podTemplate": {"spec": {"initContainers": [{"name": "fetch"}]}}}}},
             "digits-decoder: only the container main runs here",
         ),

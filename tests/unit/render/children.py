@@ -26,6 +26,7 @@ BASES = {
     "pod-templates": SIMPLEST,
     "caches-and-claims": "digits-colocated",
     "isolated-and-monitored": "digits-colocated",
+    "model-from-a-cache": "digits-colocated",
     "model-from-a-claim": "digits-colocated",
     "model-from-an-image": "digits-colocated",
     "rdma-on-the-host-network": "digits-colocated",

@@ -1,5 +1,5 @@
 """The children of every example and feature are objects that Kubernetes takes, in each minor version that is supported,
-and pods that the strictest PodSecurity level admits unless they use RDMA or the node's shared memory."""
+and pods that the strictest PodSecurity level admits unless they use RDMA, or the node's shared memory or folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ VERSIONS: Final = ("1.30", "1.34", "1.37")
 # Volumes from images are younger than the oldest of these.
 SINCE: Final = {"model-from-an-image": "1.34"}
 
-UNRESTRICTED: Final = {"digits-shm", "flux-rdma", "rdma-on-the-host-network", "rdma-with-networks"}
+UNRESTRICTED: Final = {
+    *("digits-shm", "flux-rdma", "model-from-a-cache", "rdma-on-the-host-network", "rdma-with-networks"),
+}
 RESTRICTED_VOLUMES: Final = {"configMap", "emptyDir", "persistentVolumeClaim", "image"}
 
 

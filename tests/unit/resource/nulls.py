@@ -29,8 +29,9 @@ class Optional:
 def optional_fields(plural: str) -> list[Optional]:
     """Every field of the spec that may be left out, and an entry of every map."""
     spec = crd.schema(plural)["properties"]["spec"]
+    served = _pulled if plural == crd.CACHE_PLURAL else _served
     return [
-        Optional("spec" + path, field, _served(path, _filled(null, spec)), _served(path, _filled(absent, spec)))
+        Optional("spec" + path, field, served(path, _filled(null, spec)), served(path, _filled(absent, spec)))
         for path, field, null, absent in _places(spec)
     ]
 
@@ -43,6 +44,12 @@ def _served(path: str, spec: dict[str, Any]) -> dict[str, Any]:
     if "cacheRetention" in path:
         model["cache"] = {"type": "PerPod"}
     return {**spec, "model": {**model, **spec["model"]}}
+
+
+def _pulled(path: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """With a role beside the one that it is about, as a ModelCache must have one."""
+    beside = "encoder" if path == ".roles.denoiser" else "denoiser"
+    return {**spec, "model": {"id": "a/b", **spec["model"]}, "roles": {beside: {}, **spec["roles"]}}
 
 
 Place = tuple[str, Mapping[str, Any], Any, Any]
