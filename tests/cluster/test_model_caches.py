@@ -192,7 +192,7 @@ def test_nothing_is_written_once_all_is_pulled_and_all_goes_with_it(cluster, cac
         mark = cluster.audit.mark()
         cluster.api.patch(f"{cache.pods}/{pod['metadata']['name']}", {"metadata": {"labels": {"look": number}}})
         cluster.until(lambda mark=mark: looks(cluster, mark), 30, "the operator looks")  # type: ignore[misc]
-    writes = cluster.audit.writes(begun)
+    writes = cluster.audit.writes(begun, namespace=cache.namespace)
     assert [entry for entry in writes if entry.resource in ("modelcaches", "daemonsets")] == []
 
     cluster.api.delete(cache.path)
