@@ -16,8 +16,8 @@ from testbed.controlplane.proxy import Expired, Hang, Proxy, matching
 NO_ROUTER: Final = "--router-address=127.0.0.1:1"
 WATCHED: Final = (
     *("configmaps", "controllerrevisions", "events", "networkpolicies", "poddisruptionbudgets", "pods"),
-    *("serviceaccounts", "services", "statefulsets", "diffusionpipelines", "diffusionpipelinerolescalers"),
-    *("daemonsets", "modelcaches"),
+    *("serviceaccounts", "services", "statefulsets", "daemonsets", "modelcaches"),
+    *("diffusionpipelines", "diffusionpipelinerolescalers"),  # by kopf
 )
 CHILDREN: Final = (
     ("ServiceAccount", "digits-pipeline"),

@@ -29,6 +29,12 @@ ALL_FEATURES: JSON = {
     "networkPolicy": {"mode": "Isolate"},
     "monitoring": {"podMonitor": True},
 }
+MODEL_CACHE: JSON = {
+    "apiVersion": "diffusion-operator.dev/v1alpha1",
+    "kind": "ModelCache",
+    "metadata": {"name": "sd3"},
+    "spec": {"model": {"id": "maker/sd3"}, "roles": {"encoder": {}, "decoder": {}}},
+}
 CHILDREN = (
     ("", "configmaps"),
     ("", "serviceaccounts"),
@@ -46,6 +52,7 @@ UNSEEN: set[Right] = {
     *((group, resource, "get") for group, resource in CHILDREN),
     ("diffusion-operator.dev", "diffusionpipelinerolescalers", "get"),
     ("diffusion-operator.dev", "diffusionpipelines", "get"),
+    ("apps", "daemonsets", "create"),
     # What a pipeline no longer has. Of the first five kinds it always has some, but not always of the same names.
     *((group, resource, "delete") for group, resource in CHILDREN[:5]),
     # The same event again within minutes.
@@ -95,6 +102,12 @@ def test_a_pipeline_s_whole_life_lacks_no_right_and_leaves_none_unused(
         ):
             monitored.until(lambda path=path: not monitored.api.items(f"/apis/{path}"), 30, f"{path} are gone")  # type: ignore[misc]
         user.kubectl("delete", "dpipe", "digits", "--timeout=30s")
+        caches = f"/apis/diffusion-operator.dev/v1alpha1/namespaces/{paint}/modelcaches"
+        monitored.api.post(caches, MODEL_CACHE)
+        daemon_sets = f"/apis/apps/v1/namespaces/{paint}/daemonsets"
+        monitored.until(lambda: len(monitored.api.items(daemon_sets)) == 2, 30, "both roles are pulled")
+        monitored.api.patch(f"{caches}/sd3", {"spec": {"roles": {"encoder": None}}})
+        monitored.until(lambda: len(monitored.api.items(daemon_sets)) == 1, 30, "one role is")
     asked = monitored.audit.entries(mark, user=release.user)
     assert [entry for entry in asked if entry.code == 403] == []
     assert granted - _used(asked) <= UNSEEN
