@@ -60,7 +60,9 @@ def until_it_rests(cluster: Cluster) -> None:
         mark = cluster.audit.mark()
 
         def compared() -> bool:
-            return len(cluster.audit.entries(mark, user=OPERATOR, verb="list", resource="diffusionpipelines")) >= RESYNCS
+            return (
+                len(cluster.audit.entries(mark, user=OPERATOR, verb="list", resource="diffusionpipelines")) >= RESYNCS
+            )
 
         cluster.until(compared, 60, f"{RESYNCS} resyncs", longest_pause=1)
         return not cluster.audit.writes(mark, user=OPERATOR)

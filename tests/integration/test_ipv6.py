@@ -1,4 +1,4 @@
-"""A pipeline whose processes have an IPv6 address and no other: tensors by Mooncake, pictures and dpipe by its router."""
+"""A pipeline whose processes have an IPv6 address and no other: tensors by Mooncake, pictures by its router."""
 
 from __future__ import annotations
 

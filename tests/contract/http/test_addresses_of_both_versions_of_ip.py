@@ -1,4 +1,4 @@
-"""Where a server listens: a pod has addresses of IPv4, of IPv6, or of both, on a kernel that may have no IPv6 at all."""
+"""Where a server listens: a pod has addresses of IPv4, of IPv6 or of both, on a kernel that may have no IPv6."""
 
 from __future__ import annotations
 

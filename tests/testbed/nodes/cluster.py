@@ -26,7 +26,8 @@ class NodeCluster(Cluster):
     """With `nodes` nodes (node-1, node-2, …), each of which offers `devices`: {"rdma/hca": 8}.
 
     A node that says nothing is lost after twelve seconds, and its pods are deleted after `toleration_seconds` more, if
-    they do not say otherwise themselves. Enter it in a thread that lasts, as the main one: its programs end with it.
+    they do not say otherwise themselves. All addresses are of one `family`, IPv4 or IPv6. Enter it in a thread that
+    lasts, as the main one: its programs end with it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class NodeCluster(Cluster):
         nodes: int = 2,
         devices: Mapping[str, int] | None = None,
         toleration_seconds: int = 300,
+        family: str = "IPv4",
         apiserver_args: Sequence[str] = (),
         controller_args: Sequence[str] = (),
     ) -> None:
@@ -47,7 +49,11 @@ class NodeCluster(Cluster):
             # Nodes that are lost one after another are dealt with at once, however large a part of the cluster.
             *("--node-eviction-rate=10", "--secondary-node-eviction-rate=10"),
         ]
-        super().__init__(apiserver_args=[*tolerations, *apiserver_args], controller_args=[*noticing, *controller_args])
+        super().__init__(
+            families=[family],
+            apiserver_args=[*tolerations, *apiserver_args],
+            controller_args=[*noticing, *controller_args],
+        )
         self._wanted = {f"node-{number}": dict(devices or {}) for number in range(1, nodes + 1)}
         self.nodes: dict[str, Node] = {}
         self._bridge: machine.Bridge | None = None
@@ -55,7 +61,7 @@ class NodeCluster(Cluster):
     def _start(self) -> None:
         machine.require()
         machine.sweep()
-        self._bridge = machine.Bridge(self.folder)
+        self._bridge = machine.Bridge(self.folder, *self.families)
         # Pods must reach the API server, and nobody else.
         self.address = self.advertised = self._bridge.host
         super()._start()

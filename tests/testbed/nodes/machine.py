@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from testbed.controlplane.children import in_use
@@ -42,32 +43,43 @@ def sweep() -> None:
 class Bridge:
     """Joins a cluster's nodes. This machine has the address `host`, node N has `node(N)` and for its pods `pods(N)`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family: str) -> None:
         """Marked as that folder's: who finds the folder unused may remove the bridge."""
         for number in _NETWORKS:
-            self.name, self.prefix = f"dop{number}", f"10.{number}"
+            self.name = f"dop{number}"
             with contextlib.suppress(ClusterError):  # another cluster has it
                 ip("link", "add", self.name, "type", "bridge")
                 break
         else:
             raise ClusterError(f"{len(_NETWORKS)} bridges exist or none can be made: see `ip link`")
+        self._network = ip_network(f"10.{number}.0.0/16" if family == "IPv4" else f"fd10:{number}::/48")
+        self._prefix_length = 24 if family == "IPv4" else 64
         ip("link", "set", self.name, "alias", str(folder))
-        ip("address", "add", f"{self.host}/24", "dev", self.name)
+        # Nobody else has it, so IPv6 need not first ask for a second.
+        ip("address", "add", self.on_link(self.host), "dev", self.name, *(["nodad"] if family == "IPv6" else []))
         ip("link", "set", self.name, "up")
 
     @property
     def host(self) -> str:
-        return f"{self.prefix}.0.1"
+        return str(self._subnet(0)[1])
 
     @property
     def everything(self) -> str:
-        return f"{self.prefix}.0.0/16"
+        return str(self._network)
 
     def node(self, index: int) -> str:
-        return f"{self.prefix}.0.{index + 1}"
+        return str(self._subnet(0)[index + 1])
 
     def pods(self, index: int) -> str:
-        return f"{self.prefix}.{index}.0/24"
+        return str(self._subnet(index))
+
+    def on_link(self, address: str) -> str:
+        """With the length of the subnet of this machine and the nodes."""
+        return f"{address}/{self._prefix_length}"
+
+    def _subnet(self, index: int) -> IPv4Network | IPv6Network:
+        size = 1 << self._network.max_prefixlen - self._prefix_length
+        return ip_network((int(self._network.network_address) + index * size, self._prefix_length))
 
     def link(self, index: int) -> str:
         return f"{self.name}-{index}"

@@ -13,6 +13,7 @@ from testbed.controlplane.children import spawn, tail
 from testbed.controlplane.cluster import ClusterError
 from testbed.nodes import settings
 from testbed.nodes.machine import MOST_NODES, Bridge, make_group, remove_group
+from testbed.nodes.network_policies import family
 from testbed.waiting import TooLate, until
 
 _START = Path(__file__).parent / "node.sh"
@@ -44,6 +45,7 @@ class Node:
         resolv.touch()  # the kubelet adds the cluster's DNS
         kubelet = settings.kubelet(
             socket=self.socket,
+            address=self.address,
             resolv=resolv,
             dns=self._bridge.host,
             group=self.group,
@@ -70,7 +72,7 @@ class Node:
         others = [index for index in range(1, MOST_NODES + 1) if index != self.index]
         process = spawn(
             *("unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child=KILL"),
-            *(_START, self.folder, self.name, self.address, self._bridge.host),
+            *(_START, self.folder, self.name, self._bridge.on_link(self.address), self._bridge.host),
             *(f"{self._bridge.pods(other)}={self._bridge.node(other)}" for other in others),
             *("--", *(f"{resource}={count}" for resource, count in self.devices.items())),
             log=log,
@@ -105,7 +107,7 @@ class Node:
         table = "table inet partition"
         rules = f"{table} {{}}\ndelete {table}\n"
         if others:
-            received = f"type filter hook prerouting priority -300\nip saddr {{ {senders} }} drop"
+            received = f"type filter hook prerouting priority -300\n{family(self.address)} saddr {{ {senders} }} drop"
             rules += f"{table} {{\nchain received {{\n{received}\n}}\n}}\n"
         self.run("nft", "-f", "-", stdin=rules)
 

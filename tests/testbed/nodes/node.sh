@@ -2,7 +2,7 @@
 # A node's first process. node.py starts it in mount, PID, network, UTS and IPC namespaces of its own, so that everything
 # that a kubelet leaves behind (mounts, bridges, packet filter rules, shims, containers) ends with it.
 #
-#   node.sh FOLDER NAME ADDRESS GATEWAY [PODS=VIA...] -- [RESOURCE=COUNT...]
+#   node.sh FOLDER NAME ADDRESS/LENGTH GATEWAY [PODS=VIA...] -- [RESOURCE=COUNT...]
 #
 # Needs the cluster's programs in PATH and in PYTHON a Python that has PyYAML. FOLDER holds the node's files: its disk is
 # FOLDER/disk. GATEWAY is the machine, with the API server and the DNS. PODS=VIA are the other nodes' pods and how to reach
@@ -37,7 +37,8 @@ rm -f /var/lib/kubelet/device-plugins/*.sock
 hostname "$name"
 until ip link show eth0 &>/dev/null; do sleep 0.02; done
 ip link set lo up
-ip address add "$address/24" dev eth0
+nodad=$([[ $address != *:* ]] || echo nodad) # nobody else has the address: IPv6 need not first ask for a second
+ip address add "$address" dev eth0 $nodad
 ip link set eth0 up
 ip route add default via "$gateway"
 for (( ; $# > 0; )); do
@@ -46,6 +47,7 @@ for (( ; $# > 0; )); do
   shift
 done
 echo 1 >/proc/sys/net/ipv4/ip_forward
+[[ $address != *:* ]] || echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 
 # As an init system would: a kubelet that finds no containerd yet, say, gives up.
 keep_running() {
@@ -62,5 +64,5 @@ keep_running network-policies "$PYTHON" "$here/network_policies.py" "$folder/net
 [ $# = 0 ] || keep_running device-plugin device-plugin "$folder/unhealthy" "$@" &
 until [ -S "$folder/containerd.sock" ]; do sleep 0.02; done
 keep_running kubelet kubelet --config "$folder/kubelet.yaml" --kubeconfig "$folder/kubelet.kubeconfig" \
-  --hostname-override "$name" --node-ip "$address" &
+  --hostname-override "$name" --node-ip "${address%/*}" &
 wait

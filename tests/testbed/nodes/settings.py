@@ -33,18 +33,22 @@ runtime_type = "io.containerd.runc.v2"
 
 def pod_network(pods: str) -> str:
     """For the CNI plugins: pods have addresses of the subnet `pods`."""
-    addresses = {"type": "host-local", "ranges": [[{"subnet": pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    everywhere = "::/0" if ":" in pods else "0.0.0.0/0"
+    addresses = {"type": "host-local", "ranges": [[{"subnet": pods}]], "routes": [{"dst": everywhere}]}
     bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": addresses}
     host_ports = {"type": "portmap", "capabilities": {"portMappings": True}}
     return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, host_ports]})
 
 
-def kubelet(*, socket: Path, resolv: Path, dns: str, group: str, authority: Path, serving: tuple[Path, Path]) -> str:
+def kubelet(
+    *, socket: Path, address: str, resolv: Path, dns: str, group: str, authority: Path, serving: tuple[Path, Path]
+) -> str:
     certificate, key = map(str, serving)
     return _dump(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
+            "address": "::" if ":" in address else "0.0.0.0",
             "authentication": {
                 "anonymous": {"enabled": False},
                 "webhook": {"enabled": True},
@@ -91,6 +95,7 @@ def kube_proxy(*, node: str, kubeconfig: Path, pods: str) -> str:
             "mode": "nftables",
             "clientConnection": {"kubeconfig": str(kubeconfig)},
             "hostnameOverride": node,
+            "bindAddress": "::" if ":" in pods else "0.0.0.0",
             "clusterCIDR": pods,
             "oomScoreAdj": 0,
             "conntrack": conntrack,
@@ -103,7 +108,7 @@ def corefile(address: str, kubeconfig: Path) -> str:
 .:53 {{
   bind {address}
   errors
-  kubernetes cluster.local in-addr.arpa {{
+  kubernetes cluster.local in-addr.arpa ip6.arpa {{
     kubeconfig {kubeconfig}
     ttl 1
   }}
