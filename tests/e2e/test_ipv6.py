@@ -28,7 +28,7 @@ POLICY_SECONDS: Final = 10
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[NodeCluster]:
     """In the place of the one that all other tests share."""
-    with NodeCluster(nodes=2, family="IPv6") as running:
+    with NodeCluster(nodes=2, families=["IPv6"]) as running:
         for target in IMAGES:
             running.load_image(archive(target))
         yield running

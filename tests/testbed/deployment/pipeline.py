@@ -16,9 +16,9 @@ from diffusionpipeline.process.addresses import host_port
 from diffusionpipeline.v1 import registry_pb2
 from testbed import pipelines
 from testbed.controlplane.client import JSON, Refused
-from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.pipelines import GROUP, Pipelines
 from testbed.controlplane.pods import is_ready
+from testbed.nodes.cluster import NodeCluster
 
 HTTP_PORT = 8000
 GRPC_PORT = 50051
@@ -39,18 +39,18 @@ def two_of_each(document: JSON, otherwise: str) -> None:
 class Deployed:
     """One pipeline of a namespace. Its pods are asked at their own addresses, which the test's machine can reach."""
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str) -> None:
+    def __init__(self, cluster: NodeCluster, namespace: str, name: str) -> None:
         self.cluster = cluster
         self.namespace = namespace
         self.name = name
         self.resources = Pipelines(cluster.api, namespace)
 
     @classmethod
-    def create(cls, cluster: Cluster, namespace: str, document: JSON) -> Self:
+    def create(cls, cluster: NodeCluster, namespace: str, document: JSON) -> Self:
         """Makes the pipeline of this resource, and waits for nothing. Its policies let this machine ask its pods."""
         found = cls(cluster, namespace, document["metadata"]["name"])
-        machine = {"ipBlock": {"cidr": str(ip_network(cluster.address))}}
-        let_in = {"grpcFrom": [machine], "metricsFrom": [PROMETHEUS, machine]}
+        machine = [{"ipBlock": {"cidr": str(ip_network(address))}} for address in cluster.addresses]
+        let_in = {"grpcFrom": machine, "metricsFrom": [PROMETHEUS, *machine]}
         policy = let_in | document["spec"].get("networkPolicy", {})
         found.resources.create({**document, "spec": {**document["spec"], "networkPolicy": policy}})
         return found

@@ -68,9 +68,8 @@ class Ruleset:
             for kind, match in (("Egress", "saddr"), ("Ingress", "daddr")):
                 isolating = [policy for policy in applied if kind in policy["spec"].get("policyTypes", [])]
                 if isolating:
-                    address = pod["status"]["podIP"]
-                    chain = f"{kind.lower()}_{address.replace('.', '_').replace(':', '_')}"
-                    jumps[kind].append(f"{family(address)} {match} {address} jump {chain}")
+                    chain = f"{kind.lower()}_{pod['status']['podIP'].replace('.', '_').replace(':', '_')}"
+                    jumps[kind] += [f"{family(each)} {match} {each} jump {chain}" for each in _addresses(pod)]
                     allowed = [line for policy in isolating for line in self._allowed(policy, kind, pod)]
                     body = "".join(f"    {line} return\n" for line in allowed)
                     chains.append(f"  chain {chain} {{\n{body}    drop\n  }}\n")
@@ -110,8 +109,8 @@ class Ruleset:
             elif namespace != policy["metadata"]["namespace"]:
                 continue
             if selects(peer.get("podSelector"), _labels(pod)):
-                address = pod["status"]["podIP"]
-                yield f"{family(address)} {{match}} {address}", pod
+                for address in _addresses(pod):
+                    yield f"{family(address)} {{match}} {address}", pod
 
 
 def _hooked(hook: str, jumps: Sequence[str]) -> str:
@@ -124,6 +123,10 @@ def _hooked(hook: str, jumps: Sequence[str]) -> str:
         + "".join(f"    {jump}\n" for jump in jumps)
         + "  }\n"
     )
+
+
+def _addresses(pod: JSON) -> list[str]:
+    return [each["ip"] for each in pod["status"]["podIPs"]]
 
 
 def _labels(item: JSON) -> dict[str, str]:

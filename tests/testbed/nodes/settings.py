@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ runtime_type = "io.containerd.runc.v2"
 """
 
 
-def pod_network(pods: str) -> str:
-    """For the CNI plugins: pods have addresses of the subnet `pods`."""
-    everywhere = "::/0" if ":" in pods else "0.0.0.0/0"
-    addresses = {"type": "host-local", "ranges": [[{"subnet": pods}]], "routes": [{"dst": everywhere}]}
+def pod_network(pods: Sequence[str]) -> str:
+    """For the CNI plugins: pods have an address of each of these subnets."""
+    addresses = {
+        "type": "host-local",
+        "ranges": [[{"subnet": subnet}] for subnet in pods],
+        "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in pods],
+    }
     bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": addresses}
     host_ports = {"type": "portmap", "capabilities": {"portMappings": True}}
     return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, host_ports]})
@@ -48,7 +52,7 @@ def kubelet(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            "address": "::" if ":" in address else "0.0.0.0",
+            "address": address,
             "authentication": {
                 "anonymous": {"enabled": False},
                 "webhook": {"enabled": True},
@@ -85,7 +89,7 @@ def kubelet(
     )
 
 
-def kube_proxy(*, node: str, kubeconfig: Path, pods: str) -> str:
+def kube_proxy(*, node: str, address: str, kubeconfig: Path, pods: Sequence[str]) -> str:
     # The whole machine's settings, which a network namespace cannot write.
     conntrack = {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
     return _dump(
@@ -95,8 +99,8 @@ def kube_proxy(*, node: str, kubeconfig: Path, pods: str) -> str:
             "mode": "nftables",
             "clientConnection": {"kubeconfig": str(kubeconfig)},
             "hostnameOverride": node,
-            "bindAddress": "::" if ":" in pods else "0.0.0.0",
-            "clusterCIDR": pods,
+            "bindAddress": address,
+            "clusterCIDR": ",".join(pods),
             "oomScoreAdj": 0,
             "conntrack": conntrack,
         }
