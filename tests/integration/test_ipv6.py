@@ -21,6 +21,8 @@ from dpipe.up.ports import free_ports
 from testbed.processes import killed_at_the_end
 from testbed.waiting import eventually
 
+pytestmark = pytest.mark.thorough
+
 DEADLINE = 120.0
 ROLES = ("encoder", "denoiser", "decoder")
 PORTS_EACH = 24
