@@ -16,6 +16,7 @@ from typing import Final
 from aiohttp import web
 
 from diffusion_operator.metrics import Metrics
+from diffusionpipeline.process.addresses import listener
 
 STUCK_SECONDS: Final = 180.0
 STALLED_SECONDS: Final = 300.0
@@ -49,11 +50,11 @@ async def serve(health: Health, metrics: Metrics, *, host: str, port: int) -> As
     runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
         try:
-            await site.start()
+            listening = listener(host, port)
         except OSError as error:
             raise OSError(f"--http-port {port}: cannot listen on {host} ({error}); choose a free port") from None
+        await web.SockSite(runner, listening).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

@@ -56,7 +56,9 @@ class Settings(ProcessSettings):
     pod_name: str = Field(default_factory=socket.gethostname, min_length=1, description="This process among replicas")
     concurrency: int = Field(8, ge=1, le=256, description="Pipelines reconciled at once")
     resync_seconds: float = Field(600.0, ge=1, description="How often everything is listed and compared anew")
-    http_host: str = Field("0.0.0.0", description="Address of /healthz, /readyz and /metrics")
+    http_host: str = Field(
+        "::", description="Address of /healthz, /readyz and /metrics. :: or 0.0.0.0: all, of IPv4 and IPv6"
+    )
     http_port: int = Field(8080, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0: a free one")
 
     @field_validator("watch_namespaces", mode="before")

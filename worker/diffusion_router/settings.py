@@ -20,7 +20,9 @@ class Settings(ProcessSettings):
 
     pipeline: str = Field("default", min_length=1, description="Name of the pipeline that this router leads")
     namespace: str = Field("", description="Kubernetes namespace of the pipeline, which tells it from its namesakes")
-    host: str = Field("127.0.0.1", description="Address to listen on, for HTTP and gRPC")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on, for HTTP and gRPC. :: or 0.0.0.0: all, of IPv4 and IPv6"
+    )
     http_port: int = Field(8000, ge=0, le=65535, description="Serves /v1, /healthz, /readyz, /metrics; 0: a free port")
     grpc_port: int = Field(8001, ge=0, le=65535, description="Serves workers and gRPC clients; 0: a free port")
     data_dir: Path = Field(Path("router-data"), description="Folder of the default job store and artifact store")

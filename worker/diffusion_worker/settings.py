@@ -102,6 +102,8 @@ class Settings(ProcessSettings):
         host, _, port = value.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
             raise ValueError(f"{value!r} is not host:port")
+        if ":" in host and not (host.startswith("[") and host.endswith("]")):
+            raise ValueError(f"{value!r} is not host:port: an IPv6 address stands in brackets, as in [::1]:8001")
         return value
 
     @field_validator("pod_name")
@@ -149,4 +151,4 @@ class Settings(ProcessSettings):
             local = ip_address(self.host).is_loopback
         except ValueError:
             local = self.host == "localhost"
-        return self.host if local else ("::" if ":" in self.host else "0.0.0.0")
+        return self.host if local else "::"

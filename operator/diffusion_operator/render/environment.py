@@ -56,6 +56,7 @@ def router_environment(pipeline: Pipeline, ports: Mapping[str, int]) -> list[Var
         *authorities(pipeline.ca_bundle),
         _value("DIFFUSION_ROUTER_PIPELINE", pipeline.name),
         _value("DIFFUSION_ROUTER_NAMESPACE", pipeline.namespace),
+        # All addresses, also those of IPv6: either wildcard means both, and routers of every version know this one.
         _value("DIFFUSION_ROUTER_HOST", "0.0.0.0"),
         *_ports(ports),
         _value("DIFFUSION_ROUTER_DATA_DIR", storage.DATA_PATH),

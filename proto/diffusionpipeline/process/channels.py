@@ -7,6 +7,8 @@ from typing import Final
 
 import grpc
 
+from diffusionpipeline.process.addresses import host_port
+
 # Results travel in chunks of at most 1 MiB; everything else but lists is far smaller.
 _MESSAGE_BYTES: Final = 4 << 20
 # A thousand jobs with long prompts, or thousands of peers.
@@ -73,8 +75,7 @@ def router_server(*, max_connections: int) -> Sequence[tuple[str, int]]:
 
 def listen(server: grpc.aio.Server, host: str, port: int, *, flag: str) -> int:
     """Have the server listen there; 0 takes a free port. Gives the port. Raises OSError, which names the flag."""
-    address = f"[{host}]" if ":" in host else host
     try:
-        return server.add_insecure_port(f"{address}:{port}")
+        return server.add_insecure_port(host_port(host, port))
     except RuntimeError:
         raise OSError(f"{flag} {port}: cannot listen on {host}; choose a free port") from None

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from diffusionpipeline.process.addresses import listener
 from diffusionpipeline.process.connections import BoundedConfig, Connections, HttpBounds
 from diffusionpipeline.process.refusals import error_body
 
@@ -37,12 +38,11 @@ async def serve_http(
 
     Raises OSError, which names the flag, if the port is taken.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family)
+        listening = listener(host, port)
     except OSError as error:
         raise OSError(f"{flag} {port}: cannot listen on {host} ({error}); choose a free port") from None
-    _notice_who_is_gone(listener, bounds.idle_seconds)
+    _notice_who_is_gone(listening, bounds.idle_seconds)
     connections = Connections(bounds)
     config = BoundedConfig(
         _Gate(application, connections),
@@ -53,20 +53,20 @@ async def serve_http(
         timeout_graceful_shutdown=grace_seconds,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve([listener]))
+    serving = asyncio.create_task(server.serve([listening]))
     try:
-        yield listener.getsockname()[1]
+        yield listening.getsockname()[1]
     finally:
         server.should_exit = True
         await serving
 
 
-def _notice_who_is_gone(listener: socket.socket, seconds: float) -> None:
+def _notice_who_is_gone(listening: socket.socket, seconds: float) -> None:
     """Connections, which take this from the listener, end when nothing comes back for what is sent on them."""
     whole = math.ceil(seconds)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, whole * 1000)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, whole * 1000)
 
 
 class _Gate:

@@ -39,6 +39,25 @@ async def test_a_report_of_a_kind_that_is_not_known_is_passed_over_and_counted(r
     assert worker.registered.protocol == PROTOCOL
 
 
+async def attached(router: Router, mode: str, address: str) -> ScriptedWorker:
+    return await ScriptedWorker(router.target, "encoder", mode=mode, url=f"{mode}://{address}/1000+1000").attach()
+
+
+async def test_workers_that_mooncake_cannot_join_do_not_register_together(router: Router) -> None:
+    await attached(router, "mooncake-tcp", "[fd00::7]:15000")
+    assert (await attached(router, "mooncake-tcp", "[fd00::8]:15000")).registered is not None
+    refused = (await attached(router, "mooncake-tcp", "10.0.0.7:15000")).refused
+    assert refused is not None
+    assert refused.reason == peer_pb2.REFUSAL_REASON_INCOMPATIBLE
+    assert "over IPv4" in refused.message
+    assert "--node-ip" in refused.message
+
+
+async def test_workers_of_our_own_tcp_register_whichever_version_of_ip_they_have(router: Router) -> None:
+    await attached(router, "tcp", "[fd00::7]:15000")
+    assert (await attached(router, "tcp", "10.0.0.7:15000")).registered is not None
+
+
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0, 1e300])
 async def test_a_time_that_cannot_be_spoils_no_prediction(router: Router, seconds: float) -> None:
     encoder, denoiser, decoder = await attach_all(router.target, "encoder", "denoiser", "decoder")

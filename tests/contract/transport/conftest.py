@@ -11,6 +11,8 @@ import pytest
 
 from contract.transport.peers import (
     BACKENDS,
+    IPV6,
+    TALKING,
     LocalPeer,
     Peer,
     ProcessPeer,
@@ -26,7 +28,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("backends")
         if not any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")):
-            metafunc.parametrize("backend", here(only.args if only else BACKENDS))
+            chosen = here(only.args if only else BACKENDS)
+            of_ipv6 = [pytest.param(f"{each}{IPV6}", marks=pytest.mark.thorough) for each in chosen if each in TALKING]
+            metafunc.parametrize("backend", [*chosen, *of_ipv6])
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,6 +27,8 @@ TALKING = ("tcp", "mooncake-tcp")
 """Back ends whose producer takes part in a pull; the others read its memory, whether it runs or is frozen."""
 MEETING = (*TALKING, "mooncake-rdma")
 """Back ends whose producer takes part in the first pull from it."""
+IPV6 = "-ipv6"
+"""Behind the name of a back end that has an address: the same with one of IPv6."""
 
 StartPeer = Callable[[], Awaitable[Any]]
 
@@ -56,12 +58,12 @@ def here(backends: Iterable[str]) -> list[str]:
 def settings(backend: str, pool_size: int = POOL) -> dict[str, Any]:
     """For `open_transport`, with a port range of its own."""
     port_min = next(_blocks)
-    name, _, network = backend.partition("-")
+    name, _, network = backend.removesuffix(IPV6).partition("-")
     return {
         "backend": name,
         "protocol": network or "tcp",
         "fallback": "Deny" if network == "rdma" else "Allow",
-        "host": "127.0.0.1",
+        "host": "::1" if backend.endswith(IPV6) else "127.0.0.1",
         "pool_size": pool_size,
         "port_min": port_min,
         "port_max": port_min + PORTS_EACH - 1,

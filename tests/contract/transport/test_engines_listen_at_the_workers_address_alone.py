@@ -76,10 +76,11 @@ async def test_a_pods_engine_is_reached_by_the_pods_address_and_by_no_other() ->
 
 
 @networked
-async def test_a_local_workers_engine_is_reached_from_no_network() -> None:
-    async with engine("127.0.0.1", serves=True) as started:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_local_workers_engine_is_reached_from_no_network(host: str) -> None:
+    async with engine(host, serves=True) as started:
         for port in listening(started.pid):
-            assert lets_in("127.0.0.1", port)
+            assert lets_in(host, port)
             assert not lets_in(OWN, port)
 
 

@@ -282,9 +282,9 @@ async def test_a_server_of_another_kind_is_a_mode_mismatch(consumer: Transport, 
 
 
 async def test_a_port_range_that_is_taken_is_reported(consumer: Transport) -> None:
-    port = urlsplit(consumer.pool.url).port
-    assert port is not None
-    with pytest.raises(EngineInitFailed, match=f"no free port from {port} to {port}"):
-        await open_transport(**settings("tcp", 4096) | {"port_min": port, "port_max": port}, incarnation="b")
+    taken = urlsplit(consumer.pool.url)
+    where = {"host": taken.hostname, "port_min": taken.port, "port_max": taken.port}
+    with pytest.raises(EngineInitFailed, match=f"no free port from {taken.port} to {taken.port}"):
+        await open_transport(**settings("tcp", 4096) | where, incarnation="b")
     with pytest.raises(EngineInitFailed, match="can't listen on 192"):
         await open_transport(**settings("tcp", 4096) | {"host": "192.0.2.1"}, incarnation="b")

@@ -195,6 +195,15 @@ async def test_another_mode_is_refused(healthy: Peer, consumer: Transport) -> No
             await pulled(consumer, wrong)
 
 
+@pytest.mark.parametrize(("backend", "other"), [("mooncake-tcp", "[::1]"), ("mooncake-tcp-ipv6", "127.0.0.1")])
+async def test_mooncake_meets_nobody_by_the_other_version_of_ip(healthy: Peer, consumer: Transport, other: str) -> None:
+    descriptor = healthy.publish(15, 100)
+    port_and_pool = descriptor.url.rpartition(":")[2]
+    with pytest.raises(ModeMismatch, match=r"IPv[46].*this worker by IPv[46].*--node-ip.*backend: tcp"):
+        await pulled(consumer, dataclasses.replace(descriptor, url=f"{descriptor.mode}://{other}:{port_and_pool}"))
+    assert await pulled(consumer, descriptor) == content(15, 100), "by its own"
+
+
 async def test_a_url_that_makes_no_sense_is_refused(healthy: Peer, consumer: Transport) -> None:
     descriptor = healthy.publish(13, 100)
     for tail in ("", "nonsense", "../../etc/passwd", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:0/0+0", "a b:1/1+1"):

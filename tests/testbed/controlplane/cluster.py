@@ -9,12 +9,14 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import httpx
 import yaml
 
+from diffusionpipeline.process.addresses import host_port
 from testbed import waiting
 from testbed.controlplane import programs
 from testbed.controlplane.audit import POLICY, Audit
@@ -22,10 +24,11 @@ from testbed.controlplane.authority import Authority
 from testbed.controlplane.children import Folder, free_ports, spawn, tail
 from testbed.controlplane.client import Client, Refused
 
-SERVICES = "10.96.0.0/16"
-FIRST_SERVICE = "10.96.0.1"
+SERVICES: Final = {"IPv4": "10.96.0.0/16", "IPv6": "fd00:10:96::/112"}
+LOOPBACK: Final = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 # Pods would reach the API server here. No fake one does, and a loopback address is refused.
-ADVERTISED = "198.51.100.1"
+ADVERTISED: Final = {"IPv4": "198.51.100.1", "IPv6": "2001:db8::1"}
+FAKE_PODS: Final = {"IPv4": "198.18.0.0/15", "IPv6": "2001:db8:1::/64"}
 ADMINISTRATORS = "system:masters"
 STAGES = Path(__file__).parent / "stages.yaml"
 # The controllers hold themselves to 20 requests a second, which tests have no time for.
@@ -37,12 +40,22 @@ class ClusterError(Exception):
 
 
 class Cluster:
-    """`kubeconfig` and `api` are the administrator's."""
+    """`kubeconfig` and `api` are the administrator's.
 
-    address = "127.0.0.1"  # where the API server listens
-    advertised = ADVERTISED  # where it tells pods to find it
+    families: of which versions of IP its Services can be, the one first that they are of unless they say otherwise. Of
+    that are its own addresses.
+    """
 
-    def __init__(self, *, apiserver_args: Sequence[str] = (), controller_args: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        families: Sequence[str] = ("IPv4",),
+        apiserver_args: Sequence[str] = (),
+        controller_args: Sequence[str] = (),
+    ) -> None:
+        self.families = tuple(families)
+        self.address = LOOPBACK[families[0]]  # where the API server listens
+        self.advertised = ADVERTISED[families[0]]  # where it tells pods to find it
         self._apiserver_args = apiserver_args
         self._controller_args = controller_args
         self._commands: dict[str, tuple[str, ...]] = {}
@@ -78,7 +91,7 @@ class Cluster:
 
     def _start(self) -> None:
         etcd, etcd_peer, self.port = free_ports(3)
-        self.url = f"https://{self.address}:{self.port}"
+        self.url = f"https://{host_port(self.address, self.port)}"
         self.authority = Authority(self.folder / "pki")
         self.audit = Audit(self.folder / "audit.log")
         self.kubeconfig = self.kubeconfig_of("admin", [ADMINISTRATORS])
@@ -126,15 +139,16 @@ class Cluster:
             "--manage-all-nodes=false",
             "--manage-nodes-with-label-selector=type=kwok",
             "--node-lease-duration-seconds=40",  # 0 without: after 50 s all fake nodes would turn NotReady
-            "--cidr=198.18.0.0/15",
-            "--node-ip=198.51.100.2",
+            f"--cidr={FAKE_PODS[self.families[0]]}",
+            f"--node-ip={ip_address(self.advertised) + 1}",
             f"--server-address=127.0.0.1:{port}",
             f"--config={STAGES}",
         )
 
     def _apiserver_arguments(self, etcd: int) -> list[str]:
         names = [f"kubernetes{rest}" for rest in ("", ".default", ".default.svc", ".default.svc.cluster.local")]
-        hosts = sorted({"localhost", "127.0.0.1", self.address, self.advertised, FIRST_SERVICE, *names})
+        first_service = str(ip_network(SERVICES[self.families[0]])[1])
+        hosts = sorted({"localhost", *LOOPBACK.values(), self.address, self.advertised, first_service, *names})
         server = self.authority.issue("kube-apiserver", "kube-apiserver", hosts=hosts)
         front = self.authority.issue("front-proxy", "front-proxy")
         policy = self.folder / "audit-policy.yaml"
@@ -148,7 +162,7 @@ class Cluster:
             f"--tls-private-key-file={server.key}",
             f"--client-ca-file={self.authority.certificate.file}",
             "--authorization-mode=Node,RBAC",
-            f"--service-cluster-ip-range={SERVICES}",
+            f"--service-cluster-ip-range={','.join(SERVICES[family] for family in self.families)}",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             f"--service-account-key-file={self.authority.accounts.file}",
             f"--service-account-signing-key-file={self.authority.accounts.key}",

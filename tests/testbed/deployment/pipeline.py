@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from typing import Any, Self
 
 import httpx
 from grpc import RpcError
 
 from diffusion_operator.api.isolation import PROMETHEUS
+from diffusionpipeline.process.addresses import host_port
 from diffusionpipeline.v1 import registry_pb2
 from testbed import pipelines
 from testbed.controlplane.client import JSON, Refused
-from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.pipelines import GROUP, Pipelines
 from testbed.controlplane.pods import is_ready
+from testbed.nodes.cluster import NodeCluster
 
 HTTP_PORT = 8000
 GRPC_PORT = 50051
@@ -37,18 +39,18 @@ def two_of_each(document: JSON, otherwise: str) -> None:
 class Deployed:
     """One pipeline of a namespace. Its pods are asked at their own addresses, which the test's machine can reach."""
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str) -> None:
+    def __init__(self, cluster: NodeCluster, namespace: str, name: str) -> None:
         self.cluster = cluster
         self.namespace = namespace
         self.name = name
         self.resources = Pipelines(cluster.api, namespace)
 
     @classmethod
-    def create(cls, cluster: Cluster, namespace: str, document: JSON) -> Self:
+    def create(cls, cluster: NodeCluster, namespace: str, document: JSON) -> Self:
         """Makes the pipeline of this resource, and waits for nothing. Its policies let this machine ask its pods."""
         found = cls(cluster, namespace, document["metadata"]["name"])
-        machine = {"ipBlock": {"cidr": f"{cluster.address}/32"}}
-        let_in = {"grpcFrom": [machine], "metricsFrom": [PROMETHEUS, machine]}
+        machine = [{"ipBlock": {"cidr": str(ip_network(address))}} for address in cluster.addresses]
+        let_in = {"grpcFrom": machine, "metricsFrom": [PROMETHEUS, *machine]}
         policy = let_in | document["spec"].get("networkPolicy", {})
         found.resources.create({**document, "spec": {**document["spec"], "networkPolicy": policy}})
         return found
@@ -119,8 +121,8 @@ class Deployed:
     def metric(self, pod: str, name: str, **labels: str) -> float:
         """The sum over all series of this name that have these labels, as the pod says now."""
         router = pod == self.router_pod
-        address = self.pod(pod)["status"]["podIP"]
-        return pipelines.metric(f"http://{address}:{HTTP_PORT if router else HEALTH_PORT}", name, **labels)
+        address = host_port(self.pod(pod)["status"]["podIP"], HTTP_PORT if router else HEALTH_PORT)
+        return pipelines.metric(f"http://{address}", name, **labels)
 
     # Router
 
@@ -136,10 +138,10 @@ class Deployed:
         return str(address)
 
     def url(self) -> str:
-        return f"http://{self.router_address()}:{HTTP_PORT}"
+        return f"http://{host_port(self.router_address(), HTTP_PORT)}"
 
     def peers(self) -> list[registry_pb2.Peer]:
-        return pipelines.registered(f"{self.router_address()}:{GRPC_PORT}")
+        return pipelines.registered(host_port(self.router_address(), GRPC_PORT))
 
     def at_rest(self) -> bool:
         """No peer owns a task, keeps an output or has a slot in use."""

@@ -26,7 +26,9 @@ class NodeCluster(Cluster):
     """With `nodes` nodes (node-1, node-2, …), each of which offers `devices`: {"rdma/hca": 8}.
 
     A node that says nothing is lost after twelve seconds, and its pods are deleted after `toleration_seconds` more, if
-    they do not say otherwise themselves. Enter it in a thread that lasts, as the main one: its programs end with it.
+    they do not say otherwise themselves. Nodes and pods have an address of each of `families`, the API server and the
+    DNS of the first; `orders` names nodes that have another order. Enter it in a thread that lasts, as the main one:
+    its programs end with it.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class NodeCluster(Cluster):
         nodes: int = 2,
         devices: Mapping[str, int] | None = None,
         toleration_seconds: int = 300,
+        families: Sequence[str] = ("IPv4",),
+        orders: Mapping[str, Sequence[str]] | None = None,
         apiserver_args: Sequence[str] = (),
         controller_args: Sequence[str] = (),
     ) -> None:
@@ -47,15 +51,20 @@ class NodeCluster(Cluster):
             # Nodes that are lost one after another are dealt with at once, however large a part of the cluster.
             *("--node-eviction-rate=10", "--secondary-node-eviction-rate=10"),
         ]
-        super().__init__(apiserver_args=[*tolerations, *apiserver_args], controller_args=[*noticing, *controller_args])
+        super().__init__(
+            families=families,
+            apiserver_args=[*tolerations, *apiserver_args],
+            controller_args=[*noticing, *controller_args],
+        )
         self._wanted = {f"node-{number}": dict(devices or {}) for number in range(1, nodes + 1)}
+        self._orders = orders or {}
         self.nodes: dict[str, Node] = {}
         self._bridge: machine.Bridge | None = None
 
     def _start(self) -> None:
         machine.require()
         machine.sweep()
-        self._bridge = machine.Bridge(self.folder)
+        self._bridge = machine.Bridge(self.folder, self.families)
         # Pods must reach the API server, and nobody else.
         self.address = self.advertised = self._bridge.host
         super()._start()
@@ -67,6 +76,12 @@ class NodeCluster(Cluster):
             stack.callback(super().stop)
             for name in self.nodes.keys() & self._children.keys():
                 stack.callback(self.kill_node, name)
+
+    @property
+    def addresses(self) -> list[str]:
+        """This machine's, as pods see it."""
+        assert self._bridge is not None
+        return [network.host for network in self._bridge.networks.values()]
 
     def _apiserver_arguments(self, etcd: int) -> list[str]:
         client = self.authority.issue("to-kubelets", "kube-apiserver", [ADMINISTRATORS])
@@ -212,9 +227,10 @@ class NodeCluster(Cluster):
 
     def _make_node(self, name: str, devices: Mapping[str, int]) -> None:
         assert self._bridge is not None
-        node = Node(name, len(self.nodes) + 1, self.folder / name, self._bridge, devices)
+        families = self._orders.get(name, self.families)
+        node = Node(name, len(self.nodes) + 1, self.folder / name, self._bridge, devices, families)
         user, groups = f"system:node:{name}", ["system:nodes"]
-        serving = self.authority.issue(f"{name}-serving", user, groups, [name, node.address])
+        serving = self.authority.issue(f"{name}-serving", user, groups, [name, *node.addresses])
         node.write(
             authority=self.authority.certificate.file,
             serving=(serving.file, serving.key),

@@ -6,8 +6,11 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Self
 
 from testbed.controlplane.children import in_use
 from testbed.controlplane.cluster import ClusterError
@@ -39,35 +42,62 @@ def sweep() -> None:
             remove_group(group)
 
 
-class Bridge:
-    """Joins a cluster's nodes. This machine has the address `host`, node N has `node(N)` and for its pods `pods(N)`."""
+@dataclass(frozen=True)
+class Network:
+    """The addresses of one version of IP: this machine has `host`, node N has `node(N)` and for its pods `pods(N)`."""
 
-    def __init__(self, folder: Path) -> None:
+    whole: IPv4Network | IPv6Network
+    prefix_length: int
+    """Of this machine's and the nodes' subnet, and of each node's pods'."""
+
+    @classmethod
+    def of(cls, family: str, number: int) -> Self:
+        if family == "IPv4":
+            return cls(IPv4Network(f"10.{number}.0.0/16"), 24)
+        return cls(IPv6Network(f"fd10:{number}::/48"), 64)
+
+    @property
+    def host(self) -> str:
+        return str(self._subnet(0)[1])
+
+    def node(self, index: int) -> str:
+        return str(self._subnet(0)[index + 1])
+
+    def pods(self, index: int) -> str:
+        return str(self._subnet(index))
+
+    def on_link(self, address: str) -> str:
+        return f"{address}/{self.prefix_length}"
+
+    def _subnet(self, index: int) -> IPv4Network | IPv6Network:
+        size = 1 << self.whole.max_prefixlen - self.prefix_length
+        return ip_network((int(self.whole.network_address) + index * size, self.prefix_length))
+
+
+class Bridge:
+    """Joins a cluster's nodes by these versions of IP."""
+
+    def __init__(self, folder: Path, families: Sequence[str]) -> None:
         """Marked as that folder's: who finds the folder unused may remove the bridge."""
         for number in _NETWORKS:
-            self.name, self.prefix = f"dop{number}", f"10.{number}"
+            self.name = f"dop{number}"
             with contextlib.suppress(ClusterError):  # another cluster has it
                 ip("link", "add", self.name, "type", "bridge")
                 break
         else:
             raise ClusterError(f"{len(_NETWORKS)} bridges exist or none can be made: see `ip link`")
+        self.networks = {family: Network.of(family, number) for family in families}
         ip("link", "set", self.name, "alias", str(folder))
-        ip("address", "add", f"{self.host}/24", "dev", self.name)
+        for network in self.networks.values():
+            # Nobody else has the address, so IPv6 need not first ask for a second.
+            nodad = ["nodad"] if network.whole.version == 6 else []
+            ip("address", "add", network.on_link(network.host), "dev", self.name, *nodad)
         ip("link", "set", self.name, "up")
 
     @property
     def host(self) -> str:
-        return f"{self.prefix}.0.1"
-
-    @property
-    def everything(self) -> str:
-        return f"{self.prefix}.0.0/16"
-
-    def node(self, index: int) -> str:
-        return f"{self.prefix}.0.{index + 1}"
-
-    def pods(self, index: int) -> str:
-        return f"{self.prefix}.{index}.0/24"
+        """This machine's first address."""
+        return next(iter(self.networks.values())).host
 
     def link(self, index: int) -> str:
         return f"{self.name}-{index}"
@@ -77,7 +107,8 @@ class Bridge:
         link = self.link(index)
         ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(process))
         ip("link", "set", link, "master", self.name, "up")
-        ip("route", "replace", self.pods(index), "via", self.node(index))
+        for network in self.networks.values():
+            ip("route", "replace", network.pods(index), "via", network.node(index))
 
     def unplug(self, index: int) -> None:
         with contextlib.suppress(ClusterError):  # it is out

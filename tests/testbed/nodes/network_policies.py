@@ -2,7 +2,7 @@
 
 The CNI plugin that connects the pods enforces none. This runs in the node's network namespace and sees what is
 forwarded to and from its pods, also between two of them (br_netfilter), and what they send to the node itself. What the
-node sends them (a kubelet's probes) is always allowed, as everywhere. IPv4 only.
+node sends them (a kubelet's probes) is always allowed, as everywhere.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ def selects(selector: JSON | None, labels: Mapping[str, str]) -> bool:
     return True
 
 
+def family(address: str) -> str:
+    """Of an address or a block of them, as nftables calls it."""
+    return "ip6" if ":" in address else "ip"
+
+
 class Ruleset:
     """nftables' rules for all pods."""
 
@@ -63,15 +68,14 @@ class Ruleset:
             for kind, match in (("Egress", "saddr"), ("Ingress", "daddr")):
                 isolating = [policy for policy in applied if kind in policy["spec"].get("policyTypes", [])]
                 if isolating:
-                    address = pod["status"]["podIP"]
-                    chain = f"{kind.lower()}_{address.replace('.', '_')}"
-                    jumps[kind].append(f"ip {match} {address} jump {chain}")
+                    chain = f"{kind.lower()}_{pod['status']['podIP'].replace('.', '_').replace(':', '_')}"
+                    jumps[kind] += [f"{family(each)} {match} {each} jump {chain}" for each in _addresses(pod)]
                     allowed = [line for policy in isolating for line in self._allowed(policy, kind, pod)]
                     body = "".join(f"    {line} return\n" for line in allowed)
                     chains.append(f"  chain {chain} {{\n{body}    drop\n  }}\n")
         return (
-            "table ip network_policies {}\ndelete table ip network_policies\n"
-            "table ip network_policies {\n"
+            "table inet network_policies {}\ndelete table inet network_policies\n"
+            "table inet network_policies {\n"
             + "".join(chains)
             + _hooked("forward", [*jumps["Egress"], *jumps["Ingress"]])
             + _hooked("input", jumps["Egress"])
@@ -85,7 +89,7 @@ class Ruleset:
             peers: list[tuple[str, JSON | None]] = [("", None)]  # no peers: all
             if rule.get(side):
                 found = [peer for wanted in rule[side] for peer in self._peers(policy, wanted)]
-                peers = [(f"ip {match} {where.format(match=match)}", whose) for where, whose in found]
+                peers = [(where.format(match=match), whose) for where, whose in found]
             for where, whose in peers:
                 for ports in _ports(rule.get("ports"), pod if kind == "Ingress" else whose):
                     yield f"{where} {ports}".strip()
@@ -93,8 +97,9 @@ class Ruleset:
     def _peers(self, policy: JSON, peer: JSON) -> Iterator[tuple[str, JSON | None]]:
         """A peer's addresses, and the pod that each is of."""
         if block := peer.get("ipBlock"):
-            excepted = ", ".join(block.get("except") or [])
-            yield block["cidr"] + (f" ip {{match}} != {{{{ {excepted} }}}}" if excepted else ""), None
+            excepted, version = ", ".join(block.get("except") or []), family(block["cidr"])
+            but = f" {version} {{match}} != {{{{ {excepted} }}}}" if excepted else ""
+            yield f"{version} {{match}} {block['cidr']}{but}", None
             return
         for pod in self._pods:
             namespace = pod["metadata"]["namespace"]
@@ -104,15 +109,24 @@ class Ruleset:
             elif namespace != policy["metadata"]["namespace"]:
                 continue
             if selects(peer.get("podSelector"), _labels(pod)):
-                yield pod["status"]["podIP"], pod
+                for address in _addresses(pod):
+                    yield f"{family(address)} {{match}} {address}", pod
 
 
 def _hooked(hook: str, jumps: Sequence[str]) -> str:
     return (
         f"  chain {hook} {{\n"
         f"    type filter hook {hook} priority 0; policy accept;\n"
-        "    ct state established,related accept\n" + "".join(f"    {jump}\n" for jump in jumps) + "  }\n"
+        "    ct state established,related accept\n"
+        # By which IPv6 finds who is on the link, as IPv4 does by packets that are none of its own.
+        "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n"
+        + "".join(f"    {jump}\n" for jump in jumps)
+        + "  }\n"
     )
+
+
+def _addresses(pod: JSON) -> list[str]:
+    return [each["ip"] for each in pod["status"]["podIPs"]]
 
 
 def _labels(item: JSON) -> dict[str, str]:

@@ -13,6 +13,7 @@ from testbed.controlplane.children import spawn, tail
 from testbed.controlplane.cluster import ClusterError
 from testbed.nodes import settings
 from testbed.nodes.machine import MOST_NODES, Bridge, make_group, remove_group
+from testbed.nodes.network_policies import family
 from testbed.waiting import TooLate, until
 
 _START = Path(__file__).parent / "node.sh"
@@ -20,14 +21,26 @@ _SECONDS = 30.0
 
 
 class Node:
-    """`folder` holds its files; `folder/disk` is its disk, which a power cut leaves as it is."""
+    """`folder` holds its files; `folder/disk` is its disk, which a power cut leaves as it is.
 
-    def __init__(self, name: str, index: int, folder: Path, bridge: Bridge, devices: Mapping[str, int]) -> None:
+    families: the bridge's versions of IP, in the order in which the node and its pods have addresses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        folder: Path,
+        bridge: Bridge,
+        devices: Mapping[str, int],
+        families: Sequence[str],
+    ) -> None:
         self.name = name
         self.index = index
         self.folder = folder
-        self.address = bridge.node(index)
-        self.pods = bridge.pods(index)
+        self._networks = [bridge.networks[family] for family in families]
+        self.addresses = [network.node(index) for network in self._networks]
+        self.pods = [network.pods(index) for network in self._networks]
         self.devices = dict(devices)
         self.socket = folder / "containerd.sock"
         # After the run's folder, so that a later run finds out whether it is in use.
@@ -44,6 +57,7 @@ class Node:
         resolv.touch()  # the kubelet adds the cluster's DNS
         kubelet = settings.kubelet(
             socket=self.socket,
+            address=_everywhere(self.addresses),
             resolv=resolv,
             dns=self._bridge.host,
             group=self.group,
@@ -51,7 +65,10 @@ class Node:
             serving=serving,
         )
         proxy = settings.kube_proxy(
-            node=self.name, kubeconfig=self.folder / "kube-proxy.kubeconfig", pods=self._bridge.everything
+            node=self.name,
+            address=_everywhere(self.addresses),
+            kubeconfig=self.folder / "kube-proxy.kubeconfig",
+            pods=[str(network.whole) for network in self._networks],
         )
         for file, text in {
             "resolv.conf": f"nameserver {self._bridge.host}\n",
@@ -68,10 +85,13 @@ class Node:
         """The process with which the node ends, and that ends with it."""
         make_group(self.group)
         others = [index for index in range(1, MOST_NODES + 1) if index != self.index]
+        networks = self._networks
+        addresses = (network.on_link(network.node(self.index)) for network in networks)
+        routes = (f"{network.pods(other)}={network.node(other)}" for network in networks for other in others)
         process = spawn(
             *("unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child=KILL"),
-            *(_START, self.folder, self.name, self.address, self._bridge.host),
-            *(f"{self._bridge.pods(other)}={self._bridge.node(other)}" for other in others),
+            *(_START, self.folder, self.name, ",".join(addresses), ",".join(network.host for network in networks)),
+            *routes,
             *("--", *(f"{resource}={count}" for resource, count in self.devices.items())),
             log=log,
             environment={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHON": sys.executable},
@@ -101,12 +121,13 @@ class Node:
 
     def refuse(self, others: Sequence[Node]) -> None:
         """Takes nothing that these nodes or their pods send, and says nothing about it."""
-        senders = ", ".join(address for other in others for address in (other.address, other.pods))
+        senders = [address for other in others for address in (*other.addresses, *other.pods)]
         table = "table inet partition"
         rules = f"{table} {{}}\ndelete {table}\n"
         if others:
-            received = f"type filter hook prerouting priority -300\nip saddr {{ {senders} }} drop"
-            rules += f"{table} {{\nchain received {{\n{received}\n}}\n}}\n"
+            received = "\n".join(f"{family(sender)} saddr {sender} drop" for sender in senders)
+            hooked = f"type filter hook prerouting priority -300\n{received}"
+            rules += f"{table} {{\nchain received {{\n{hooked}\n}}\n}}\n"
         self.run("nft", "-f", "-", stdin=rules)
 
     # Inside
@@ -156,6 +177,11 @@ class Node:
     def device_marks(self, resource: str, numbers: Sequence[int]) -> list[Path]:
         """Files that make devices of a resource unhealthy."""
         return [self.folder / "unhealthy" / f"{resource.replace('/', '-')}-{number}" for number in numbers]
+
+
+def _everywhere(addresses: Sequence[str]) -> str:
+    """The wildcard of all of them."""
+    return "::" if any(":" in address for address in addresses) else "0.0.0.0"
 
 
 def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:

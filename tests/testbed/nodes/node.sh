@@ -2,14 +2,17 @@
 # A node's first process. node.py starts it in mount, PID, network, UTS and IPC namespaces of its own, so that everything
 # that a kubelet leaves behind (mounts, bridges, packet filter rules, shims, containers) ends with it.
 #
-#   node.sh FOLDER NAME ADDRESS GATEWAY [PODS=VIA...] -- [RESOURCE=COUNT...]
+#   node.sh FOLDER NAME ADDRESS/LENGTH,... GATEWAY,... [PODS=VIA...] -- [RESOURCE=COUNT...]
 #
 # Needs the cluster's programs in PATH and in PYTHON a Python that has PyYAML. FOLDER holds the node's files: its disk is
-# FOLDER/disk. GATEWAY is the machine, with the API server and the DNS. PODS=VIA are the other nodes' pods and how to reach
-# them. RESOURCE=COUNT are the extended resources that it offers.
+# FOLDER/disk. It has an ADDRESS, and a GATEWAY, of each version of IP that its pods have, in their order. GATEWAY is the
+# machine, with the API server and the DNS. PODS=VIA are the other nodes' pods and how to reach them. RESOURCE=COUNT are
+# the extended resources that it offers.
 set -euo pipefail
 here=$(dirname "$0")
-folder=$1 name=$2 address=$3 gateway=$4
+folder=$1 name=$2
+IFS=, read -ra addresses <<<"$3"
+IFS=, read -ra gateways <<<"$4"
 shift 4
 
 # Volumes reach containers by mounts that are shared, and they are in here only.
@@ -37,15 +40,21 @@ rm -f /var/lib/kubelet/device-plugins/*.sock
 hostname "$name"
 until ip link show eth0 &>/dev/null; do sleep 0.02; done
 ip link set lo up
-ip address add "$address/24" dev eth0
+for address in "${addresses[@]}"; do
+  nodad=$([[ $address != *:* ]] || echo nodad) # nobody else has it: IPv6 need not first ask for a second
+  ip address add "$address" dev eth0 $nodad
+done
 ip link set eth0 up
-ip route add default via "$gateway"
+for gateway in "${gateways[@]}"; do
+  ip route add default via "$gateway"
+done
 for (( ; $# > 0; )); do
   [ "$1" != -- ] || { shift && break; }
   ip route add "${1%=*}" via "${1#*=}"
   shift
 done
 echo 1 >/proc/sys/net/ipv4/ip_forward
+[[ ${addresses[*]} != *:* ]] || echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 
 # As an init system would: a kubelet that finds no containerd yet, say, gives up.
 keep_running() {
@@ -60,7 +69,8 @@ keep_running containerd containerd --config "$folder/containerd.toml" &
 keep_running kube-proxy kube-proxy --config "$folder/kube-proxy.yaml" &
 keep_running network-policies "$PYTHON" "$here/network_policies.py" "$folder/network-policies.kubeconfig" &
 [ $# = 0 ] || keep_running device-plugin device-plugin "$folder/unhealthy" "$@" &
+node_ips=$(IFS=, && echo "${addresses[*]%/*}")
 until [ -S "$folder/containerd.sock" ]; do sleep 0.02; done
 keep_running kubelet kubelet --config "$folder/kubelet.yaml" --kubeconfig "$folder/kubelet.kubeconfig" \
-  --hostname-override "$name" --node-ip "$address" &
+  --hostname-override "$name" --node-ip "$node_ips" &
 wait

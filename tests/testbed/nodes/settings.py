@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,27 @@ runtime_type = "io.containerd.runc.v2"
 """
 
 
-def pod_network(pods: str) -> str:
-    """For the CNI plugins: pods have addresses of the subnet `pods`."""
-    addresses = {"type": "host-local", "ranges": [[{"subnet": pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
+def pod_network(pods: Sequence[str]) -> str:
+    """For the CNI plugins: pods have an address of each of these subnets."""
+    addresses = {
+        "type": "host-local",
+        "ranges": [[{"subnet": subnet}] for subnet in pods],
+        "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in pods],
+    }
     bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": addresses}
     host_ports = {"type": "portmap", "capabilities": {"portMappings": True}}
     return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, host_ports]})
 
 
-def kubelet(*, socket: Path, resolv: Path, dns: str, group: str, authority: Path, serving: tuple[Path, Path]) -> str:
+def kubelet(
+    *, socket: Path, address: str, resolv: Path, dns: str, group: str, authority: Path, serving: tuple[Path, Path]
+) -> str:
     certificate, key = map(str, serving)
     return _dump(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
+            "address": address,
             "authentication": {
                 "anonymous": {"enabled": False},
                 "webhook": {"enabled": True},
@@ -81,7 +89,7 @@ def kubelet(*, socket: Path, resolv: Path, dns: str, group: str, authority: Path
     )
 
 
-def kube_proxy(*, node: str, kubeconfig: Path, pods: str) -> str:
+def kube_proxy(*, node: str, address: str, kubeconfig: Path, pods: Sequence[str]) -> str:
     # The whole machine's settings, which a network namespace cannot write.
     conntrack = {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
     return _dump(
@@ -91,7 +99,8 @@ def kube_proxy(*, node: str, kubeconfig: Path, pods: str) -> str:
             "mode": "nftables",
             "clientConnection": {"kubeconfig": str(kubeconfig)},
             "hostnameOverride": node,
-            "clusterCIDR": pods,
+            "bindAddress": address,
+            "clusterCIDR": ",".join(pods),
             "oomScoreAdj": 0,
             "conntrack": conntrack,
         }
@@ -103,7 +112,7 @@ def corefile(address: str, kubeconfig: Path) -> str:
 .:53 {{
   bind {address}
   errors
-  kubernetes cluster.local in-addr.arpa {{
+  kubernetes cluster.local in-addr.arpa ip6.arpa {{
     kubeconfig {kubeconfig}
     ttl 1
   }}

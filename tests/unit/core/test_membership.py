@@ -203,6 +203,15 @@ def test_another_transport_mode_in_the_same_generation_is_refused_with_words(wor
     assert len(world.core.peers) == 2, "another generation may"
 
 
+def test_another_version_of_ip_in_the_same_generation_is_refused_with_words(world: World) -> None:
+    world.spawn(ENCODE, pod="enc-0", mode="mooncake-tcp", ip="IPv6")
+    refused = world.spawn(DENOISE, pod="den-0", mode="mooncake-tcp", ip="IPv4")
+    ((reason, message),) = refusals(world)
+    assert reason is RefusalReason.INCOMPATIBLE
+    assert "den-0 moves tensors by mooncake-tcp over IPv4, but enc-0 of the same generation over IPv6" in message
+    assert "transport.backend: tcp" in refused.refused
+
+
 def test_other_model_files_in_the_same_generation_are_refused_with_words(world: World) -> None:
     world.spawn(ENCODE, pod="enc-0", model="aaaa")
     world.spawn(DENOISE, pod="den-0", model="bbbb")

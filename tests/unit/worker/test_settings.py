@@ -50,6 +50,7 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
             [*ENCODER, "--stall-seconds", "1000"],
             "--stall-first-seconds 900 is below --stall-seconds 1000",
         ),
+        ([*ENCODER, "--router", "fd00::7:8001"], "an IPv6 address stands in brackets, as in [::1]:8001"),
         ([*ENCODER, "--backend", "pigeon"], "--backend (DIFFUSION_WORKER_BACKEND): Input should be 'mooncake'"),
         ([*ENCODER, "--drain-seconds", "-1"], "--drain-seconds (DIFFUSION_WORKER_DRAIN_SECONDS)"),
     ],
@@ -68,7 +69,7 @@ def test_a_wrong_value_ends_with_status_2_and_names_the_flag(
     [
         ("127.0.0.1", "127.0.0.1"),
         ("::1", "::1"),
-        ("10.0.0.7", "0.0.0.0"),
+        ("10.0.0.7", "::"),
         ("fd00::7", "::"),
         ("localhost", "localhost"),
     ],

@@ -138,6 +138,8 @@ class PeerRegistered(Generic[R]):
     capacity: int = 1
     slots: int = 64
     draining: bool = False
+    ip: str = ""
+    """The version of IP that its transport is held to, IPv4 or IPv6; empty: to none."""
     process: Process | None = None
     """None: an older worker, which does not say."""
     tasks: tuple[HeldTask, ...] = ()

@@ -111,6 +111,7 @@ def _admit(book: Book[R], event: PeerRegistered[R]) -> Peer[R]:
         stages=event.stages,
         generation=event.generation,
         mode=event.mode,
+        ip=event.ip,
         model=event.model,
         capacity=event.capacity,
         slots=event.slots,
@@ -194,6 +195,12 @@ def _incompatibility(book: Book[R], event: PeerRegistered[R]) -> str:
             return (
                 f"{event.pod_name} moves tensors by {event.mode}, but {other.pod_name} of the same generation by "
                 f"{other.mode}: give both the same devices, or set transport.protocol to one of the two"
+            )
+        if other.ip != event.ip:
+            return (
+                f"{event.pod_name} moves tensors by {event.mode} over {event.ip}, but {other.pod_name} of the same "
+                f"generation over {other.ip}, and Mooncake speaks one of them alone: give all nodes the same order of "
+                "addresses (the kubelet's --node-ip), or choose transport.backend: tcp"
             )
         if other.model != event.model:
             return (

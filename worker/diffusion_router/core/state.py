@@ -193,6 +193,7 @@ class Peer(Generic[R]):
     slots: int
     prefetch: int
     lease_until: float
+    ip: str = ""
     heard_at: float = 0.0
     connected: bool = True
     draining: bool = False

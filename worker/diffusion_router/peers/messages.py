@@ -31,6 +31,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         pod_name=message.pod_name,
         generation=message.generation,
         mode=message.pool.mode,
+        ip=_version_of_ip(message.pool),
         model=message.model.digest,
         capacity=message.capacity,
         slots=message.pool.slots,
@@ -42,6 +43,13 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         ),
         outputs=tuple(_result(done) for done in message.outputs),
     )
+
+
+def _version_of_ip(pool: peer_pb2.Pool) -> str:
+    """Mooncake speaks the one that its pool's address is of, and no other; our own back ends speak both."""
+    if not pool.mode.startswith("mooncake-"):
+        return ""
+    return "IPv6" if pool.url.startswith(f"{pool.mode}://[") else "IPv4"
 
 
 def _process(message: peer_pb2.Register) -> core.Process | None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from diffusion_worker.engine.ports import confine
 from diffusion_worker.engine.url import PoolUrl
+from diffusionpipeline.process.addresses import host_port
 
 MODULE: Final = "mooncake.engine"
 MODES: Final = {"tcp": "mooncake-tcp", "rdma": "mooncake-rdma"}
@@ -106,8 +107,7 @@ class Engine:
                 f"Mooncake can't register a pool of {size} bytes (code {code}): raise the locked-memory limit (RDMA "
                 "needs IPC_LOCK or an unlimited memlock), or lower spec.transport.poolSize"
             )
-        name = f"[{host}]" if ":" in host else host
-        return Engine(native, endpoint=f"{name}:{port}", protocol=protocol, address=address, size=size)
+        return Engine(native, endpoint=host_port(host, port), protocol=protocol, address=address, size=size)
 
     def submit(self, url: PoolUrl, *, local: int, remote: int, length: int) -> Reading | None:
         """Begin to read `length` bytes at `remote` into `local`, both addresses. None if the engine refused.

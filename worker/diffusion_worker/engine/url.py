@@ -20,10 +20,15 @@ _FORM: Final = re.compile(
 class PoolUrl:
     mode: str
     endpoint: str
-    """host:port, as Mooncake wants it."""
+    """host:port, as Mooncake wants it; an IPv6 address in brackets."""
     address: int
     """Of the pool's first byte, in the process that serves it."""
     size: int
+
+    @property
+    def version(self) -> str:
+        """Of IP. Mooncake speaks one of the two, whichever addresses the machine has."""
+        return "IPv6" if self.endpoint.startswith("[") else "IPv4"
 
     def __str__(self) -> str:
         return f"{self.mode}://{self.endpoint}/{self.address:x}+{self.size:x}"

@@ -20,7 +20,7 @@ from diffusion_worker.engine.url import PoolUrl
 from diffusion_worker.engine.wire import Outcome
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, Reply
-from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead, TransportError
+from diffusion_worker.transport.errors import EngineInitFailed, ModeMismatch, OutOfRange, PeerDead, TransportError
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.rdma_ports import RdmaPorts
@@ -105,9 +105,15 @@ class MooncakeTransport(PullingTransport):
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
         try:
-            PoolUrl.parse(descriptor.url).check(descriptor.address, descriptor.length)
+            url = PoolUrl.parse(descriptor.url)
+            url.check(descriptor.address, descriptor.length)
         except ValueError as error:
             raise OutOfRange(str(error)) from error
+        if url.version != (own := PoolUrl.parse(self.pool.url).version):
+            raise ModeMismatch(
+                f"{url} is reached by {url.version}, this worker by {own}, and Mooncake speaks one of them alone: give "
+                "all nodes the same order of addresses (the kubelet's --node-ip), or choose spec.transport.backend: tcp"
+            )
         link = self._link(descriptor.incarnation)
         link.wanted += 1
         reply: asyncio.Future[Reply] | None = None

@@ -33,6 +33,7 @@ from diffusion_worker.transport.tcp_server import (
     on_the_wire,
     set_timeout,
 )
+from diffusionpipeline.process.addresses import host_port
 
 MODE: Final = "tcp"
 # Pulls at once; more wait for a thread.
@@ -54,8 +55,7 @@ class TcpTransport(PullingTransport):
     ) -> None:
         listener = listen(host, port_min, port_max)
         port = listener.getsockname()[1]
-        name = f"[{host}]" if ":" in host else host
-        url = f"{MODE}://{name}:{port}"
+        url = f"{MODE}://{host_port(host, port)}"
         super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode=MODE, url=url))
         self._server = PullServer(listener, self.pool, self._fail)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
