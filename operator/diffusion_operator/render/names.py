@@ -29,9 +29,6 @@ GRPC: Final = "grpc"
 HEALTH: Final = "health"
 GRPC_HEALTH: Final = "grpc-health"
 
-WORKER_HEALTH_PORT: Final = 8080
-WORKER_GRPC_HEALTH_PORT: Final = 8081
-
 PORT_VARIABLES: Final = {
     HTTP: "DIFFUSION_ROUTER_HTTP_PORT",
     GRPC: "DIFFUSION_ROUTER_GRPC_PORT",
