@@ -25,6 +25,7 @@ from diffusion_operator.api.role import (
     UpdateStrategy,
     variable,
 )
+from diffusion_operator.api.service import api_service
 from diffusion_operator.api.transport import Rdma, Transport
 from diffusion_operator.api.update import update
 from diffusionpipeline.words import Role
@@ -187,6 +188,5 @@ def _router(spec: Object) -> RouterSettings:
             size=str(storage.get("size", ROUTER_CLAIM_SIZE if storage["type"] == "PersistentVolumeClaim" else "")),
             storage_class=storage.get("storageClassName", ""),
         ),
-        service_type=spec["service"]["type"],
-        service_annotations=spec["service"].get("annotations", {}),
+        service=api_service(spec["service"]),
     )

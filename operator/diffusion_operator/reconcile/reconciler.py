@@ -248,7 +248,10 @@ class Reconciler:
             self._registries.forget(key)
             return False
         address = self._router_address.format(
-            pipeline=pipeline.name, namespace=pipeline.namespace, port=pipeline.router.grpc_port
+            pipeline=pipeline.name,
+            service=names.grpc_service(pipeline),
+            namespace=pipeline.namespace,
+            port=pipeline.router.grpc_port,
         )
         states = {condition["type"]: condition["status"] for condition in status["conditions"]}
         due = any(condition["reason"] in (reasons.BUSY, reasons.SURGING) for condition in status["conditions"])

@@ -60,6 +60,11 @@ def api_service(pipeline: Pipeline) -> str:
     return f"{pipeline.name}-router-api"
 
 
+def grpc_service(pipeline: Pipeline) -> str:
+    """Name of the Service by which the router's gRPC interface is reached from within the cluster."""
+    return api_service(pipeline) if GRPC in pipeline.router.service.ports else child(pipeline, Role.ROUTER)
+
+
 def service_account(pipeline: Pipeline) -> str:
     return pipeline.service_account or f"{pipeline.name}-pipeline"
 

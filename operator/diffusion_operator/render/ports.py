@@ -1,7 +1,7 @@
 """Ports of worker pods.
 
-A pod has an address of its own, so health is at the same two ports everywhere. On the host's network the pods of several
-pipelines share the node's address: all that a worker listens on is then in its pipeline's own range, health first.
+A pod has an address of its own, so health is at the same two ports everywhere. On the host's network the pods of
+several pipelines share the node's address: all that a worker listens on is then in its pipeline's own range.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def test_jobs_that_a_routers_pod_takes_with_it_are_warned_of() -> None:
 
 def test_children_that_change_without_any_pod_are_told() -> None:
     found = plan(side(), side(router={"service": {"type": "NodePort"}}))
-    assert found.others == ("Service digits-router-api: spec.type",)
+    assert found.others == ("Service digits-router-api: spec.type, spec.ports[grpc]",)
     assert not found.roles
 
 

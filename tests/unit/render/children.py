@@ -28,6 +28,7 @@ BASES = {
     "isolated-and-monitored": "digits-colocated",
     "model-from-a-claim": "digits-colocated",
     "model-from-an-image": "digits-colocated",
+    "published-by-a-load-balancer": "digits-colocated",
     "rdma-on-the-host-network": "digits-colocated",
     "rdma-with-networks": "digits-colocated",
 }

@@ -15,6 +15,7 @@ import yaml
 from diffusion_operator.api import SCALER_PLURAL, crd, with_defaults
 
 HUB = "model: {id: a/b}"
+BALANCED = "\nrouter: {{service: {{type: LoadBalancer{}}}}}"
 
 
 def pipeline(spec: str) -> dict[str, Any]:
@@ -59,6 +60,10 @@ REFUSED_EDITS = [
         "storage can't be changed",
     ),
     *(
+        (HUB + BALANCED.format(old), HUB + BALANCED.format(new), "loadBalancerClass can't be changed")
+        for old, new in (("", ", loadBalancerClass: a"), (", loadBalancerClass: a", ", loadBalancerClass: b"))
+    ),
+    *(
         (
             HUB + f"\nroles: {{{role}: {{scaling: {{mode: External}}, replicas: 2}}}}",
             HUB + f"\nroles: {{{role}: {{scaling: {{mode: External}}{replicas}}}}}",
@@ -82,6 +87,8 @@ ALLOWED_EDITS = [
     (HUB, "model: {id: a/b, cache: {size: 1Gi}}"),
     (HUB, "model: {id: a/b, cache: {type: PersistentVolumeClaim, claimName: c}}"),
     (HUB, HUB + "\nrouter: {storage: {size: 1Gi}}"),
+    (HUB, HUB + BALANCED.format(", loadBalancerClass: a")),
+    (HUB + BALANCED.format(", loadBalancerClass: a"), HUB),
     (HUB, HUB + "\nrestart: {id: today}"),
     # Handing a role over to its scaler, and back, may come with another number.
     (HUB, HUB + "\nroles: {denoiser: {scaling: {mode: External}, replicas: 2}}"),
