@@ -19,7 +19,7 @@ from diffusion_operator.api.pipeline import CaBundle, Image, Pipeline, RouterSet
 from diffusion_operator.api.platform import Platform, load_platform
 from diffusion_operator.api.role import Batching, RoleSpec
 from diffusion_operator.api.service import ApiService
-from diffusion_operator.api.transport import Rdma, Transport
+from diffusion_operator.api.transport import Rdma, Topology, Transport
 from diffusion_operator.api.update import Surge, Update, Window
 from diffusionpipeline.words import MODEL_ROLES, Role
 
@@ -50,6 +50,7 @@ __all__ = [
     "SecretKey",
     "Storage",
     "Surge",
+    "Topology",
     "Transport",
     "Update",
     "Window",

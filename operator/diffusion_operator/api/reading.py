@@ -26,7 +26,7 @@ from diffusion_operator.api.role import (
     variable,
 )
 from diffusion_operator.api.service import api_service
-from diffusion_operator.api.transport import Rdma, Transport
+from diffusion_operator.api.transport import Rdma, Topology, Transport
 from diffusion_operator.api.update import update
 from diffusionpipeline.words import Role
 
@@ -62,6 +62,7 @@ def from_defaulted(resource: Object) -> Pipeline:
         model=_model(spec["model"]),
         roles={role: _role(role, spec["roles"].get(role, {}), denoisers) for role in Role},
         transport=_transport(spec["transport"]),
+        topology=_topology(spec.get("topology")),
         shared_memory=str(shared_memory) if parse_quantity(shared_memory) else "",
         router=_router(spec["router"]),
         pod_monitor=spec["monitoring"]["podMonitor"],
@@ -160,6 +161,10 @@ def _transport(spec: Object) -> Transport:
         port_min=spec["rpcPortRange"]["min"],
         port_max=spec["rpcPortRange"]["max"],
     )
+
+
+def _topology(spec: Object | None) -> Topology | None:
+    return Topology(key=spec["key"], required=spec.get("mode") == "Require") if spec else None
 
 
 def _rdma(spec: Object) -> Rdma:

@@ -31,6 +31,7 @@ BASES = {
     "published-by-a-load-balancer": "digits-colocated",
     "rdma-on-the-host-network": "digits-colocated",
     "rdma-with-networks": "digits-colocated",
+    "together-in-a-zone": "digits",
 }
 """The examples and the files in `features`; of each, the simpler one that it is compared with."""
 

@@ -65,6 +65,8 @@ def test_status_in_a_file_is_passed_over_as_the_api_server_does() -> None:
     assert "status" not in with_defaults({**resource(MINIMAL), "status": {"anything": 1}})
 
 
+ON_THE_HOST = "networkPolicy: {mode: None}\ntransport: {rdma: {hostNetwork: true}}"
+
 BROKEN_RULES = {
     "model: {}": "spec.model: id is required unless source is Bundled",
     "model: {source: Bundled, id: letters}": "spec.model: the only bundled model is digits",
@@ -130,6 +132,10 @@ BROKEN_RULES = {
         "spec.transport.rdma: pods on the host's"
     ),
     MINIMAL + "\ntransport: {rdma: {hostNetwork: true}}": "spec: networkPolicy.mode: Isolate",
+    MINIMAL + "\ntransport: {backend: shm}\ntopology: {key: zone}": "spec: topology has no effect with backend shm",
+    f"{MINIMAL}\n{ON_THE_HOST}\ntopology: {{key: kubernetes.io/hostname}}": (
+        "spec: on the host's network each worker has a node of its own: set topology.key"
+    ),
     MINIMAL + "\nnetworkPolicy: {mode: None, metricsFrom: []}": "spec.networkPolicy: httpFrom, grpcFrom, metricsFrom",
     MINIMAL + "\nnetworkPolicy: {httpFrom: [{}]}": "spec.networkPolicy.httpFrom[0]: a peer is an ipBlock, or",
     MINIMAL + "\nnetworkPolicy: {grpcFrom: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}": (
@@ -245,6 +251,8 @@ WRONG_VALUES = {
     MINIMAL
     + "\nroles: {decoder: {env: [{name: A}, {name: A}]}}": "spec.roles.decoder.env[1]: A is already given by item 0",
     MINIMAL + "\nroles: {decoder: {env: [{value: a}]}}": "spec.roles.decoder.env[0]: lacks the required field name",
+    MINIMAL + "\ntopology: {mode: Require}": "spec.topology: lacks the required field key",
+    MINIMAL + "\ntopology: {key: a b}": "spec.topology.key: must match",
     MINIMAL + "\ntransport: {poolSize: -1}": "spec.transport.poolSize: must be at least 0, not -1",
     MINIMAL + "\ntransport: {poolSize: 4 GB}": "spec.transport.poolSize: must match",
     MINIMAL + "\ntransport: {poolSize: 1.5}": "spec.transport.poolSize: must be an integer or a string, not a number",
