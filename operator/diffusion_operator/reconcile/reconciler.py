@@ -161,6 +161,7 @@ class Reconciler:
         # Otherwise everything is compared again at the next turn.
         in_sync = (
             not applied.faults
+            and not applied.waits
             and not self._superfluous(owner, children)
             and self._are_as_applied(owner, children, applied)
         )

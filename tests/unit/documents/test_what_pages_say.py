@@ -50,7 +50,7 @@ KUBERNETES = {"FailedCreate", "ImageVolume"}
 EVENTS = {"Scaled", "Reverted"}
 PHASES = {"Pending", "Progressing", "Ready", "Degraded", "Suspended", "Failed", "Unknown"}
 KINDS = {"DiffusionPipeline", "DiffusionPipelineRoleScaler", "PodMonitor", "StatefulSet", "Service"}
-OTHERS_FIELDS = {"observedGeneration", "minReplicaCount", "isRdma", "generation"}
+OTHERS_FIELDS = {"observedGeneration", "allowVolumeExpansion", "minReplicaCount", "isRdma", "generation"}
 OPERATING = [page for page in PAGES if page.path not in ("README.md", "docs/resource.md")]
 TROUBLE = next(page for page in PAGES if page.path == "docs/troubleshooting.md")
 
