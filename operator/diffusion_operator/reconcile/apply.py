@@ -70,7 +70,9 @@ class Owner:
             "kind": KIND,
             "name": self.key.name,
             "uid": self.uid,
-            "controller": True,
+            # To a vertical autoscaler pods are those of the topmost controller that can be scaled. A pipeline can be,
+            # as its denoiser, so that its other roles would be out of reach.
+            "controller": child["kind"] != STATEFUL_SET.kind,
             "blockOwnerDeletion": False,
         }
         return {**child, "metadata": {**child["metadata"], "ownerReferences": [reference]}}
