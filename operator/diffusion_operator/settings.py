@@ -46,7 +46,7 @@ class Settings(ProcessSettings):
         1, ge=1, description="Pipelines that move at once to what a new version or image makes of them"
     )
     router_address: str = Field(
-        "{pipeline}-router-api.{namespace}.svc:{port}",
+        "{service}.{namespace}.svc:{port}",
         description="host:port of a pipeline's router (gRPC) as this process reaches it, to ask who is registered",
     )
     leader_elect: bool = Field(False, description="Work only while holding a Lease: for more than one replica")
@@ -74,11 +74,11 @@ class Settings(ProcessSettings):
     @classmethod
     def _format(cls, value: str) -> str:
         try:
-            value.format(pipeline="p", namespace="n", port=1)
+            value.format(pipeline="p", service="s", namespace="n", port=1)
         except (KeyError, IndexError, ValueError):
             raise ValueError(
-                f"{value!r} may name only {{pipeline}}, {{namespace}} and {{port}} in braces, such as "
-                "{pipeline}-router-api.{namespace}.svc:{port}"
+                f"{value!r} may name only {{pipeline}}, {{service}}, {{namespace}} and {{port}} in braces, such as "
+                "{service}.{namespace}.svc:{port}"
             ) from None
         return value
 

@@ -36,7 +36,7 @@ EDITS: dict[str, dict[str, Any]] = {
 
 OTHERS = {
     "one pod less, and another place": ["PodDisruptionBudget digits-denoiser: removed"],
-    "a Service": ["Service digits-router-api: spec.type"],
+    "a Service": ["Service digits-router-api: spec.type, spec.ports[grpc]"],
 }
 
 Operators = Callable[..., Operator]

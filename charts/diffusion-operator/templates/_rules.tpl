@@ -31,6 +31,10 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
+# Asked to grow: they are made, and deleted, by the StatefulSets' controller.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [list, patch]
 - apiGroups: [""]
   resources: [events]
   verbs: [list, watch, create, patch]

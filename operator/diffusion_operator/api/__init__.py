@@ -29,7 +29,8 @@ from diffusion_operator.api.modelcache import ModelCache
 from diffusion_operator.api.pipeline import CaBundle, Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.platform import Platform, load_platform
 from diffusion_operator.api.role import Batching, RoleSpec
-from diffusion_operator.api.transport import Rdma, Transport
+from diffusion_operator.api.service import ApiService
+from diffusion_operator.api.transport import Rdma, Topology, Transport
 from diffusion_operator.api.update import Surge, Update, Window
 from diffusionpipeline.words import MODEL_ROLES, Role
 
@@ -44,6 +45,7 @@ __all__ = [
     "SCALER_KIND",
     "SCALER_PLURAL",
     "VERSION",
+    "ApiService",
     "Batching",
     "CaBundle",
     "Cache",
@@ -62,6 +64,7 @@ __all__ = [
     "SecretKey",
     "Storage",
     "Surge",
+    "Topology",
     "Transport",
     "Update",
     "Window",

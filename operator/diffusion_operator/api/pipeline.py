@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from diffusion_operator.api.isolation import Isolation
 from diffusion_operator.api.model import Model
 from diffusion_operator.api.role import RoleSpec
-from diffusion_operator.api.transport import Transport
+from diffusion_operator.api.service import ApiService
+from diffusion_operator.api.transport import Topology, Transport
 from diffusion_operator.api.update import Update
 from diffusionpipeline.words import MODEL_ROLES, Role
 
@@ -50,8 +51,7 @@ class RouterSettings:
     request_timeout_seconds: int
     max_queued_requests: int
     storage: Storage
-    service_type: str
-    service_annotations: Mapping[str, str]
+    service: ApiService
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class Pipeline:
     model: Model
     roles: Mapping[Role, RoleSpec]
     transport: Transport
+    topology: Topology | None
     shared_memory: str
     """A quantity. Empty: the container runtime's own /dev/shm."""
     router: RouterSettings

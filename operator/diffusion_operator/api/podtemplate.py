@@ -38,6 +38,7 @@ APPENDED: Final = frozenset({"tolerations", "envFrom"})
 PROBES: Final = ("startupProbe", "livenessProbe", "readinessProbe")
 AFFINITIES: Final = ("nodeAffinity", "podAffinity", "podAntiAffinity")
 REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def check_pod_template(template: Any, path: Path) -> Object:
@@ -66,8 +67,9 @@ def check_affinity(affinity: Any, path: Path) -> Object:
     found = _mapping(affinity, path)
     for key in AFFINITIES:
         part = _mapping(found.get(key), (*path, key))
-        if key != "nodeAffinity" and not isinstance(part.get(REQUIRED, []), list):
-            raise _fault((*path, key, REQUIRED), "must be a list of terms")
+        for terms in (REQUIRED, PREFERRED):
+            if key != "nodeAffinity" and not isinstance(part.get(terms), list | None):
+                raise _fault((*path, key, terms), "must be a list of terms")
     return found
 
 

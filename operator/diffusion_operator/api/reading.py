@@ -25,7 +25,8 @@ from diffusion_operator.api.role import (
     UpdateStrategy,
     variable,
 )
-from diffusion_operator.api.transport import Rdma, Transport
+from diffusion_operator.api.service import api_service
+from diffusion_operator.api.transport import Rdma, Topology, Transport
 from diffusion_operator.api.update import update
 from diffusionpipeline.words import Role
 
@@ -61,6 +62,7 @@ def from_defaulted(resource: Object) -> Pipeline:
         model=_model(spec["model"]),
         roles={role: role_spec(role, spec["roles"].get(role, {}), denoisers) for role in Role},
         transport=_transport(spec["transport"]),
+        topology=_topology(spec.get("topology")),
         shared_memory=str(shared_memory) if parse_quantity(shared_memory) else "",
         router=_router(spec["router"]),
         pod_monitor=spec["monitoring"]["podMonitor"],
@@ -169,6 +171,10 @@ def _transport(spec: Object) -> Transport:
     )
 
 
+def _topology(spec: Object | None) -> Topology | None:
+    return Topology(key=spec["key"], required=spec.get("mode") == "Require") if spec else None
+
+
 def _rdma(spec: Object) -> Rdma:
     return Rdma(
         resource=spec.get("resourceName", ""),
@@ -195,6 +201,5 @@ def _router(spec: Object) -> RouterSettings:
             size=str(storage.get("size", ROUTER_CLAIM_SIZE if storage["type"] == "PersistentVolumeClaim" else "")),
             storage_class=storage.get("storageClassName", ""),
         ),
-        service_type=spec["service"]["type"],
-        service_annotations=spec["service"].get("annotations", {}),
+        service=api_service(spec["service"]),
     )

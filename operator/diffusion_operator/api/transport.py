@@ -25,6 +25,16 @@ class Rdma:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Where worker pods are to be together, since tensors go between them."""
+
+    key: str
+    """Label of nodes: those that have the same value are one place."""
+    required: bool
+    """A pod that can't be where the others are waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transport:
     backend: str
     """mooncake, tcp or shm."""

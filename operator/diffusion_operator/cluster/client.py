@@ -181,9 +181,12 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER}
         return await self._request("PATCH", path, query, patch, content="application/merge-patch+json")
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
-        """This very object, or nothing: one made anew under its name stays. Raises ApiError, Unreachable."""
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, orphan: bool = False) -> None:
+        """This very object, or nothing: one made anew under its name stays. orphan: what it owns stays, without it.
+
+        Raises ApiError, Unreachable.
+        """
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Orphan" if orphan else "Background"}
         try:
             await self._request("DELETE", kind.path(namespace, name), body=body)
         except ApiError as error:

@@ -49,6 +49,7 @@ CONTROLLER_REVISION: Final = Kind("apps/v1", "ControllerRevision", "controllerre
 DISRUPTION_BUDGET: Final = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 POD_MONITOR: Final = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors")
 
+CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 POD: Final = Kind("v1", "Pod", "pods")
 EVENT: Final = Kind("v1", "Event", "events")
 NODE: Final = Kind("v1", "Node", "nodes", namespaced=False)

@@ -55,7 +55,7 @@ class Stored:
     version: int
     mark: str
     owner: str
-    """uid of the pipeline that controls it; empty: nobody does; `foreign`: somebody else."""
+    """uid of the pipeline that owns it; empty: nobody does; `foreign`: somebody else controls it."""
     deleting: bool
     rolled_out: bool
     """Of a StatefulSet: no pod of an earlier revision is to be replaced any more."""
@@ -89,10 +89,11 @@ def version_of(item: Mapping[str, Any]) -> int:
 
 
 def owner_of(metadata: Mapping[str, Any]) -> str:
-    for reference in metadata.get("ownerReferences", ()):
-        if reference.get("controller"):
-            return str(reference["uid"]) if reference["kind"] == KIND else FOREIGN
-    return ""
+    references = metadata.get("ownerReferences", ())
+    # StatefulSets have their pipeline as an owner that is no controller (see `apply.Owner`).
+    ours = next((str(reference["uid"]) for reference in references if reference["kind"] == KIND), "")
+    others = any(reference.get("controller") and reference["kind"] != KIND for reference in references)
+    return FOREIGN if others else ours
 
 
 def stored(kind: Kind, item: Object) -> Stored:

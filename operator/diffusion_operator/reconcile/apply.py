@@ -17,8 +17,9 @@ from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import PIPELINE, POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.store import FOREIGN, ChildId, Store, Stored, mark_of, stored
-from diffusion_operator.reconcile import claims, marking
+from diffusion_operator.reconcile import claims, growth, marking
 from diffusion_operator.render import names
+from diffusion_operator.render.claims import resized, with_sizes
 from diffusion_operator.render.difference import differences
 from diffusion_operator.render.statefulset import IMMUTABLE
 from diffusion_operator.status import reasons
@@ -63,7 +64,9 @@ class Owner:
             "kind": self.kind,
             "name": self.key.name,
             "uid": self.uid,
-            "controller": True,
+            # To a vertical autoscaler pods are those of the topmost controller that can be scaled. A pipeline can be,
+            # as its denoiser, so that its other roles would be out of reach.
+            "controller": child["kind"] != STATEFUL_SET.kind,
             "blockOwnerDeletion": False,
         }
         return {**child, "metadata": {**child["metadata"], "ownerReferences": [reference]}}
@@ -178,6 +181,10 @@ class Applier:
             adopted, kept = claims.as_made(adopted, live)
             if kept:
                 applied.notes.append(claims.note(name, kept))
+            sized = await self._with_claims_that_grow(owner, known, adopted, live, applied)
+            if sized is None:
+                return
+            adopted = sized
         if kind is STATEFUL_SET and (fixed := list(_immutable_changes(adopted, live))):
             applied.faults.append(_immutable_fault(name, fixed))
             adopted = _with_live(adopted, live, fixed)
@@ -199,6 +206,32 @@ class Applier:
             self._tell_reverted(owner, kind, name, changed)
         elif kind is STATEFUL_SET:
             self._tell_scaled(owner, marked, live)
+
+    async def _with_claims_that_grow(
+        self, owner: Owner, known: Stored, adopted: Object, live: Object, applied: Applied
+    ) -> Object | None:
+        """The StatefulSet with claims of the sizes that it has. None: they grow, and it goes, to be made anew."""
+        sizes = resized(live, adopted)
+        as_it_is = with_sizes(adopted, {template: made for template, (made, _) in sizes.items()})
+        if not sizes or any(True for _ in _immutable_changes(as_it_is, live)):
+            return adopted
+        try:
+            await growth.grow(self._cluster, owner.key, live, sizes)
+            await self._cluster.delete(known.kind, owner.key.namespace, known.name, known.uid, orphan=True)
+        except growth.NotGrown as not_grown:
+            if not_grown.fault is not None:
+                applied.faults.append(not_grown.fault)
+            else:
+                applied.notes.append(str(not_grown))
+                applied.waits.append(str(not_grown))
+        except ApiError as error:
+            if error.transient:
+                raise
+            applied.faults.append(refusal(known.kind, f"{known.name}, whose claims are to grow", error))
+        else:
+            applied.waits.append(f"{known.kind} {known.name} is made anew around its pods, as its claims grow")
+            return None
+        return as_it_is
 
     def _wrote(self, kind: Kind, answer: Object, applied: Applied) -> None:
         self._store.wrote(kind, answer)

@@ -2,7 +2,7 @@
 
 Some of what they say is of no weight to what runs: labels, annotations, and a storage class that is a default of the
 platform. A change of those is no fault that keeps a pipeline from being Ready: the templates stay as they were made,
-and that is said. All else that differs (a size) is for `apply` to refuse.
+and that is said. What a claim is to hold may grow (see `growth`). All else that differs is for `apply` to refuse.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diffusion_operator.render.claims import TEMPLATES
+
 Object = dict[str, Any]
 
-_FIELD: Final = "volumeClaimTemplates"
 _METADATA: Final = ("labels", "annotations")
 _CLASS: Final = "storageClassName"
 
 
 def as_made(wanted: Object, live: Mapping[str, Any]) -> tuple[Object, list[str]]:
     """The StatefulSet with labels, annotations and classes of its claims as they are; and which of these differ."""
-    made = {claim["metadata"]["name"]: claim for claim in live["spec"].get(_FIELD) or ()}
-    ours = wanted["spec"].get(_FIELD) or ()
+    made = {claim["metadata"]["name"]: claim for claim in live["spec"].get(TEMPLATES) or ()}
+    ours = wanted["spec"].get(TEMPLATES) or ()
     kept: dict[str, None] = {}
     found = [_as(claim, made.get(claim["metadata"]["name"], claim), kept) for claim in ours]
-    return ({**wanted, "spec": {**wanted["spec"], _FIELD: found}} if kept else wanted), list(kept)
+    return ({**wanted, "spec": {**wanted["spec"], TEMPLATES: found}} if kept else wanted), list(kept)
 
 
 def note(name: str, kept: list[str]) -> str:

@@ -164,6 +164,7 @@ class Reconciler:
         # Otherwise everything is compared again at the next turn.
         in_sync = (
             not applied.faults
+            and not applied.waits
             and not self._superfluous(owner, children)
             and self._are_as_applied(owner, children, applied)
         )
@@ -252,7 +253,10 @@ class Reconciler:
             self._registries.forget(key)
             return False
         address = self._router_address.format(
-            pipeline=pipeline.name, namespace=pipeline.namespace, port=pipeline.router.grpc_port
+            pipeline=pipeline.name,
+            service=names.grpc_service(pipeline),
+            namespace=pipeline.namespace,
+            port=pipeline.router.grpc_port,
         )
         states = {condition["type"]: condition["status"] for condition in status["conditions"]}
         due = any(condition["reason"] in (reasons.BUSY, reasons.SURGING) for condition in status["conditions"])

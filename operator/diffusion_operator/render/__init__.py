@@ -16,6 +16,7 @@ from diffusion_operator.render.generation import config_map
 from diffusion_operator.render.images import PACKAGED, Images
 from diffusion_operator.render.monitoring import pod_monitor
 from diffusion_operator.render.network import network_policies
+from diffusion_operator.render.ports import worker_ports
 from diffusion_operator.render.scaler import scaler, seed
 from diffusion_operator.render.service import api_service, headless_service
 from diffusion_operator.render.statefulset import stateful_set
@@ -81,9 +82,8 @@ def render(
 
 def _services(pipeline: Pipeline) -> list[dict[str, Any]]:
     router_ports = {names.HTTP: pipeline.router.http_port, names.GRPC: pipeline.router.grpc_port}
-    worker_ports = {names.HEALTH: names.WORKER_HEALTH_PORT, names.GRPC_HEALTH: names.WORKER_GRPC_HEALTH_PORT}
     return [
         headless_service(pipeline, Role.ROUTER, router_ports),
         api_service(pipeline, router_ports),
-        *(headless_service(pipeline, spec.role, worker_ports) for spec, _ in pipeline.workers()),
+        *(headless_service(pipeline, spec.role, worker_ports(pipeline)) for spec, _ in pipeline.workers()),
     ]

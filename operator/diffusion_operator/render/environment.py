@@ -10,12 +10,14 @@ from typing import Any
 
 from diffusion_operator.api import Batching, CaBundle, Pipeline, Role, RoleSpec, SecretKey
 from diffusion_operator.render import names, rdma, storage
+from diffusion_operator.render.ports import transfer_ports
 
 Variable = dict[str, Any]
 
 
 def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, int]) -> list[Variable]:
     model, transport = pipeline.model, pipeline.transport
+    first_port, last_port = transfer_ports(pipeline)
     env = [
         *_pod(),
         *authorities(pipeline.ca_bundle),
@@ -26,8 +28,8 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
         _value("DIFFUSION_WORKER_ROUTER", names.router_address(pipeline)),
         _value("DIFFUSION_WORKER_DEVICE", spec.device),
         _value("DIFFUSION_WORKER_POOL_SIZE", str(transport.pool_size)),
-        _value(names.PORT_MIN_VARIABLE, str(transport.port_min)),
-        _value(names.PORT_MAX_VARIABLE, str(transport.port_max)),
+        _value(names.PORT_MIN_VARIABLE, str(first_port)),
+        _value(names.PORT_MAX_VARIABLE, str(last_port)),
         *_ports(ports),
         *([_value(names.SHM_KEY_VARIABLE, names.shm_key(pipeline))] if transport.backend == "shm" else ()),
         _value("DIFFUSION_WORKER_DRAIN_SECONDS", str(spec.drain_seconds)),

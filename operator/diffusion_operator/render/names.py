@@ -33,9 +33,6 @@ GRPC: Final = "grpc"
 HEALTH: Final = "health"
 GRPC_HEALTH: Final = "grpc-health"
 
-WORKER_HEALTH_PORT: Final = 8080
-WORKER_GRPC_HEALTH_PORT: Final = 8081
-
 PORT_VARIABLES: Final = {
     HTTP: "DIFFUSION_ROUTER_HTTP_PORT",
     GRPC: "DIFFUSION_ROUTER_GRPC_PORT",
@@ -65,6 +62,11 @@ def child(pipeline: Pipeline, role: Role, track: str = "") -> str:
 def api_service(pipeline: Pipeline) -> str:
     """Name of the Service that clients use."""
     return f"{pipeline.name}-router-api"
+
+
+def grpc_service(pipeline: Pipeline) -> str:
+    """Name of the Service by which the router's gRPC interface is reached from within the cluster."""
+    return api_service(pipeline) if GRPC in pipeline.router.service.ports else child(pipeline, Role.ROUTER)
 
 
 def service_account(pipeline: Pipeline) -> str:

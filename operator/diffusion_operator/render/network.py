@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from diffusion_operator.api import Isolation, Pipeline, Role
 from diffusion_operator.render import names
+from diffusion_operator.render.ports import transfer_ports, worker_ports
 
 Object = dict[str, Any]
 
@@ -39,11 +40,12 @@ def network_policies(
 
 def _workers(pipeline: Pipeline, isolation: Isolation) -> Object:
     transport, workers = pipeline.transport, {"podSelector": names.workers(pipeline)}
-    ingress = _from(isolation.metrics_from, names.WORKER_HEALTH_PORT, names.WORKER_GRPC_HEALTH_PORT)
+    ingress = _from(isolation.metrics_from, *worker_ports(pipeline).values())
     router = {"podSelector": {"matchLabels": names.selector(pipeline, Role.ROUTER)}}
     egress = [_dns(), {"to": [router], "ports": [_port(pipeline.router.grpc_port)]}]
     if transport.backend != "shm":
-        transfer = {**_port(transport.port_min), "endPort": transport.port_max}
+        first, last = transfer_ports(pipeline)
+        transfer = {**_port(first), "endPort": last}
         ingress.append({"from": [workers], "ports": [transfer]})
         egress.append({"to": [workers], "ports": [transfer]})
     if pipeline.model.downloaded:

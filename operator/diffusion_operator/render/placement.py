@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, RoleSpec
-from diffusion_operator.api.podtemplate import REQUIRED
+from diffusion_operator.api.podtemplate import PREFERRED, REQUIRED
 from diffusion_operator.render import names, rdma
+
+_NODE: Final = "kubernetes.io/hostname"
+# Of weights that Kubernetes knows, 1 to 100.
+_MOST: Final = 100
 
 
 def worker_placement(pipeline: Pipeline, spec: RoleSpec) -> dict[str, Any]:
@@ -16,15 +20,22 @@ def worker_placement(pipeline: Pipeline, spec: RoleSpec) -> dict[str, Any]:
     affinity: dict[str, Any] = found.get("affinity", {})
     if pipeline.transport.backend == "shm":
         # Shared memory ends at the node, so every worker must be where the others are.
-        _require(affinity, "podAffinity", names.workers(pipeline))
+        _add(affinity, "podAffinity", REQUIRED, _workers(pipeline, _NODE))
+    if pipeline.topology is not None:
+        # The first pod matches its own term, so that it may be anywhere. The router passes no tensors on.
+        term = _workers(pipeline, pipeline.topology.key)
+        if pipeline.topology.required:
+            _add(affinity, "podAffinity", REQUIRED, term)
+        else:
+            _add(affinity, "podAffinity", PREFERRED, {"weight": _MOST, "podAffinityTerm": term})
     if pipeline.model.cache.type == "ModelCache":
         # Only to nodes that have, or are getting, what each of its process's roles loads.
         for role in pipeline.roles_of(spec):
             selector = {"matchLabels": names.cache_selector(pipeline.model.cache.name, role)}
-            _require(affinity, "podAffinity", selector)
+            _add(affinity, "podAffinity", REQUIRED, {"topologyKey": _NODE, "labelSelector": selector})
     if rdma.on_host_network(pipeline):
         # On one node two workers would listen on the same ports.
-        _require(affinity, "podAntiAffinity", names.workers(pipeline))
+        _add(affinity, "podAntiAffinity", REQUIRED, _workers(pipeline, _NODE))
         found |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if affinity:
         found["affinity"] = affinity
@@ -43,8 +54,11 @@ def placement(pipeline: Pipeline, spec: RoleSpec) -> dict[str, Any]:
     return found
 
 
-def _require(affinity: dict[str, Any], kind: str, pods: dict[str, Any]) -> None:
-    """On a node with (podAffinity), or without, a pod that the selector `pods` selects."""
-    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": pods}
+def _workers(pipeline: Pipeline, key: str) -> dict[str, Any]:
+    """The term of an affinity: where this pipeline's workers are, of both tracks."""
+    return {"topologyKey": key, "labelSelector": names.workers(pipeline)}
+
+
+def _add(affinity: dict[str, Any], kind: str, when: str, term: dict[str, Any]) -> None:
     part = affinity.get(kind) or {}
-    affinity[kind] = {**part, REQUIRED: [*(part.get(REQUIRED) or ()), term]}
+    affinity[kind] = {**part, when: [*(part.get(when) or ()), term]}

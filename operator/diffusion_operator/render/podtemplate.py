@@ -17,6 +17,7 @@ from diffusion_operator.render.environment import router_environment, worker_env
 from diffusion_operator.render.images import reference
 from diffusion_operator.render.merge import merged_template
 from diffusion_operator.render.placement import placement, worker_placement
+from diffusion_operator.render.ports import worker_ports
 from diffusion_operator.render.security import container_security, pod_security
 
 Object = dict[str, Any]
@@ -37,7 +38,7 @@ _STARTUP_PERIOD: Final = 2
 
 def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], generation: str, image: str) -> Object:
     """The template of the pods of `spec.role`, whose one process runs `roles`."""
-    ports = {names.HEALTH: names.WORKER_HEALTH_PORT, names.GRPC_HEALTH: names.WORKER_GRPC_HEALTH_PORT}
+    ports = worker_ports(pipeline)
     volumes, mounts = storage.worker_volumes(pipeline)
     gpus = {spec.gpu_resource: str(spec.gpus)} if spec.gpus else {}
     main = {
@@ -53,7 +54,7 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
         **_pod(pipeline, spec, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
         **worker_placement(pipeline, spec),
     }
-    annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.pod_annotations(pipeline)
+    annotations = _annotations(pipeline, ports[names.HEALTH]) | rdma.pod_annotations(pipeline)
     annotations |= _evictable(volumes)
     return _template(pipeline, spec, names.labels(pipeline, spec.role, generation), annotations, pod)
 

@@ -17,10 +17,18 @@ def headless_service(pipeline: Pipeline, role: Role, ports: Mapping[str, int]) -
 
 
 def api_service(pipeline: Pipeline, ports: Mapping[str, int]) -> dict[str, Any]:
-    service = _service(pipeline, Role.ROUTER, names.api_service(pipeline), ports)
-    service["spec"] |= {"type": pipeline.router.service_type}
-    if pipeline.router.service_annotations:
-        service["metadata"]["annotations"] = {**pipeline.annotations, **pipeline.router.service_annotations}
+    """ports: those of the router, some of which are published."""
+    asked = pipeline.router.service
+    service = _service(pipeline, Role.ROUTER, names.api_service(pipeline), {name: ports[name] for name in asked.ports})
+    service["spec"] |= {"type": asked.type}
+    if asked.source_ranges:
+        service["spec"]["loadBalancerSourceRanges"] = list(asked.source_ranges)
+    if asked.load_balancer_class:
+        service["spec"]["loadBalancerClass"] = asked.load_balancer_class
+    if asked.external_traffic_policy:
+        service["spec"]["externalTrafficPolicy"] = asked.external_traffic_policy
+    if asked.annotations:
+        service["metadata"]["annotations"] = {**pipeline.annotations, **asked.annotations}
     return service
 
 

@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, Role, RoleSpec
+from diffusion_operator.api.quantity import exact
 from diffusion_operator.render import Made, Templates, names, render
+from diffusion_operator.render.claims import resized, with_sizes
 from diffusion_operator.render.difference import differences
 from diffusion_operator.render.statefulset import IMMUTABLE
 from diffusion_operator.update.changes import changes
+
+Object = Mapping[str, Any]
 
 _STATEFUL_SET: Final = "StatefulSet"
 # Its name is made of the generation: one comes and one goes with what the pods' lines tell.
@@ -87,7 +91,7 @@ class Plan:
     roles: tuple[RolePlan, ...]
     """Those of whose pods any is replaced, made or removed."""
     others: tuple[str, ...]
-    """Children that change without any pod: `Service digits-router-api: spec.type`."""
+    """What changes without any pod: `Service digits-router-api: spec.type`."""
     refused: tuple[str, ...]
     """What the API server lets nobody change; the operator reports it and leaves it as it is."""
     warnings: tuple[str, ...] = ()
@@ -109,7 +113,7 @@ def plan(
         name=known.pipeline.name,
         edits=_edits(before, after),
         roles=roles,
-        others=tuple(_others(before, after)),
+        others=(*_others(before, after), *_grown(before, after)),
         refused=tuple(_refused(before, after)),
         warnings=(*warnings, *_lost(before, after, roles), *_doubled(after, roles)),
     )
@@ -181,8 +185,27 @@ def _refused(before: Side | None, after: Side | None) -> Iterator[str]:
     was, will_be = _children(before), _children(after)
     for kind, name in was.keys() & will_be.keys():
         if kind == _STATEFUL_SET:
-            one, other = was[kind, name]["spec"], will_be[kind, name]["spec"]
-            yield from (f"{kind} {name}: spec.{field}" for field in IMMUTABLE if one.get(field) != other.get(field))
+            one, other = was[kind, name], _with_claims_grown(was[kind, name], will_be[kind, name])[0]
+            for field in IMMUTABLE:
+                ours, theirs = one["spec"].get(field), other["spec"].get(field)
+                if any(True for _ in (*differences(ours, theirs), *differences(theirs, ours))):
+                    yield f"{kind} {name}: spec.{field}"
+
+
+def _grown(before: Side | None, after: Side | None) -> Iterator[str]:
+    was, will_be = _children(before), _children(after)
+    for kind, name in sorted(was.keys() & will_be.keys()):
+        if kind == _STATEFUL_SET:
+            for one, other in _with_claims_grown(was[kind, name], will_be[kind, name])[1]:
+                yield f"claims of {kind} {name} grow from {one} to {other}, if their storage class allows it"
+
+
+def _with_claims_grown(one: Object, other: Object) -> tuple[Object, list[tuple[str, str]]]:
+    """The other StatefulSet without what the operator can make of claims; and that: sizes before and after."""
+    grown = {name: pair for name, pair in resized(one, other).items() if exact(pair[1]) > exact(pair[0])}
+    if not grown:
+        return other, []
+    return with_sizes(other, {name: before for name, (before, _) in grown.items()}), list(grown.values())
 
 
 def _children(side: Side | None) -> dict[tuple[str, str], dict[str, Any]]:

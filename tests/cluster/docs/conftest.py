@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts/diffusion-operator"
 RELEASE, SYSTEM = "diffusion-operator", "diffusion-system"
 KEDA = ("github.com/kedacore/keda/v2", "v2.21.0")
+VERTICAL = ("k8s.io/autoscaler/vertical-pod-autoscaler", "v1.5.1")
 FLUX = ("github.com/fluxcd/kustomize-controller", "v1.7.3")
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 MONITORING = ("servicemonitors", "podmonitors", "prometheusrules")
@@ -36,9 +37,10 @@ def place() -> Iterator[Cluster]:
             running.add_node(f"node-{number}", **DEVICES)
         monitors = programs.go_module(*PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
         scaled_objects = programs.go_module(*KEDA) / "config/crd/bases/keda.sh_scaledobjects.yaml"
+        vertical = programs.go_module(*VERTICAL) / "deploy/vpa-v1-crd-gen.yaml"
         kinds = [monitors / f"monitoring.coreos.com_{kind}.yaml" for kind in MONITORING]
         kustomizations = programs.go_module(*FLUX) / "config/crd/bases/kustomize.toolkit.fluxcd.io_kustomizations.yaml"
-        for file in (*kinds, scaled_objects, kustomizations):
+        for file in (*kinds, scaled_objects, vertical, kustomizations):
             # Too large for the annotation of a plain apply.
             running.kubectl("apply", "--server-side", "-f", file)
         running.define()

@@ -299,7 +299,7 @@ class Cluster:
             self.kubectl("apply", "-f", file)
         for definition in self.api.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions"):
             spec = definition["spec"]
-            for version in spec["versions"]:
+            for version in (version for version in spec["versions"] if version["served"]):
                 path = f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
                 # At first there is no such path, then no storage behind it.
                 self.until(lambda path=path: self.api.exists(path), 30, f"{path} is served")  # type: ignore[misc]

@@ -38,6 +38,7 @@ RULES = (
     _rule("networking.k8s.io", ["networkpolicies"], *_ALL),
     _rule("monitoring.coreos.com", ["podmonitors"], *_ALL),
     _rule("", ["pods"], "list", "watch"),
+    _rule("", ["persistentvolumeclaims"], "list", "patch"),
     _rule("", ["events"], "list", "watch", "create", "patch"),
 )
 """In each namespace that is watched, or cluster-wide."""

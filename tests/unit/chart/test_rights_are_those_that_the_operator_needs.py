@@ -37,6 +37,7 @@ IN_A_NAMESPACE: Rights = {
     ("policy", "poddisruptionbudgets"): OWNED,
     ("networking.k8s.io", "networkpolicies"): OWNED,
     ("monitoring.coreos.com", "podmonitors"): OWNED,
+    ("", "persistentvolumeclaims"): {"list", "patch"},
     ("", "pods"): {"list", "watch"},
     ("", "events"): {"list", "watch", "create", "patch"},
 }

@@ -61,7 +61,10 @@ KINDS = {
     "StatefulSet",
     "Service",
 }
-OTHERS_FIELDS = {"observedGeneration", "minReplicaCount", "isRdma", "generation"}
+OTHERS_FIELDS = {"observedGeneration", "allowVolumeExpansion", "minReplicaCount", "isRdma", "generation"} | {
+    *("updateMode", "minReplicas", "minAllowed"),
+}
+VERTICAL_AUTOSCALERS = {"Initial", "Recreate", "InPlaceOrRecreate", "RequestsOnly"}
 OPERATING = [page for page in PAGES if page.path not in ("README.md", "docs/resource.md")]
 TROUBLE = next(page for page in PAGES if page.path == "docs/troubleshooting.md")
 
@@ -142,7 +145,7 @@ def test_fields_exist(page: Page) -> None:
 
 @pytest.mark.parametrize("page", OPERATING, ids=str)
 def test_reasons_conditions_and_kinds_exist(page: Page) -> None:
-    known = REASONS | PHASES | schema.words() | KUBERNETES | EVENTS | KINDS
+    known = REASONS | PHASES | schema.words() | KUBERNETES | EVENTS | KINDS | VERTICAL_AUTOSCALERS
     used = {found[1] for code in page.inline if (found := re.fullmatch(r"([A-Z][a-z]\w+)(?:=(?:True|False))?", code))}
     assert used - known == set()
 

@@ -130,11 +130,23 @@ def test_jobs_that_a_routers_pod_takes_with_it_are_warned_of() -> None:
 
 def test_children_that_change_without_any_pod_are_told() -> None:
     found = plan(side(), side(router={"service": {"type": "NodePort"}}))
-    assert found.others == ("Service digits-router-api: spec.type",)
+    assert found.others == ("Service digits-router-api: spec.type, spec.ports[grpc]",)
     assert not found.roles
 
 
 def test_what_can_not_be_changed_is_told() -> None:
+    kept = {"type": "PersistentVolumeClaim", "size": "2Gi"}
+    found = plan(side(router={"storage": kept}), side(router={"storage": {**kept, "size": "1Gi"}}))
+    assert found.refused == ("StatefulSet digits-router: spec.volumeClaimTemplates",)
+    assert not found.others
+
+
+def test_claims_that_grow_are_told_and_replace_no_pod() -> None:
     kept = {"type": "PersistentVolumeClaim", "size": "1Gi"}
     found = plan(side(router={"storage": kept}), side(router={"storage": {**kept, "size": "2Gi"}}))
-    assert found.refused == ("StatefulSet digits-router: spec.volumeClaimTemplates",)
+    assert found.others == (
+        "claims of StatefulSet digits-router grow from 1Gi to 2Gi, if their storage class allows it",
+    )
+    assert not found.refused
+    assert not found.roles
+    assert plan(side(router={"storage": kept}), side(router={"storage": {**kept, "size": "1024Mi"}})).is_empty

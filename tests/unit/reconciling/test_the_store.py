@@ -156,9 +156,14 @@ def test_whatever_may_make_a_child_other_than_it_should_be_changes_its_mark(
         ([{"kind": "DiffusionPipeline", "uid": "1", "controller": True}], "1"),
         ([{"kind": "Deployment", "uid": "2", "controller": True}], FOREIGN),
         ([{"kind": "Deployment", "uid": "2"}], ""),
+        ([{"kind": "DiffusionPipeline", "uid": "1", "controller": False}], "1"),
+        ([{"kind": "Deployment", "uid": "2"}, {"kind": "DiffusionPipeline", "uid": "1"}], "1"),
+        ([{"kind": "DiffusionPipeline", "uid": "1"}, {"kind": "Deployment", "uid": "2", "controller": True}], FOREIGN),
     ],
 )
-def test_the_owner_is_the_one_that_controls(store: Store, references: list[dict[str, Any]], owner: str) -> None:
+def test_the_owner_is_a_pipeline_unless_another_controls(
+    store: Store, references: list[dict[str, Any]], owner: str
+) -> None:
     store.put(SERVICE, child("digits-router", 1, metadata={"ownerReferences": references}))
     found = store.child(KEY, SERVICE, "digits-router")
     assert found is not None

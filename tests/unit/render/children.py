@@ -29,8 +29,10 @@ BASES = {
     "model-from-a-cache": "digits-colocated",
     "model-from-a-claim": "digits-colocated",
     "model-from-an-image": "digits-colocated",
+    "published-by-a-load-balancer": "digits-colocated",
     "rdma-on-the-host-network": "digits-colocated",
     "rdma-with-networks": "digits-colocated",
+    "together-in-a-zone": "digits",
 }
 """The examples and the files in `features`; of each, the simpler one that it is compared with."""
 

@@ -76,6 +76,27 @@ def test_the_service_for_clients_is_of_the_type_and_has_the_annotations_that_are
     assert "annotations" not in found["digits-router"]["metadata"]
 
 
+@pytest.mark.parametrize(
+    ("service", "published"),
+    [
+        ({}, {"http", "grpc"}),
+        ({"ports": ["http"]}, {"http"}),
+        ({"type": "NodePort"}, {"http"}),
+        ({"type": "LoadBalancer"}, {"http"}),
+        ({"type": "LoadBalancer", "ports": ["grpc", "http"]}, {"http", "grpc"}),
+    ],
+)
+def test_grpc_leaves_the_cluster_only_if_it_is_named_and_is_always_there_within(
+    service: Child, published: set[str]
+) -> None:
+    given = pipeline(router={"service": service})
+    services = of_kind(render(given), "Service")
+    ports = {name: {port["name"] for port in found["spec"]["ports"]} for name, found in services.items()}
+    assert ports["digits-router-api"] == published
+    assert ports["digits-router"] == {"http", "grpc"}
+    assert "grpc" in ports[names.grpc_service(given)]
+
+
 def test_selectors_hold_nothing_that_may_change() -> None:
     before, after = render(pipeline(), IMAGES), render(pipeline(model={"dtype": "bfloat16"}), Images("other", "images"))
     for role, stateful_set in stateful_sets(before).items():

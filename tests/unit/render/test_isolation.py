@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from diffusion_operator.render import names, render
+from diffusion_operator.render.ports import WORKER_GRPC_HEALTH_PORT, WORKER_HEALTH_PORT
 from unit.render.children import Child, of_kind, pipeline, stateful_sets
 
 HOME = "paint"
 OPERATORS = "diffusion-system"
 HTTP, GRPC, DNS, HTTPS, POSTGRES = 8000, 50051, 53, 443, 5432
-METRICS = (names.WORKER_HEALTH_PORT, names.WORKER_GRPC_HEALTH_PORT)
+METRICS = (WORKER_HEALTH_PORT, WORKER_GRPC_HEALTH_PORT)
 ROLES = ("encoder", "denoiser", "decoder")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_operator.render import render
+from diffusion_operator.render import names, render
 from unit.render.children import (
     Child,
     environment,
@@ -112,6 +112,35 @@ def test_workers_on_the_host_network_resolve_names_and_keep_apart() -> None:
     router = stateful_sets(children)["router"]
     assert "hostNetwork" not in pod_spec(router)
     assert not selects(term["labelSelector"], router["spec"]["template"]["metadata"]["labels"])
+
+
+def listens_on(child: Child) -> set[int]:
+    """What the process of a worker pod may listen on, by what it is told."""
+    told = environment(child)
+    health = {int(told[names.PORT_VARIABLES[name]]) for name in (names.HEALTH, names.GRPC_HEALTH)}
+    transfer = range(int(told[names.PORT_MIN_VARIABLE]), int(told[names.PORT_MAX_VARIABLE]) + 1)
+    assert health.isdisjoint(transfer)
+    return {*health, *transfer}
+
+
+def test_on_the_host_network_all_that_a_worker_listens_on_is_in_its_pipelines_range() -> None:
+    ranges: list[dict[str, int]] = [{"min": 15000, "max": 15063}, {"min": 15064, "max": 15999}]
+    for ports in ranges:
+        transport = {"rdma": {"hostNetwork": True}, "rpcPortRange": ports, "protocol": "auto"}
+        children = render(pipeline(transport=transport, networkPolicy={"mode": "None"}))
+        for worker in workers(children):
+            assert listens_on(worker) == set(range(ports["min"], ports["max"] + 1))
+            named = {port["name"]: port["containerPort"] for port in main_container(worker)["ports"]}
+            assert named == {"health": ports["min"], "grpc-health": ports["min"] + 1}
+            annotations = worker["spec"]["template"]["metadata"]["annotations"]
+            assert annotations["prometheus.io/port"] == str(ports["min"])
+            service = of_kind(children, "Service")[worker["metadata"]["name"]]
+            assert {port["name"]: port["port"] for port in service["spec"]["ports"]} == named
+
+
+def test_with_an_address_of_its_own_a_worker_has_the_whole_range_for_transfers() -> None:
+    for worker in workers(render(rdma_pipeline(HCA))):
+        assert listens_on(worker) == {8080, 8081, *range(15000, 17001)}
 
 
 def test_the_users_affinity_is_kept_beside_what_the_transport_needs() -> None:

@@ -15,6 +15,8 @@ import yaml
 from diffusion_operator.api import SCALER_PLURAL, crd, with_defaults
 
 HUB = "model: {id: a/b}"
+CLAIMED = "\nrouter: {{storage: {{type: PersistentVolumeClaim{}}}}}"
+BALANCED = "\nrouter: {{service: {{type: LoadBalancer{}}}}}"
 
 
 def pipeline(spec: str) -> dict[str, Any]:
@@ -49,14 +51,18 @@ REFUSED_EDITS = [
     ("model: {id: a/b, cache: {type: PerPod}}", HUB, "type can't be changed to or from PerPod"),
     (
         "model: {id: a/b, cache: {type: PerPod}}",
-        "model: {id: a/b, cache: {type: PerPod, size: 1Gi}}",
-        "size and storageClassName can't be changed",
+        "model: {id: a/b, cache: {type: PerPod, storageClassName: fast}}",
+        "storageClassName can't be changed while type is PerPod",
     ),
-    (HUB, HUB + "\nrouter: {storage: {type: PersistentVolumeClaim}}", "storage can't be changed"),
+    (HUB, HUB + CLAIMED.format(""), "type and storageClassName can't be changed"),
     (
-        HUB + "\nrouter: {storage: {type: PersistentVolumeClaim, size: 1Gi}}",
-        HUB + "\nrouter: {storage: {type: PersistentVolumeClaim, size: 2Gi}}",
-        "storage can't be changed",
+        HUB + CLAIMED.format(", storageClassName: fast"),
+        HUB + CLAIMED.format(", storageClassName: slow"),
+        "type and storageClassName can't be changed",
+    ),
+    *(
+        (HUB + BALANCED.format(old), HUB + BALANCED.format(new), "loadBalancerClass can't be changed")
+        for old, new in (("", ", loadBalancerClass: a"), (", loadBalancerClass: a", ", loadBalancerClass: b"))
     ),
     *(
         (
@@ -82,6 +88,12 @@ ALLOWED_EDITS = [
     (HUB, "model: {id: a/b, cache: {size: 1Gi}}"),
     (HUB, "model: {id: a/b, cache: {type: PersistentVolumeClaim, claimName: c}}"),
     (HUB, HUB + "\nrouter: {storage: {size: 1Gi}}"),
+    # Whether claims can grow is for their storage class to say.
+    (HUB + CLAIMED.format(", size: 1Gi"), HUB + CLAIMED.format(", size: 2Gi")),
+    (HUB + CLAIMED.format(""), HUB + CLAIMED.format(", size: 20Gi")),
+    ("model: {id: a/b, cache: {type: PerPod}}", "model: {id: a/b, cache: {type: PerPod, size: 100Gi}}"),
+    (HUB, HUB + BALANCED.format(", loadBalancerClass: a")),
+    (HUB + BALANCED.format(", loadBalancerClass: a"), HUB),
     (HUB, HUB + "\nrestart: {id: today}"),
     # Handing a role over to its scaler, and back, may come with another number.
     (HUB, HUB + "\nroles: {denoiser: {scaling: {mode: External}, replicas: 2}}"),

@@ -65,6 +65,8 @@ def test_status_in_a_file_is_passed_over_as_the_api_server_does() -> None:
     assert "status" not in with_defaults({**resource(MINIMAL), "status": {"anything": 1}})
 
 
+ON_THE_HOST = "networkPolicy: {mode: None}\ntransport: {rdma: {hostNetwork: true}}"
+
 BROKEN_RULES = {
     "model: {}": "spec.model: id is required unless source is Bundled",
     "model: {source: Bundled, id: letters}": "spec.model: the only bundled model is digits",
@@ -133,6 +135,10 @@ BROKEN_RULES = {
         "spec.transport.rdma: pods on the host's"
     ),
     MINIMAL + "\ntransport: {rdma: {hostNetwork: true}}": "spec: networkPolicy.mode: Isolate",
+    MINIMAL + "\ntransport: {backend: shm}\ntopology: {key: zone}": "spec: topology has no effect with backend shm",
+    f"{MINIMAL}\n{ON_THE_HOST}\ntopology: {{key: kubernetes.io/hostname}}": (
+        "spec: on the host's network each worker has a node of its own: set topology.key"
+    ),
     MINIMAL + "\nnetworkPolicy: {mode: None, metricsFrom: []}": "spec.networkPolicy: httpFrom, grpcFrom, metricsFrom",
     MINIMAL + "\nnetworkPolicy: {httpFrom: [{}]}": "spec.networkPolicy.httpFrom[0]: a peer is an ipBlock, or",
     MINIMAL + "\nnetworkPolicy: {grpcFrom: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}": (
@@ -143,6 +149,16 @@ BROKEN_RULES = {
     ),
     MINIMAL + "\nnetworkPolicy: {egress: [{ports: [{port: 2, endPort: 1}]}]}": (
         "spec.networkPolicy.egress[0].ports[0]: endPort must not be below port"
+    ),
+    MINIMAL + "\nrouter: {service: {ports: [grpc]}}": "spec.router.service: ports must have http",
+    MINIMAL + "\nrouter: {service: {loadBalancerSourceRanges: [10.0.0.0/8]}}": (
+        "spec.router.service: loadBalancerSourceRanges and loadBalancerClass belong to type LoadBalancer"
+    ),
+    MINIMAL + "\nrouter: {service: {type: NodePort, loadBalancerClass: example.com/x}}": (
+        "spec.router.service: loadBalancerSourceRanges and loadBalancerClass belong to type LoadBalancer"
+    ),
+    MINIMAL + "\nrouter: {service: {externalTrafficPolicy: Local}}": (
+        "spec.router.service: externalTrafficPolicy is about what comes from outside"
     ),
     MINIMAL + "\nrouter: {storage: {storageClassName: fast}}": "spec.router.storage: storageClassName belongs to type",
 }
@@ -174,6 +190,33 @@ def test_quantities_that_no_pod_could_have_are_refused_with_their_field_and_reme
     with pytest.raises(InvalidResourceError) as caught:
         load_pipeline(resource(spec))
     assert str(caught.value).startswith(BROKEN_QUANTITIES[spec])
+
+
+def ranges(*given: str) -> dict[str, Any]:
+    return resource(f"{MINIMAL}\nrouter: {{service: {{type: LoadBalancer, loadBalancerSourceRanges: {list(given)}}}}}")
+
+
+@pytest.mark.parametrize(
+    "given", ["0.0.0.0/0", "10.1.2.3/8", "203.0.113.7/32", "::/0", "2001:DB8::/32", "::ffff:10.0.0.0/104"]
+)
+def test_a_range_of_addresses_is_taken(given: str) -> None:
+    assert load_pipeline(ranges(given)).router.service.source_ranges == (given,)
+
+
+@pytest.mark.parametrize(
+    "given", ["10.0.0.0", "10.0.0.0/33", "10.0.0/8", "256.0.0.0/8", "010.0.0.0/8", "::/129", "example.com/8"]
+)
+def test_what_is_no_range_of_addresses_is_refused_by_the_definition(given: str) -> None:
+    (fault,) = faults(ranges(given))
+    assert fault.startswith("spec.router.service.loadBalancerSourceRanges[0]: must match")
+
+
+@pytest.mark.parametrize("given", ["1:::2/64", "1:2/64", "::1.2.3/64"])
+def test_an_address_that_only_looks_like_ipv6_is_refused_with_its_place_and_form(given: str) -> None:
+    with pytest.raises(InvalidResourceError) as caught:
+        load_pipeline(ranges("::/0", given))
+    assert str(caught.value).startswith("spec.router.service.loadBalancerSourceRanges[1]: ")
+    assert str(caught.value).endswith("write it as 203.0.113.0/24 or 2001:db8::/32")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +254,8 @@ WRONG_VALUES = {
     MINIMAL
     + "\nroles: {decoder: {env: [{name: A}, {name: A}]}}": "spec.roles.decoder.env[1]: A is already given by item 0",
     MINIMAL + "\nroles: {decoder: {env: [{value: a}]}}": "spec.roles.decoder.env[0]: lacks the required field name",
+    MINIMAL + "\ntopology: {mode: Require}": "spec.topology: lacks the required field key",
+    MINIMAL + "\ntopology: {key: a b}": "spec.topology.key: must match",
     MINIMAL + "\ntransport: {poolSize: -1}": "spec.transport.poolSize: must be at least 0, not -1",
     MINIMAL + "\ntransport: {poolSize: 4 GB}": "spec.transport.poolSize: must match",
     MINIMAL + "\ntransport: {poolSize: 1.5}": "spec.transport.poolSize: must be an integer or a string, not a number",
