@@ -11,7 +11,7 @@ from diffusion_operator.status.finding import Finding, false, true, unknown
 from diffusion_operator.status.observed import Observed, PeerSeen, RoleObserved
 from diffusion_operator.status.roles import observed_role, problem_text, problems_of, workers
 from diffusion_operator.status.wording import count, listed
-from diffusionpipeline.words import portion
+from diffusionpipeline.words import portion, rate_text
 
 RDMA: Final = "rdma"
 TCP: Final = "tcp"
@@ -132,7 +132,17 @@ def transport_ready(pipeline: Pipeline, observed: Observed) -> Finding:
             f"peers use {networks[0]}, not rdma as spec.transport asks for: see whether worker pods are given the RDMA "
             "resource and can open its device",
         )
-    return true(reasons.IN_USE, f"peers use {networks[0]}")
+    return true(reasons.IN_USE, "; ".join((f"peers use {networks[0]}", *_measured(current))))
+
+
+def _measured(peers: Sequence[PeerSeen]) -> list[str]:
+    """What workers measured when they started: nothing in it moves while they live."""
+    found = sorted(peer.bytes_per_second for peer in peers if peer.bytes_per_second is not None)
+    if not found:
+        return []
+    slowest, fastest = rate_text(found[0]), rate_text(found[-1])
+    rates = slowest if slowest == fastest else f"{slowest} to {fastest}"
+    return [f"{count(len(found), 'worker')} pulled from {'itself' if len(found) == 1 else 'themselves'} at {rates}"]
 
 
 def wants_rdma(pipeline: Pipeline) -> bool:

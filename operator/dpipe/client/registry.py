@@ -12,7 +12,7 @@ from rich.table import Table
 
 from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
-from diffusionpipeline.words import word
+from diffusionpipeline.words import rate_text, word
 
 CALL_SECONDS: Final = 2.0
 _LIST_LIMIT: Final = 1000
@@ -92,9 +92,16 @@ def pool_text(peer: registry_pb2.Peer) -> str:
     return f"{peer.bytes_used / 2**20:.1f} of {peer.pool.size / 2**20:.0f} MiB"
 
 
+def proof_text(peer: registry_pb2.Peer) -> str:
+    """What it measured at its start; empty for one that did not."""
+    if not peer.pool.HasField("proof"):
+        return ""
+    return f"{rate_text(peer.pool.proof.bytes_per_second)}, {1000 * peer.pool.proof.seconds:.2g} ms"
+
+
 def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
     drawn = Table(box=None, pad_edge=False)
-    for name in ("pod", "roles", "state", "incarnation", "transport", "address"):
+    for name in ("pod", "roles", "state", "incarnation", "transport", "self-pull", "address"):
         drawn.add_column(name, overflow="fold")
     for name in ("tasks", "credits", "slots", "pool", "heard"):
         drawn.add_column(name, justify="right")
@@ -105,6 +112,7 @@ def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
             state_name(peer),
             peer.incarnation[:8],
             peer.pool.mode,
+            proof_text(peer),
             address_text(peer),
             f"{peer.tasks} of {peer.capacity}",
             str(peer.credits),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffusion_operator.api import Role
+from diffusion_operator.api import MODEL_ROLES, Role
 from unit.status.seen import (
     ALL_COLOCATED,
     OLD,
@@ -141,6 +141,27 @@ TRANSPORT = [
         id="rdma, as was asked for",
     ),
     case(observed(), "TransportReady", "True", "InUse", "peers use tcp", id="auto takes what there is"),
+    case(
+        observed(
+            peers=answer(
+                peer(role, bytes_per_second=rate)
+                for role, rate in zip(MODEL_ROLES, (1.9412e9, 987e6, 2.06e9), strict=True)
+            )
+        ),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use tcp; 3 workers pulled from themselves at 990 MB/s to 2.1 GB/s",
+        id="what workers measured",
+    ),
+    case(
+        observed(peers=answer([*one_of_each(), peer(Role.DENOISER, 1, bytes_per_second=4.25e6)])),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use tcp; 1 worker pulled from itself at 4.2 MB/s",
+        id="workers of an earlier version measure nothing",
+    ),
     case(
         observed(peers=answer(one_of_each(mode="shm"))),
         "TransportReady",
