@@ -46,7 +46,7 @@ from diffusionpipeline.words import (
     EXIT_MODEL,
     EXIT_STALLED,
     EXIT_TRANSPORT,
-    rate_text,
+    proved_text,
 )
 
 CLOSE_SECONDS: Final = 5.0
@@ -199,7 +199,7 @@ class _Lifecycle:
             mode=transport.mode,
             url=transport.pool.url,
             bytes=transport.pool.size,
-            pulls_from_itself=f"{rate_text(proof.bytes_per_second)}, {1000 * proof.seconds:.2g} ms",
+            pulls_from_itself=proved_text(proof.bytes_per_second, proof.seconds),
         )
         self._become(_LOADING)
         begun = time.monotonic()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
-from diffusionpipeline.words import rate_text, word
+from diffusionpipeline.words import proved_text, word
 
 CALL_SECONDS: Final = 2.0
 _LIST_LIMIT: Final = 1000
@@ -96,7 +96,7 @@ def proof_text(peer: registry_pb2.Peer) -> str:
     """What it measured at its start; empty for one that did not."""
     if not peer.pool.HasField("proof"):
         return ""
-    return f"{rate_text(peer.pool.proof.bytes_per_second)}, {1000 * peer.pool.proof.seconds:.2g} ms"
+    return proved_text(peer.pool.proof.bytes_per_second, peer.pool.proof.seconds)
 
 
 def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:

@@ -62,6 +62,23 @@ async def test_what_was_measured_is_told_and_nothing_is_left(backend: str, pool_
         await transport.close()
 
 
+async def test_first_contact_is_not_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([5.0, *[0.002] * 100])
+    clock = [0.0]
+
+    class Slow(MemoryTransport):
+        async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
+            clock[0] += next(times)
+            return await super().fetch(descriptor, slot, deadline)
+
+    monkeypatch.setattr("diffusion_worker.transport.proof.time.perf_counter", lambda: clock[0])
+    transport = Slow(pool_size=SMALLEST_POOL, incarnation="a")
+    proof = await prove(transport)
+    assert proof.seconds == pytest.approx(0.002)
+    assert proof.bytes_per_second == pytest.approx((SMALLEST_POOL // 2 - 64) / 0.002)
+    await transport.close()
+
+
 @pytest.mark.parametrize("protocol", ["auto", "rdma"])
 async def test_rdma_that_opens_and_does_not_connect_never_starts_where_tcp_is_forbidden(protocol: str) -> None:
     machine = Machine()
