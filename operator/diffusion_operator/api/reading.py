@@ -120,6 +120,7 @@ def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
         device=spec.get("device", "cuda" if gpus else "cpu"),
         threads=spec.get("threads"),
         resources=check_resources(spec.get("resources", {}), gpu_resource if gpus else "", (*path, "resources")),
+        resource_claims=tuple(spec.get("resourceClaims", ())),
         env=tuple(variable(item) for item in spec.get("env", ())),
         args=tuple(spec.get("args", ())),
         pod_template=check_pod_template(spec.get("podTemplate", {}), (*path, "podTemplate")),
@@ -163,12 +164,14 @@ def _transport(spec: Object) -> Transport:
 
 def _rdma(spec: Object) -> Rdma:
     return Rdma(
-        resource=spec.get("resourceName", ""),
+        resources=(spec["resourceName"],) if "resourceName" in spec else tuple(spec.get("resourceNames", ())),
+        claim_template=spec.get("resourceClaimTemplateName", ""),
         count=spec.get("count", 1),
         devices=tuple(spec.get("devices", ())),
         gid_index=spec.get("gidIndex"),
         ipc_lock=spec.get("ipcLock", "Auto"),
         networks=tuple(spec.get("networks", ())),
+        network_selections=tuple(spec.get("networkSelections", ())),
         host_network=spec.get("hostNetwork", False),
     )
 

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffusion_operator.api.role import Object
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rdma:
-    resource: str
+    resources: tuple[str, ...]
     """What the device plugin calls the devices. Empty: none are asked for."""
+    claim_template: str
+    """By which each worker pod claims its devices instead. Empty: it claims none."""
     count: int
+    """Of each of the resources."""
     devices: tuple[str, ...]
     """Names of HCAs that may be used. Empty: all that can be."""
     gid_index: int | None
     ipc_lock: str
     """Auto, Always or Never."""
     networks: tuple[str, ...]
+    """By their names alone."""
+    network_selections: tuple[Object, ...]
+    """In Multus' longer form."""
     host_network: bool
 
     @property
     def given(self) -> bool:
         """Whether pods can be expected to see a device."""
-        return bool(self.resource) or self.host_network
+        return bool(self.resources or self.claim_template) or self.host_network
 
 
 @dataclass(frozen=True, kw_only=True)

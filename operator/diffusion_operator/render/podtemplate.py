@@ -6,7 +6,7 @@ node's /dev/shm by a hostPath, and RDMA, whose workers lock memory or are on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any, Final
@@ -40,6 +40,7 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
     ports = {names.HEALTH: names.WORKER_HEALTH_PORT, names.GRPC_HEALTH: names.WORKER_GRPC_HEALTH_PORT}
     volumes, mounts = storage.worker_volumes(pipeline)
     gpus = {spec.gpu_resource: str(spec.gpus)} if spec.gpus else {}
+    claims = {claim["name"]: dict(claim) for claim in (*rdma.claims(pipeline), *spec.resource_claims)}
     main = {
         **_container(spec, pipeline.image, image, "diffusion_worker", ["--role", ",".join(roles)]),
         **container_security(pipeline, spec, rdma.security_context() if rdma.locks_memory(pipeline) else {}),
@@ -47,10 +48,11 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
         "env": worker_environment(pipeline, spec, ports),
         "volumeMounts": mounts,
         **_reached(spec, ports, probed=names.HEALTH, ready="/readyz"),
-        **_resources(spec, {**rdma.resources(pipeline), **gpus}),
+        **_resources(spec, {**rdma.resources(pipeline), **gpus}, claims),
     }
     pod = {
         **_pod(pipeline, spec, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
+        **({"resourceClaims": list(claims.values())} if claims else {}),
         **worker_placement(pipeline, spec),
     }
     annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.pod_annotations(pipeline)
@@ -137,12 +139,14 @@ def _reached(spec: RoleSpec, ports: Mapping[str, int], *, probed: str, ready: st
     }
 
 
-def _resources(spec: RoleSpec, extended: Mapping[str, str]) -> Object:
+def _resources(spec: RoleSpec, extended: Mapping[str, str], claims: Collection[str] = ()) -> Object:
     """Extended resources are requested and limited alike, unless the user names one: then it is the user's alone."""
     requests, limits = spec.resources.get("requests", {}), spec.resources.get("limits", {})
     ours = {name: count for name, count in extended.items() if name not in requests and name not in limits}
     found = {"requests": {**requests, **ours}, "limits": {**limits, **ours}}
-    given = {kind: {name: str(size) for name, size in sizes.items()} for kind, sizes in found.items() if sizes}
+    given: Object = {kind: {name: str(size) for name, size in sizes.items()} for kind, sizes in found.items() if sizes}
+    if claims:
+        given["claims"] = [{"name": name} for name in claims]
     return {"resources": given} if given else {}
 
 

@@ -6,11 +6,14 @@ Only what the resource says is rendered: what a cluster calls its devices is fre
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from diffusion_operator.api import Pipeline
 
 NETWORKS_ANNOTATION: Final = "k8s.v1.cni.cncf.io/networks"
+CLAIM: Final = "rdma"
+"""What a pod calls its claim of devices."""
 
 
 def given(pipeline: Pipeline) -> bool:
@@ -22,7 +25,15 @@ def given(pipeline: Pipeline) -> bool:
 def resources(pipeline: Pipeline) -> dict[str, str]:
     """Extended resources of each worker."""
     rdma = pipeline.transport.rdma
-    return {rdma.resource: str(rdma.count)} if rdma and rdma.resource else {}
+    return {name: str(rdma.count) for name in rdma.resources} if rdma else {}
+
+
+def claims(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Of each worker's pod, unless its role has one of the same name."""
+    rdma = pipeline.transport.rdma
+    if rdma is None or not rdma.claim_template:
+        return []
+    return [{"name": CLAIM, "resourceClaimTemplateName": rdma.claim_template}]
 
 
 def environment(pipeline: Pipeline) -> dict[str, str]:
@@ -38,6 +49,8 @@ def environment(pipeline: Pipeline) -> dict[str, str]:
 
 def pod_annotations(pipeline: Pipeline) -> dict[str, str]:
     rdma = pipeline.transport.rdma
+    if rdma and rdma.network_selections:
+        return {NETWORKS_ANNOTATION: json.dumps(rdma.network_selections, separators=(",", ":"))}
     return {NETWORKS_ANNOTATION: ",".join(rdma.networks)} if rdma and rdma.networks else {}
 
 

@@ -28,6 +28,8 @@ BASES = {
     "isolated-and-monitored": "digits-colocated",
     "model-from-a-claim": "digits-colocated",
     "model-from-an-image": "digits-colocated",
+    "rdma-by-claims": "digits-colocated",
+    "rdma-on-several-rails": "digits-colocated",
     "rdma-on-the-host-network": "digits-colocated",
     "rdma-with-networks": "digits-colocated",
 }

@@ -14,10 +14,13 @@ from unit.render.children import BASES, SIMPLEST, Child, main_container, of_kind
 
 WHOLE: Final = {name: whole(name) for name in (SIMPLEST, *BASES)}
 VERSIONS: Final = ("1.30", "1.34", "1.37")
-# Volumes from images are younger than the oldest of these.
-SINCE: Final = {"model-from-an-image": "1.34"}
+# Volumes from images, and claims of devices, are younger than the oldest of these.
+SINCE: Final = {"model-from-an-image": "1.34", "rdma-by-claims": "1.34"}
 
-UNRESTRICTED: Final = {"digits-shm", "flux-rdma", "rdma-on-the-host-network", "rdma-with-networks"}
+UNRESTRICTED: Final = {
+    *("digits-shm", "flux-rdma", "rdma-by-claims", "rdma-on-several-rails"),
+    *("rdma-on-the-host-network", "rdma-with-networks"),
+}
 RESTRICTED_VOLUMES: Final = {"configMap", "emptyDir", "persistentVolumeClaim", "image"}
 
 

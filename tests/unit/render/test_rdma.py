@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,37 @@ def test_each_worker_and_no_router_requests_the_devices() -> None:
             assert resources == {"requests": devices, "limits": devices}
 
 
+def test_adapters_that_are_offered_apart_are_each_requested() -> None:
+    rails = {"example.com/rail-a": "2", "example.com/rail-b": "2"}
+    for worker in workers(render(rdma_pipeline({"resourceNames": [*rails], "count": 2}))):
+        assert main_container(worker)["resources"] == {"requests": rails, "limits": rails}
+        assert lock(worker)
+
+
+def test_a_claim_takes_the_place_of_a_devices_name_and_a_roles_own_takes_the_claims() -> None:
+    own = {"name": "rdma", "resourceClaimTemplateName": "gpu-beside-its-adapter"}
+    also = {"name": "scratch", "resourceClaimName": "shared"}
+    roles = {"denoiser": {"device": "cuda", "resourceClaims": [own, also]}}
+    sets = stateful_sets(render(rdma_pipeline({"resourceClaimTemplateName": "adapter"}, roles=roles)))
+    adapter = {"name": "rdma", "resourceClaimTemplateName": "adapter"}
+    for role, claims in {"encoder": [adapter], "denoiser": [own, also], "decoder": [adapter]}.items():
+        assert pod_spec(sets[role])["resourceClaims"] == claims
+        names = [{"name": claim["name"]} for claim in claims]
+        assert main_container(sets[role])["resources"] == {"claims": names}
+        assert lock(sets[role])
+    assert environment(sets["denoiser"])["DIFFUSION_WORKER_DEVICE"] == "cuda"
+    assert "resourceClaims" not in pod_spec(sets["router"])
+    assert "claims" not in main_container(sets["router"])["resources"]
+
+
+def test_a_role_may_claim_what_has_nothing_to_do_with_the_transport() -> None:
+    gpu = {"name": "gpu", "resourceClaimTemplateName": "large"}
+    sets = stateful_sets(render(pipeline(roles={"denoiser": {"device": "cuda", "resourceClaims": [gpu]}})))
+    assert pod_spec(sets["denoiser"])["resourceClaims"] == [gpu]
+    assert not lock(sets["denoiser"])
+    assert "resourceClaims" not in pod_spec(sets["encoder"])
+
+
 def test_a_role_may_name_another_number_of_devices_and_gets_gpus_beside_them() -> None:
     own = {"requests": {"rdma/hca": 4}, "limits": {"rdma/hca": 4}}
     sets = stateful_sets(render(rdma_pipeline(HCA, roles={"denoiser": {"gpus": 1, "resources": own}})))
@@ -57,6 +89,8 @@ def test_a_role_may_name_another_number_of_devices_and_gets_gpus_beside_them() -
     [
         (HCA, True),
         ({"hostNetwork": True}, True),
+        ({"resourceClaimTemplateName": "adapter"}, True),
+        ({"resourceNames": []}, False),
         ({}, False),
         ({"ipcLock": "Always"}, True),
         ({**HCA, "ipcLock": "Never"}, False),
@@ -98,6 +132,16 @@ def test_networks_are_an_annotation_for_multus() -> None:
     for role, found in stateful_sets(render(rdma_pipeline({**HCA, "networks": ["a", "fabrics/b"]}))).items():
         annotations = found["spec"]["template"]["metadata"]["annotations"]
         assert annotations.get("k8s.v1.cni.cncf.io/networks") == (None if role == "router" else "a,fabrics/b")
+
+
+def test_networks_in_the_longer_form_are_that_annotation_as_json() -> None:
+    selections = [
+        {"name": "rail-a", "interface": "rdma0"},
+        {"name": "rail-b", "namespace": "fabrics", "default-route": ["10.0.0.1"], "cni-args": {"mtu": 9000}},
+    ]
+    for role, found in stateful_sets(render(rdma_pipeline({**HCA, "networkSelections": selections}))).items():
+        text = found["spec"]["template"]["metadata"]["annotations"].get("k8s.v1.cni.cncf.io/networks")
+        assert (text is None) if role == "router" else json.loads(text) == selections
 
 
 def test_workers_on_the_host_network_resolve_names_and_keep_apart() -> None:
