@@ -191,12 +191,15 @@ class _Lifecycle:
             rdma_devices=settings.rdma_devices,
             shm_key=settings.shm_key or settings.pipeline,
         )
-        transport, proof = await open_proven(opening, protocol=settings.protocol, fallback=settings.fallback)
+        transport, proof = await open_proven(
+            opening, protocol=settings.serves, pulls=settings.pulls, fallback=settings.fallback
+        )
         self._stack.push_async_callback(_close, transport)
         self.metrics.watch(transport.pool, proof)
         log.info(
             "transport_open",
             mode=transport.mode,
+            pulls=transport.pulls,
             url=transport.pool.url,
             bytes=transport.pool.size,
             pulls_from_itself=proved_text(proof.bytes_per_second, proof.seconds),

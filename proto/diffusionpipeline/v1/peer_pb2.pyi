@@ -301,6 +301,7 @@ class Pool(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
+    PULLS_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
     url: _builtins.str
     """How the mode reaches the pool, as in Descriptor."""
@@ -308,6 +309,8 @@ class Pool(_message.Message):
     size: _builtins.int
     slots: _builtins.int
     """Slots that may be leased at once."""
+    pulls: _builtins.str
+    """The mode by which it pulls inputs, where that is another than its own pool's. Empty: by the same."""
     @_builtins.property
     def proof(self) -> Global___Proof:
         """Absent: a worker that did not measure."""
@@ -321,10 +324,11 @@ class Pool(_message.Message):
         size: _builtins.int = ...,
         slots: _builtins.int = ...,
         proof: Global___Proof | None = ...,
+        pulls: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "mode", b"mode", "proof", b"proof", "size", b"size", "slots", b"slots", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "mode", b"mode", "proof", b"proof", "pulls", b"pulls", "size", b"size", "slots", b"slots", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

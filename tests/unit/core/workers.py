@@ -91,6 +91,7 @@ class Worker:
     stages: frozenset[Stage]
     generation: str = "g1"
     mode: str = "tcp"
+    pulls: str = ""
     model: str = "m"
     capacity: int = 1
     prefetch: int = 1
@@ -145,6 +146,7 @@ class Worker:
             pod_name=self.pod,
             generation=self.generation,
             mode=self.mode,
+            pulls=self.pulls,
             model=self.model,
             capacity=self.capacity,
             slots=self.slots,

@@ -31,6 +31,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         pod_name=message.pod_name,
         generation=message.generation,
         mode=message.pool.mode,
+        pulls=message.pool.pulls,
         model=message.model.digest,
         capacity=message.capacity,
         slots=message.pool.slots,

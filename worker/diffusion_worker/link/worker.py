@@ -62,6 +62,7 @@ class Worker:
                 address=pool.address,
                 size=pool.size,
                 slots=pool.slots,
+                pulls=self._transport.pulls if self._transport.pulls != self._transport.mode else "",
                 proof=peer_pb2.Proof(
                     bytes_per_second=self._proof.bytes_per_second,
                     seconds=self._proof.seconds,

@@ -75,23 +75,30 @@ async def open_transport(
     port_min: int,
     port_max: int,
     incarnation: str,
+    pulls: str = "",
     rdma_devices: Collection[str] = frozenset(),
     shm_key: str = "",
 ) -> Transport:
     """Open a pool of at least `pool_size` bytes that peers can pull from.
 
-    `backend` is mooncake, tcp, shm or memory (in this process, for tests); `protocol` is auto, rdma or tcp and
-    `fallback` Allow or Deny; `host` is the address that peers reach this worker by; ports are taken from
+    `backend` is mooncake, tcp, shm or memory (in this process, for tests); `protocol` is auto, rdma or tcp, and so is
+    `pulls`, for inputs that come by another network (empty: by the same); `fallback` is Allow or Deny; `host` is the
+    address that peers reach this worker by; ports are taken from
     `port_min` to `port_max`, both included (Mooncake: two, and two more for each peer that is pulled from, and as many
     again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any. Over shared memory,
     workers of another `shm_key` are not met.
     Raises EngineInitFailed, which names what is missing.
     """
     if backend == "mooncake":
-        network, names = choose_network(protocol, fallback, allowed=rdma_devices)
-        settings = EngineSettings(host, network, names, port_min, port_max)
-        log.info("transport_opening", backend=backend, network=network, devices=names)
-        return await MooncakeTransport.open(settings, pool_size=pool_size, incarnation=incarnation)
+
+        def engines(protocol: str) -> EngineSettings:
+            network, names = choose_network(protocol, fallback, allowed=rdma_devices)
+            log.info("transport_opening", backend=backend, network=network, devices=names)
+            return EngineSettings(host, network, names, port_min, port_max)
+
+        serving = engines(protocol)
+        pulling = engines(pulls) if pulls else serving
+        return await MooncakeTransport.open(serving, pulling, pool_size=pool_size, incarnation=incarnation)
     if backend not in BACKENDS:
         raise EngineInitFailed(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     refuse_other_networks(backend, protocol, fallback)

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from diffusion_worker.transport.pool import PAGE
 from diffusion_worker.transport.seal import SEAL_BYTES
 
 LARGE: Final = 4 << 20
+OTHER_POOL: Final = 16 << 20
 SMALL: Final = PAGE - SEAL_BYTES
 PULLS: Final = 8
 ENOUGH_SECONDS: Final = 0.05
@@ -43,13 +45,19 @@ class Proof:
 
 
 async def open_proven(
-    opening: Callable[..., Awaitable[Transport]], *, protocol: str, fallback: str
+    opening: Callable[..., Awaitable[Transport]], *, protocol: str, pulls: str = "", fallback: str
 ) -> tuple[Transport, Proof]:
-    """Open a transport and pull from it. `opening` takes the keyword `protocol`: auto, rdma or tcp.
+    """Open a transport and pull from it. `opening` takes keywords of `open_transport`, and has the others already.
 
+    `protocol` (auto, rdma or tcp) is that by which its pool is pulled from, `pulls` that of its inputs, if another.
     RDMA that does not connect is no RDMA: with fallback Allow, TCP is opened in its place. Raises EngineInitFailed.
     """
-    transport = await opening(protocol=protocol)
+    if pulls:
+        # What comes by another network can't be tried on a pool that is not served by it.
+        other, _ = await open_proven(partial(opening, pool_size=OTHER_POOL), protocol=pulls, fallback=fallback)
+        await other.close()
+        pulls = "rdma" if other.mode == RDMA else "tcp"
+    transport = await opening(protocol=protocol, **({"pulls": pulls} if pulls else {}))
     try:
         return transport, await prove(transport)
     except EngineInitFailed as error:
@@ -57,7 +65,7 @@ async def open_proven(
         if transport.mode != RDMA or fallback == "Deny":
             raise
         log.warning("rdma_fell_back_to_tcp", found=str(error))
-        return await open_proven(opening, protocol="tcp", fallback=fallback)
+        return await open_proven(opening, protocol="tcp", pulls=pulls, fallback=fallback)
     except BaseException:
         await transport.close()
         raise
