@@ -39,6 +39,8 @@ STARTUP_SECONDS: Final = 1800
 MAX_TOKENS: Final = 65536
 MAX_REQUESTS: Final = 8
 
+_EDGES: Final = {"encoderToDenoiser": Role.ENCODER, "denoiserToDecoder": Role.DENOISER}
+"""By the role that makes what is sent."""
 _SCHEDULING: Final = ("priorityClassName", "schedulerName", "runtimeClassName", "nodeSelector", "tolerations")
 
 
@@ -150,11 +152,12 @@ def _role(role: Role, spec: Object, denoisers: int) -> RoleSpec:
 
 
 def _transport(spec: Object) -> Transport:
-    rdma = spec.get("rdma")
+    rdma, edges = spec.get("rdma"), spec.get("edges", {})
     return Transport(
         backend=spec["backend"],
         protocol=spec["protocol"],
         fallback=spec["fallback"],
+        edges={role: edges[name]["protocol"] for name, role in _EDGES.items() if name in edges},
         rdma=None if rdma is None else _rdma(rdma),
         pool_size=parse_quantity(spec["poolSize"]),
         port_min=spec["rpcPortRange"]["min"],

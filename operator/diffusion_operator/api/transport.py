@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from diffusion_operator.api.role import Object
+from diffusionpipeline.words import MODEL_ROLES, Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,25 @@ class Transport:
     """auto, rdma or tcp."""
     fallback: str
     """Allow or Deny."""
+    edges: Mapping[Role, str]
+    """The protocol between a role and the next, where it is another."""
     rdma: Rdma | None
     pool_size: int
     """Bytes."""
     port_min: int
     port_max: int
     """Inclusive."""
+
+    def protocol_of(self, maker: Role) -> str:
+        """Between this role and the next."""
+        return self.edges.get(maker, self.protocol)
+
+    def may_use_rdma(self, roles: Sequence[Role]) -> bool:
+        """Whether a worker of these roles has to do with an edge that may. Without a word of edges every worker has."""
+        if not self.edges:
+            return self.protocol != "tcp"
+        return any(
+            self.protocol_of(maker) != "tcp"
+            for maker, reader in pairwise(MODEL_ROLES)
+            if (maker in roles) != (reader in roles)
+        )

@@ -40,22 +40,22 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
     ports = {names.HEALTH: names.WORKER_HEALTH_PORT, names.GRPC_HEALTH: names.WORKER_GRPC_HEALTH_PORT}
     volumes, mounts = storage.worker_volumes(pipeline)
     gpus = {spec.gpu_resource: str(spec.gpus)} if spec.gpus else {}
-    claims = {claim["name"]: dict(claim) for claim in (*rdma.claims(pipeline), *spec.resource_claims)}
+    claims = {claim["name"]: dict(claim) for claim in (*rdma.claims(pipeline, roles), *spec.resource_claims)}
     main = {
         **_container(spec, pipeline.image, image, "diffusion_worker", ["--role", ",".join(roles)]),
-        **container_security(pipeline, spec, rdma.security_context() if rdma.locks_memory(pipeline) else {}),
+        **container_security(pipeline, spec, rdma.security_context() if rdma.locks_memory(pipeline, roles) else {}),
         "envFrom": [{"configMapRef": {"name": names.config_map(pipeline, generation)}}],
         "env": worker_environment(pipeline, spec, ports),
         "volumeMounts": mounts,
         **_reached(spec, ports, probed=names.HEALTH, ready="/readyz"),
-        **_resources(spec, {**rdma.resources(pipeline), **gpus}, claims),
+        **_resources(spec, {**rdma.resources(pipeline, roles), **gpus}, claims),
     }
     pod = {
         **_pod(pipeline, spec, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
         **({"resourceClaims": list(claims.values())} if claims else {}),
         **worker_placement(pipeline, spec),
     }
-    annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.pod_annotations(pipeline)
+    annotations = _annotations(pipeline, names.WORKER_HEALTH_PORT) | rdma.pod_annotations(pipeline, roles)
     annotations |= _evictable(volumes)
     return _template(pipeline, spec, names.labels(pipeline, spec.role, generation), annotations, pod)
 

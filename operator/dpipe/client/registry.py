@@ -92,6 +92,11 @@ def pool_text(peer: registry_pb2.Peer) -> str:
     return f"{peer.bytes_used / 2**20:.1f} of {peer.pool.size / 2**20:.0f} MiB"
 
 
+def mode_text(peer: registry_pb2.Peer) -> str:
+    """How its pool is reached; and how it pulls, if that is another way."""
+    return f"{peer.pool.mode} (pulls {peer.pool.pulls})" if peer.pool.pulls else peer.pool.mode
+
+
 def proof_text(peer: registry_pb2.Peer) -> str:
     """What it measured at its start; empty for one that did not."""
     if not peer.pool.HasField("proof"):
@@ -111,7 +116,7 @@ def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
             role_names(peer),
             state_name(peer),
             peer.incarnation[:8],
-            peer.pool.mode,
+            mode_text(peer),
             proof_text(peer),
             address_text(peer),
             f"{peer.tasks} of {peer.capacity}",

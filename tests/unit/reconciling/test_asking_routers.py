@@ -71,10 +71,10 @@ async def test_what_a_worker_measured_at_its_start_is_seen_and_absent_where_it_m
 ) -> None:
     servicer, address = router
     measured = peer("a", "tcp")
-    measured.pool.proof.bytes_per_second = 1.9e9
+    measured.pool.proof.bytes_per_second, measured.pool.pulls = 1.9e9, "mooncake-tcp"
     servicer.peers = [measured, peer("b", "tcp")]
     found = await ask(address)
-    assert [one.bytes_per_second for one in found.peers] == [1.9e9, None]
+    assert [(one.bytes_per_second, one.pulls) for one in found.peers] == [(1.9e9, "mooncake-tcp"), (None, "")]
 
 
 async def test_a_download_is_seen_in_whole_percents(router: tuple[Router, str]) -> None:

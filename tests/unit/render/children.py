@@ -29,6 +29,7 @@ BASES = {
     "model-from-a-claim": "digits-colocated",
     "model-from-an-image": "digits-colocated",
     "rdma-by-claims": "digits-colocated",
+    "rdma-by-edge": SIMPLEST,
     "rdma-on-several-rails": "digits-colocated",
     "rdma-on-the-host-network": "digits-colocated",
     "rdma-with-networks": "digits-colocated",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from diffusion_operator.render import render
+from diffusion_operator.render.generation import generation, variables
 from unit.render.children import (
     Child,
     environment,
@@ -74,6 +75,46 @@ def test_a_role_may_claim_what_has_nothing_to_do_with_the_transport() -> None:
     assert pod_spec(sets["denoiser"])["resourceClaims"] == [gpu]
     assert not lock(sets["denoiser"])
     assert "resourceClaims" not in pod_spec(sets["encoder"])
+
+
+BY_EDGE = {
+    "protocol": "rdma",
+    "fallback": "Deny",
+    "edges": {"encoderToDenoiser": {"protocol": "tcp"}},
+    "rdma": {**HCA, "networks": ["roce"], "resourceName": "rdma/hca"},
+}
+
+
+def test_a_role_without_an_edge_that_may_be_rdma_asks_for_no_device() -> None:
+    children = render(pipeline(transport=BY_EDGE))
+    sets = stateful_sets(children)
+    for role, has in {"encoder": False, "denoiser": True, "decoder": True}.items():
+        assert ("rdma/hca" in main_container(sets[role]).get("resources", {}).get("limits", {})) is has
+        assert lock(sets[role]) is has
+        annotations = sets[role]["spec"]["template"]["metadata"].get("annotations", {})
+        assert ("k8s.v1.cni.cncf.io/networks" in annotations) is has
+    (config_map,) = of_kind(children, "ConfigMap").values()
+    assert config_map["data"]["DIFFUSION_WORKER_PROTOCOL"] == "rdma"
+    assert config_map["data"]["DIFFUSION_WORKER_ENCODER_TO_DENOISER"] == "tcp"
+    assert "DIFFUSION_WORKER_DENOISER_TO_DECODER" not in config_map["data"]
+
+
+def test_a_role_that_was_told_to_claims_or_locks_all_the_same() -> None:
+    always = {**BY_EDGE, "rdma": {"resourceClaimTemplateName": "adapter", "ipcLock": "Always"}}
+    sets = stateful_sets(render(pipeline(transport=always)))
+    assert lock(sets["encoder"])
+    assert ["resourceClaims" in pod_spec(sets[role]) for role in ("encoder", "denoiser", "decoder")] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_another_edge_makes_another_generation_and_none_leaves_it_as_it_was() -> None:
+    whole = {**BY_EDGE, "edges": None}
+    found = {generation(pipeline(transport=each), "w") for each in (BY_EDGE, whole)}
+    assert len(found) == 2
+    assert "DIFFUSION_WORKER_ENCODER_TO_DENOISER" not in variables(pipeline(transport=whole))
 
 
 def test_a_role_may_name_another_number_of_devices_and_gets_gpus_beside_them() -> None:

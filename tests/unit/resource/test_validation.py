@@ -153,6 +153,27 @@ BROKEN_RULES = {
     MINIMAL + "\nsecurityProfile: OpenShift\ntransport: {rdma: {resourceClaimTemplateName: a}}": (
         "spec: securityProfile: OpenShift is for pods that"
     ),
+    MINIMAL + "\ntransport: {backend: tcp, edges: {}}": "spec.transport: edges are of backend mooncake",
+    MINIMAL + "\ntransport: {edges: {encoderToDenoiser: {protocol: tcp}, denoiserToDecoder: {protocol: tcp}}}": (
+        "spec.transport: both edges have the same protocol"
+    ),
+    MINIMAL + "\ntransport: {edges: {denoiserToDecoder: {protocol: rdma}}}": (
+        "spec.transport: protocol: rdma needs devices"
+    ),
+    MINIMAL + "\ntransport: {edges: {encoderToDenoiser: {protocol: auto}, denoiserToDecoder: {protocol: rdma}}}": (
+        "spec.transport: protocol: rdma needs devices"
+    ),
+    MINIMAL + "\ntransport: {protocol: tcp, edges: {encoderToDenoiser: {protocol: tcp}}, rdma: {gidIndex: 1}}": (
+        "spec.transport: rdma has no effect here"
+    ),
+    MINIMAL
+    + "\nroles: {encoder: {colocateWith: denoiser}}\ntransport: {edges: {encoderToDenoiser: {protocol: tcp}}}": (
+        "spec: nothing is sent to or from a colocated role"
+    ),
+    MINIMAL
+    + "\nroles: {decoder: {colocateWith: denoiser}}\ntransport: {edges: {denoiserToDecoder: {protocol: tcp}}}": (
+        "spec: nothing is sent to or from a colocated role"
+    ),
     MINIMAL + "\ntransport: {rdma: {hostNetwork: true}}": "spec: networkPolicy.mode: Isolate",
     MINIMAL + "\nnetworkPolicy: {mode: None, metricsFrom: []}": "spec.networkPolicy: httpFrom, grpcFrom, metricsFrom",
     MINIMAL + "\nnetworkPolicy: {httpFrom: [{}]}": "spec.networkPolicy.httpFrom[0]: a peer is an ipBlock, or",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusion_operator.api import MODEL_ROLES, Role
 from unit.status.seen import (
     ALL_COLOCATED,
@@ -245,4 +247,79 @@ TRANSPORT = [
     case(at_zero(), "TransportReady", "Unknown", "Suspended", "", spec=SUSPENDED, id="suspended"),
 ]
 
-CASES = [*ROUTER, *PEERS, *TRANSPORT]
+BY_EDGE = (
+    "transport: {protocol: rdma, fallback: Deny, rdma: {resourceName: rdma/hca}, "
+    "edges: {encoderToDenoiser: {protocol: tcp}}}"
+)
+EITHER = "transport: {protocol: tcp, edges: {denoiserToDecoder: {protocol: rdma}}, rdma: {resourceName: rdma/hca}}"
+
+
+def by_edge(encoder: str, pulls: str, denoiser: str, decoder: str) -> Any:
+    """What encoders offer, denoisers pull and offer, and decoders pull: the ends of Mooncake's modes."""
+    return answer(
+        [
+            peer(Role.ENCODER, mode=f"mooncake-{encoder}"),
+            peer(Role.DENOISER, mode=f"mooncake-{denoiser}", pulls=f"mooncake-{pulls}" if pulls != denoiser else ""),
+            peer(Role.DECODER, mode=f"mooncake-{decoder}"),
+        ]
+    )
+
+
+EDGES = [
+    case(
+        observed(peers=by_edge("tcp", "tcp", "rdma", "rdma")),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use encoder to denoiser tcp, denoiser to decoder rdma",
+        spec=BY_EDGE,
+        id="each edge as was asked for",
+    ),
+    case(
+        observed(peers=by_edge("tcp", "tcp", "tcp", "tcp")),
+        "TransportReady",
+        "False",
+        "FallbackToTCP",
+        "denoiser to decoder uses tcp, not rdma as spec.transport asks for",
+        spec=BY_EDGE,
+        id="an edge that was to be rdma",
+    ),
+    case(
+        observed(peers=by_edge("tcp", "tcp", "tcp", "tcp")),
+        "Ready",
+        "False",
+        "TransportDegraded",
+        "denoiser to decoder uses tcp",
+        spec=BY_EDGE,
+        id="an edge that forbids TCP keeps a pipeline from being ready on it (I10)",
+    ),
+    case(
+        observed(peers=by_edge("tcp", "tcp", "tcp", "tcp")),
+        "Ready",
+        "True",
+        "Ready",
+        "all roles are ready; denoiser to decoder uses tcp",
+        spec=EITHER,
+        id="an edge that may fall back does",
+    ),
+    case(
+        observed(peers=by_edge("tcp", "rdma", "rdma", "rdma")),
+        "TransportReady",
+        "False",
+        "MixedModes",
+        "encoder to denoiser: peers use rdma and tcp",
+        spec=BY_EDGE,
+        id="the ends of an edge differ",
+    ),
+    case(
+        observed(peers=answer([])),
+        "TransportReady",
+        "Unknown",
+        "NoPeers",
+        "no peer has said",
+        spec=BY_EDGE,
+        id="nobody to ask of any edge",
+    ),
+]
+
+CASES = [*ROUTER, *PEERS, *TRANSPORT, *EDGES]
