@@ -189,6 +189,7 @@ class _Lifecycle:
             port_max=settings.port_max,
             incarnation=incarnation,
             rdma_devices=settings.rdma_devices,
+            huge_pages=settings.huge_pages,
             shm_key=settings.shm_key or settings.pipeline,
         )
         transport, proof = await open_proven(

@@ -67,6 +67,7 @@ class Settings(ProcessSettings):
         "", description="Shared memory: workers of another key are not met. Empty: the pipeline's name"
     )
     pool_size: int = Field(256 << 20, ge=1 << 16, description="Bytes of the memory pool")
+    huge_pages: Literal["", "2Mi", "1Gi"] = Field("", description="Huge pages that it is made of. Empty: ordinary ones")
     port_min: int = Field(15000, ge=1, le=65535, description="First port of the transport")
     port_max: int = Field(17000, ge=1, le=65535, description="Last port of the transport")
 

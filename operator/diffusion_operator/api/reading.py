@@ -160,6 +160,7 @@ def _transport(spec: Object) -> Transport:
         edges={role: edges[name]["protocol"] for name, role in _EDGES.items() if name in edges},
         rdma=None if rdma is None else _rdma(rdma),
         pool_size=parse_quantity(spec["poolSize"]),
+        huge_pages=spec.get("hugePages", ""),
         port_min=spec["rpcPortRange"]["min"],
         port_max=spec["rpcPortRange"]["max"],
     )

@@ -48,6 +48,8 @@ class Transport:
     rdma: Rdma | None
     pool_size: int
     """Bytes."""
+    huge_pages: str
+    """Of which pools are made: 2Mi or 1Gi. Empty: ordinary ones."""
     port_min: int
     port_max: int
     """Inclusive."""

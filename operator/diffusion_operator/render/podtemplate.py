@@ -30,6 +30,7 @@ _ROUTER_RESOURCES: Final[Object] = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
     "limits": {"memory": "2Gi"},
 }
+_CPU_BESIDE_HUGE_PAGES: Final = "100m"
 _EVICTABLE: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 # A pod is ready no sooner than its first startup probe that succeeds.
 _STARTUP_PERIOD: Final = 2
@@ -39,6 +40,7 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
     """The template of the pods of `spec.role`, whose one process runs `roles`."""
     ports = {names.HEALTH: names.WORKER_HEALTH_PORT, names.GRPC_HEALTH: names.WORKER_GRPC_HEALTH_PORT}
     volumes, mounts = storage.worker_volumes(pipeline)
+    spec, huge = _with_cpu_for_huge_pages(pipeline, spec), storage.huge_pages(pipeline)
     gpus = {spec.gpu_resource: str(spec.gpus)} if spec.gpus else {}
     claims = {claim["name"]: dict(claim) for claim in (*rdma.claims(pipeline, roles), *spec.resource_claims)}
     main = {
@@ -48,7 +50,7 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
         "env": worker_environment(pipeline, spec, ports),
         "volumeMounts": mounts,
         **_reached(spec, ports, probed=names.HEALTH, ready="/readyz"),
-        **_resources(spec, {**rdma.resources(pipeline, roles), **gpus}, claims),
+        **_resources(spec, {**rdma.resources(pipeline, roles), **gpus, **huge}, claims),
     }
     pod = {
         **_pod(pipeline, spec, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
@@ -148,6 +150,15 @@ def _resources(spec: RoleSpec, extended: Mapping[str, str], claims: Collection[s
     if claims:
         given["claims"] = [{"name": name} for name in claims]
     return {"resources": given} if given else {}
+
+
+def _with_cpu_for_huge_pages(pipeline: Pipeline, spec: RoleSpec) -> RoleSpec:
+    """Kubernetes takes no container that asks for huge pages, and neither for cpu nor for memory."""
+    named = {name for kind in ("requests", "limits") for name in spec.resources.get(kind, {})}
+    if not pipeline.transport.huge_pages or named & {"cpu", "memory"}:
+        return spec
+    requests = {**spec.resources.get("requests", {}), "cpu": _CPU_BESIDE_HUGE_PAGES}
+    return replace(spec, resources={**spec.resources, "requests": requests})
 
 
 def _pod(pipeline: Pipeline, spec: RoleSpec, main: Object, volumes: Sequence[Object], *, grace: int) -> Object:

@@ -220,6 +220,26 @@ def test_the_pipeline_says_what_network_is_wanted_also_without_devices() -> None
     assert config_map["data"]["DIFFUSION_WORKER_PROTOCOL"] == "auto"
 
 
+@pytest.mark.parametrize(
+    ("pool", "page", "asked"), [("64Mi", "2Mi", "64Mi"), ("65Mi", "2Mi", "66Mi"), ("1Gi", "1Gi", "1024Mi")]
+)
+def test_pools_of_huge_pages_are_asked_for_whole_beside_some_cpu(pool: str, page: str, asked: str) -> None:
+    sets = stateful_sets(render(pipeline(transport={"poolSize": pool, "hugePages": page})))
+    name = f"hugepages-{page}"
+    for role in ("encoder", "denoiser", "decoder"):
+        resources = main_container(sets[role])["resources"]
+        assert resources == {"requests": {"cpu": "100m", name: asked}, "limits": {name: asked}}
+        assert environment(sets[role])["DIFFUSION_WORKER_HUGE_PAGES"] == page
+    assert name not in main_container(sets["router"])["resources"]["limits"]
+
+
+def test_a_role_that_names_memory_is_given_no_cpu_for_its_huge_pages_and_may_name_their_number() -> None:
+    own = {"requests": {"memory": "2Gi", "hugepages-2Mi": "1Gi"}, "limits": {"hugepages-2Mi": "1Gi"}}
+    roles = {"denoiser": {"resources": own}}
+    sets = stateful_sets(render(pipeline(transport={"poolSize": "64Mi", "hugePages": "2Mi"}, roles=roles)))
+    assert main_container(sets["denoiser"])["resources"] == own
+
+
 def selects(selector: Child, labels: dict[str, Any]) -> bool:
     return selector["matchLabels"].items() <= labels.items() and all(
         labels.get(expression["key"]) in expression["values"] for expression in selector["matchExpressions"]

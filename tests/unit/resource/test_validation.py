@@ -153,6 +153,7 @@ BROKEN_RULES = {
     MINIMAL + "\nsecurityProfile: OpenShift\ntransport: {rdma: {resourceClaimTemplateName: a}}": (
         "spec: securityProfile: OpenShift is for pods that"
     ),
+    MINIMAL + "\ntransport: {backend: shm, hugePages: 2Mi}": "spec.transport: hugePages are not for backend shm",
     MINIMAL + "\ntransport: {backend: tcp, edges: {}}": "spec.transport: edges are of backend mooncake",
     MINIMAL + "\ntransport: {edges: {encoderToDenoiser: {protocol: tcp}, denoiserToDecoder: {protocol: tcp}}}": (
         "spec.transport: both edges have the same protocol"
@@ -278,6 +279,7 @@ WRONG_VALUES = {
     MINIMAL + "\nroles: {encoder: {resourceClaims: [{name: a}, {name: a}]}}": (
         "spec.roles.encoder.resourceClaims[1]: a is already given by item 0"
     ),
+    MINIMAL + "\ntransport: {hugePages: 4Mi}": "spec.transport.hugePages: must be one of 2Mi, 1Gi, not '4Mi'",
     MINIMAL + "\ntransport: {rdma: {networkSelections: [{interface: net1}]}}": (
         "spec.transport.rdma.networkSelections[0]: lacks the required field name"
     ),

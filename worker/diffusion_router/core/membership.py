@@ -172,6 +172,8 @@ def lose(book: Book[R], peer: Peer[R], reason: str, loss: Loss) -> None:
 
 def _apart(maker: PeerRegistered[R] | Peer[R], reader: PeerRegistered[R] | Peer[R]) -> str:
     """Why what one makes does not reach the other, or why two of a kind differ; else nothing."""
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
     if maker.stages == reader.stages:
         ours, theirs = ((peer.mode, peer.pulls or peer.mode) for peer in (reader, maker))
     elif any(stage + 1 in reader.stages for stage in maker.stages):

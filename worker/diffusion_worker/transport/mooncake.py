@@ -23,7 +23,8 @@ from diffusion_worker.engine.wire import Outcome
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, Reply
 from diffusion_worker.transport.errors import EngineInitFailed, OutOfRange, PeerDead, TransportError
-from diffusion_worker.transport.pool import Pool, Slot, allocate
+from diffusion_worker.transport.huge import pool_file, pool_memory
+from diffusion_worker.transport.pool import Pool, Slot
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.rdma_ports import RdmaPorts
 
@@ -69,7 +70,7 @@ class MooncakeTransport(PullingTransport):
     def __init__(
         self,
         pool: Pool,
-        pool_file: int,
+        file: int,
         server: EngineProcess,
         serving: EngineSettings,
         pulling: EngineSettings,
@@ -77,7 +78,7 @@ class MooncakeTransport(PullingTransport):
     ) -> None:
         super().__init__(pool)
         self.pulls = MODES[pulling.protocol]
-        self._pool_file = pool_file
+        self._pool_file = file
         self._server = server
         self._settings = {self.mode: serving, self.pulls: pulling}
         self._links: dict[str, _Link] = {}
@@ -89,17 +90,17 @@ class MooncakeTransport(PullingTransport):
 
     @staticmethod
     async def open(
-        serving: EngineSettings, pulling: EngineSettings, *, pool_size: int, incarnation: str
+        serving: EngineSettings, pulling: EngineSettings, *, pool_size: int, incarnation: str, huge_pages: str = ""
     ) -> MooncakeTransport:
         """Raises EngineInitFailed after at most PATIENCE seconds and the time that a process takes to start."""
-        pool_file = os.memfd_create("diffusion-pool")
+        file = pool_file(huge_pages)
         devices = serving.devices or pulling.devices
         ports = RdmaPorts(devices.split(",") if devices else ())
         try:
-            memory = allocate(pool_size, pool_file)
-            server = await EngineProcess.start(pool_file, len(memory), serving, PATIENCE, serves=True)
+            memory = pool_memory(pool_size, file, huge_pages)
+            server = await EngineProcess.start(file, len(memory), serving, PATIENCE, serves=True)
         except BaseException:
-            os.close(pool_file)
+            os.close(file)
             raise
         pool = Pool(
             memory,
@@ -108,7 +109,7 @@ class MooncakeTransport(PullingTransport):
             url=server.url,
             address=PoolUrl.parse(server.url).address,
         )
-        return MooncakeTransport(pool, pool_file, server, serving, pulling, ports)
+        return MooncakeTransport(pool, file, server, serving, pulling, ports)
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
         try:

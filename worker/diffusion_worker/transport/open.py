@@ -76,6 +76,7 @@ async def open_transport(
     port_max: int,
     incarnation: str,
     pulls: str = "",
+    huge_pages: str = "",
     rdma_devices: Collection[str] = frozenset(),
     shm_key: str = "",
 ) -> Transport:
@@ -85,7 +86,8 @@ async def open_transport(
     `pulls`, for inputs that come by another network (empty: by the same); `fallback` is Allow or Deny; `host` is the
     address that peers reach this worker by; ports are taken from
     `port_min` to `port_max`, both included (Mooncake: two, and two more for each peer that is pulled from, and as many
-    again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any. Over shared memory,
+    again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any. With `huge_pages` (2Mi or
+    1Gi) the pool is made of these. Over shared memory,
     workers of another `shm_key` are not met.
     Raises EngineInitFailed, which names what is missing.
     """
@@ -98,10 +100,14 @@ async def open_transport(
 
         serving = engines(protocol)
         pulling = engines(pulls) if pulls else serving
-        return await MooncakeTransport.open(serving, pulling, pool_size=pool_size, incarnation=incarnation)
+        return await MooncakeTransport.open(
+            serving, pulling, pool_size=pool_size, incarnation=incarnation, huge_pages=huge_pages
+        )
     if backend not in BACKENDS:
         raise EngineInitFailed(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     refuse_other_networks(backend, protocol, fallback)
+    if huge_pages and backend != "tcp":
+        raise EngineInitFailed(f"backend {backend} has no huge pages: leave out spec.transport.hugePages")
     if backend == "tcp":
         return TcpTransport(
             host=host,
@@ -109,6 +115,7 @@ async def open_transport(
             port_max=port_max,
             pool_size=pool_size,
             incarnation=incarnation,
+            huge_pages=huge_pages,
         )
     if backend == "shm":
         return ShmTransport(key=shm_key, pool_size=pool_size, incarnation=incarnation)

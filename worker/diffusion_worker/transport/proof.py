@@ -54,7 +54,9 @@ async def open_proven(
     """
     if pulls:
         # What comes by another network can't be tried on a pool that is not served by it.
-        other, _ = await open_proven(partial(opening, pool_size=OTHER_POOL), protocol=pulls, fallback=fallback)
+        other, _ = await open_proven(
+            partial(opening, pool_size=OTHER_POOL, huge_pages=""), protocol=pulls, fallback=fallback
+        )
         await other.close()
         pulls = "rdma" if other.mode == RDMA else "tcp"
     transport = await opening(protocol=protocol, **({"pulls": pulls} if pulls else {}))
