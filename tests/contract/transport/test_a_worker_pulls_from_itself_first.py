@@ -1,4 +1,7 @@
-"""A transport that opens is not believed before a pull by it has come through: from the worker's own pool."""
+"""A transport that opens is not believed before a pull by it has come through: from the worker's own pool.
+
+RDMA that opens and does not connect is none, and never becomes TCP where that is forbidden (I10).
+"""
 
 from __future__ import annotations
 

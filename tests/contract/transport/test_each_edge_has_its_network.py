@@ -1,4 +1,5 @@
-"""A denoiser may be fed over TCP by encoders that have no device, and be read over RDMA by decoders.
+"""A denoiser may be fed over TCP by encoders that have no device, and be read over RDMA by decoders. An edge that
+forbids TCP never has it (I10).
 
 RDMA is played: an engine that is started for it is told that it may use TCP. Which engine was started for which network
 is the worker's doing, and that is what is tested; `tests/rdma` has real verbs.

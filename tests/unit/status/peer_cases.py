@@ -7,6 +7,7 @@ from typing import Any
 from diffusion_operator.api import MODEL_ROLES, Role
 from unit.status.seen import (
     ALL_COLOCATED,
+    BY_EDGE,
     OLD,
     RDMA,
     RDMA_OR_NOTHING,
@@ -247,10 +248,6 @@ TRANSPORT = [
     case(at_zero(), "TransportReady", "Unknown", "Suspended", "", spec=SUSPENDED, id="suspended"),
 ]
 
-BY_EDGE = (
-    "transport: {protocol: rdma, fallback: Deny, rdma: {resourceName: rdma/hca}, "
-    "edges: {encoderToDenoiser: {protocol: tcp}}}"
-)
 EITHER = "transport: {protocol: tcp, edges: {denoiserToDecoder: {protocol: rdma}}, rdma: {resourceName: rdma/hca}}"
 
 

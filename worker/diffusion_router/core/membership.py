@@ -185,7 +185,7 @@ def _apart(maker: PeerRegistered[R] | Peer[R], reader: PeerRegistered[R] | Peer[
     by, other = (" and ".join(dict.fromkeys(modes)) for modes in (ours, theirs))
     return (
         f"{reader.pod_name} moves tensors by {by}, but {maker.pod_name} of the same generation by {other}: give both "
-        "the same devices, or set transport.protocol to one of the two"
+        "the same devices, or set transport.protocol (or that of their edge) to one of the two"
     )
 
 
