@@ -74,6 +74,6 @@ def peer(pod: JSON, mode: str) -> registry_pb2.Peer:
         pod_name=metadata["name"],
         roles=[stage_pb2.Role.Value(f"ROLE_{metadata['labels'][_ROLE].upper()}")],
         generation=metadata["labels"][_GENERATION],
-        pool=peer_pb2.Pool(mode=mode),
+        pool=peer_pb2.Pool(mode=mode, proof=peer_pb2.Proof(bytes_per_second=1.9e9, seconds=3e-4)),
         state=registry_pb2.PEER_STATE_READY,
     )

@@ -87,7 +87,8 @@ def accepted(cluster: Cluster, namespace: str) -> Callable[[str, str], dict[str,
             except Refused as refused:
                 # Of some fields one must be given; they are in the files of the next test.
                 assert refused.code == 422, refused
-                assert "valueFrom" in field.path or "networkPolicy" in field.path, refused
+                of_several = ("valueFrom", "networkPolicy", "resourceClaims[")
+                assert any(part in field.path for part in of_several), refused
             else:
                 found[f"n{number}"] = field
         return found

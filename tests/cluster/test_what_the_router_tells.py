@@ -38,7 +38,9 @@ def test_a_pipeline_is_ready_once_its_workers_are_registered(user: User, router:
     router.register(pods, "mooncake-tcp")
     user.until_ready()
     user.until_condition("PeersRegistered", "True", "Registered")
-    user.until_condition("TransportReady", "True", "InUse", "peers use tcp")
+    user.until_condition(
+        "TransportReady", "True", "InUse", "peers use tcp; 3 workers pulled from themselves at 1.9 GB/s"
+    )
     user.until_condition("RouterReady", "True", "RegistryAnswers")
     assert user.columns()["TRANSPORT"] == "tcp"
     assert user.status()["router"]["readyPeers"] == 3

@@ -29,7 +29,7 @@ from diffusion_worker.metrics import Metrics
 from diffusion_worker.model.forwards import Forwards
 from diffusion_worker.model.types import DownloadFailed, StageModel, UnsupportedModel
 from diffusion_worker.settings import Settings
-from diffusion_worker.transport import EngineInitFailed, Transport, open_transport
+from diffusion_worker.transport import EngineInitFailed, Proof, Transport, open_proven, open_transport
 from diffusion_worker.work.compute import ComputeThread
 from diffusion_worker.work.hub import Hub, Ticked
 from diffusion_worker.work.paces import Paces
@@ -46,6 +46,7 @@ from diffusionpipeline.words import (
     EXIT_MODEL,
     EXIT_STALLED,
     EXIT_TRANSPORT,
+    proved_text,
 )
 
 CLOSE_SECONDS: Final = 5.0
@@ -178,9 +179,9 @@ class _Lifecycle:
         settings = self._settings
         # First, because what it may lack (devices, ports, memory) is known in seconds, a model may load for minutes.
         incarnation = secrets.token_hex(16)
-        transport = await open_transport(
+        opening = partial(
+            open_transport,
             backend=settings.backend,
-            protocol=settings.protocol,
             fallback=settings.fallback,
             host=settings.host,
             pool_size=settings.pool_size,
@@ -188,11 +189,22 @@ class _Lifecycle:
             port_max=settings.port_max,
             incarnation=incarnation,
             rdma_devices=settings.rdma_devices,
+            huge_pages=settings.huge_pages,
             shm_key=settings.shm_key or settings.pipeline,
         )
+        transport, proof = await open_proven(
+            opening, protocol=settings.serves, pulls=settings.pulls, fallback=settings.fallback
+        )
         self._stack.push_async_callback(_close, transport)
-        self.metrics.watch(transport.pool)
-        log.info("transport_open", mode=transport.mode, url=transport.pool.url, bytes=transport.pool.size)
+        self.metrics.watch(transport.pool, proof)
+        log.info(
+            "transport_open",
+            mode=transport.mode,
+            pulls=transport.pulls,
+            url=transport.pool.url,
+            bytes=transport.pool.size,
+            pulls_from_itself=proved_text(proof.bytes_per_second, proof.seconds),
+        )
         self._become(_LOADING)
         begun = time.monotonic()
         # How long that takes depends on networks and disks, and it says nothing meanwhile: no bound would be right.
@@ -208,9 +220,9 @@ class _Lifecycle:
         self.metrics.set_model_load(seconds)
         log.info("model_loaded", id=settings.model_id, seconds=round(seconds, 2))
         self._become("not registered with the router")
-        await self._serve(loaded, transport, stop)
+        await self._serve(loaded, transport, proof, stop)
 
-    async def _serve(self, loaded: Loaded, transport: Transport, stop: asyncio.Event) -> None:
+    async def _serve(self, loaded: Loaded, transport: Transport, proof: Proof, stop: asyncio.Event) -> None:
         settings = self._settings
         channel = grpc.aio.insecure_channel(settings.router, options=WORKER_CHANNEL)
         self._stack.push_async_callback(channel.close, None)
@@ -227,7 +239,7 @@ class _Lifecycle:
             max_input_bytes=settings.max_input_bytes,
             max_input_pixels=settings.max_input_pixels,
         )
-        worker = Worker(settings, loaded, transport, runner, self.paces, leave=stop.set)
+        worker = Worker(settings, loaded, transport, proof, runner, self.paces, leave=stop.set)
         self.registers = True
         attached = asyncio.create_task(stream.run(worker))
         stopping = asyncio.create_task(stop.wait())

@@ -21,6 +21,7 @@ from diffusion_worker.transport import (
     OutOfRange,
     PeerDead,
     Pool,
+    Proof,
     SlotLost,
     StaleDescriptor,
     TransferTimeout,
@@ -153,8 +154,8 @@ class Metrics:
             self.forward_requests.labels(label)
             self.forward_duration.labels(label)
 
-    def watch(self, pool: Pool) -> None:
-        """Report the pool, read at each scrape."""
+    def watch(self, pool: Pool, proof: Proof) -> None:
+        """Report the pool, read at each scrape, and what was measured when it was opened."""
         name, registry = "diffusion_worker_", self.registry
         Gauge(f"{name}pool_bytes", "Size of the pool", ["role"], registry=registry).labels(self._label).set(pool.size)
         for suffix, text, read in (
@@ -165,6 +166,15 @@ class Metrics:
             Gauge(f"{name}{suffix}", text, ["role"], registry=registry).labels(self._label).set_function(read)
         transport = Gauge(f"{name}transport_info", "How tensors move", ["role", "mode"], registry=registry)
         transport.labels(self._label, pool.mode).set(1)
+        for suffix, text, value in (
+            (
+                "bytes_per_second",
+                "Of a large pull of this worker's from its own pool, at its start",
+                proof.bytes_per_second,
+            ),
+            ("seconds", "Of a small pull of this worker's from its own pool, at its start", proof.seconds),
+        ):
+            Gauge(f"{name}self_pull_{suffix}", text, ["role"], registry=registry).labels(self._label).set(value)
 
     def forward(self, requests: int, seconds: float) -> None:
         """A forward was made."""

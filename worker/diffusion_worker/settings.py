@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -12,7 +13,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
-from diffusionpipeline.words import MODEL_ROLES, ModelRole, Stage
+from diffusionpipeline.words import MODEL_ROLES, STAGES, ModelRole, Stage
 
 
 class Settings(ProcessSettings):
@@ -55,6 +56,12 @@ class Settings(ProcessSettings):
 
     backend: Literal["mooncake", "tcp", "shm", "memory"] = Field("mooncake", description="How tensors move")
     protocol: Literal["auto", "rdma", "tcp"] = Field("auto", description="Network that Mooncake uses")
+    encoder_to_denoiser: Literal["", "auto", "rdma", "tcp"] = Field(
+        "", description="The same for what encoders make, if it is another than protocol"
+    )
+    denoiser_to_decoder: Literal["", "auto", "rdma", "tcp"] = Field(
+        "", description="The same for what denoisers make, if it is another than protocol"
+    )
     fallback: Literal["Allow", "Deny"] = Field("Allow", description="Whether TCP will do where RDMA is asked for")
     rdma_devices: Annotated[list[str], NoDecode] = Field(
         [], description="RDMA devices that may be used, separated by commas. Empty: all that can be"
@@ -63,6 +70,7 @@ class Settings(ProcessSettings):
         "", description="Shared memory: workers of another key are not met. Empty: the pipeline's name"
     )
     pool_size: int = Field(256 << 20, ge=1 << 16, description="Bytes of the memory pool")
+    huge_pages: Literal["", "2Mi", "1Gi"] = Field("", description="Huge pages that it is made of. Empty: ordinary ones")
     port_min: int = Field(15000, ge=1, le=65535, description="First port of the transport")
     port_max: int = Field(17000, ge=1, le=65535, description="Last port of the transport")
 
@@ -128,6 +136,27 @@ class Settings(ProcessSettings):
     @property
     def stages(self) -> frozenset[Stage]:
         return frozenset(role.stage for role in self.roles)
+
+    @property
+    def serves(self) -> str:
+        """The protocol by which others pull from this worker: that of the edge that leaves it."""
+        edges = self._edges(leaving=True) or self._edges(leaving=False)
+        return edges[0] if edges else self.protocol
+
+    @property
+    def pulls(self) -> str:
+        """The protocol by which its inputs come, if it is another; else empty."""
+        edges = self._edges(leaving=False)
+        return edges[0] if edges and edges[0] != self.serves else ""
+
+    def _edges(self, *, leaving: bool) -> list[str]:
+        """Protocols of the edges between this worker and others."""
+        given = {Stage.ENCODE: self.encoder_to_denoiser, Stage.DENOISE: self.denoiser_to_decoder}
+        return [
+            given[maker] or self.protocol
+            for maker, reader in pairwise(STAGES)
+            if (maker in self.stages, reader in self.stages) == (leaving, not leaving)
+        ]
 
     @property
     def batching(self) -> Batching:

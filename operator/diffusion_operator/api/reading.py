@@ -40,6 +40,8 @@ STARTUP_SECONDS: Final = 1800
 MAX_TOKENS: Final = 65536
 MAX_REQUESTS: Final = 8
 
+_EDGES: Final = {"encoderToDenoiser": Role.ENCODER, "denoiserToDecoder": Role.DENOISER}
+"""By the role that makes what is sent."""
 _SCHEDULING: Final = ("priorityClassName", "schedulerName", "runtimeClassName", "nodeSelector", "tolerations")
 
 
@@ -130,6 +132,7 @@ def role_spec(role: Role, spec: Object, denoisers: int) -> RoleSpec:
         device=spec.get("device", "cuda" if gpus else "cpu"),
         threads=spec.get("threads"),
         resources=check_resources(spec.get("resources", {}), gpu_resource if gpus else "", (*path, "resources")),
+        resource_claims=tuple(spec.get("resourceClaims", ())),
         env=tuple(variable(item) for item in spec.get("env", ())),
         args=tuple(spec.get("args", ())),
         pod_template=check_pod_template(spec.get("podTemplate", {}), (*path, "podTemplate")),
@@ -159,13 +162,15 @@ def role_spec(role: Role, spec: Object, denoisers: int) -> RoleSpec:
 
 
 def _transport(spec: Object) -> Transport:
-    rdma = spec.get("rdma")
+    rdma, edges = spec.get("rdma"), spec.get("edges", {})
     return Transport(
         backend=spec["backend"],
         protocol=spec["protocol"],
         fallback=spec["fallback"],
+        edges={role: edges[name]["protocol"] for name, role in _EDGES.items() if name in edges},
         rdma=None if rdma is None else _rdma(rdma),
         pool_size=parse_quantity(spec["poolSize"]),
+        huge_pages=spec.get("hugePages", ""),
         port_min=spec["rpcPortRange"]["min"],
         port_max=spec["rpcPortRange"]["max"],
     )
@@ -177,12 +182,14 @@ def _topology(spec: Object | None) -> Topology | None:
 
 def _rdma(spec: Object) -> Rdma:
     return Rdma(
-        resource=spec.get("resourceName", ""),
+        resources=(spec["resourceName"],) if "resourceName" in spec else tuple(spec.get("resourceNames", ())),
+        claim_template=spec.get("resourceClaimTemplateName", ""),
         count=spec.get("count", 1),
         devices=tuple(spec.get("devices", ())),
         gid_index=spec.get("gidIndex"),
         ipc_lock=spec.get("ipcLock", "Auto"),
         networks=tuple(spec.get("networks", ())),
+        network_selections=tuple(spec.get("networkSelections", ())),
         host_network=spec.get("hostNetwork", False),
     )
 

@@ -66,6 +66,8 @@ class RoleSpec:
     threads: int | None
     """None: the libraries decide."""
     resources: Object
+    resource_claims: tuple[Object, ...]
+    """Of its pods, as Kubernetes has them in a pod."""
     env: tuple[Object, ...]
     args: tuple[str, ...]
     pod_template: Object

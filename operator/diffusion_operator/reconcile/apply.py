@@ -17,7 +17,7 @@ from diffusion_operator.cluster.keys import Key
 from diffusion_operator.cluster.kinds import PIPELINE, POD_MONITOR, STATEFUL_SET, Kind, Object, kind_of
 from diffusion_operator.cluster.recorder import Recorder
 from diffusion_operator.cluster.store import FOREIGN, ChildId, Store, Stored, mark_of, stored
-from diffusion_operator.reconcile import claims, growth, marking
+from diffusion_operator.reconcile import claims, dropped, growth, marking
 from diffusion_operator.render import names
 from diffusion_operator.render.claims import resized, with_sizes
 from diffusion_operator.render.difference import differences
@@ -151,8 +151,9 @@ class Applier:
             self._judge(kind, name, error, applied)
 
     async def _make(self, owner: Owner, kind: Kind, adopted: Object, applied: Applied) -> None:
+        marked = marking.marked(adopted)
         try:
-            answer = await self._cluster.apply(kind, marking.only_new(marking.marked(adopted)))
+            answer = await self._cluster.apply(kind, marking.only_new(marked))
         except ApiError as error:
             if error.status != 409:
                 raise
@@ -166,7 +167,7 @@ class Applier:
             # Ours: the watch has not told of it yet, or will not, as somebody took the labels that it selects by.
             await self._mend(owner, known, adopted, applied)
             return
-        self._wrote(kind, answer, applied)
+        self._wrote(kind, marked, answer, applied)
 
     async def _mend(self, owner: Owner, known: Stored, adopted: Object, applied: Applied) -> None:
         kind, name = known.kind, known.name
@@ -199,7 +200,7 @@ class Applier:
             await self.see_that_it_stays(owner)
         answer = await self._cluster.apply(kind, marked)
         version_before = known.version
-        self._wrote(kind, answer, applied)
+        self._wrote(kind, marked, answer, applied)
         if int(answer["metadata"]["resourceVersion"]) == version_before:
             return
         if rendered_so_before:
@@ -233,8 +234,10 @@ class Applier:
             return None
         return as_it_is
 
-    def _wrote(self, kind: Kind, answer: Object, applied: Applied) -> None:
+    def _wrote(self, kind: Kind, sent: Object, answer: Object, applied: Applied) -> None:
         self._store.wrote(kind, answer)
+        if (fault := dropped.fault(kind, sent, answer)) is not None:
+            applied.faults.append(fault)
         applied.marks[kind.kind, answer["metadata"]["name"]] = mark_of(answer["metadata"])
 
     def _judge(self, kind: Kind, name: str, error: ApiError, applied: Applied) -> None:

@@ -33,7 +33,7 @@ class RdmaResources:
     async def explain(self, pipeline: Pipeline, observed: Observed) -> Observed:
         """`observed` with the resources that nodes offer, where they help to explain it."""
         rdma = pipeline.transport.rdma
-        if rdma is None or not rdma.resource:
+        if rdma is None or not rdma.resources:
             return observed
         problems = (problem for role in observed.roles.values() for problem in role.problems)
         if not any(problem.reason == reasons.UNSCHEDULABLE for problem in problems):

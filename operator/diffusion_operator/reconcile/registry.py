@@ -164,6 +164,8 @@ def _peer(peer: registry_pb2.Peer) -> PeerSeen:
         generation=peer.generation,
         mode=peer.pool.mode,
         state=word(registry_pb2.PeerState, peer.state),
+        pulls=peer.pool.pulls,
+        bytes_per_second=peer.pool.proof.bytes_per_second if peer.pool.HasField("proof") else None,
     )
 
 

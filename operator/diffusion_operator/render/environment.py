@@ -28,6 +28,7 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
         _value("DIFFUSION_WORKER_ROUTER", names.router_address(pipeline)),
         _value("DIFFUSION_WORKER_DEVICE", spec.device),
         _value("DIFFUSION_WORKER_POOL_SIZE", str(transport.pool_size)),
+        *([_value("DIFFUSION_WORKER_HUGE_PAGES", transport.huge_pages)] if transport.huge_pages else ()),
         _value(names.PORT_MIN_VARIABLE, str(first_port)),
         _value(names.PORT_MAX_VARIABLE, str(last_port)),
         *_ports(ports),

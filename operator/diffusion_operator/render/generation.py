@@ -16,11 +16,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from diffusion_operator.api import Pipeline, RoleSpec
+from diffusion_operator.api import Pipeline, Role, RoleSpec
 from diffusion_operator.render import names, rdma, storage
 from diffusion_operator.render.images import reference
 
 VARIABLE: Final = "DIFFUSION_WORKER_GENERATION"
+_EDGES: Final = {
+    Role.ENCODER: "DIFFUSION_WORKER_ENCODER_TO_DENOISER",
+    Role.DENOISER: "DIFFUSION_WORKER_DENOISER_TO_DECODER",
+}
 
 
 def variables(pipeline: Pipeline) -> dict[str, str]:
@@ -38,6 +42,8 @@ def variables(pipeline: Pipeline) -> dict[str, str]:
         "DIFFUSION_WORKER_BACKEND": transport.backend,
         "DIFFUSION_WORKER_PROTOCOL": transport.protocol,
         "DIFFUSION_WORKER_FALLBACK": transport.fallback,
+        # Not where there are none, for the same reason.
+        **{_EDGES[maker]: protocol for maker, protocol in transport.edges.items()},
     }
 
 

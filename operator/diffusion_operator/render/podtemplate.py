@@ -6,7 +6,7 @@ node's /dev/shm by a hostPath, and RDMA, whose workers lock memory or are on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any, Final
@@ -31,6 +31,7 @@ _ROUTER_RESOURCES: Final[Object] = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
     "limits": {"memory": "2Gi"},
 }
+_CPU_BESIDE_HUGE_PAGES: Final = "100m"
 _EVICTABLE: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 # A pod is ready no sooner than its first startup probe that succeeds.
 _STARTUP_PERIOD: Final = 2
@@ -40,21 +41,24 @@ def worker_template(pipeline: Pipeline, spec: RoleSpec, roles: Sequence[Role], g
     """The template of the pods of `spec.role`, whose one process runs `roles`."""
     ports = worker_ports(pipeline)
     volumes, mounts = storage.worker_volumes(pipeline)
+    spec, huge = _with_cpu_for_huge_pages(pipeline, spec), storage.huge_pages(pipeline)
     gpus = {spec.gpu_resource: str(spec.gpus)} if spec.gpus else {}
+    claims = {claim["name"]: dict(claim) for claim in (*rdma.claims(pipeline, roles), *spec.resource_claims)}
     main = {
         **_container(spec, pipeline.image, image, "diffusion_worker", ["--role", ",".join(roles)]),
-        **container_security(pipeline, spec, rdma.security_context() if rdma.locks_memory(pipeline) else {}),
+        **container_security(pipeline, spec, rdma.security_context() if rdma.locks_memory(pipeline, roles) else {}),
         "envFrom": [{"configMapRef": {"name": names.config_map(pipeline, generation)}}],
         "env": worker_environment(pipeline, spec, ports),
         "volumeMounts": mounts,
         **_reached(spec, ports, probed=names.HEALTH, ready="/readyz"),
-        **_resources(spec, {**rdma.resources(pipeline), **gpus}),
+        **_resources(spec, {**rdma.resources(pipeline, roles), **gpus, **huge}, claims),
     }
     pod = {
         **_pod(pipeline, spec, main, volumes, grace=spec.drain_seconds + GRACE_SECONDS),
+        **({"resourceClaims": list(claims.values())} if claims else {}),
         **worker_placement(pipeline, spec),
     }
-    annotations = _annotations(pipeline, ports[names.HEALTH]) | rdma.pod_annotations(pipeline)
+    annotations = _annotations(pipeline, ports[names.HEALTH]) | rdma.pod_annotations(pipeline, roles)
     annotations |= _evictable(volumes)
     return _template(pipeline, spec, names.labels(pipeline, spec.role, generation), annotations, pod)
 
@@ -138,13 +142,24 @@ def _reached(spec: RoleSpec, ports: Mapping[str, int], *, probed: str, ready: st
     }
 
 
-def _resources(spec: RoleSpec, extended: Mapping[str, str]) -> Object:
+def _resources(spec: RoleSpec, extended: Mapping[str, str], claims: Collection[str] = ()) -> Object:
     """Extended resources are requested and limited alike, unless the user names one: then it is the user's alone."""
     requests, limits = spec.resources.get("requests", {}), spec.resources.get("limits", {})
     ours = {name: count for name, count in extended.items() if name not in requests and name not in limits}
     found = {"requests": {**requests, **ours}, "limits": {**limits, **ours}}
-    given = {kind: {name: str(size) for name, size in sizes.items()} for kind, sizes in found.items() if sizes}
+    given: Object = {kind: {name: str(size) for name, size in sizes.items()} for kind, sizes in found.items() if sizes}
+    if claims:
+        given["claims"] = [{"name": name} for name in claims]
     return {"resources": given} if given else {}
+
+
+def _with_cpu_for_huge_pages(pipeline: Pipeline, spec: RoleSpec) -> RoleSpec:
+    """Kubernetes takes no container that asks for huge pages, and neither for cpu nor for memory."""
+    named = {name for kind in ("requests", "limits") for name in spec.resources.get(kind, {})}
+    if not pipeline.transport.huge_pages or named & {"cpu", "memory"}:
+        return spec
+    requests = {**spec.resources.get("requests", {}), "cpu": _CPU_BESIDE_HUGE_PAGES}
+    return replace(spec, resources={**spec.resources, "requests": requests})
 
 
 def _pod(pipeline: Pipeline, spec: RoleSpec, main: Object, volumes: Sequence[Object], *, grace: int) -> Object:

@@ -6,11 +6,16 @@ Only what the resource says is rendered: what a cluster calls its devices is fre
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, Final
 
-from diffusion_operator.api import Pipeline
+from diffusion_operator.api import Pipeline, Role
+from diffusion_operator.api.transport import Rdma
 
 NETWORKS_ANNOTATION: Final = "k8s.v1.cni.cncf.io/networks"
+CLAIM: Final = "rdma"
+"""What a pod calls its claim of devices."""
 
 
 def given(pipeline: Pipeline) -> bool:
@@ -19,10 +24,18 @@ def given(pipeline: Pipeline) -> bool:
     return rdma is not None and rdma.given
 
 
-def resources(pipeline: Pipeline) -> dict[str, str]:
-    """Extended resources of each worker."""
-    rdma = pipeline.transport.rdma
-    return {rdma.resource: str(rdma.count)} if rdma and rdma.resource else {}
+def resources(pipeline: Pipeline, roles: Sequence[Role]) -> dict[str, str]:
+    """Extended resources of a worker of these roles."""
+    rdma = _used(pipeline, roles)
+    return {name: str(rdma.count) for name in rdma.resources} if rdma else {}
+
+
+def claims(pipeline: Pipeline, roles: Sequence[Role]) -> list[dict[str, Any]]:
+    """Of such a worker's pod, unless its role has one of the same name."""
+    rdma = _used(pipeline, roles)
+    if rdma is None or not rdma.claim_template:
+        return []
+    return [{"name": CLAIM, "resourceClaimTemplateName": rdma.claim_template}]
 
 
 def environment(pipeline: Pipeline) -> dict[str, str]:
@@ -36,17 +49,19 @@ def environment(pipeline: Pipeline) -> dict[str, str]:
     return found
 
 
-def pod_annotations(pipeline: Pipeline) -> dict[str, str]:
-    rdma = pipeline.transport.rdma
+def pod_annotations(pipeline: Pipeline, roles: Sequence[Role]) -> dict[str, str]:
+    rdma = _used(pipeline, roles)
+    if rdma and rdma.network_selections:
+        return {NETWORKS_ANNOTATION: json.dumps(rdma.network_selections, separators=(",", ":"))}
     return {NETWORKS_ANNOTATION: ",".join(rdma.networks)} if rdma and rdma.networks else {}
 
 
-def locks_memory(pipeline: Pipeline) -> bool:
-    """Whether workers get the capability to register more memory than the runtime's limit on locked memory."""
+def locks_memory(pipeline: Pipeline, roles: Sequence[Role]) -> bool:
+    """Whether such a worker gets the capability to register more memory than the runtime's limit on locked memory."""
     rdma = pipeline.transport.rdma
     if rdma is None or rdma.ipc_lock == "Never":
         return False
-    return rdma.ipc_lock == "Always" or rdma.given
+    return rdma.ipc_lock == "Always" or (rdma.given and _used(pipeline, roles) is not None)
 
 
 def security_context() -> dict[str, Any]:
@@ -61,6 +76,11 @@ def security_context() -> dict[str, Any]:
         "runAsNonRoot": False,
         "capabilities": {"add": ["IPC_LOCK"], "drop": ["ALL"]},
     }
+
+
+def _used(pipeline: Pipeline, roles: Sequence[Role]) -> Rdma | None:
+    """None: no edge of these roles may be RDMA."""
+    return pipeline.transport.rdma if pipeline.transport.may_use_rdma(roles) else None
 
 
 def on_host_network(pipeline: Pipeline) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from diffusion_operator.api import CaBundle, Pipeline, RoleSpec
+from diffusion_operator.api.quantity import parse_quantity
 from diffusion_operator.render import names
 
 Object = dict[str, Any]
@@ -159,3 +160,13 @@ def mount(name: str, path: str, *, read_only: bool = False) -> Object:
     if read_only:
         found["readOnly"] = True
     return found
+
+
+def huge_pages(pipeline: Pipeline) -> dict[str, str]:
+    """As each worker requests them for its pool."""
+    transport = pipeline.transport
+    if not transport.huge_pages:
+        return {}
+    page = parse_quantity(transport.huge_pages)
+    mebibytes = -(-transport.pool_size // page) * (page >> 20)
+    return {f"hugepages-{transport.huge_pages}": f"{mebibytes}Mi"}

@@ -84,6 +84,10 @@ class PeerSeen:
     """Of its pool: mooncake-rdma, mooncake-tcp, tcp, shm or memory. Empty: not told yet."""
     state: str
     """ready, suspect, draining or stalled."""
+    pulls: str = ""
+    """The mode by which its inputs come, if that is another than its pool's."""
+    bytes_per_second: float | None = None
+    """Of a pull from itself, when it started. None: a worker that did not measure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

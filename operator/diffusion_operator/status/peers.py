@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import Final
 
-from diffusion_operator.api import Pipeline, Role
+from diffusion_operator.api import MODEL_ROLES, Pipeline, Role
 from diffusion_operator.status import reasons
 from diffusion_operator.status.finding import Finding, false, true, unknown
 from diffusion_operator.status.observed import Observed, PeerSeen, RoleObserved
 from diffusion_operator.status.roles import observed_role, problem_text, problems_of, workers
 from diffusion_operator.status.wording import count, listed
-from diffusionpipeline.words import portion
+from diffusionpipeline.words import portion, rate_text
 
 RDMA: Final = "rdma"
 TCP: Final = "tcp"
@@ -115,6 +116,8 @@ def transport_ready(pipeline: Pipeline, observed: Observed) -> Finding:
     peers = known_peers(observed) or ()
     # While a rollout changes the transport, old and new peers differ and rightly so: they never meet.
     current = _of_generation(peers, generation) or list(peers)
+    if pipeline.transport.edges:
+        return _edges_ready(pipeline, current)
     used = {role: _networks(current, role) for role, _ in workers(pipeline, observed)}
     networks = sorted(set().union(*used.values()))
     if not networks:
@@ -126,17 +129,59 @@ def transport_ready(pipeline: Pipeline, observed: Observed) -> Finding:
             f"peers use different transports and can't exchange tensors: {each}. Give all roles the same devices, or "
             "set spec.transport.protocol to rdma or tcp",
         )
-    if networks != [RDMA] and wants_rdma(pipeline):
+    if networks != [RDMA] and _wants_rdma(pipeline.transport.protocol, pipeline.transport.fallback):
         return false(
             reasons.FALLBACK_TO_TCP,
             f"peers use {networks[0]}, not rdma as spec.transport asks for: see whether worker pods are given the RDMA "
             "resource and can open its device",
         )
-    return true(reasons.IN_USE, f"peers use {networks[0]}")
+    return true(reasons.IN_USE, "; ".join((f"peers use {networks[0]}", *_measured(current))))
 
 
-def wants_rdma(pipeline: Pipeline) -> bool:
-    protocol, fallback = pipeline.transport.protocol, pipeline.transport.fallback
+def _edges_ready(pipeline: Pipeline, peers: Sequence[PeerSeen]) -> Finding:
+    """Where roles were told apart: each edge by itself."""
+    told: list[str] = []
+    fallen: list[str] = []
+    for maker, reader in pairwise(MODEL_ROLES):
+        if pipeline.roles[maker].colocated or pipeline.roles[reader].colocated:
+            continue
+        edge = f"{maker} to {reader}"
+        offered = {_NETWORKS.get(peer.mode, UNKNOWN) for peer in peers if maker in peer.roles}
+        pulled = {_NETWORKS.get(peer.pulls or peer.mode, UNKNOWN) for peer in peers if reader in peer.roles}
+        networks = sorted((offered | pulled) - {UNKNOWN})
+        if not networks:
+            continue
+        if len(networks) > 1:
+            return false(
+                reasons.MIXED_MODES,
+                f"{edge}: peers use {listed(networks)} and can't exchange tensors. Give both roles the same devices, "
+                "or set the edge's protocol in spec.transport.edges to rdma or tcp",
+            )
+        told.append(f"{edge} {networks[0]}")
+        if networks != [RDMA] and _wants_rdma(pipeline.transport.protocol_of(maker), pipeline.transport.fallback):
+            fallen.append(f"{edge} uses {networks[0]}")
+    if fallen:
+        return false(
+            reasons.FALLBACK_TO_TCP,
+            f"{listed(fallen)}, not rdma as spec.transport asks for: see whether pods of both roles are given the RDMA "
+            "resource and can open its device",
+        )
+    if not told:
+        return unknown(reasons.NO_PEERS, "no peer has said yet how tensors travel")
+    return true(reasons.IN_USE, "; ".join((f"peers use {', '.join(told)}", *_measured(peers))))
+
+
+def _measured(peers: Sequence[PeerSeen]) -> list[str]:
+    """What workers measured when they started: nothing in it moves while they live."""
+    found = sorted(peer.bytes_per_second for peer in peers if peer.bytes_per_second is not None)
+    if not found:
+        return []
+    slowest, fastest = rate_text(found[0]), rate_text(found[-1])
+    rates = slowest if slowest == fastest else f"{slowest} to {fastest}"
+    return [f"{count(len(found), 'worker')} pulled from {'itself' if len(found) == 1 else 'themselves'} at {rates}"]
+
+
+def _wants_rdma(protocol: str, fallback: str) -> bool:
     return protocol == "rdma" or (protocol == "auto" and fallback == "Deny")
 
 

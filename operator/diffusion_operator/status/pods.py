@@ -86,6 +86,7 @@ def problem(pod: Object) -> PodProblem | None:
         found = (
             _failed(status)
             or _unschedulable(pod, conditions)
+            or _unclaimed(pod)
             or _of_containers(pod)
             or _node_lost(status, ready)
             or _lost_readiness(status, ready)
@@ -118,6 +119,21 @@ def _unschedulable(pod: Object, conditions: Mapping[str, Object]) -> Found | Non
         return reasons.SCHEDULING_GATED, f"waits until its scheduling gates are lifted: {', '.join(gates)}"
     message = detail(_PREEMPTION.sub("", scheduled.get("message") or ""))
     return reasons.UNSCHEDULABLE, message or "the scheduler has found no node"
+
+
+def _unclaimed(pod: Object) -> Found | None:
+    """The scheduler does not look at a pod before its claims are made of their templates, and says nothing of it."""
+    spec = pod.get("spec", {})
+    made = {status["name"] for status in pod.get("status", {}).get("resourceClaimStatuses") or ()}
+    for claim in spec.get("resourceClaims") or ():
+        template = claim.get("resourceClaimTemplateName")
+        if template and claim["name"] not in made and not spec.get("nodeName"):
+            return (
+                reasons.UNSCHEDULABLE,
+                f"its claim {claim['name']} is not made yet of ResourceClaimTemplate {template}: see that there is one "
+                "in this namespace",
+            )
+    return None
 
 
 def _node_lost(status: Object, ready: Object) -> Found | None:

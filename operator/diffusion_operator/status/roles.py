@@ -126,12 +126,13 @@ def _offers(pipeline: Pipeline, observed: Observed, problem: PodProblem) -> str:
     rdma, offered = pipeline.transport.rdma, observed.rdma_resources
     if problem.reason != reasons.UNSCHEDULABLE or rdma is None or offered is None:
         return ""
-    name = rdma.resource
-    if name not in insufficient(problem) or name in offered:
+    missing = [name for name in rdma.resources if name in insufficient(problem) and name not in offered]
+    if not missing:
         return ""
+    name, field = listed(missing), "resourceName" if len(rdma.resources) == 1 else "resourceNames"
     if not offered:
         return f"; no node offers {name} or any other RDMA resource: is the RDMA device plugin installed?"
-    return f"; no node offers {name}, they offer {listed(sorted(offered))}: mend spec.transport.rdma.resourceName"
+    return f"; no node offers {name}, they offer {listed(sorted(offered))}: mend spec.transport.rdma.{field}"
 
 
 def _how_far(seen: RoleObserved) -> str:

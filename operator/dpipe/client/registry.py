@@ -12,7 +12,7 @@ from rich.table import Table
 
 from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
-from diffusionpipeline.words import word
+from diffusionpipeline.words import proved_text, word
 
 CALL_SECONDS: Final = 2.0
 _LIST_LIMIT: Final = 1000
@@ -92,9 +92,21 @@ def pool_text(peer: registry_pb2.Peer) -> str:
     return f"{peer.bytes_used / 2**20:.1f} of {peer.pool.size / 2**20:.0f} MiB"
 
 
+def mode_text(peer: registry_pb2.Peer) -> str:
+    """How its pool is reached; and how it pulls, if that is another way."""
+    return f"{peer.pool.mode} (pulls {peer.pool.pulls})" if peer.pool.pulls else peer.pool.mode
+
+
+def proof_text(peer: registry_pb2.Peer) -> str:
+    """What it measured at its start; empty for one that did not."""
+    if not peer.pool.HasField("proof"):
+        return ""
+    return proved_text(peer.pool.proof.bytes_per_second, peer.pool.proof.seconds)
+
+
 def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
     drawn = Table(box=None, pad_edge=False)
-    for name in ("pod", "roles", "state", "incarnation", "transport", "address"):
+    for name in ("pod", "roles", "state", "incarnation", "transport", "self-pull", "address"):
         drawn.add_column(name, overflow="fold")
     for name in ("tasks", "credits", "slots", "pool", "heard"):
         drawn.add_column(name, justify="right")
@@ -104,7 +116,8 @@ def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
             role_names(peer),
             state_name(peer),
             peer.incarnation[:8],
-            peer.pool.mode,
+            mode_text(peer),
+            proof_text(peer),
             address_text(peer),
             f"{peer.tasks} of {peer.capacity}",
             str(peer.credits),

@@ -300,6 +300,8 @@ class Pool(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    PULLS_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
     url: _builtins.str
     """How the mode reaches the pool, as in Descriptor."""
@@ -307,6 +309,12 @@ class Pool(_message.Message):
     size: _builtins.int
     slots: _builtins.int
     """Slots that may be leased at once."""
+    pulls: _builtins.str
+    """The mode by which it pulls inputs, where that is another than its own pool's. Empty: by the same."""
+    @_builtins.property
+    def proof(self) -> Global___Proof:
+        """Absent: a worker that did not measure."""
+
     def __init__(
         self,
         *,
@@ -315,14 +323,42 @@ class Pool(_message.Message):
         address: _builtins.int = ...,
         size: _builtins.int = ...,
         slots: _builtins.int = ...,
+        proof: Global___Proof | None = ...,
+        pulls: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "mode", b"mode", "size", b"size", "slots", b"slots", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "mode", b"mode", "proof", b"proof", "pulls", b"pulls", "size", b"size", "slots", b"slots", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pool: _TypeAlias = Pool  # noqa: Y015
+
+@_typing.final
+class Proof(_message.Message):
+    """What a worker measured when it started, by pulling from its own pool on the way that a peer's pull takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    bytes_per_second: _builtins.float
+    """Of a pull of up to 4 MiB."""
+    seconds: _builtins.float
+    """Of a pull of less than a page."""
+    def __init__(
+        self,
+        *,
+        bytes_per_second: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Proof: _TypeAlias = Proof  # noqa: Y015
 
 @_typing.final
 class HeldTask(_message.Message):

@@ -27,6 +27,7 @@ class ScriptedWorker:
         incarnation: str = "",
         mode: str = "memory",
         url: str = "",
+        pulls: str = "",
         capacity: int = 1,
         slots: int = 64,
         process: peer_pb2.Process | None = None,
@@ -47,8 +48,7 @@ class ScriptedWorker:
         self.generation = generation
         self.target = target
         self._roles = [stage_pb2.Role.ValueType(ROLES[role]) for role in roles]
-        self._mode = mode
-        self._url = url
+        self._mode, self._pulls, self._url = mode, pulls, url
         self._capacity = capacity
         self._slots = slots
         self._commands: asyncio.Queue[peer_pb2.RouterCommand | None] = asyncio.Queue()
@@ -62,7 +62,7 @@ class ScriptedWorker:
             incarnation=self.incarnation,
             pod_name=self.pod_name,
             roles=self._roles,
-            pool=peer_pb2.Pool(mode=self._mode, url=self._url, slots=self._slots, size=1 << 20),
+            pool=peer_pb2.Pool(mode=self._mode, pulls=self._pulls, url=self._url, slots=self._slots, size=1 << 20),
             model=peer_pb2.ModelIdentity(id="scripted", digest="d1", makes="image"),
             capacity=self._capacity,
             tasks=[

@@ -266,6 +266,19 @@ async def test_a_peer_of_the_same_generation_with_another_transport_is_refused(r
     assert "tcp" in refused.message and "memory" in refused.message
 
 
+async def test_the_two_ends_of_an_edge_have_the_same_network_and_two_edges_need_not(router: Router) -> None:
+    for role, modes in (("encoder", {"mode": "tcp"}), ("denoiser", {"mode": "memory", "pulls": "tcp"})):
+        assert (await ScriptedWorker(router.target, role, **modes).attach()).registered is not None
+    listed = {
+        stage_pb2.Role.Name(peer.roles[0]): (peer.pool.mode, peer.pool.pulls) for peer in (await peers(router)).values()
+    }
+    assert listed == {"ROLE_ENCODER": ("tcp", ""), "ROLE_DENOISER": ("memory", "tcp")}
+    refused = (await ScriptedWorker(router.target, "decoder", mode="tcp").attach()).refused
+    assert refused is not None
+    assert refused.reason == peer_pb2.REFUSAL_REASON_INCOMPATIBLE
+    assert (await ScriptedWorker(router.target, "decoder", mode="memory").attach()).registered is not None
+
+
 @pytest.mark.parametrize(
     ("roles", "settings", "words"),
     [

@@ -67,6 +67,18 @@ def test_of_the_usable_devices_only_those_that_the_pipeline_allows_are_named(tmp
         choose_network("auto", "Deny", allowed=["mlx5_9"], root=tmp_path, openable=openable)
 
 
+def test_an_adapter_without_reliable_connections_is_not_usable_and_says_what_is_missing(tmp_path: Path) -> None:
+    add_device(tmp_path, "rdmap0s6")
+    driver = tmp_path / "sys/bus/pci/drivers/efa"
+    driver.mkdir(parents=True)
+    device = tmp_path / "sys/class/infiniband/rdmap0s6/device"
+    device.mkdir()
+    (device / "driver").symlink_to(driver)
+    with pytest.raises(EngineInitFailed, match=r"rdmap0s6: is an AWS EFA adapter.*\(RC\).*libfabric"):
+        choose_network("rdma", "Deny", root=tmp_path, openable=openable)
+    assert choose_network("auto", "Allow", root=tmp_path, openable=openable) == ("tcp", "")
+
+
 def test_a_port_that_was_down_is_told_also_when_it_is_up_again(tmp_path: Path) -> None:
     add_device(tmp_path, "mlx5_0", ports=("4: ACTIVE", "1: DOWN"))
     add_device(tmp_path, "mlx5_1", verbs=1, ports=("1: DOWN",))

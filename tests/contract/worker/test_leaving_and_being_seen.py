@@ -8,6 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from diffusion_worker.app import TransportFailed
+from diffusion_worker.transport import Descriptor, EngineInitFailed, PeerDead, Slot
 from diffusion_worker.transport.memory import MemoryTransport
 from diffusionpipeline.v1 import peer_pb2
 from testbed.waiting import eventually
@@ -50,6 +51,30 @@ async def test_a_drain_is_bounded_though_nobody_releases_anything(start: Start) 
     await stream.until(lambda: bool(stream.said("drained")), "drained")
     assert await stream.failed("n") == "HANDED_BACK"
     await worker.ended()
+
+
+async def test_what_a_worker_measured_by_pulling_from_itself_is_told_to_the_router_and_scraped(start: Start) -> None:
+    worker = await start()
+    stream = await worker.stream()
+    proof = stream.register.pool.proof
+    assert proof.bytes_per_second > 0 and proof.seconds > 0
+    families = text_string_to_metric_families((await worker.get("/metrics")).text)
+    scraped = {sample.name: sample.value for family in families for sample in family.samples}
+    assert scraped["diffusion_worker_self_pull_bytes_per_second"] == proof.bytes_per_second
+    assert scraped["diffusion_worker_self_pull_seconds"] == proof.seconds
+
+
+async def test_a_worker_that_cannot_pull_from_itself_ends_and_never_registers(
+    start: Start, router: ScriptedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fetch(self: MemoryTransport, descriptor: Descriptor, slot: Slot, deadline: object) -> int:
+        raise PeerDead("the engine could not read")
+
+    monkeypatch.setattr(MemoryTransport, "fetch", fetch)
+    worker = await start()
+    with pytest.raises(EngineInitFailed, match="the engine could not read"):
+        await worker.ended()
+    assert not router.streams
 
 
 async def test_the_router_may_ask_a_worker_to_leave(start: Start) -> None:

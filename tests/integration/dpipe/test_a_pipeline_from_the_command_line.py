@@ -144,7 +144,9 @@ def test_peers_and_jobs_are_listed(up: Up, tmp_path: Path) -> None:
     assert up.dpipe("generate", "a green one", "-o", str(tmp_path / "one.png")).returncode == 0
     peers = up.dpipe("peers").stdout
     for role in ("encoder", "denoiser", "decoder"):
-        assert re.search(rf"digits-{role}-0 +{role} +ready +[0-9a-f]{{8}} +mooncake-tcp", peers)
+        assert re.search(
+            rf"digits-{role}-0 +{role} +ready +[0-9a-f]{{8}} +mooncake-tcp +[0-9.]+ [GM]B/s, +[0-9.]+ ms", peers
+        )
     assert {peer["pod_name"] for peer in json.loads(up.dpipe("peers", "--json").stdout)} == {
         "digits-encoder-0",
         "digits-denoiser-0",

@@ -19,7 +19,7 @@ from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
 from diffusion_router.peers.tickets import Tickets
 from diffusion_worker.metrics import Metrics as WorkerMetrics
-from diffusion_worker.transport import Pool
+from diffusion_worker.transport import Pool, Proof
 from diffusion_worker.transport.pool import PAGE, allocate
 from diffusionpipeline.words import Stage
 
@@ -49,7 +49,7 @@ def told_by_operators() -> Told:
 
 def told_by_pipelines() -> Told:
     worker = WorkerMetrics("encoder", [Stage.ENCODE])
-    worker.watch(Pool(allocate(PAGE), incarnation="first", mode="memory", url="memory://x", slots=1))
+    worker.watch(Pool(allocate(PAGE), incarnation="first", mode="memory", url="memory://x", slots=1), Proof(1e9, 1e-4))
     router = RouterMetrics()
     dispatcher = Dispatcher(core.Core(core.Policy(), epoch="1", now=0))
     router.watch(dispatcher, Sessions(dispatcher, _NoJobs(), Tickets(b""), router.passed_over))

@@ -212,6 +212,27 @@ def test_another_version_of_ip_in_the_same_generation_is_refused_with_words(worl
     assert "transport.backend: tcp" in refused.refused
 
 
+def test_each_edge_may_have_a_network_of_its_own_and_both_its_ends_must_have_the_same(world: World) -> None:
+    tcp, rdma = "mooncake-tcp", "mooncake-rdma"
+    world.spawn(ENCODE, pod="enc-0", mode=tcp)
+    world.spawn(DECODE, pod="dec-0", mode=rdma)
+    world.spawn(DENOISE, pod="den-0", mode=rdma, pulls=tcp)
+    assert refusals(world) == []
+    for number, (stage, mode, told) in enumerate(
+        (
+            (ENCODE, rdma, "x-0 moves tensors by mooncake-rdma, but enc-0"),
+            (DENOISE, tcp, "dec-0 moves tensors by mooncake-rdma, but x-0 of the same generation by mooncake-tcp"),
+            (DENOISE, rdma, "x-0 moves tensors by mooncake-rdma, but enc-0 of the same generation by mooncake-tcp"),
+            (DECODE, tcp, "x-0 moves tensors by mooncake-tcp, but dec-0 of the same generation by mooncake-rdma"),
+        ),
+        1,
+    ):
+        world.spawn(stage, pod="x-0", mode=mode)
+        assert len(refusals(world)) == number
+        assert told in refusals(world)[-1][1]
+    assert len(world.core.peers) == 3
+
+
 def test_other_model_files_in_the_same_generation_are_refused_with_words(world: World) -> None:
     world.spawn(ENCODE, pod="enc-0", model="aaaa")
     world.spawn(DENOISE, pod="den-0", model="bbbb")

@@ -92,6 +92,7 @@ class Worker:
     generation: str = "g1"
     mode: str = "tcp"
     ip: str = ""
+    pulls: str = ""
     model: str = "m"
     capacity: int = 1
     prefetch: int = 1
@@ -147,6 +148,7 @@ class Worker:
             generation=self.generation,
             mode=self.mode,
             ip=self.ip,
+            pulls=self.pulls,
             model=self.model,
             capacity=self.capacity,
             slots=self.slots,

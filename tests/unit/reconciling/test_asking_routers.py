@@ -66,6 +66,17 @@ async def test_peers_are_given_in_order_and_without_what_moves_by_itself(router:
     assert (found.reachable, list(found.peers)) == (True, seen)
 
 
+async def test_what_a_worker_measured_at_its_start_is_seen_and_absent_where_it_measured_nothing(
+    router: tuple[Router, str],
+) -> None:
+    servicer, address = router
+    measured = peer("a", "tcp")
+    measured.pool.proof.bytes_per_second, measured.pool.pulls = 1.9e9, "mooncake-tcp"
+    servicer.peers = [measured, peer("b", "tcp")]
+    found = await ask(address)
+    assert [(one.bytes_per_second, one.pulls) for one in found.peers] == [(1.9e9, "mooncake-tcp"), (None, "")]
+
+
 async def test_a_download_is_seen_in_whole_percents(router: tuple[Router, str]) -> None:
     servicer, address = router
     size = 8_375_186_227

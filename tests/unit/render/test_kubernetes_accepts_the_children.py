@@ -14,11 +14,12 @@ from unit.render.children import BASES, SIMPLEST, Child, main_container, of_kind
 
 WHOLE: Final = {name: whole(name) for name in (SIMPLEST, *BASES)}
 VERSIONS: Final = ("1.30", "1.34", "1.37")
-# Volumes from images are younger than the oldest of these.
-SINCE: Final = {"model-from-an-image": "1.34"}
+# Volumes from images, and claims of devices, are younger than the oldest of these.
+SINCE: Final = {"model-from-an-image": "1.34", "rdma-by-claims": "1.34"}
 
 UNRESTRICTED: Final = {
-    *("digits-shm", "flux-rdma", "model-from-a-cache", "rdma-on-the-host-network", "rdma-with-networks"),
+    *("digits-shm", "flux-rdma", "model-from-a-cache", "rdma-by-claims", "rdma-by-edge", "rdma-on-several-rails"),
+    *("rdma-on-the-host-network", "rdma-with-networks"),
 }
 RESTRICTED_VOLUMES: Final = {"configMap", "emptyDir", "persistentVolumeClaim", "image"}
 
@@ -67,6 +68,8 @@ def test_pods_pass_pod_security_restricted_unless_the_transport_needs_more(name:
     sets = of_kind(WHOLE[name], "StatefulSet")
     admitted = {role: _restricted(stateful_set) for role, stateful_set in sets.items()}
     assert admitted.pop(f"{name}-router")
+    if name == "rdma-by-edge":
+        assert admitted.pop(f"{name}-encoder")
     assert set(admitted.values()) == {name not in UNRESTRICTED}
 
 

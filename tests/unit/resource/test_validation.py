@@ -134,6 +134,52 @@ BROKEN_RULES = {
     MINIMAL + "\nnetworkPolicy: {mode: None}\ntransport: {rdma: {hostNetwork: true, networks: [roce]}}": (
         "spec.transport.rdma: pods on the host's"
     ),
+    MINIMAL + "\nnetworkPolicy: {mode: None}\ntransport: {rdma: {hostNetwork: true, networkSelections: [{name: a}]}}": (
+        "spec.transport.rdma: pods on the host's network have no networks of their own: leave out networkSelections"
+    ),
+    MINIMAL + "\ntransport: {rdma: {networks: [a], networkSelections: [{name: a}]}}": (
+        "spec.transport.rdma: networks and networkSelections are two forms"
+    ),
+    MINIMAL + "\ntransport: {rdma: {resourceName: rdma/a, resourceNames: [rdma/b]}}": (
+        "spec.transport.rdma: devices come by one of"
+    ),
+    MINIMAL + "\ntransport: {rdma: {resourceClaimTemplateName: a, count: 2}}": (
+        "spec.transport.rdma: count is of resourceName"
+    ),
+    MINIMAL + "\nroles: {denoiser: {resourceClaims: [{name: gpu}]}}": (
+        "spec.roles.denoiser.resourceClaims[0]: a claim is one of the pod's own"
+    ),
+    MINIMAL + "\nroles: {encoder: {colocateWith: denoiser, resourceClaims: []}}": (
+        "spec.roles.encoder: a colocated role runs in"
+    ),
+    MINIMAL + "\nsecurityProfile: OpenShift\ntransport: {rdma: {resourceNames: [rdma/a]}}": (
+        "spec: securityProfile: OpenShift is for pods that"
+    ),
+    MINIMAL + "\nsecurityProfile: OpenShift\ntransport: {rdma: {resourceClaimTemplateName: a}}": (
+        "spec: securityProfile: OpenShift is for pods that"
+    ),
+    MINIMAL + "\ntransport: {backend: shm, hugePages: 2Mi}": "spec.transport: hugePages are not for backend shm",
+    MINIMAL + "\ntransport: {backend: tcp, edges: {}}": "spec.transport: edges are of backend mooncake",
+    MINIMAL + "\ntransport: {edges: {encoderToDenoiser: {protocol: tcp}, denoiserToDecoder: {protocol: tcp}}}": (
+        "spec.transport: both edges have the same protocol"
+    ),
+    MINIMAL + "\ntransport: {edges: {denoiserToDecoder: {protocol: rdma}}}": (
+        "spec.transport: protocol: rdma needs devices"
+    ),
+    MINIMAL + "\ntransport: {edges: {encoderToDenoiser: {protocol: auto}, denoiserToDecoder: {protocol: rdma}}}": (
+        "spec.transport: protocol: rdma needs devices"
+    ),
+    MINIMAL + "\ntransport: {protocol: tcp, edges: {encoderToDenoiser: {protocol: tcp}}, rdma: {gidIndex: 1}}": (
+        "spec.transport: rdma has no effect here"
+    ),
+    MINIMAL
+    + "\nroles: {encoder: {colocateWith: denoiser}}\ntransport: {edges: {encoderToDenoiser: {protocol: tcp}}}": (
+        "spec: nothing is sent to or from a colocated role"
+    ),
+    MINIMAL
+    + "\nroles: {decoder: {colocateWith: denoiser}}\ntransport: {edges: {denoiserToDecoder: {protocol: tcp}}}": (
+        "spec: nothing is sent to or from a colocated role"
+    ),
     MINIMAL + "\ntransport: {rdma: {hostNetwork: true}}": "spec: networkPolicy.mode: Isolate",
     MINIMAL + "\ntransport: {backend: shm}\ntopology: {key: zone}": "spec: topology has no effect with backend shm",
     f"{MINIMAL}\n{ON_THE_HOST}\ntopology: {{key: kubernetes.io/hostname}}": (
@@ -278,6 +324,16 @@ WRONG_VALUES = {
     "model: {source: Image, id: r/m, subPath: ../etc}": "spec.model.subPath: must match",
     MINIMAL + "\nimage: {digest: sha256:1}": "spec.image.digest: must match",
     MINIMAL + "\nimagePullSecrets: [{name: a}, {name: a}]": "spec.imagePullSecrets[1]: a is already given by item 0",
+    MINIMAL + "\nroles: {encoder: {resourceClaims: [{name: a}, {name: a}]}}": (
+        "spec.roles.encoder.resourceClaims[1]: a is already given by item 0"
+    ),
+    MINIMAL + "\ntransport: {hugePages: 4Mi}": "spec.transport.hugePages: must be one of 2Mi, 1Gi, not '4Mi'",
+    MINIMAL + "\ntransport: {rdma: {networkSelections: [{interface: net1}]}}": (
+        "spec.transport.rdma.networkSelections[0]: lacks the required field name"
+    ),
+    MINIMAL + "\ntransport: {rdma: {networkSelections: [{name: a, interface: sixteen-letters.}]}}": (
+        "spec.transport.rdma.networkSelections[0].interface: must have at most 15"
+    ),
     MINIMAL
     + "\ntransport: {rdma: {devices: [mlx5_0, mlx5_0]}}": "spec.transport.rdma.devices[1]: mlx5_0 is given twice",
 }

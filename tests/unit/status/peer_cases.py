@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from diffusion_operator.api import Role
+from typing import Any
+
+from diffusion_operator.api import MODEL_ROLES, Role
 from unit.status.seen import (
     ALL_COLOCATED,
+    BY_EDGE,
     OLD,
     RDMA,
     RDMA_OR_NOTHING,
@@ -142,6 +145,27 @@ TRANSPORT = [
     ),
     case(observed(), "TransportReady", "True", "InUse", "peers use tcp", id="auto takes what there is"),
     case(
+        observed(
+            peers=answer(
+                peer(role, bytes_per_second=rate)
+                for role, rate in zip(MODEL_ROLES, (1.9412e9, 987e6, 2.06e9), strict=True)
+            )
+        ),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use tcp; 3 workers pulled from themselves at 990 MB/s to 2.1 GB/s",
+        id="what workers measured",
+    ),
+    case(
+        observed(peers=answer([*one_of_each(), peer(Role.DENOISER, 1, bytes_per_second=4.25e6)])),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use tcp; 1 worker pulled from itself at 4.2 MB/s",
+        id="workers of an earlier version measure nothing",
+    ),
+    case(
         observed(peers=answer(one_of_each(mode="shm"))),
         "TransportReady",
         "True",
@@ -224,4 +248,75 @@ TRANSPORT = [
     case(at_zero(), "TransportReady", "Unknown", "Suspended", "", spec=SUSPENDED, id="suspended"),
 ]
 
-CASES = [*ROUTER, *PEERS, *TRANSPORT]
+EITHER = "transport: {protocol: tcp, edges: {denoiserToDecoder: {protocol: rdma}}, rdma: {resourceName: rdma/hca}}"
+
+
+def by_edge(encoder: str, pulls: str, denoiser: str, decoder: str) -> Any:
+    """What encoders offer, denoisers pull and offer, and decoders pull: the ends of Mooncake's modes."""
+    return answer(
+        [
+            peer(Role.ENCODER, mode=f"mooncake-{encoder}"),
+            peer(Role.DENOISER, mode=f"mooncake-{denoiser}", pulls=f"mooncake-{pulls}" if pulls != denoiser else ""),
+            peer(Role.DECODER, mode=f"mooncake-{decoder}"),
+        ]
+    )
+
+
+EDGES = [
+    case(
+        observed(peers=by_edge("tcp", "tcp", "rdma", "rdma")),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use encoder to denoiser tcp, denoiser to decoder rdma",
+        spec=BY_EDGE,
+        id="each edge as was asked for",
+    ),
+    case(
+        observed(peers=by_edge("tcp", "tcp", "tcp", "tcp")),
+        "TransportReady",
+        "False",
+        "FallbackToTCP",
+        "denoiser to decoder uses tcp, not rdma as spec.transport asks for",
+        spec=BY_EDGE,
+        id="an edge that was to be rdma",
+    ),
+    case(
+        observed(peers=by_edge("tcp", "tcp", "tcp", "tcp")),
+        "Ready",
+        "False",
+        "TransportDegraded",
+        "denoiser to decoder uses tcp",
+        spec=BY_EDGE,
+        id="an edge that forbids TCP keeps a pipeline from being ready on it (I10)",
+    ),
+    case(
+        observed(peers=by_edge("tcp", "tcp", "tcp", "tcp")),
+        "Ready",
+        "True",
+        "Ready",
+        "all roles are ready; denoiser to decoder uses tcp",
+        spec=EITHER,
+        id="an edge that may fall back does",
+    ),
+    case(
+        observed(peers=by_edge("tcp", "rdma", "rdma", "rdma")),
+        "TransportReady",
+        "False",
+        "MixedModes",
+        "encoder to denoiser: peers use rdma and tcp",
+        spec=BY_EDGE,
+        id="the ends of an edge differ",
+    ),
+    case(
+        observed(peers=answer([])),
+        "TransportReady",
+        "Unknown",
+        "NoPeers",
+        "no peer has said",
+        spec=BY_EDGE,
+        id="nobody to ask of any edge",
+    ),
+]
+
+CASES = [*ROUTER, *PEERS, *TRANSPORT, *EDGES]

@@ -38,6 +38,11 @@ SUSPENDED = "suspend: true"
 RDMA = "transport: {protocol: rdma, rdma: {resourceName: rdma/hca}}"
 RDMA_OR_NOTHING = "transport: {protocol: rdma, fallback: Deny, rdma: {resourceName: rdma/hca}}"
 
+BY_EDGE = (
+    "transport: {protocol: rdma, fallback: Deny, rdma: {resourceName: rdma/hca}, "
+    "edges: {encoderToDenoiser: {protocol: tcp}}}"
+)
+
 
 def pipeline(spec: str = "") -> Pipeline:
     """The digits pipeline, with more of its spec as YAML."""

@@ -290,6 +290,25 @@ def test_a_pod_that_can_not_become_ready_says_why(given: dict[str, Any], reason:
     assert problem(given) == PodProblem(pod="digits-denoiser-0", reason=reason, message=message)
 
 
+def test_a_pod_whose_claim_is_not_made_yet_says_of_which_template_though_the_scheduler_says_nothing() -> None:
+    waiting: dict[str, Any] = {
+        "metadata": {"name": "digits-denoiser-0"},
+        "spec": {
+            "resourceClaims": [
+                {"name": "scratch", "resourceClaimName": "shared"},
+                {"name": "gpu", "resourceClaimTemplateName": "forgotten"},
+            ]
+        },
+        "status": {"phase": "Pending"},
+    }
+    found = problem(waiting)
+    assert found is not None
+    assert found.reason == "Unschedulable"
+    assert found.message.startswith("its claim gpu is not made yet of ResourceClaimTemplate forgotten")
+    waiting["status"]["resourceClaimStatuses"] = [{"name": "gpu", "resourceClaimName": "digits-denoiser-0-gpu-x"}]
+    assert problem(waiting) is None
+
+
 def test_a_scheduling_gate_is_named() -> None:
     gated = pod(phase="Pending", scheduled={"status": "False", "reason": "SchedulingGated"})
     gated["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]

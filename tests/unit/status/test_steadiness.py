@@ -26,6 +26,7 @@ from diffusion_operator.status.observed import (
 )
 from unit.status.seen import (
     ALL_COLOCATED,
+    BY_EDGE,
     EXTERNAL,
     GENERATION,
     NOW,
@@ -40,7 +41,7 @@ from unit.status.seen import (
     role,
 )
 
-PIPELINES = tuple(map(pipeline, ("", RDMA, RDMA_OR_NOTHING, EXTERNAL, ALL_COLOCATED, SUSPENDED)))
+PIPELINES = tuple(map(pipeline, ("", RDMA, RDMA_OR_NOTHING, BY_EDGE, EXTERNAL, ALL_COLOCATED, SUSPENDED)))
 WORDS = st.sampled_from(["", "0/5 nodes are available: 5 Insufficient rdma/hca", "no usable RDMA device", "boom"])
 COUNTS = st.integers(0, 3)
 
@@ -82,6 +83,8 @@ PEERS = st.builds(
     roles=st.sampled_from([*((each,) for each in MODEL_ROLES), MODEL_ROLES]),
     generation=st.sampled_from([GENERATION, GENERATION, OLD]),
     mode=st.sampled_from(["mooncake-tcp", "mooncake-tcp", "mooncake-rdma", "shm", ""]),
+    pulls=st.sampled_from(["", "", "mooncake-tcp", "mooncake-rdma"]),
+    bytes_per_second=st.sampled_from([None, 1.9e9, 34e6]),
     state=st.sampled_from(["ready", "ready", "suspect", "draining", "stalled"]),
 )
 LOADING = st.builds(

@@ -11,7 +11,7 @@ import pytest
 
 from diffusion_router import core
 from diffusionpipeline.v1 import job_pb2, peer_pb2, registry_pb2, stage_pb2
-from diffusionpipeline.words import MODEL_ROLES, STAGES, Role, number, word
+from diffusionpipeline.words import MODEL_ROLES, STAGES, Role, number, rate_text, word
 
 PROTOCOL: list[Any] = [
     stage_pb2.Role,
@@ -72,3 +72,11 @@ def test_words_cost_no_library() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(4.23e6, "4.2 MB/s"), (987e6, "990 MB/s"), (996e6, "1 GB/s"), (1.94e9, "1.9 GB/s"), (12.4e9, "12 GB/s")],
+)
+def test_a_rate_has_two_digits(rate: float, text: str) -> None:
+    assert rate_text(rate) == text

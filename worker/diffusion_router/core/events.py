@@ -134,6 +134,9 @@ class PeerRegistered(Generic[R]):
     pod_name: str = ""
     generation: str = ""
     mode: str = ""
+    """By which its pool is pulled from."""
+    pulls: str = ""
+    """By which it pulls its inputs. Empty: by the same."""
     model: str = ""
     capacity: int = 1
     slots: int = 64

@@ -112,6 +112,7 @@ def _admit(book: Book[R], event: PeerRegistered[R]) -> Peer[R]:
         generation=event.generation,
         mode=event.mode,
         ip=event.ip,
+        pulls=event.pulls,
         model=event.model,
         capacity=event.capacity,
         slots=event.slots,
@@ -170,6 +171,25 @@ def lose(book: Book[R], peer: Peer[R], reason: str, loss: Loss) -> None:
         jobs.input_gone(book, output)
 
 
+def _apart(maker: PeerRegistered[R] | Peer[R], reader: PeerRegistered[R] | Peer[R]) -> str:
+    """Why what one makes does not reach the other, or why two of a kind differ; else nothing."""
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    if maker.stages == reader.stages:
+        ours, theirs = ((peer.mode, peer.pulls or peer.mode) for peer in (reader, maker))
+    elif any(stage + 1 in reader.stages for stage in maker.stages):
+        ours, theirs = (reader.pulls or reader.mode,), (maker.mode,)
+    else:
+        return ""
+    if ours == theirs:
+        return ""
+    by, other = (" and ".join(dict.fromkeys(modes)) for modes in (ours, theirs))
+    return (
+        f"{reader.pod_name} moves tensors by {by}, but {maker.pod_name} of the same generation by {other}: give both "
+        "the same devices, or set transport.protocol (or that of their edge) to one of the two"
+    )
+
+
 def _incompatibility(book: Book[R], event: PeerRegistered[R]) -> str:
     if not event.stages:
         return f"{event.pod_name} registers without a role: start it with --role encoder, denoiser or decoder"
@@ -191,11 +211,8 @@ def _incompatibility(book: Book[R], event: PeerRegistered[R]) -> str:
             continue
         if event.pod_name and other.pod_name == event.pod_name:
             continue
-        if other.mode != event.mode:
-            return (
-                f"{event.pod_name} moves tensors by {event.mode}, but {other.pod_name} of the same generation by "
-                f"{other.mode}: give both the same devices, or set transport.protocol to one of the two"
-            )
+        if apart := _apart(other, event) or _apart(event, other):
+            return apart
         if other.ip != event.ip:
             return (
                 f"{event.pod_name} moves tensors by {event.mode} over {event.ip}, but {other.pod_name} of the same "

@@ -188,6 +188,7 @@ class Peer(Generic[R]):
     stages: frozenset[Stage]
     generation: str
     mode: str
+    pulls: str
     model: str
     capacity: int
     slots: int

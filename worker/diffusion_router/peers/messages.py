@@ -32,6 +32,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         generation=message.generation,
         mode=message.pool.mode,
         ip=_version_of_ip(message.pool),
+        pulls=message.pool.pulls,
         model=message.model.digest,
         capacity=message.capacity,
         slots=message.pool.slots,

@@ -10,7 +10,7 @@ import structlog
 from diffusion_worker.link.process import this_process
 from diffusion_worker.loading import Loaded, versions
 from diffusion_worker.settings import Settings
-from diffusion_worker.transport import Transport
+from diffusion_worker.transport import Proof, Transport
 from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
@@ -30,6 +30,7 @@ class Worker:
         settings: Settings,
         loaded: Loaded,
         transport: Transport,
+        proof: Proof,
         runner: Runner,
         paces: Paces,
         *,
@@ -38,6 +39,7 @@ class Worker:
         self._settings = settings
         self._loaded = loaded
         self._transport = transport
+        self._proof = proof
         self._runner = runner
         self._paces = paces
         self._leave = leave
@@ -60,6 +62,11 @@ class Worker:
                 address=pool.address,
                 size=pool.size,
                 slots=pool.slots,
+                pulls=self._transport.pulls if self._transport.pulls != self._transport.mode else "",
+                proof=peer_pb2.Proof(
+                    bytes_per_second=self._proof.bytes_per_second,
+                    seconds=self._proof.seconds,
+                ),
             ),
             capacity=self._settings.capacity,
             tasks=tasks,

@@ -20,6 +20,7 @@ from diffusion_worker.transport.interface import Transport
 from diffusion_worker.transport.open import open_transport
 from diffusion_worker.transport.pool import Pool, Slot
 from diffusion_worker.transport.private import private_copy
+from diffusion_worker.transport.proof import Proof, open_proven
 
 __all__ = [
     "Descriptor",
@@ -30,6 +31,7 @@ __all__ = [
     "PeerDead",
     "Pool",
     "PoolFull",
+    "Proof",
     "Slot",
     "SlotLost",
     "StaleDescriptor",
@@ -38,6 +40,7 @@ __all__ = [
     "Transport",
     "TransportError",
     "from_wire",
+    "open_proven",
     "open_transport",
     "private_copy",
     "to_wire",

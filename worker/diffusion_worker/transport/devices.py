@@ -10,10 +10,17 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from diffusion_worker.transport.rdma_ports import ACTIVE, attribute, ports_of, state_of
+from diffusion_worker.transport.rdma_ports import ACTIVE, attribute, driver_of, ports_of, state_of
 
 Openable = Callable[[Path], bool]
+
+# By the kernel's driver.
+_WITHOUT_CONNECTIONS: Final = {
+    "efa": "is an AWS EFA adapter, which has no reliable connections (RC) as Mooncake's verbs need: EFA takes a "
+    "Mooncake that is built on libfabric, which this image has not",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ def _obstacle(root: Path, name: str, openable: Openable) -> str | None:
     )
     if not verbs:
         return "has no uverbs device"
+    if driver_of(root, name) in _WITHOUT_CONNECTIONS:
+        return _WITHOUT_CONNECTIONS[driver_of(root, name)]
     if not openable(root / "dev/infiniband" / verbs[0]):
         return f"/dev/infiniband/{verbs[0]} can't be opened (was the device given to this container?)"
     states = {port.name: state_of(port) for port in ports_of(root, name)}

@@ -17,6 +17,9 @@ class Transport(Protocol):
     """One per worker. All methods are called on the event loop; `pool` may be used from any thread."""
 
     mode: str
+    """By which its pool is pulled from."""
+    pulls: str
+    """By which its inputs come: the same, unless their edge has another network than that of its outputs."""
     pool: Pool
     failure: str | None
     """Why this pool can't be served any more: the worker must end, and come back as a new incarnation. Else None."""

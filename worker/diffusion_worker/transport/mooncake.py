@@ -3,6 +3,8 @@
 Every engine runs in a process of its own (see `engine/`). One serves the pool; one more per remote incarnation pulls
 from it, so that a peer that is frozen, dead or restarted holds up nobody else: first contact with a frozen peer blocks
 an engine for a minute, and an engine's notion of a peer never heals. A warm spare waits for the next peer.
+
+Engines of both networks may have the one pool: it is served by one, and inputs may be pulled into it by the other.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from diffusion_worker.engine.wire import Outcome
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.engine_process import EngineProcess, EngineSettings, Reply
 from diffusion_worker.transport.errors import EngineInitFailed, ModeMismatch, OutOfRange, PeerDead, TransportError
-from diffusion_worker.transport.pool import Pool, Slot, allocate
+from diffusion_worker.transport.huge import pool_file, pool_memory
+from diffusion_worker.transport.pool import Pool, Slot
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.rdma_ports import RdmaPorts
 
@@ -67,41 +70,46 @@ class MooncakeTransport(PullingTransport):
     def __init__(
         self,
         pool: Pool,
-        pool_file: int,
+        file: int,
         server: EngineProcess,
-        settings: EngineSettings,
+        serving: EngineSettings,
+        pulling: EngineSettings,
         ports: RdmaPorts,
     ) -> None:
         super().__init__(pool)
-        self._pool_file = pool_file
+        self.pulls = MODES[pulling.protocol]
+        self._pool_file = file
         self._server = server
-        self._settings = settings
+        self._settings = {self.mode: serving, self.pulls: pulling}
         self._links: dict[str, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._spare: asyncio.Task[EngineProcess] | None = self._start_engine()
+        self._spare: asyncio.Task[EngineProcess] | None = self._start_engine(self.pulls)
         self._watchers = [asyncio.create_task(self._watch_server()), asyncio.create_task(self._ping_server())]
-        if settings.devices:
+        if serving.devices or pulling.devices:
             self._watchers.append(asyncio.create_task(self._watch_ports(ports)))
 
     @staticmethod
-    async def open(settings: EngineSettings, *, pool_size: int, incarnation: str) -> MooncakeTransport:
+    async def open(
+        serving: EngineSettings, pulling: EngineSettings, *, pool_size: int, incarnation: str, huge_pages: str = ""
+    ) -> MooncakeTransport:
         """Raises EngineInitFailed after at most PATIENCE seconds and the time that a process takes to start."""
-        pool_file = os.memfd_create("diffusion-pool")
-        ports = RdmaPorts(settings.devices.split(",") if settings.devices else ())
+        file = pool_file(huge_pages)
+        devices = serving.devices or pulling.devices
+        ports = RdmaPorts(devices.split(",") if devices else ())
         try:
-            memory = allocate(pool_size, pool_file)
-            server = await EngineProcess.start(pool_file, len(memory), settings, PATIENCE, serves=True)
+            memory = pool_memory(pool_size, file, huge_pages)
+            server = await EngineProcess.start(file, len(memory), serving, PATIENCE, serves=True)
         except BaseException:
-            os.close(pool_file)
+            os.close(file)
             raise
         pool = Pool(
             memory,
             incarnation=incarnation,
-            mode=MODES[settings.protocol],
+            mode=MODES[serving.protocol],
             url=server.url,
             address=PoolUrl.parse(server.url).address,
         )
-        return MooncakeTransport(pool, pool_file, server, settings, ports)
+        return MooncakeTransport(pool, file, server, serving, pulling, ports)
 
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
         try:
@@ -114,7 +122,7 @@ class MooncakeTransport(PullingTransport):
                 f"{url} is reached by {url.version}, this worker by {own}, and Mooncake speaks one of them alone: give "
                 "all nodes the same order of addresses (the kubelet's --node-ip), or choose spec.transport.backend: tcp"
             )
-        link = self._link(descriptor.incarnation)
+        link = self._link(descriptor.incarnation, descriptor.mode)
         link.wanted += 1
         reply: asyncio.Future[Reply] | None = None
         try:
@@ -161,23 +169,28 @@ class MooncakeTransport(PullingTransport):
             task.cancel()
         os.close(self._pool_file)
 
-    def _link(self, incarnation: str) -> _Link:
+    def _link(self, incarnation: str, mode: str) -> _Link:
         """The peer's engine, made now if this is the first contact: the peer was heard of a moment ago."""
         link = self._links.pop(incarnation, None)
         if link is None or not link.usable:
             if link is not None:
                 self._retire(incarnation, link)
                 self._end_if_unwanted(link)
-            spare, self._spare = self._spare, None
-            link = _Link(spare or self._start_engine())
+            link = _Link(self._take_spare(mode) or self._start_engine(mode))
             if not link.usable:
-                link = _Link(self._start_engine())
-            self._spawn(self._replenish())
+                link = _Link(self._start_engine(mode))
         self._links[incarnation] = link  # last: the most recently used
         for name, other in list(self._links.items())[: max(0, len(self._links) - LINKS)]:
             if other.wanted == 0:
                 self.drop_peer(name)
         return link
+
+    def _take_spare(self, mode: str) -> asyncio.Task[EngineProcess] | None:
+        if mode != self.pulls:
+            return None
+        spare, self._spare = self._spare, None
+        self._spawn(self._replenish())
+        return spare
 
     def _abandon(
         self, incarnation: str, link: _Link, slot: Slot, reply: asyncio.Future[Reply], deadline: Deadline
@@ -229,10 +242,10 @@ class MooncakeTransport(PullingTransport):
         """A new spare, once the pull that took the last one is probably through."""
         await asyncio.sleep(SPARE_SECONDS)
         if self._spare is None:
-            self._spare = self._start_engine()
+            self._spare = self._start_engine(self.pulls)
 
-    def _start_engine(self) -> asyncio.Task[EngineProcess]:
-        start = EngineProcess.start(self._pool_file, self.pool.size, self._settings, PULL_PATIENCE, serves=False)
+    def _start_engine(self, mode: str) -> asyncio.Task[EngineProcess]:
+        start = EngineProcess.start(self._pool_file, self.pool.size, self._settings[mode], PULL_PATIENCE, serves=False)
         return asyncio.create_task(start)
 
     async def _watch_server(self) -> None:

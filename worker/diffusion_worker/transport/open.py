@@ -75,26 +75,39 @@ async def open_transport(
     port_min: int,
     port_max: int,
     incarnation: str,
+    pulls: str = "",
+    huge_pages: str = "",
     rdma_devices: Collection[str] = frozenset(),
     shm_key: str = "",
 ) -> Transport:
     """Open a pool of at least `pool_size` bytes that peers can pull from.
 
-    `backend` is mooncake, tcp, shm or memory (in this process, for tests); `protocol` is auto, rdma or tcp and
-    `fallback` Allow or Deny; `host` is the address that peers reach this worker by; ports are taken from
+    `backend` is mooncake, tcp, shm or memory (in this process, for tests); `protocol` is auto, rdma or tcp, and so is
+    `pulls`, for inputs that come by another network (empty: by the same); `fallback` is Allow or Deny; `host` is the
+    address that peers reach this worker by; ports are taken from
     `port_min` to `port_max`, both included (Mooncake: two, and two more for each peer that is pulled from, and as many
-    again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any. Over shared memory,
+    again may be in TIME-WAIT). Of RDMA devices only `rdma_devices` are used, if it names any. With `huge_pages` (2Mi or
+    1Gi) the pool is made of these. Over shared memory,
     workers of another `shm_key` are not met.
     Raises EngineInitFailed, which names what is missing.
     """
     if backend == "mooncake":
-        network, names = choose_network(protocol, fallback, allowed=rdma_devices)
-        settings = EngineSettings(host, network, names, port_min, port_max)
-        log.info("transport_opening", backend=backend, network=network, devices=names)
-        return await MooncakeTransport.open(settings, pool_size=pool_size, incarnation=incarnation)
+
+        def engines(protocol: str) -> EngineSettings:
+            network, names = choose_network(protocol, fallback, allowed=rdma_devices)
+            log.info("transport_opening", backend=backend, network=network, devices=names)
+            return EngineSettings(host, network, names, port_min, port_max)
+
+        serving = engines(protocol)
+        pulling = engines(pulls) if pulls else serving
+        return await MooncakeTransport.open(
+            serving, pulling, pool_size=pool_size, incarnation=incarnation, huge_pages=huge_pages
+        )
     if backend not in BACKENDS:
         raise EngineInitFailed(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     refuse_other_networks(backend, protocol, fallback)
+    if huge_pages and backend != "tcp":
+        raise EngineInitFailed(f"backend {backend} has no huge pages: leave out spec.transport.hugePages")
     if backend == "tcp":
         return TcpTransport(
             host=host,
@@ -102,6 +115,7 @@ async def open_transport(
             port_max=port_max,
             pool_size=pool_size,
             incarnation=incarnation,
+            huge_pages=huge_pages,
         )
     if backend == "shm":
         return ShmTransport(key=shm_key, pool_size=pool_size, incarnation=incarnation)

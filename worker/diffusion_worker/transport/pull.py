@@ -42,12 +42,13 @@ class PullingTransport(abc.ABC):
     """A Transport, but for `fetch`, `drop_peer` and `close`."""
 
     mode: str
+    pulls: str
     pool: Pool
     failure: str | None = None
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.mode = pool.mode
+        self.mode = self.pulls = pool.mode
 
     @abc.abstractmethod
     async def fetch(self, descriptor: Descriptor, slot: Slot, deadline: Deadline) -> int:
@@ -87,10 +88,11 @@ class PullingTransport(abc.ABC):
                 raise DigestMismatch(f"{_name(descriptor)}: digest {digest:016x} is not {descriptor.digest:016x}")
 
     def _refuse(self, descriptor: Descriptor, slot: Slot) -> None:
-        if descriptor.mode != self.mode or not descriptor.url.startswith(f"{self.mode}://"):
+        # A worker reaches its own pool as well, though its inputs come by another network.
+        if descriptor.mode not in (self.mode, self.pulls) or not descriptor.url.startswith(f"{descriptor.mode}://"):
             raise ModeMismatch(
-                f"{_name(descriptor)} is reached by {descriptor.mode}, this worker by {self.mode}: all workers of a "
-                "pipeline need the same spec.transport"
+                f"{_name(descriptor)} is reached by {descriptor.mode}, this worker pulls by {self.pulls}: all workers "
+                "of a pipeline need the same spec.transport"
             )
         if not SEAL_BYTES <= descriptor.length <= slot.capacity:
             raise OutOfRange(f"{_name(descriptor)}: {descriptor.length} bytes for a slot of {slot.capacity}")

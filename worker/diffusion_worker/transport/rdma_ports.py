@@ -42,6 +42,12 @@ def state_of(port: Path) -> str:
     return attribute(port / "state").partition(": ")[2]  # "4: ACTIVE"
 
 
+def driver_of(root: Path, device: str) -> str:
+    """The kernel's, such as mlx5_core; empty if it is unknown, as of a device that is made of software."""
+    link = root / "sys/class/infiniband" / device / "device/driver"
+    return link.resolve().name if link.exists() else ""
+
+
 def _times_down(port: Path) -> tuple[str, ...]:
     """As the driver counts them; which of the folders it uses depends on it."""
     return tuple(attribute(port / folder / "link_downed") for folder in ("counters", "hw_counters"))

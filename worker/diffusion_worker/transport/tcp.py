@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import mmap
+import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ import xxhash
 from diffusion_worker.digest import PIECE
 from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.errors import ModeMismatch, OutOfRange, PeerDead, StaleDescriptor, TransportError
+from diffusion_worker.transport.huge import pool_file, pool_memory
 from diffusion_worker.transport.pool import Pool, Slot, allocate
 from diffusion_worker.transport.pull import Deadline, PullingTransport
 from diffusion_worker.transport.seal import SEAL_BYTES, fingerprint
@@ -52,11 +55,13 @@ class TcpTransport(PullingTransport):
         port_max: int,
         pool_size: int,
         incarnation: str,
+        huge_pages: str = "",
     ) -> None:
+        memory = _memory(pool_size, huge_pages)
         listener = listen(host, port_min, port_max)
         port = listener.getsockname()[1]
         url = f"{MODE}://{host_port(host, port)}"
-        super().__init__(Pool(allocate(pool_size), incarnation=incarnation, mode=MODE, url=url))
+        super().__init__(Pool(memory, incarnation=incarnation, mode=MODE, url=url))
         self._server = PullServer(listener, self.pool, self._fail)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pull")
         self._idle: dict[str, list[socket.socket]] = {}
@@ -116,6 +121,16 @@ class TcpTransport(PullingTransport):
         if not work.cancelled():
             work.exception()  # it was aborted, so how it failed says nothing
         self.pool.end_quarantine(slot)
+
+
+def _memory(pool_size: int, huge_pages: str) -> mmap.mmap:
+    if not huge_pages:
+        return allocate(pool_size)
+    file = pool_file(huge_pages)
+    try:
+        return pool_memory(pool_size, file, huge_pages)
+    finally:
+        os.close(file)  # what is mapped stays
 
 
 class _Call:
