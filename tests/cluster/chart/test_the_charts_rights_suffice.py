@@ -57,6 +57,9 @@ UNSEEN: set[Right] = {
     *((group, resource, "delete") for group, resource in CHILDREN[:5]),
     # The same event again within minutes.
     ("", "events", "patch"),
+    # When a size in the resource is larger than that of claims there are.
+    ("", "persistentvolumeclaims", "list"),
+    ("", "persistentvolumeclaims", "patch"),
     # When pods wait for an RDMA device.
     ("", "nodes", "list"),
     # When somebody deleted the chart's.
