@@ -61,12 +61,14 @@ def test_a_worker_waits_until_all_of_its_share_is_there_and_asks_no_hub(hub, fet
     assert len(hub.asked(f"/storage/*/{VAE}", "GET")) == 1
 
 
+@pytest.mark.thorough
 def test_only_what_the_role_loads_is_pulled(hub, pull):
     assert pull("denoiser").wait(DEADLINE) == 0
 
     assert {name.split("/")[0] for name in hub.files_sent() if name.endswith(".safetensors")} == {"transformer"}
 
 
+@pytest.mark.thorough
 def test_who_waits_in_vain_says_what_is_lacking_and_who_should_have_put_it_there(fetched, pull):
     assert pull("decoder").wait(DEADLINE) == 0
 
@@ -74,6 +76,7 @@ def test_who_waits_in_vain_says_what_is_lacking_and_who_should_have_put_it_there
         fetched(Stage.ENCODE, offline=True, wait_seconds=0.1)
 
 
+@pytest.mark.thorough
 def test_a_hub_that_refuses_is_told_of_as_a_worker_tells_of_it(hub, pull, published):
     hub.add("maker/sd3", published, token="secret")
 

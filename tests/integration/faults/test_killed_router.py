@@ -15,17 +15,23 @@ from testbed.waiting import until
 JOBS = 12
 
 
+class Distinct(Load):
+    """Jobs of one prompt would share an encoding if one comes before the other's is made."""
+
+    REQUESTS = (*Load.REQUESTS, *((prompt.replace("a ", "two "), seed) for prompt, seed in Load.REQUESTS))
+
+
 async def test_i7_a_killed_router_loses_no_accepted_job_and_no_held_stage_is_computed_twice(tmp_path: Path) -> None:
     document = resource("digits", router__leaseSeconds=10)
     with running(document, tmp_path) as local:
-        load = Load(local, clients=1, num_inference_steps=30)
+        load = Distinct(local, clients=1, num_inference_steps=30)
         await load.learn()
         before = {pod.name: peers(local)[pod.name].incarnation for pod in local.workers}
         computed = {pod.name: stages_done(pod) for pod in local.workers}
         async with httpx.AsyncClient(base_url=local.http_url) as client:
             accepted: dict[str, str] = {}
             for number in range(JOBS):
-                prompt, seed = Load.REQUESTS[number % len(Load.REQUESTS)]
+                prompt, seed = Distinct.REQUESTS[number]
                 body = {"prompt": prompt, "seed": seed, "num_inference_steps": 30}
                 answer = await client.post("/v1/jobs", json=body)
                 assert answer.status_code == 202, answer.text
