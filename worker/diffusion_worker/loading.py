@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from platform import python_version
 from typing import Final
 
@@ -29,18 +30,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
     Raises UnsupportedModel, DownloadFailed, OSError (a full disk).
     """
     _set_threads(settings.threads)
-    path = resolve_model(
-        settings.model_source,
-        settings.model_id,
-        settings.model_revision,
-        stages=settings.stages,
-        variant=settings.model_variant,
-        allow_pickle=settings.allow_pickle,
-        told=told,
-        patience_seconds=settings.download_patience_seconds,
-        cache_wait_seconds=settings.cache_wait_seconds,
-        paused=paused,
-    )
+    path = fetch(settings, told, paused)
     commit = path.name if settings.model_source == "Hub" else ""
     identity = identify(path, commit=commit, variant=settings.model_variant)
     model = load_model(
@@ -52,6 +42,22 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         allow_pickle=settings.allow_pickle,
     )
     return Loaded(model, _identity(settings, identity.digest, identity.output))
+
+
+def fetch(settings: Settings, told: Told, paused: Callable[[], None]) -> Path:
+    """The folder of the model, once all of this worker's share is there. For the rest see `load`."""
+    return resolve_model(
+        settings.model_source,
+        settings.model_id,
+        settings.model_revision,
+        stages=settings.stages,
+        variant=settings.model_variant,
+        allow_pickle=settings.allow_pickle,
+        told=told,
+        patience_seconds=settings.download_patience_seconds,
+        cache_wait_seconds=settings.cache_wait_seconds,
+        paused=paused,
+    )
 
 
 def adopt(model: StageModel, settings: Settings) -> Loaded:

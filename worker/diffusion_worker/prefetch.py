@@ -26,24 +26,14 @@ def main(settings: Settings) -> NoReturn:
     # As process 1 of a container Python ignores it. A file that is not whole goes on where it was, or anew.
     signal.signal(signal.SIGTERM, _end)
     from diffusion_worker.downloading import Downloading
+    from diffusion_worker.loading import fetch
     from diffusion_worker.metrics import Metrics
-    from diffusion_worker.model import resolve_model
     from diffusion_worker.model.types import DownloadFailed, UnsupportedModel
 
     metrics = Metrics(settings.label, settings.stages)
     status = 0
     try:
-        path = resolve_model(
-            settings.model_source,
-            settings.model_id,
-            settings.model_revision,
-            stages=settings.stages,
-            variant=settings.model_variant,
-            allow_pickle=settings.allow_pickle,
-            told=Downloading(metrics).told,
-            patience_seconds=settings.download_patience_seconds,
-            paused=metrics.download_paused,
-        )
+        path = fetch(settings, Downloading(metrics).told, metrics.download_paused)
         log.info("prefetched", id=settings.model_id, commit=path.name, roles=list(settings.roles))
     except (DownloadFailed, UnsupportedModel, OSError) as error:
         log.error("prefetch_failed", error=str(error))

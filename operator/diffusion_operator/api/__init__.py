@@ -24,6 +24,7 @@ from diffusion_operator.api.crd import (
 )
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
 from diffusion_operator.api.isolation import Isolation
+from diffusion_operator.api.live import read_live
 from diffusion_operator.api.model import Cache, Model, SecretKey
 from diffusion_operator.api.modelcache import ModelCache
 from diffusion_operator.api.pipeline import CaBundle, Image, Pipeline, RouterSettings, Storage
@@ -110,21 +111,8 @@ def load_pipeline(resource: object) -> Pipeline:
 
 
 def from_live(resource: Mapping[str, Any]) -> Pipeline:
-    """The typed values of a resource that the API server gave.
-
-    It has checked the resource by the definition that it knows, which may be older or newer than this package's: what
-    is missing gets its default, what is unknown is passed over. Raises InvalidResourceError for what can't be rendered.
-    """
-    try:
-        definition = crd.schema()["properties"]["spec"]
-        spec = schema.with_defaults(schema.without_nulls(resource["spec"], definition), definition)
-        return reading.from_defaulted({"metadata": resource["metadata"], "spec": spec})
-    except InvalidResourceError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InvalidResourceError(
-            [FieldError(("spec",), f"can't be read ({error!r}): install this operator's CRDs, kubectl apply -f crds/")]
-        ) from error
+    """The typed values of a resource that the API server gave. Raises InvalidResourceError for what can't be read."""
+    return read_live(resource, PLURAL, reading.from_defaulted)
 
 
 def _check_kind(resource: Mapping[str, Any]) -> None:

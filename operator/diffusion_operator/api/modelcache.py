@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusion_operator.api import crd, reading, schema
-from diffusion_operator.api.errors import FieldError, InvalidResourceError
+from diffusion_operator.api import crd, reading
+from diffusion_operator.api.live import read_live
 from diffusion_operator.api.model import NODE_FOLDER, Model, SecretKey
 from diffusion_operator.api.pipeline import CaBundle, Image
 from diffusion_operator.api.role import RoleSpec
@@ -51,19 +51,11 @@ class ModelCache:
 
 def cache_from_live(resource: Mapping[str, Any]) -> ModelCache:
     """As the API server gave it, which checked it. Raises InvalidResourceError for what can't be rendered."""
-    try:
-        definition = crd.schema(crd.CACHE_PLURAL)["properties"]["spec"]
-        spec = schema.with_defaults(schema.without_nulls(resource["spec"], definition), definition)
-        return _read(resource["metadata"], spec)
-    except InvalidResourceError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InvalidResourceError(
-            [FieldError(("spec",), f"can't be read ({error!r}): install this operator's CRDs, kubectl apply -f crds/")]
-        ) from error
+    return read_live(resource, crd.CACHE_PLURAL, _read)
 
 
-def _read(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> ModelCache:
+def _read(resource: Mapping[str, Any]) -> ModelCache:
+    metadata, spec = resource["metadata"], resource["spec"]
     model, given = spec["model"], spec["roles"]
     wanted: tuple[Role, ...] = MODEL_ROLES
     roles = {role: reading.role_spec(role, given[role], 0) for role in wanted if role in given}

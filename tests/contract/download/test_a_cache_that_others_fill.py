@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,18 +21,16 @@ Pull = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def pull(hub, tmp_path: Path) -> Iterator[Pull]:
+def pull(environment: dict[str, str], tmp_path: Path) -> Iterator[Pull]:
     """Starts what a node's pod of a ModelCache runs for a role."""
     started: list[subprocess.Popen[str]] = []
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(tmp_path / "cache")}
-    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DIFFUSION_WORKER_DOWNLOAD_PATIENCE_SECONDS": "0"}
+    own = {"HF_HUB_CACHE": str(tmp_path / "cache"), "DIFFUSION_WORKER_DOWNLOAD_PATIENCE_SECONDS": "0"}
 
     def start(role: str, **more: str) -> subprocess.Popen[str]:
         model = {"DIFFUSION_WORKER_MODEL_SOURCE": "Hub", "DIFFUSION_WORKER_MODEL_ID": "maker/sd3"}
         process = subprocess.Popen(
             [sys.executable, "-m", "diffusion_worker.prefetch", "--role", role],
-            env={**environment, **model, **more},
+            env={**environment, **own, **model, **more},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -22,19 +21,15 @@ Start = Callable[[], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(hub, tmp_path: Path) -> Iterator[Start]:
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     """Starts a decoder's download into a cache that all of this test's share."""
     started: list[subprocess.Popen[str]] = []
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     # A file that is held here is no connection that broke.
-    environment["HF_HUB_DOWNLOAD_TIMEOUT"] = "600"
+    own = {**environment, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, str(Path(__file__).with_name("one_worker.py")), "decoder"]
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        process = subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         started.append(process)
         return process
 
