@@ -175,6 +175,9 @@ def test_a_daemon_set_that_is_changed_or_deleted_by_hand_is_put_right(cluster, c
         return cluster.api.get(path)["spec"]["template"]["spec"]["nodeSelector"]
 
     cluster.until(lambda: selects() == pool["nodeSelector"], 30, "the node selector is back")
+    before = cluster.api.get(path)["metadata"]["labels"]
+    cluster.api.patch(path, {"metadata": {"labels": dict.fromkeys(before)}})
+    cluster.until(lambda: cluster.api.get(path)["metadata"].get("labels") == before, 30, "its labels are back")
     uid = cluster.api.get(path)["metadata"]["uid"]
     cluster.api.delete(path)
     cluster.until(

@@ -171,7 +171,17 @@ class ModelCaches:
     async def _apply(self, owner: Owner, wanted: Object, live: Object | None) -> Object:
         """Raises ApiError: 409 if there is one of that name that is not this cache's."""
         marked = marking.marked(owner.adopt(wanted))
-        if live is None or not _is_owned(live, owner.uid):
+        if live is None:
+            try:
+                return await self._cluster.apply(DAEMON_SET, marking.only_new(marked))
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+                # Somebody else's; or ours, without the labels by which it is listed.
+                live = await self._cluster.get(DAEMON_SET, owner.key.namespace, wanted["metadata"]["name"])
+                if not _is_owned(live, owner.uid):
+                    raise
+        if not _is_owned(live, owner.uid):
             return await self._cluster.apply(DAEMON_SET, marking.only_new(marked))
         if marking.rendered_so(marked, live) and not list(differences(marked, live)):
             return live

@@ -53,6 +53,7 @@ UNSEEN: set[Right] = {
     ("diffusion-operator.dev", "diffusionpipelinerolescalers", "get"),
     ("diffusion-operator.dev", "diffusionpipelines", "get"),
     ("apps", "daemonsets", "create"),
+    ("apps", "daemonsets", "get"),
     # What a pipeline no longer has. Of the first five kinds it always has some, but not always of the same names.
     *((group, resource, "delete") for group, resource in CHILDREN[:5]),
     # The same event again within minutes.

@@ -33,7 +33,7 @@ IN_A_NAMESPACE: Rights = {
     ("", "serviceaccounts"): OWNED,
     ("apps", "statefulsets"): OWNED,
     ("apps", "controllerrevisions"): OWNED,
-    ("apps", "daemonsets"): OWNED - {"get"},
+    ("apps", "daemonsets"): OWNED,
     ("policy", "poddisruptionbudgets"): OWNED,
     ("networking.k8s.io", "networkpolicies"): OWNED,
     ("monitoring.coreos.com", "podmonitors"): OWNED,
