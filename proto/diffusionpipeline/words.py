@@ -43,8 +43,8 @@ ModelRole = Literal[Role.ENCODER, Role.DENOISER, Role.DECODER]
 STAGES: Final = tuple(Stage)
 MODEL_ROLES: Final[tuple[ModelRole, ...]] = (Role.ENCODER, Role.DENOISER, Role.DECODER)
 
-PROTOCOL: Final = 1
-"""What of the protocol between worker and router this version speaks: 0 before either said."""
+PROTOCOL: Final = 2
+"""What of the protocol between worker and router this version speaks: 0 before either said, 2 knows probes."""
 
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, Self
 
@@ -43,6 +43,13 @@ class FakeRouter(registry_pb2_grpc.RegistryServiceServicer):
     def register(self, pods: Iterable[JSON], mode: str) -> None:
         """Workers of these pods and no others, which exchange tensors by `mode`."""
         self._peers = [peer(pod, mode) for pod in pods]
+        probe(self._peers)
+
+    def cut(self, pod: str, error: str) -> None:
+        """This pod's worker can't pull from its peer; an empty error: it can."""
+        for reader in self._peers:
+            for probed in reader.probed if reader.pod_name == pod else ():
+                probed.error, probed.bytes_per_second = error, 0.0 if error else 1.1e9
 
     def ListPeers(self, request: registry_pb2.ListPeersRequest, context: Any) -> registry_pb2.ListPeersResponse:  # noqa: N802
         self.asked += 1
@@ -64,6 +71,14 @@ class FakeRouter(registry_pb2_grpc.RegistryServiceServicer):
 
     def WatchPeers(self, request: registry_pb2.WatchPeersRequest, context: Any) -> NoReturn:  # noqa: N802
         raise NotImplementedError("the operator asks, and watches no router")
+
+
+def probe(peers: Sequence[registry_pb2.Peer]) -> None:
+    """As if each had pulled from the first peer that makes what it reads."""
+    for reader in peers:
+        stage = reader.roles[0] - 1
+        for maker in [maker for maker in peers if maker.roles[0] == stage][:1]:
+            reader.probed.add(stage=stage_pb2.Stage.ValueType(stage), pod_name=maker.pod_name, bytes_per_second=1.1e9)
 
 
 def peer(pod: JSON, mode: str) -> registry_pb2.Peer:

@@ -39,7 +39,11 @@ def test_a_pipeline_is_ready_once_its_workers_are_registered(user: User, router:
     user.until_ready()
     user.until_condition("PeersRegistered", "True", "Registered")
     user.until_condition(
-        "TransportReady", "True", "InUse", "peers use tcp; 3 workers pulled from themselves at 1.9 GB/s"
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use tcp; 3 workers pulled from themselves at 1.9 GB/s, 1 denoiser from an encoder at 1.1 GB/s, "
+        "1 decoder from a denoiser at 1.1 GB/s",
     )
     user.until_condition("RouterReady", "True", "RegistryAnswers")
     assert user.columns()["TRANSPORT"] == "tcp"
@@ -71,6 +75,18 @@ def test_a_ready_worker_that_is_not_registered_is_told_of(user: User, router: Fa
     user.until_ready()
     user.edit(roles={"decoder": {"replicas": 2}})
     user.until_condition("Ready", "False", "PeersNotRegistered", "decoder: 1 of 2 ready pods registered")
+
+
+def test_a_way_between_two_workers_that_is_closed_is_told_and_that_it_opened(user: User, router: FakeRouter) -> None:
+    user.apply_example("digits.yaml")
+    router.register(workers(user), "mooncake-tcp")
+    router.cut("digits-denoiser-0", "connection refused")
+    told = "digits-denoiser-0 can't pull from digits-encoder-0: connection refused"
+    user.until_condition("TransportReady", "False", "PeerUnreachable", told)
+    user.until_condition("Ready", "False", "TransportDegraded", told)
+    router.cut("digits-denoiser-0", "")
+    user.until_ready()
+    user.until_condition("TransportReady", "True", "InUse", "1 denoiser from an encoder at 1.1 GB/s")
 
 
 def rdma(fallback: str) -> JSON:

@@ -79,6 +79,22 @@ def test_tensors_went_from_pod_to_pod_over_mooncake_and_not_through_the_router(d
         assert peer.pool.url.split("//")[-1].startswith(addresses[peer.pod_name])
 
 
+def test_workers_pulled_from_a_peer_as_soon_as_they_met_one(digits: Deployed) -> None:
+    found = {
+        peer.pod_name: [(probed.pod_name, probed.bytes_per_second > 0, probed.error) for probed in peer.probed]
+        for peer in digits.peers()
+    }
+    assert found == {
+        "digits-encoder-0": [],
+        "digits-denoiser-0": [("digits-encoder-0", True, "")],
+        "digits-decoder-0": [("digits-denoiser-0", True, "")],
+    }
+    told = "1 denoiser from an encoder at"
+    digits.until(
+        lambda: told in digits.resources.condition("digits", "TransportReady")["message"], 90, "the status says so"
+    )
+
+
 def test_processes_run_without_rights_on_a_file_system_that_they_cannot_write(
     cluster: NodeCluster, digits: Deployed
 ) -> None:

@@ -140,3 +140,49 @@ def test_what_is_named_is_let_through_and_without_policies_all_is(cluster: NodeC
     cluster.until(
         lambda: scene.box_reaches("stranger", pod, scene.transfer_port(pod)), POLICY_SECONDS, "strangers reach pods"
     )
+
+
+@pytest.mark.thorough
+def test_a_way_between_workers_that_is_closed_is_told_before_a_job_needs_it(
+    cluster: NodeCluster, scene: Scene, pictures: dict[Request, bytes]
+) -> None:
+    digits = scene.digits
+    digits.edit(networkPolicy={"mode": "None"})
+    router = {"ipBlock": {"cidr": f"{scene.address('digits-router-0')}/32"}}
+    closed = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "encoders-hear-the-router-alone"},
+        "spec": {
+            "podSelector": {"matchLabels": digits.pod("digits-encoder-0")["metadata"]["labels"]},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [router]}],
+        },
+    }
+    path = f"/apis/networking.k8s.io/v1/namespaces/{digits.namespace}/networkpolicies"
+    cluster.api.post(path, closed)
+    cluster.until(
+        lambda: not scene.reaches_out("digits-denoiser-0", scene.address("digits-encoder-0"), HEALTH_PORT),
+        POLICY_SECONDS,
+        "denoisers do not reach encoders",
+    )
+    digits.delete_pod("digits-denoiser-0")
+    digits.until(
+        lambda: (
+            transport(digits)[0] == "PeerUnreachable"
+            and "digits-denoiser-0 can't pull from digits-encoder-0" in transport(digits)[1]
+        ),
+        240,
+        "it is told that the denoiser reaches no encoder",
+    )
+    assert digits.resources.condition("digits", "Ready")["status"] == "False"
+    cluster.api.delete(f"{path}/encoders-hear-the-router-alone")
+    digits.until(lambda: "1 denoiser from an encoder" in transport(digits)[1], 180, "it is told that it does")
+    digits.wait_ready()
+    assert draw(digits, SEVEN) == pictures[SEVEN]
+
+
+def transport(digits: Deployed) -> tuple[str, str]:
+    """Reason and message."""
+    condition = digits.resources.condition("digits", "TransportReady")
+    return condition["reason"], condition["message"]

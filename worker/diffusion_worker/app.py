@@ -22,6 +22,7 @@ from diffusion_worker.health import Health, serve_health
 from diffusion_worker.link.artifacts import Artifacts
 from diffusion_worker.link.leaving import break_off, drain
 from diffusion_worker.link.loading import tell_loading
+from diffusion_worker.link.probing import Probing
 from diffusion_worker.link.stream import Incompatible, RouterStream
 from diffusion_worker.link.worker import Worker
 from diffusion_worker.loading import Loaded, adopt, load
@@ -239,7 +240,8 @@ class _Lifecycle:
             max_input_bytes=settings.max_input_bytes,
             max_input_pixels=settings.max_input_pixels,
         )
-        worker = Worker(settings, loaded, transport, proof, runner, self.paces, leave=stop.set)
+        probing = Probing(transport, stream.send, self.metrics.set_peer_pull)
+        worker = Worker(settings, loaded, transport, proof, runner, self.paces, probing, leave=stop.set)
         self.registers = True
         attached = asyncio.create_task(stream.run(worker))
         stopping = asyncio.create_task(stop.wait())
@@ -262,6 +264,7 @@ class _Lifecycle:
                 await break_off(runner, stream, worker, str(error), outputs=False)
             raise
         finally:
+            probing.close()
             tasks = {attached, stopping, *faults, *draining}
             for task in tasks:
                 task.cancel()

@@ -143,6 +143,12 @@ class Metrics:
             ["role"],
             registry=registry,
         )
+        self.peer_pull = Gauge(
+            f"{name}peer_pull_bytes_per_second",
+            "Of a large pull from a peer that makes this stage's outputs, when it first met one",
+            ["role", "stage"],
+            registry=registry,
+        )
         build = Info(f"{name}build", "Versions", registry=registry)
         build.info({"version": version("diffusion-operator"), "python": python_version()})
         self.stages = {stage: StageMetrics(self, stage) for stage in stages}
@@ -175,6 +181,10 @@ class Metrics:
             ("seconds", "Of a small pull of this worker's from its own pool, at its start", proof.seconds),
         ):
             Gauge(f"{name}self_pull_{suffix}", text, ["role"], registry=registry).labels(self._label).set(value)
+
+    def set_peer_pull(self, stage: str, bytes_per_second: float) -> None:
+        """A peer that makes a stage's outputs was pulled from, to try the way."""
+        self.peer_pull.labels(self._label, stage).set(bytes_per_second)
 
     def forward(self, requests: int, seconds: float) -> None:
         """A forward was made."""

@@ -26,6 +26,7 @@ from diffusion_operator.reconcile.updates import Outcome, Updates, sooner
 from diffusion_operator.render import names, render
 from diffusion_operator.status import invalid, reasons, summarise, workloads
 from diffusion_operator.status.observed import Fault, Observed, RoleObserved
+from diffusion_operator.status.peers import all_probed
 from diffusion_operator.status.report import PipelineReport, report
 from diffusion_operator.update.revision import to_object
 
@@ -106,7 +107,7 @@ class Reconciler:
         observed = dataclasses.replace(observed, scaling_faults=(*observed.scaling_faults, *scaling_faults))
         status = summarise(pipeline, observed, before, datetime.now(UTC))
         memory.report = report(pipeline, status)
-        if self._follow_router(pipeline, key, status, memory):
+        if self._follow_router(pipeline, observed, key, status, memory):
             # Its answer, or the lack of one, is a matter of moments: no need to say that it was not asked yet.
             return CALL_SECONDS
         again = await self._publisher.publish(owner, before, status)
@@ -247,7 +248,9 @@ class Reconciler:
         refusals = self._store.refusals(owner.key.namespace, name)
         return workloads.role(live, desired, problems, refusals, self._store.starting(owner.key, role))
 
-    def _follow_router(self, pipeline: Pipeline, key: Key, status: Mapping[str, Any], memory: _Memory) -> bool:
+    def _follow_router(
+        self, pipeline: Pipeline, observed: Observed, key: Key, status: Mapping[str, Any], memory: _Memory
+    ) -> bool:
         """Have the router asked who is registered; whether it was not, so far."""
         if not status["roles"][Role.ROUTER]["readyReplicas"]:
             self._registries.forget(key)
@@ -265,7 +268,7 @@ class Reconciler:
         self._registries.follow(
             key,
             address,
-            settled=settled and known is not None and known.shares == shares,
+            settled=settled and known is not None and known.shares == shares and all_probed(pipeline, observed),
             expected=status["router"]["expectedPeers"],
             shares=shares,
         )

@@ -18,10 +18,10 @@ from typing import Final
 import grpc
 
 from diffusion_operator.cluster.keys import Key
-from diffusion_operator.status.observed import LoadingSeen, PeerSeen, PeersObserved
+from diffusion_operator.status.observed import LoadingSeen, PeerSeen, PeersObserved, ProbedSeen
 from diffusion_operator.update.surge import Tally
 from diffusionpipeline.process.channels import ASKING_CHANNEL
-from diffusionpipeline.v1 import registry_pb2, registry_pb2_grpc, stage_pb2
+from diffusionpipeline.v1 import peer_pb2, registry_pb2, registry_pb2_grpc, stage_pb2
 from diffusionpipeline.words import MODEL_ROLES, Role, number, word
 
 CALL_SECONDS: Final = 2.0
@@ -29,6 +29,8 @@ CALL_SECONDS: Final = 2.0
 EAGER_SECONDS: Final = 5.0
 CALM_SECONDS: Final = 60.0
 AT_ONCE: Final = 16
+# Stages whose outputs travel.
+_READ: Final = (stage_pb2.STAGE_ENCODE, stage_pb2.STAGE_DENOISE)
 
 
 @dataclass
@@ -166,6 +168,18 @@ def _peer(peer: registry_pb2.Peer) -> PeerSeen:
         state=word(registry_pb2.PeerState, peer.state),
         pulls=peer.pool.pulls,
         bytes_per_second=peer.pool.proof.bytes_per_second if peer.pool.HasField("proof") else None,
+        probed=tuple(
+            _probed(probed) for probed in sorted(peer.probed, key=lambda one: one.stage) if probed.stage in _READ
+        ),
+    )
+
+
+def _probed(probed: peer_pb2.Probed) -> ProbedSeen:
+    return ProbedSeen(
+        maker=MODEL_ROLES[probed.stage - 1],
+        pod=probed.pod_name,
+        bytes_per_second=probed.bytes_per_second,
+        error=probed.error,
     )
 
 

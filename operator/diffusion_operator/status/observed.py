@@ -74,6 +74,18 @@ class RoleObserved:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProbedSeen:
+    """What a peer found when it tried the way to another."""
+
+    maker: Role
+    """Whose outputs come that way."""
+    pod: str
+    bytes_per_second: float
+    error: str
+    """Why it fails, again and again. Empty: it does not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PeerSeen:
     """A peer as the router lists it."""
 
@@ -88,6 +100,8 @@ class PeerSeen:
     """The mode by which its inputs come, if that is another than its pool's."""
     bytes_per_second: float | None = None
     """Of a pull from itself, when it started. None: a worker that did not measure."""
+    probed: tuple[ProbedSeen, ...] = ()
+    """One for each stage whose outputs it reads, as far as it has met a peer that makes them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

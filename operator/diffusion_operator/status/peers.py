@@ -21,6 +21,7 @@ MIXED: Final = "mixed"
 UNKNOWN: Final = "unknown"
 
 _NETWORKS: Final = {"mooncake-rdma": RDMA, "mooncake-tcp": TCP, "tcp": TCP, "shm": SHM}
+_ONE: Final = {Role.ENCODER: "an encoder", Role.DENOISER: "a denoiser"}
 _READY: Final = "ready"
 _SUSPECT: Final = "suspect"
 _STALLED: Final = "stalled"
@@ -129,13 +130,27 @@ def transport_ready(pipeline: Pipeline, observed: Observed) -> Finding:
             f"peers use different transports and can't exchange tensors: {each}. Give all roles the same devices, or "
             "set spec.transport.protocol to rdma or tcp",
         )
+    if (unreachable := _unreachable(current)) is not None:
+        return unreachable
     if networks != [RDMA] and _wants_rdma(pipeline.transport.protocol, pipeline.transport.fallback):
         return false(
             reasons.FALLBACK_TO_TCP,
             f"peers use {networks[0]}, not rdma as spec.transport asks for: see whether worker pods are given the RDMA "
             "resource and can open its device",
         )
-    return true(reasons.IN_USE, "; ".join((f"peers use {networks[0]}", *_measured(current))))
+    return true(reasons.IN_USE, f"peers use {networks[0]}{_measured(current)}")
+
+
+def all_probed(pipeline: Pipeline, observed: Observed) -> bool:
+    """Whether every peer has pulled from one of each role whose outputs it reads, or found that it can't."""
+    current = _of_generation(known_peers(observed) or (), generation_id(pipeline, observed))
+    there = {role for peer in current for role in peer.roles}
+    return all(
+        any(probed.maker is maker for probed in peer.probed)
+        for peer in current
+        for maker, reader in pairwise(MODEL_ROLES)
+        if reader in peer.roles and maker not in peer.roles and maker in there
+    )
 
 
 def _edges_ready(pipeline: Pipeline, peers: Sequence[PeerSeen]) -> Finding:
@@ -160,6 +175,8 @@ def _edges_ready(pipeline: Pipeline, peers: Sequence[PeerSeen]) -> Finding:
         told.append(f"{edge} {networks[0]}")
         if networks != [RDMA] and _wants_rdma(pipeline.transport.protocol_of(maker), pipeline.transport.fallback):
             fallen.append(f"{edge} uses {networks[0]}")
+    if (unreachable := _unreachable(peers)) is not None:
+        return unreachable
     if fallen:
         return false(
             reasons.FALLBACK_TO_TCP,
@@ -168,17 +185,40 @@ def _edges_ready(pipeline: Pipeline, peers: Sequence[PeerSeen]) -> Finding:
         )
     if not told:
         return unknown(reasons.NO_PEERS, "no peer has said yet how tensors travel")
-    return true(reasons.IN_USE, "; ".join((f"peers use {', '.join(told)}", *_measured(peers))))
+    return true(reasons.IN_USE, f"peers use {', '.join(told)}{_measured(peers)}")
 
 
-def _measured(peers: Sequence[PeerSeen]) -> list[str]:
+def _unreachable(peers: Sequence[PeerSeen]) -> Finding | None:
+    """What some peer tried again and again, and could not pull."""
+    failing = [(peer, probed) for peer in peers for probed in peer.probed if probed.error]
+    if not failing:
+        return None
+    peer, probed = min(failing, key=lambda one: (one[0].pod, one[1].maker))
+    others = f" (and {count(len(failing) - 1, 'pair')} more)" if len(failing) > 1 else ""
+    return false(
+        reasons.PEER_UNREACHABLE,
+        f"{peer.pod} can't pull from {probed.pod}{others}: {probed.error}. See whether NetworkPolicies and firewalls "
+        "let workers connect to each other at the ports of spec.transport.rpcPortRange",
+    )
+
+
+def _measured(peers: Sequence[PeerSeen]) -> str:
     """What workers measured when they started: nothing in it moves while they live."""
-    found = sorted(peer.bytes_per_second for peer in peers if peer.bytes_per_second is not None)
-    if not found:
-        return []
-    slowest, fastest = rate_text(found[0]), rate_text(found[-1])
-    rates = slowest if slowest == fastest else f"{slowest} to {fastest}"
-    return [f"{count(len(found), 'worker')} pulled from {'itself' if len(found) == 1 else 'themselves'} at {rates}"]
+    own = [peer.bytes_per_second for peer in peers if peer.bytes_per_second is not None]
+    told = []
+    if own:
+        itself = "itself" if len(own) == 1 else "themselves"
+        told.append(f"{count(len(own), 'worker')} pulled from {itself} at {_rates(own)}")
+    for maker, reader in pairwise(MODEL_ROLES):
+        found = [probed.bytes_per_second for peer in peers for probed in peer.probed if probed.maker is maker]
+        if found:
+            told.append(f"{count(len(found), reader)} from {_ONE[maker]} at {_rates(found)}")
+    return f"; {', '.join(told)}" if told else ""
+
+
+def _rates(found: Sequence[float]) -> str:
+    slowest, fastest = rate_text(min(found)), rate_text(max(found))
+    return slowest if slowest == fastest else f"{slowest} to {fastest}"
 
 
 def _wants_rdma(protocol: str, fallback: str) -> bool:

@@ -124,6 +124,7 @@ IN_USE: Final = "InUse"
 NO_PEERS: Final = "NoPeers"
 FALLBACK_TO_TCP: Final = "FallbackToTCP"
 MIXED_MODES: Final = "MixedModes"
+PEER_UNREACHABLE: Final = "PeerUnreachable"
 NO_DEVICE: Final = "NoDevice"
 MEMLOCK_LIMIT: Final = "MemlockLimit"
 
@@ -225,6 +226,7 @@ CONDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
         IN_USE,
         FALLBACK_TO_TCP,
         MIXED_MODES,
+        PEER_UNREACHABLE,
         NO_DEVICE,
         MEMLOCK_LIMIT,
         TRANSPORT_FAILED,

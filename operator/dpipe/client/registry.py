@@ -12,7 +12,7 @@ from rich.table import Table
 
 from diffusionpipeline.process.channels import ASKING_CHANNEL
 from diffusionpipeline.v1 import job_pb2, job_pb2_grpc, registry_pb2, registry_pb2_grpc, stage_pb2
-from diffusionpipeline.words import proved_text, word
+from diffusionpipeline.words import proved_text, rate_text, word
 
 CALL_SECONDS: Final = 2.0
 _LIST_LIMIT: Final = 1000
@@ -104,9 +104,17 @@ def proof_text(peer: registry_pb2.Peer) -> str:
     return proved_text(peer.pool.proof.bytes_per_second, peer.pool.proof.seconds)
 
 
+def probed_text(peer: registry_pb2.Peer) -> str:
+    """What it pulled from peers whose outputs it reads: `encoder 1.9 GB/s`."""
+    return ", ".join(
+        f"{word(stage_pb2.Role, probed.stage)} {'fails' if probed.error else rate_text(probed.bytes_per_second)}"
+        for probed in sorted(peer.probed, key=lambda probed: probed.stage)
+    )
+
+
 def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
     drawn = Table(box=None, pad_edge=False)
-    for name in ("pod", "roles", "state", "incarnation", "transport", "self-pull", "address"):
+    for name in ("pod", "roles", "state", "incarnation", "transport", "self-pull", "peer-pull", "address"):
         drawn.add_column(name, overflow="fold")
     for name in ("tasks", "credits", "slots", "pool", "heard"):
         drawn.add_column(name, justify="right")
@@ -118,6 +126,7 @@ def peer_table(peers: Sequence[registry_pb2.Peer]) -> Table:
             peer.incarnation[:8],
             mode_text(peer),
             proof_text(peer),
+            probed_text(peer),
             address_text(peer),
             f"{peer.tasks} of {peer.capacity}",
             str(peer.credits),

@@ -58,6 +58,7 @@ class PeerReport(_message.Message):
     STAGE_DONE_FIELD_NUMBER: _builtins.int
     STAGE_FAILED_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
+    PROBED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register: ...
     @_builtins.property
@@ -72,6 +73,8 @@ class PeerReport(_message.Message):
     def stage_failed(self) -> Global___StageFailed: ...
     @_builtins.property
     def drained(self) -> Global___Drained: ...
+    @_builtins.property
+    def probed(self) -> Global___Probed: ...
     def __init__(
         self,
         *,
@@ -82,12 +85,13 @@ class PeerReport(_message.Message):
         stage_done: Global___StageDone | None = ...,
         stage_failed: Global___StageFailed | None = ...,
         drained: Global___Drained | None = ...,
+        probed: Global___Probed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "heartbeat", b"heartbeat", "input_received", b"input_received", "progress", b"progress", "register", b"register", "report", b"report", "stage_done", b"stage_done", "stage_failed", b"stage_failed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "heartbeat", b"heartbeat", "input_received", b"input_received", "probed", b"probed", "progress", b"progress", "register", b"register", "report", b"report", "stage_done", b"stage_done", "stage_failed", b"stage_failed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "heartbeat", b"heartbeat", "input_received", b"input_received", "progress", b"progress", "register", b"register", "report", b"report", "stage_done", b"stage_done", "stage_failed", b"stage_failed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "heartbeat", b"heartbeat", "input_received", b"input_received", "probed", b"probed", "progress", b"progress", "register", b"register", "report", b"report", "stage_done", b"stage_done", "stage_failed", b"stage_failed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["register", "heartbeat", "input_received", "progress", "stage_done", "stage_failed", "drained"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["register", "heartbeat", "input_received", "progress", "stage_done", "stage_failed", "drained", "probed"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -134,6 +138,8 @@ class Register(_message.Message):
     PROTOCOL_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
+    PROBED_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Random, made when the worker starts (or after it was fenced). The only identity of a peer."""
     pod_name: _builtins.str
@@ -170,6 +176,14 @@ class Register(_message.Message):
 
     @_builtins.property
     def process(self) -> Global___Process: ...
+    @_builtins.property
+    def probe(self) -> _stage_pb2.Descriptor:
+        """Bytes that are kept in its pool for peers to pull once. Absent: a pool too small to spare any."""
+
+    @_builtins.property
+    def probed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Probed]:
+        """What it pulled of other peers' so far."""
+
     def __init__(
         self,
         *,
@@ -188,10 +202,12 @@ class Register(_message.Message):
         protocol: _builtins.int = ...,
         process: Global___Process | None = ...,
         secret: _builtins.bytes = ...,
+        probe: _stage_pb2.Descriptor | None = ...,
+        probed: _abc.Iterable[Global___Probed] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool", "process", b"process"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool", "probe", b"probe", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "process", b"process", "protocol", b"protocol", "roles", b"roles", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probe", b"probe", "probed", b"probed", "process", b"process", "protocol", b"protocol", "roles", b"roles", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,6 +375,40 @@ class Proof(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Proof: _TypeAlias = Proof  # noqa: Y015
+
+@_typing.final
+class Probed(_message.Message):
+    """What a worker measured when it first could, by pulling the probe of a peer whose outputs its tasks read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    POD_NAME_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    stage: _stage_pb2.Stage.ValueType
+    """Whose outputs."""
+    pod_name: _builtins.str
+    """Of the peer."""
+    bytes_per_second: _builtins.float
+    """0 where it failed."""
+    error: _builtins.str
+    """Why it fails, again and again. Empty: it did not."""
+    def __init__(
+        self,
+        *,
+        stage: _stage_pb2.Stage.ValueType = ...,
+        pod_name: _builtins.str = ...,
+        bytes_per_second: _builtins.float = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "error", b"error", "pod_name", b"pod_name", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Probed: _TypeAlias = Probed  # noqa: Y015
 
 @_typing.final
 class HeldTask(_message.Message):
@@ -596,6 +646,7 @@ class RouterCommand(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     RELEASE_SLOT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -608,6 +659,8 @@ class RouterCommand(_message.Message):
     def release_slot(self) -> Global___ReleaseSlot: ...
     @_builtins.property
     def drain(self) -> Global___Drain: ...
+    @_builtins.property
+    def probe(self) -> Global___Probe: ...
     def __init__(
         self,
         *,
@@ -617,12 +670,13 @@ class RouterCommand(_message.Message):
         cancel: Global___Cancel | None = ...,
         release_slot: Global___ReleaseSlot | None = ...,
         drain: Global___Drain | None = ...,
+        probe: Global___Probe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["registered", "refused", "execute", "cancel", "release_slot", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["registered", "refused", "execute", "cancel", "release_slot", "drain", "probe"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -791,3 +845,36 @@ class Drain(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drain: _TypeAlias = Drain  # noqa: Y015
+
+@_typing.final
+class Probe(_message.Message):
+    """Pull this until it works, and say how it went. Takes the place of an earlier one for the stage. Only for workers of
+    protocol 2.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    POD_NAME_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    stage: _stage_pb2.Stage.ValueType
+    """Which outputs come the same way."""
+    pod_name: _builtins.str
+    @_builtins.property
+    def payload(self) -> _stage_pb2.Descriptor:
+        """Absent: that peer is gone, and there is no other."""
+
+    def __init__(
+        self,
+        *,
+        stage: _stage_pb2.Stage.ValueType = ...,
+        pod_name: _builtins.str = ...,
+        payload: _stage_pb2.Descriptor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "pod_name", b"pod_name", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Probe: _TypeAlias = Probe  # noqa: Y015

@@ -86,6 +86,7 @@ class Peer(_message.Message):
     SECONDS_SINCE_REPORT_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     FORWARDS_FIELD_NUMBER: _builtins.int
+    PROBED_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     pod_name: _builtins.str
     generation: _builtins.str
@@ -111,6 +112,10 @@ class Peer(_message.Message):
     def forwards(self) -> _containers.RepeatedCompositeFieldContainer[_peer_pb2.ForwardTime]:
         """What forwards of the denoiser's networks take there."""
 
+    @_builtins.property
+    def probed(self) -> _containers.RepeatedCompositeFieldContainer[_peer_pb2.Probed]:
+        """One for each stage whose outputs it reads, as far as there was a peer to try."""
+
     def __init__(
         self,
         *,
@@ -130,10 +135,11 @@ class Peer(_message.Message):
         seconds_since_report: _builtins.float = ...,
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         forwards: _abc.Iterable[_peer_pb2.ForwardTime] | None = ...,
+        probed: _abc.Iterable[_peer_pb2.Probed] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "capacity", b"capacity", "credits", b"credits", "forwards", b"forwards", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "roles", b"roles", "seconds_since_report", b"seconds_since_report", "slots_used", b"slots_used", "state", b"state", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "capacity", b"capacity", "credits", b"credits", "forwards", b"forwards", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probed", b"probed", "roles", b"roles", "seconds_since_report", b"seconds_since_report", "slots_used", b"slots_used", "state", b"state", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 import httpx
 
-from cluster.fake_router import FakeRouter, peer
+from cluster.fake_router import FakeRouter, peer, probe
 from diffusionpipeline.v1 import registry_pb2
 from testbed.controlplane.client import JSON, Refused
 from testbed.controlplane.cluster import Cluster, ClusterError
@@ -119,6 +119,7 @@ class EveryWorkerIsRegistered(FakeRouter):
 
     def ListPeers(self, request: registry_pb2.ListPeersRequest, context: Any) -> registry_pb2.ListPeersResponse:  # noqa: N802
         peers = [peer(pod, _mode(pod)) for pod in self._settled() if is_ready(pod)]
+        probe(peers)
         return registry_pb2.ListPeersResponse(revision=1, epoch="test", peers=peers)
 
     def _settled(self) -> list[JSON]:

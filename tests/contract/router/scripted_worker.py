@@ -33,7 +33,10 @@ class ScriptedWorker:
         process: peer_pb2.Process | None = None,
         protocol: int = PROTOCOL,
         generation: str = "",
+        offers: bool = False,
+        probed: Sequence[peer_pb2.Probed] = (),
     ) -> None:
+        """offers: it has a probe. probed: what it says of those that it pulled before."""
         self.incarnation = incarnation or secrets.token_hex(8)
         self.pod_name = pod_name or f"pod-{self.incarnation[:4]}"
         self.held: dict[str, peer_pb2.StageDone] = {}
@@ -46,6 +49,8 @@ class ScriptedWorker:
         self.process = process or peer_pb2.Process(pod_uid=f"uid of {self.pod_name}", started_at=next(_STARTS))
         self._protocol = protocol
         self.generation = generation
+        self._offers = offers
+        self._probed = probed
         self.target = target
         self._roles = [stage_pb2.Role.ValueType(ROLES[role]) for role in roles]
         self._mode, self._pulls, self._url = mode, pulls, url
@@ -74,6 +79,8 @@ class ScriptedWorker:
             generation=self.generation,
             protocol=self._protocol,
             secret=self.secret,
+            probe=stage_pb2.Descriptor(incarnation=self.incarnation) if self._offers else None,
+            probed=self._probed,
         )
         await self.report(register=register)
         self._reader = asyncio.create_task(self._read())

@@ -12,8 +12,17 @@ from typing import Any
 
 import pytest
 
-from contract.transport.peers import settings
-from diffusion_worker.transport import Descriptor, EngineInitFailed, PeerDead, Slot, Transport, open_proven
+from contract.transport.peers import Peer, settings
+from diffusion_worker.transport import (
+    Descriptor,
+    EngineInitFailed,
+    PeerDead,
+    Probe,
+    Slot,
+    Transport,
+    open_proven,
+    pull_rate,
+)
 from diffusion_worker.transport.memory import MemoryTransport
 from diffusion_worker.transport.open import open_transport
 from diffusion_worker.transport.proof import prove
@@ -134,3 +143,37 @@ async def test_an_engine_that_serves_nobody_is_found_out(backend: str, monkeypat
     monkeypatch.setattr("diffusion_worker.transport.proof.PULL_SECONDS", 5.0)
     with pytest.raises(EngineInitFailed, match="a pull from this worker's own pool by it fails"):
         await open_proven(open_and_lose, protocol="tcp", fallback="Allow")
+
+
+@pytest.mark.parametrize("pool_size", [SMALLEST_POOL, 1 << 20, 512 << 20])
+def test_a_pool_spares_a_64th_for_its_probe_up_to_4_mib_and_nothing_that_small_ones_need(pool_size: int) -> None:
+    pool = MemoryTransport(pool_size=pool_size, incarnation="a").pool
+    offered = Probe(pool).offer()
+    if pool_size == SMALLEST_POOL:
+        assert offered is None
+    else:
+        assert offered is not None and offered.length == min(pool_size // 64, 4 << 20)
+    assert pool.slots_used == pool.bytes_used == 0
+
+
+def test_a_probe_is_offered_where_it_lies_until_the_pool_is_anothers() -> None:
+    pool = MemoryTransport(pool_size=1 << 20, incarnation="a").pool
+    probe = Probe(pool)
+    first = probe.offer()
+    assert first is not None and probe.offer() is first
+    pool.reincarnate("b")
+    filled = pool.lease((1 << 20) - 4096, "job")
+    assert probe.offer() is None
+    pool.release(filled)
+    second = probe.offer()
+    assert second is not None and second.incarnation == "b"
+    assert pool.slots_used == 0
+
+
+async def test_what_a_pull_from_a_peer_takes_is_measured_and_nothing_is_left(
+    healthy: Peer, consumer: Transport
+) -> None:
+    descriptor = healthy.publish(7, 1 << 20)
+    assert await pull_rate(consumer, descriptor, timeout=30.0) > 0
+    assert consumer.pool.slots_used == 0
+    healthy.release(descriptor.slot)

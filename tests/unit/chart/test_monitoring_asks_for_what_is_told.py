@@ -154,6 +154,7 @@ def test_every_metric_of_ours_is_shown_or_known_not_to_be(told: queries.Told) ->
         # Of a worker's start: docs/rdma.md asks for them.
         "diffusion_worker_self_pull_bytes_per_second",
         "diffusion_worker_self_pull_seconds",
+        "diffusion_worker_peer_pull_bytes_per_second",
         # For who looks why versions do not understand each other.
         "diffusion_router_ignored_reports_total",
     }

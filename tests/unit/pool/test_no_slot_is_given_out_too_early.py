@@ -199,6 +199,22 @@ def test_the_slot_table_is_bounded() -> None:
     assert pool.lease(1, "c").generation == 2
 
 
+def test_a_slot_that_is_set_aside_is_not_counted_and_nobody_else_gets_it() -> None:
+    pool = make(slots=2)
+    aside = pool.lease(2 * PAGE, "probe")
+    pool.set_aside(aside)
+    assert (pool.slots_used, pool.bytes_used) == (0, 0)
+    job = pool.lease(1, "job")
+    assert (pool.slots_used, pool.bytes_used) == (1, PAGE)
+    with pytest.raises(PoolFull, match="2 of 2 slots"):
+        pool.lease(1, "job")
+    pool.publish(aside, 1)
+    pool.reincarnate("second")
+    pool.release(job)
+    assert (pool.slots_used, pool.bytes_used) == (0, 0)
+    assert pool.lease(PAGES * PAGE - SEAL_BYTES, "job").capacity == PAGES * PAGE
+
+
 def test_threads_never_share_a_page() -> None:
     pool = make(slots=64, pages=64)
     torn: list[str] = []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from diffusion_operator.api import MODEL_ROLES, Role
+from diffusion_operator.status.observed import PeerSeen, ProbedSeen
 from unit.status.seen import (
     ALL_COLOCATED,
     BY_EDGE,
@@ -29,6 +32,25 @@ NO_DEVICE = problem(
     "no usable RDMA device, and spec.transport.fallback is Deny: mlx5_0: no port is ACTIVE (port 1 DOWN)",
 )
 MEMLOCK = problem("TransportFailed", "Mooncake can't register a pool: raise the locked-memory limit")
+
+# By reader: bytes a second, or why it fails.
+READ = {
+    (Role.DENOISER, 0): (2.06e9, ""),
+    (Role.DENOISER, 1): (987e6, ""),
+    (Role.DECODER, 0): (1.9412e9, ""),
+}
+CUT: dict[Any, Any] = {**READ, (Role.DENOISER, 0): (0.0, "connection refused")}
+
+
+def probed(found: Mapping[tuple[Role, int], tuple[float, str]]) -> list[PeerSeen]:
+    """An encoder, and readers that tried the way to a peer of number 0."""
+    seen = [peer(Role.ENCODER)]
+    for (reader, number), (rate, error) in found.items():
+        maker = MODEL_ROLES[MODEL_ROLES.index(reader) - 1]
+        tried = ProbedSeen(maker=maker, pod=f"digits-{maker}-0", bytes_per_second=rate, error=error)
+        seen.append(peer(reader, number, probed=(tried,)))
+    return seen
+
 
 ROUTER = [
     case(observed(), "RouterReady", "True", "RegistryAnswers", "its registry answers", id="it answers"),
@@ -166,6 +188,47 @@ TRANSPORT = [
         id="workers of an earlier version measure nothing",
     ),
     case(
+        observed(peers=answer(probed(READ))),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use tcp; 2 denoisers from an encoder at 990 MB/s to 2.1 GB/s, 1 decoder from a denoiser at 1.9 GB/s",
+        id="what they pulled from one another",
+    ),
+    case(
+        observed(peers=answer(probed(CUT))),
+        "TransportReady",
+        "False",
+        "PeerUnreachable",
+        "digits-denoiser-0 can't pull from digits-encoder-0: connection refused. See whether NetworkPolicies",
+        id="a pair that can't reach each other",
+    ),
+    case(
+        observed(peers=answer(probed(CUT))),
+        "Ready",
+        "False",
+        "TransportDegraded",
+        "digits-denoiser-0 can't pull from digits-encoder-0",
+        id="a pair that can't reach each other keeps the pipeline from being ready",
+    ),
+    case(
+        observed(peers=answer(probed({**CUT, (Role.DENOISER, 1): (0.0, "no route to host")}))),
+        "TransportReady",
+        "False",
+        "PeerUnreachable",
+        "digits-denoiser-0 can't pull from digits-encoder-0 (and 1 pair more): connection refused",
+        spec=RDMA,
+        id="several pairs, which weighs more than a fall back that is allowed",
+    ),
+    case(
+        observed(peers=answer([*one_of_each(), *(replace(peer, generation=OLD) for peer in probed(CUT))])),
+        "TransportReady",
+        "True",
+        "InUse",
+        "peers use tcp",
+        id="a pair of an older generation is not met",
+    ),
+    case(
         observed(peers=answer(one_of_each(mode="shm"))),
         "TransportReady",
         "True",
@@ -263,6 +326,15 @@ def by_edge(encoder: str, pulls: str, denoiser: str, decoder: str) -> Any:
 
 
 EDGES = [
+    case(
+        observed(peers=answer([replace(peer, mode="mooncake-tcp") for peer in probed(CUT)])),
+        "TransportReady",
+        "False",
+        "PeerUnreachable",
+        "digits-denoiser-0 can't pull from digits-encoder-0: connection refused",
+        spec="transport: {edges: {denoiserToDecoder: {protocol: tcp}}}",
+        id="a pair that can't reach each other, by edge",
+    ),
     case(
         observed(peers=by_edge("tcp", "tcp", "rdma", "rdma")),
         "TransportReady",

@@ -161,6 +161,13 @@ class PeerHeartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerProbed:
+    """It tried the way to another, which is the shells' to keep; the list of peers tells it."""
+
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerDrained:
     """The worker holds nothing any more and leaves of its own accord."""
 
@@ -216,6 +223,7 @@ Event = (
     | PeerRegistered[R]
     | PeerDisconnected
     | PeerHeartbeat
+    | PeerProbed
     | PeerDrained
     | InputReceived
     | Progressed

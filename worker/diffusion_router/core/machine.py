@@ -26,6 +26,7 @@ from diffusion_router.core.events import (
     PeerDisconnected,
     PeerDrained,
     PeerHeartbeat,
+    PeerProbed,
     PeerRegistered,
     Policy,
     Progressed,
@@ -54,6 +55,7 @@ class Core(Book[R]):
             PeerRegistered: self._registered,
             PeerDisconnected: self._disconnected,
             PeerHeartbeat: self._heartbeat,
+            PeerProbed: self._probed,
             PeerDrained: self._drained,
             InputReceived: self._input_received,
             Progressed: self._progressed,
@@ -117,6 +119,11 @@ class Core(Book[R]):
         peer = self.hear(event.incarnation)
         if peer is not None and event.draining and not peer.draining:
             peer.draining = True
+            self.changed(peer)
+
+    def _probed(self, event: PeerProbed) -> None:
+        peer = self.hear(event.incarnation)
+        if peer is not None:
             self.changed(peer)
 
     def _drained(self, event: PeerDrained) -> None:

@@ -10,6 +10,9 @@ from diffusionpipeline.v1 import peer_pb2, stage_pb2
 # Longer than any stage, and than any deadline.
 _MAX_SECONDS: Final = 30 * 86_400.0
 _MAX_FORWARDS: Final = 64
+# One for each stage, of some version.
+_MAX_PROBED: Final = 8
+_MAX_ERROR: Final = 2000
 
 
 class MalformedReport(ValueError):
@@ -29,7 +32,12 @@ def make_plausible(report: peer_pb2.PeerReport) -> int:
         case "stage_done":
             return _plausible_timings(report.stage_done.timings)
         case "register":
-            return sum(_plausible_timings(done.timings) for done in report.register.outputs)
+            del report.register.probed[_MAX_PROBED:]
+            return sum(_plausible_timings(done.timings) for done in report.register.outputs) + sum(
+                map(_plausible_probed, report.register.probed)
+            )
+        case "probed":
+            return _plausible_probed(report.probed)
         case "heartbeat":
             forwards = report.heartbeat.forwards
             kept = [forward for forward in forwards if _is_duration(forward.seconds)][:_MAX_FORWARDS]
@@ -50,6 +58,14 @@ def _plausible_timings(timings: stage_pb2.StageTimings) -> int:
     for name in wrong:
         timings.ClearField(name)  # type: ignore[arg-type]  # a name of its own
     return len(wrong)
+
+
+def _plausible_probed(probed: peer_pb2.Probed) -> int:
+    probed.error = probed.error[:_MAX_ERROR]
+    if math.isfinite(probed.bytes_per_second) and probed.bytes_per_second >= 0:
+        return 0
+    probed.ClearField("bytes_per_second")
+    return 1
 
 
 def _is_duration(value: float) -> bool:

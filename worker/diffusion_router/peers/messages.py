@@ -79,6 +79,8 @@ def event(incarnation: str, report: peer_pb2.PeerReport) -> Event | None:
             return core.StageFailed(incarnation, failed.task_id, _kind(failed.kind), failed.message)
         case "drained":
             return core.PeerDrained(incarnation)
+        case "probed":
+            return core.PeerProbed(incarnation)
         case _:
             return None
 

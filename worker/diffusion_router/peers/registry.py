@@ -160,5 +160,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             message.slots_used = session.heartbeat.slots_used
             message.bytes_used = session.heartbeat.bytes_used
             message.forwards.extend(session.heartbeat.forwards)
+            if session.prober is not None:
+                message.probed.extend(session.prober.found.values())
             message.seconds_since_report = time.monotonic() - session.last_report
         return message

@@ -22,6 +22,7 @@ from diffusion_router import core
 from diffusion_router.peers import messages
 from diffusion_router.peers.claims import MalformedReport, make_plausible
 from diffusion_router.peers.dispatch import Dispatcher
+from diffusion_router.peers.probing import Prober, pair
 from diffusion_router.peers.tickets import Tickets
 from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc, stage_pb2
 from diffusionpipeline.words import PROTOCOL
@@ -47,6 +48,8 @@ class Session:
     )
     heartbeat: peer_pb2.Heartbeat = field(default_factory=peer_pb2.Heartbeat)
     last_report: float = field(default_factory=time.monotonic)
+    prober: Prober | None = None
+    """Once it is welcome."""
     closed: bool = False
 
     def send(self, command: peer_pb2.RouterCommand) -> None:
@@ -101,12 +104,14 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
                 epoch = self._dispatcher.core.epoch
                 welcome = peer_pb2.Registered(lease_seconds=policy.lease, epoch=epoch, protocol=PROTOCOL)
                 self._send(action.incarnation, peer_pb2.RouterCommand(registered=welcome))
+                self._meet(action.incarnation)
             case core.Refuse():
                 self._dismiss(action)
             case core.PeerLost():
                 log.info("peer_lost", incarnation=action.incarnation, reason=action.reason)
                 text = f"this incarnation was given up: {action.reason}"
                 self._dismiss(core.Refuse(action.incarnation, core.RefusalReason.FENCED, text))
+                self._pair()
 
     def _execute(self, action: core.Execute[messages.Report]) -> None:
         parameters = self._parameters.parameters(action.job_id)
@@ -114,6 +119,21 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             left = max(0.0, action.deadline - self._dispatcher.core.now)
             ticket = self._tickets.of(action.task_id)
             self._send(action.incarnation, messages.execute(action, parameters, left, ticket))
+
+    def _meet(self, incarnation: str) -> None:
+        session = self._sessions.get(incarnation)
+        if session is not None:
+            session.prober = Prober(session.register)
+            self._pair()
+
+    def _pair(self) -> None:
+        here = {
+            incarnation: session.prober
+            for incarnation, session in self._sessions.items()
+            if session.prober is not None and not session.closed
+        }
+        for incarnation, probe in pair(here):
+            self._send(incarnation, peer_pb2.RouterCommand(probe=probe))
 
     def _send(self, incarnation: str, command: peer_pb2.RouterCommand) -> None:
         session = self._sessions.get(incarnation)
@@ -169,6 +189,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             if self._sessions.get(incarnation) is session:
                 of_peer.info("peer_stream_ended")
                 self._dispatcher.dispatch(core.PeerDisconnected(incarnation))
+                self._pair()
 
     async def _read(self, session: Session, reports: AsyncIterator[peer_pb2.PeerReport]) -> None:
         incarnation = session.register.incarnation
@@ -183,6 +204,8 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
                 continue
             if report.WhichOneof("report") == "heartbeat":
                 session.heartbeat = report.heartbeat
+            if report.WhichOneof("report") == "probed" and session.prober is not None:
+                session.prober.hear(report.probed)
             self._dispatcher.dispatch(event)
 
     def _make_plausible(self, report: peer_pb2.PeerReport) -> None:

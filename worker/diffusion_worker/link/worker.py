@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from diffusion_worker.link.probing import Probing
 from diffusion_worker.link.process import this_process
 from diffusion_worker.loading import Loaded, versions
 from diffusion_worker.settings import Settings
-from diffusion_worker.transport import Proof, Transport
+from diffusion_worker.transport import Probe, Proof, Transport, to_wire
 from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
@@ -33,6 +34,7 @@ class Worker:
         proof: Proof,
         runner: Runner,
         paces: Paces,
+        probing: Probing,
         *,
         leave: Callable[[], None],
     ) -> None:
@@ -42,6 +44,8 @@ class Worker:
         self._proof = proof
         self._runner = runner
         self._paces = paces
+        self._probe = Probe(transport.pool)
+        self._probing = probing
         self._leave = leave
         self._versions = versions()
         self._process = this_process(settings.pod_uid)
@@ -49,7 +53,7 @@ class Worker:
 
     def registration(self) -> peer_pb2.Register:
         tasks, outputs = self._runner.holdings.registered()
-        pool = self._transport.pool
+        pool, probe = self._transport.pool, self._probe.offer()
         return peer_pb2.Register(
             incarnation=pool.incarnation,
             pod_name=self._settings.pod_name,
@@ -85,6 +89,8 @@ class Worker:
                 )
                 for one in self._loaded.model.workflows
             ],
+            probe=to_wire(probe, self._settings.generation) if probe is not None else None,
+            probed=self._probing.found(),
         )
 
     def unsettled(self) -> Iterator[peer_pb2.PeerReport]:
@@ -111,6 +117,8 @@ class Worker:
                 self._runner.holdings.release(command.release_slot.task_id)
             case "drain":
                 self._leave()
+            case "probe":
+                self._probing.obey(command.probe)
             case other:
                 log.warning("unknown_command", command=other)
 
@@ -120,5 +128,6 @@ class Worker:
     async def abandon(self) -> None:
         """Drop all work and become a new incarnation."""
         incarnation = secrets.token_hex(16)
+        self._probing.close()
         await self._runner.abandon(incarnation)
         log.info("reincarnated", incarnation=incarnation)

@@ -20,7 +20,7 @@ from diffusion_worker.transport.interface import Transport
 from diffusion_worker.transport.open import open_transport
 from diffusion_worker.transport.pool import Pool, Slot
 from diffusion_worker.transport.private import private_copy
-from diffusion_worker.transport.proof import Proof, open_proven
+from diffusion_worker.transport.proof import Probe, Proof, open_proven, pull_rate
 
 __all__ = [
     "Descriptor",
@@ -31,6 +31,7 @@ __all__ = [
     "PeerDead",
     "Pool",
     "PoolFull",
+    "Probe",
     "Proof",
     "Slot",
     "SlotLost",
@@ -43,5 +44,6 @@ __all__ = [
     "open_proven",
     "open_transport",
     "private_copy",
+    "pull_rate",
     "to_wire",
 ]

@@ -93,16 +93,18 @@ class Pool:
         self._vacant = list(range(slots - 1, -1, -1))
         self._used = 0
         self._quarantined = 0
+        self._aside: Slot | None = None
 
     @property
     def slots_used(self) -> int:
-        """Slots that are not free, those in quarantine included."""
-        return self.slots - len(self._vacant)
+        """Slots that are not free, those in quarantine included, but not one that is set aside."""
+        return self.slots - len(self._vacant) - (self._aside is not None)
 
     @property
     def bytes_used(self) -> int:
-        """Bytes of pages that are not free."""
-        return self._used
+        """Bytes of pages that are not free, but not of a slot that is set aside."""
+        aside = self._aside
+        return self._used - (aside.capacity if aside is not None else 0)
 
     @property
     def quarantined(self) -> int:
@@ -124,7 +126,7 @@ class Pool:
             if start is None:
                 raise PoolFull(
                     f"no room for {nbytes} bytes for {owner}: {self._used} of {self.size} bytes and "
-                    f"{self.slots_used} of {self.slots} slots are in use"
+                    f"{self.slots - len(self._vacant)} of {self.slots} slots are in use"
                 )
             row = self._rows[self._vacant[-1]]
             row.generation += 1
@@ -170,6 +172,11 @@ class Pool:
                 length=length,
                 digest=digest,
             )
+
+    def set_aside(self, slot: Slot) -> None:
+        """It belongs to no task: it is not counted as used until it is given back. One at a time."""
+        with self._lock:
+            self._aside = slot
 
     def release(self, slot: Slot) -> None:
         """Give a slot back. Harmless for one that was given back before, or is in quarantine."""
@@ -228,6 +235,8 @@ class Pool:
     def _free(self, row: _Row, slot: Slot) -> None:
         _erase(slot)
         row.slot = None
+        if slot is self._aside:
+            self._aside = None
         self._extents.give(slot.offset // PAGE, slot.capacity // PAGE)
         self._vacant.append(slot.index)
         self._used -= slot.capacity

@@ -1,7 +1,8 @@
 """Before anything depends on a transport, the worker pulls from its own pool by it, on the way of a peer's pull.
 
 That a device opens and takes a pool says little of it: an adapter may have no connections of the kind that an engine
-needs (AWS EFA), a firewall may take what a port was sent. A worker that finds so never registers.
+needs (AWS EFA), a firewall may take what a port was sent. A worker that finds so never registers. What lies between two
+nodes is known by a pull from another's pool alone: each keeps a probe in its own for that.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Final
 import numpy as np
 import structlog
 
+from diffusion_worker.transport.descriptor import Descriptor
 from diffusion_worker.transport.devices import describe, devices
-from diffusion_worker.transport.errors import EngineInitFailed, TransportError
+from diffusion_worker.transport.errors import EngineInitFailed, PoolFull, TransportError
 from diffusion_worker.transport.interface import Transport
-from diffusion_worker.transport.pool import PAGE
+from diffusion_worker.transport.pool import PAGE, Pool
 from diffusion_worker.transport.seal import SEAL_BYTES
 
 LARGE: Final = 4 << 20
@@ -29,6 +31,8 @@ LEAST: Final = 3
 PULLS: Final = 8
 ENOUGH_SECONDS: Final = 0.05
 PULL_SECONDS: Final = 30.0
+# Of a pool, for its probe.
+_SPARED: Final = 64
 RDMA: Final = "mooncake-rdma"
 _OWNER: Final = "proof"
 
@@ -80,9 +84,9 @@ async def prove(transport: Transport) -> Proof:
     # Source and destination lie in the one pool.
     large = min(LARGE, pool.size // (2 * PAGE) * PAGE - SEAL_BYTES)
     try:
-        await _fastest(transport, SMALL, pulls=1)  # that makes the connection
-        seconds = await _fastest(transport, SMALL)
-        proof = Proof(large / await _fastest(transport, large), seconds)
+        await _fastest_of_own(transport, SMALL, pulls=1)  # that makes the connection
+        seconds = await _fastest_of_own(transport, SMALL)
+        proof = Proof(large / await _fastest_of_own(transport, large), seconds)
     except TransportError as error:
         raise EngineInitFailed(_failure(transport.mode, error)) from error
     finally:
@@ -90,26 +94,58 @@ async def prove(transport: Transport) -> Proof:
     return proof
 
 
-async def _fastest(transport: Transport, nbytes: int, *, pulls: int = PULLS) -> float:
+class Probe:
+    """Bytes in a pool that peers may pull to try the way: up to 4 MiB, and a 64th of the pool. Of no task."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._published: Descriptor | None = None
+
+    def offer(self) -> Descriptor | None:
+        """Where they lie, for as long as the pool has its incarnation. None: the pool is too small, or full."""
+        pool, published = self._pool, self._published
+        nbytes = min(LARGE, pool.size // _SPARED // PAGE * PAGE) - SEAL_BYTES
+        if nbytes <= 0 or (published is not None and published.incarnation == pool.incarnation):
+            return published
+        try:
+            slot = pool.lease(nbytes, _OWNER)
+        except PoolFull:
+            return None
+        pool.set_aside(slot)
+        slot.payload[:] = np.random.default_rng().bytes(nbytes)
+        self._published = pool.publish(slot, nbytes)
+        return self._published
+
+
+async def pull_rate(transport: Transport, descriptor: Descriptor, *, timeout: float) -> float:
+    """Bytes a second of the fastest of several pulls of up to `timeout` seconds each. Raises TransportError."""
+    return descriptor.payload_bytes / await _fastest(transport, descriptor, timeout=timeout)
+
+
+async def _fastest_of_own(transport: Transport, nbytes: int, *, pulls: int = PULLS) -> float:
     """Seconds."""
-    pool, fastest = transport.pool, math.inf
-    source = pool.lease(nbytes, _OWNER)
+    source = transport.pool.lease(nbytes, _OWNER)
     try:
         source.payload[:] = np.random.default_rng().bytes(nbytes)
-        descriptor = pool.publish(source, nbytes)
-        begun = time.perf_counter()
-        for done in range(1, pulls + 1):
-            slot = pool.lease(nbytes, _OWNER)
-            try:
-                before = time.perf_counter()
-                await transport.pull(descriptor, slot, timeout=PULL_SECONDS)
-                fastest = min(fastest, time.perf_counter() - before)
-            finally:
-                pool.release(slot)
-            if done >= LEAST and time.perf_counter() - begun > ENOUGH_SECONDS:
-                break
+        return await _fastest(transport, transport.pool.publish(source, nbytes), timeout=PULL_SECONDS, pulls=pulls)
     finally:
-        pool.release(source)
+        transport.pool.release(source)
+
+
+async def _fastest(transport: Transport, descriptor: Descriptor, *, timeout: float, pulls: int = PULLS) -> float:
+    """Seconds."""
+    pool, fastest = transport.pool, math.inf
+    begun = time.perf_counter()
+    for done in range(1, pulls + 1):
+        slot = pool.lease(descriptor.payload_bytes, _OWNER)
+        try:
+            before = time.perf_counter()
+            await transport.pull(descriptor, slot, timeout=timeout)
+            fastest = min(fastest, time.perf_counter() - before)
+        finally:
+            pool.release(slot)
+        if done >= LEAST and time.perf_counter() - begun > ENOUGH_SECONDS:
+            break
     return fastest
 
 
