@@ -53,6 +53,8 @@ NOTHING_TO_SHOW = {
     "operator: Holds the Lease A": "leader election is off, as by default",
     "pipelines: Workers lost B": "whoever is killed here was told to leave first, so no job is to blame",
     "pipelines: Longest without a step A": "a stage takes less than a scrape's interval",
+    "pipelines: Still to be downloaded of the model A": "the model is in the image",
+    "pipelines: Pauses of downloads A": "the model is in the image",
     "pipelines: Slots B": "Mooncake says of every pull how it ended, so no late bytes are waited for",
 }
 """Panels that must have data, but only zeros: with why."""
