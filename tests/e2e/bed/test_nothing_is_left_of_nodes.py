@@ -34,8 +34,15 @@ with NodeCluster(nodes=1) as cluster:
 
 
 def processes(folder: Path) -> set[str]:
-    """That were told of a run's folder or see mounts of it, its pods' among them."""
+    """That were told of a run's folder, see mounts of it (its pods' do), or are in its control groups.
+
+    One that ends has neither arguments nor mounts any more, but keeps its group for a moment.
+    """
     found = set()
+    for group in groups(folder):
+        for file in group.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(file.read_text().split())
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ends meanwhile
             if folder.name in (process / "cmdline").read_text() + (process / "mountinfo").read_text():
