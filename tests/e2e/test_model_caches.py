@@ -87,11 +87,15 @@ def test_a_pipeline_starts_from_what_is_on_the_nodes_with_the_hub_gone(
 
 
 def _told(sd3: Deployed, pod: str) -> str:
-    """How long a start took, of which how long to read the weights."""
+    """When each part of a start was over, in seconds after the container's, and how long reading the weights took."""
     first: dict[str, JSON] = {}
     for line in sd3.logs(pod):
         first.setdefault(line["event"], line)
     (main,) = (one for one in sd3.pod(pod)["status"]["containerStatuses"] if one["name"] == "main")
     began = datetime.fromisoformat(main["state"]["running"]["startedAt"])
-    seconds = (datetime.fromisoformat(first["registered"]["timestamp"]) - began).total_seconds()
-    return f"a start took {seconds:.1f} s, of which {first['model_loaded']['seconds']:.1f} s to read and load weights"
+    parts = [
+        f"{event} {(datetime.fromisoformat(first[event]['timestamp']) - began).total_seconds():.1f} s"
+        for event in ("worker_starting", "transport_open", "model_loaded", "registered")
+    ]
+    read = first["model_loaded"]["seconds"]
+    return f"a start, of which {read:.1f} s to read and load weights: {', '.join(parts)}"
