@@ -52,7 +52,7 @@ test: system-packages setup go  ## The gate: all checks, and tests of every kind
 	$(TIERS) test
 
 .PHONY: test-all
-test-all: system-packages setup go  ## Every test that needs no GPU (50 minutes; the first time an hour and a half)
+test-all: system-packages setup go  ## Every test that needs no GPU (an hour and three quarters)
 	$(TIERS) test-all
 
 .PHONY: system-packages

@@ -31,7 +31,13 @@ from testbed.controlplane.cluster import Cluster
 from testbed.examples import EXAMPLES
 from unit.resource.nulls import Optional, optional_fields
 
-FORMS = pytest.mark.parametrize("form", [(), ("--server-side",)], ids=["client-side", "server-side"])
+FORMS = pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param((), id="client-side", marks=pytest.mark.thorough),
+        pytest.param(("--server-side",), id="server-side"),
+    ],
+)
 PLURALS = {KIND: PLURAL, SCALER_KIND: SCALER_PLURAL, CACHE_KIND: CACHE_PLURAL}
 DEFINED = pytest.mark.parametrize(("kind", "plural"), PLURALS.items(), ids=["pipeline", "scaler", "cache"])
 FILES = sorted([*EXAMPLES.glob("*.yaml"), *FEATURES.glob("*.yaml")])

@@ -128,11 +128,11 @@ TIERS: Final = {
                     Step("integration", ("tests/integration",), again=True),
                     _GPU,
                     Step("rdma", ("tests/rdma",), again=True, root=True),
+                    _OLDEST_TESTS,
                 ),
                 (
                     Step("cluster", ("tests/cluster",), again=True),
                     Step("e2e", ("tests/e2e",), again=True, root=True),
-                    _OLDEST_TESTS,
                 ),
                 (*_BUILDS, _OLDEST_BUILD),
             ),
