@@ -1,72 +1,42 @@
-"""The worker process: settings, model, pool, stream to the router, probes, signals."""
+"""The worker process: settings, probes, signals; the transport is opened while torch is imported, then it serves."""
 
 from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
 import secrets
 import signal
-import time
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import grpc
 import structlog
 import uvloop
 
 from diffusion_worker.downloading import Downloading
-from diffusion_worker.health import Health, serve_health
-from diffusion_worker.link.artifacts import Artifacts
-from diffusion_worker.link.leaving import break_off, drain
-from diffusion_worker.link.loading import tell_loading
-from diffusion_worker.link.probing import Probing
-from diffusion_worker.link.stream import Incompatible, RouterStream
-from diffusion_worker.link.worker import Worker
-from diffusion_worker.loading import Loaded, adopt, load
+from diffusion_worker.ends import FORESEEN, Stalled, status_of
+from diffusion_worker.health import serve_health
 from diffusion_worker.metrics import Metrics
-from diffusion_worker.model.forwards import Forwards
-from diffusion_worker.model.types import DownloadFailed, StageModel, UnsupportedModel
+from diffusion_worker.model.types import StageModel
 from diffusion_worker.settings import Settings
-from diffusion_worker.transport import EngineInitFailed, Proof, Transport, open_proven, open_transport
-from diffusion_worker.work.compute import ComputeThread
-from diffusion_worker.work.hub import Hub, Ticked
-from diffusion_worker.work.paces import Paces
-from diffusion_worker.work.runner import Runner
-from diffusion_worker.work.watch import Bounds, Doing, Habits, Stall, Underway
-from diffusion_worker.work.watchdog import LastResort, Watchdog, say
-from diffusionpipeline.process.channels import WORKER_CHANNEL
+from diffusion_worker.standing import Standing
+from diffusion_worker.transport import Proof, Transport, open_proven, open_transport
+from diffusion_worker.work.last_resort import LastResort, say
+from diffusion_worker.work.watch import Stall
 from diffusionpipeline.process.logs import configure
 from diffusionpipeline.process.serving import Ports
-from diffusionpipeline.words import (
-    EXIT_DOWNLOAD,
-    EXIT_FAILED,
-    EXIT_INCOMPATIBLE,
-    EXIT_MODEL,
-    EXIT_STALLED,
-    EXIT_TRANSPORT,
-    proved_text,
-)
+from diffusionpipeline.words import EXIT_FAILED, EXIT_STALLED, proved_text
+
+if TYPE_CHECKING:
+    from diffusion_worker.serving import Serving
 
 CLOSE_SECONDS: Final = 5.0
-WATCH_SECONDS: Final = 1.0
-_LOADING: Final = "loading the model"
 
 log = structlog.get_logger()
-
-
-class TransportFailed(Exception):
-    """The pool can't be served any more."""
-
-
-class Stalled(Exception):
-    """Something of this worker stands still."""
-
-    def __init__(self, stall: Stall) -> None:
-        super().__init__(str(stall))
-        self.stall = stall
 
 
 async def serve(
@@ -85,31 +55,44 @@ async def serve(
     TransportFailed, Stalled, OSError (a port that is taken).
     """
     stop = stop or asyncio.Event()
-    async with AsyncExitStack() as stack:
-        life = _Lifecycle(settings, stack, last_resort)
+    metrics = Metrics(settings.label, settings.stages)
+    downloading = Downloading(metrics)
+    standing = Standing(downloading)
+    # The watchdog stops last of all, so that it also ends a worker that can't close.
+    async with AsyncExitStack() as watched, AsyncExitStack() as stack:
         ports = await stack.enter_async_context(
             serve_health(
-                life.health,
-                life.metrics,
+                standing.health,
+                metrics,
                 host=settings.health_host,
                 http_port=settings.health_port,
                 grpc_port=settings.grpc_health_port,
             )
         )
-        await life.health.publish()
+        await standing.health.publish()
         log.info("worker_starting", pod=settings.pod_name, roles=list(settings.roles), http_port=ports.http)
         if ready is not None:
             ready(ports)
+
+        async def work() -> None:
+            importing = asyncio.create_task(asyncio.to_thread(_import_serving, loads=model is None))
+            transport, proof = await _open(settings, importing)
+            serving = importing.result()(settings, standing, metrics, downloading, last_resort)
+            watched.callback(serving.stop)
+            stack.push_async_callback(_close, transport)
+            metrics.watch(transport.pool, proof)
+            await serving.serve(await serving.load(model), transport, proof, stop)
+
         stopping = asyncio.create_task(stop.wait())
         stack.callback(stopping.cancel)
-        working = asyncio.create_task(life.work(model, stop))
+        working = asyncio.create_task(work())
         try:
-            ends: list[asyncio.Future[Any]] = [stopping, working, life.stalled]
+            ends: list[asyncio.Future[Any]] = [stopping, working, standing.stalled]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done() and not life.registers:
+            if not working.done() and not standing.takes_work:
                 # Nothing was ever taken on: there is nothing to drain.
-                if life.stalled.done():
-                    raise Stalled(life.stalled.result())
+                if standing.stalled.done():
+                    raise Stalled(standing.stalled.result())
                 return
             await working
         finally:
@@ -117,184 +100,51 @@ async def serve(
             await asyncio.wait({working})
 
 
-class _Lifecycle:
-    """What the probes look at, and the order in which a worker comes up and leaves."""
+def _import_serving(*, loads: bool) -> type[Serving]:
+    """All that takes seconds of computing to import, what loading a model needs included."""
+    first = "diffusion_worker.serving" not in sys.modules
+    if first:
+        # What is imported stays. To look for garbage in it takes a sixth of this time, and of each later look.
+        gc.disable()
+    try:
+        from diffusion_worker.serving import Serving
 
-    def __init__(self, settings: Settings, stack: AsyncExitStack, last_resort: LastResort | None) -> None:
-        self._settings = settings
-        self._stack = stack
-        self.health = Health(self._not_alive, self._not_ready)
-        loop, batching = asyncio.get_running_loop(), settings.batching
-        habits = Habits(Bounds(settings.stall_multiple, settings.stall_seconds, settings.stall_first_seconds))
-        hub: Hub[Any] = Hub(
-            Forwards(),
-            max_tokens=batching.max_tokens,
-            max_requests=batching.max_requests,
-            underway=Underway(habits),
-        )
-        self.metrics = Metrics(settings.label, settings.stages)
-        self.paces = Paces()
-        self.compute = ComputeThread(loop, hub, self._forward_made)
-        self.stalled: asyncio.Future[Stall] = loop.create_future()
-        """What stands still, once something does."""
-        watchdog = Watchdog(
-            habits,
-            self.compute,
-            loop,
-            stalled=self._found_stalled,
-            standing=self.metrics.set_standing,
-            last_resort=last_resort,
-        )
-        # Last of all, so that it also ends a worker that can't close.
-        stack.callback(watchdog.stop)
-        stack.callback(self.compute.stop)
-        self._state = "opening the transport"
-        self._downloading = Downloading(self.metrics)
-        self._leaving = False
-        self._announcing: set[asyncio.Task[None]] = set()
-        self.registers = False
-
-    def _forward_made(self, made: Ticked, seconds: float) -> None:
-        self.metrics.forward(made.requests, seconds)
-        self.paces.observe(made.shape, made.requests, seconds)
-
-    def _found_stalled(self, stall: Stall) -> None:
-        self.stalled.set_result(stall)
-        self._leave(f"leaving: {stall}")
-
-    def _not_alive(self) -> str:
-        return f"stalled: {self.stalled.result()}" if self.stalled.done() else ""
-
-    def _not_ready(self) -> str:
-        progress = self._downloading.progress
-        return f"{self._state}: {progress}" if self._state == _LOADING and progress else self._state
-
-    def _become(self, state: str) -> None:
-        """Why the worker is not ready; empty: it is."""
-        self._state = state
-        announcing = asyncio.get_running_loop().create_task(self.health.publish())
-        self._announcing.add(announcing)
-        announcing.add_done_callback(self._announcing.discard)
-
-    async def work(self, model: StageModel | None, stop: asyncio.Event) -> None:
-        settings = self._settings
-        # First, because what it may lack (devices, ports, memory) is known in seconds, a model may load for minutes.
-        incarnation = secrets.token_hex(16)
-        opening = partial(
-            open_transport,
-            backend=settings.backend,
-            fallback=settings.fallback,
-            host=settings.host,
-            pool_size=settings.pool_size,
-            port_min=settings.port_min,
-            port_max=settings.port_max,
-            incarnation=incarnation,
-            rdma_devices=settings.rdma_devices,
-            huge_pages=settings.huge_pages,
-            shm_key=settings.shm_key or settings.pipeline,
-        )
-        transport, proof = await open_proven(
-            opening, protocol=settings.serves, pulls=settings.pulls, fallback=settings.fallback
-        )
-        self._stack.push_async_callback(_close, transport)
-        self.metrics.watch(transport.pool, proof)
-        log.info(
-            "transport_open",
-            mode=transport.mode,
-            pulls=transport.pulls,
-            url=transport.pool.url,
-            bytes=transport.pool.size,
-            pulls_from_itself=proved_text(proof.bytes_per_second, proof.seconds),
-        )
-        self._become(_LOADING)
-        begun = time.monotonic()
-        # How long that takes depends on networks and disks, and it says nothing meanwhile: no bound would be right.
-        loading = Doing("load", bounded=False)
-        fetch_and_load = partial(load, settings, self._downloading.told, self.metrics.download_paused)
-        telling = asyncio.create_task(tell_loading(settings, self._downloading))
-        try:
-            loaded = await self.compute.run(loading, partial(adopt, model, settings) if model else fetch_and_load)
-        finally:
-            telling.cancel()
-            await asyncio.wait({telling})
-        seconds = time.monotonic() - begun
-        self.metrics.set_model_load(seconds)
-        log.info("model_loaded", id=settings.model_id, seconds=round(seconds, 2))
-        self._become("not registered with the router")
-        await self._serve(loaded, transport, proof, stop)
-
-    async def _serve(self, loaded: Loaded, transport: Transport, proof: Proof, stop: asyncio.Event) -> None:
-        settings = self._settings
-        channel = grpc.aio.insecure_channel(settings.router, options=WORKER_CHANNEL)
-        self._stack.push_async_callback(channel.close, None)
-        stream = RouterStream(channel, self._registered)
-        runner = Runner(
-            model=loaded.model,
-            transport=transport,
-            artifacts=Artifacts(channel),
-            compute=self.compute,
-            metrics=self.metrics,
-            send=stream.send,
-            generation=settings.generation,
-            batching=settings.batching,
-            max_input_bytes=settings.max_input_bytes,
-            max_input_pixels=settings.max_input_pixels,
-        )
-        probing = Probing(transport, stream.send, self.metrics.set_peer_pull)
-        worker = Worker(settings, loaded, transport, proof, runner, self.paces, probing, leave=stop.set)
-        self.registers = True
-        attached = asyncio.create_task(stream.run(worker))
-        stopping = asyncio.create_task(stop.wait())
-        faults = {asyncio.create_task(self._raise_stalled()), asyncio.create_task(_watch(transport))}
-        draining: set[asyncio.Task[None]] = set()
-        try:
-            await _first({attached, stopping, *faults})
-            self._leave("draining")
-            draining = {asyncio.create_task(drain(runner, stream, worker, settings.drain_seconds))}
-            await _first({*draining, *faults})
-            await attached
-        except (Stalled, TransportFailed) as error:
-            self._leave(f"leaving: {error}")
-            for given_up in draining:
-                given_up.cancel()
-            if isinstance(error, Stalled):
-                why, stalled = error.stall.message, frozenset(error.stall.tasks)
-                await break_off(runner, stream, worker, why, stalled=stalled, outputs=True)
-            else:
-                await break_off(runner, stream, worker, str(error), outputs=False)
-            raise
-        finally:
-            probing.close()
-            tasks = {attached, stopping, *faults, *draining}
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-
-    async def _raise_stalled(self) -> None:
-        raise Stalled(await asyncio.shield(self.stalled))
-
-    def _leave(self, state: str) -> None:
-        """From now on it is never ready again, registered or not."""
-        self._leaving = True
-        self._become(state)
-
-    def _registered(self, registered: bool) -> None:
-        self.metrics.set_connected(registered)
-        if not self._leaving:
-            self._become("" if registered else "not registered with the router")
+        if loads:
+            import diffusion_worker.model.modular  # noqa: F401
+    finally:
+        if first:
+            gc.freeze()
+            gc.enable()
+    return Serving
 
 
-async def _first(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Until one of them is done. Raises what it raised."""
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        await task
-
-
-async def _watch(transport: Transport) -> None:
-    while transport.failure is None:  # noqa: ASYNC110  # a back end may learn of it on any thread
-        await asyncio.sleep(WATCH_SECONDS)
-    raise TransportFailed(transport.failure)
+async def _open(settings: Settings, importing: asyncio.Task[Any]) -> tuple[Transport, Proof]:
+    # Before the model is loaded: what it may lack (devices, ports, memory) is known in seconds, loading takes minutes.
+    opening = partial(
+        open_transport,
+        backend=settings.backend,
+        fallback=settings.fallback,
+        host=settings.host,
+        pool_size=settings.pool_size,
+        port_min=settings.port_min,
+        port_max=settings.port_max,
+        incarnation=secrets.token_hex(16),
+        rdma_devices=settings.rdma_devices,
+        huge_pages=settings.huge_pages,
+        shm_key=settings.shm_key or settings.pipeline,
+    )
+    transport, proof = await open_proven(
+        opening, protocol=settings.serves, pulls=settings.pulls, fallback=settings.fallback, quiet=importing
+    )
+    log.info(
+        "transport_open",
+        mode=transport.mode,
+        pulls=transport.pulls,
+        url=transport.pool.url,
+        bytes=transport.pool.size,
+        pulls_from_itself=proved_text(proof.bytes_per_second, proof.seconds),
+    )
+    return transport, proof
 
 
 async def _close(transport: Transport) -> None:
@@ -341,26 +191,8 @@ def main(settings: Settings) -> NoReturn:
     status = 0
     try:
         uvloop.run(_run(settings))
-    except (
-        UnsupportedModel,
-        DownloadFailed,
-        Incompatible,
-        EngineInitFailed,
-        TransportFailed,
-        Stalled,
-        OSError,
-    ) as error:
+    except FORESEEN as error:
         log.error("worker_failed", error=str(error))
-        status = _STATUSES.get(type(error), EXIT_FAILED)
+        status = status_of(error)
     # Native libraries may still have threads, and a stage that was given up may still compute: neither is waited for.
     os._exit(status)
-
-
-_STATUSES: Final[dict[type[Exception], int]] = {
-    UnsupportedModel: EXIT_MODEL,
-    DownloadFailed: EXIT_DOWNLOAD,
-    Incompatible: EXIT_INCOMPATIBLE,
-    EngineInitFailed: EXIT_TRANSPORT,
-    TransportFailed: EXIT_TRANSPORT,
-    Stalled: EXIT_STALLED,
-}

@@ -15,7 +15,7 @@ import structlog
 
 from diffusion_worker.settings import Settings
 from diffusionpipeline.process.logs import configure
-from diffusionpipeline.words import EXIT_DOWNLOAD, EXIT_FAILED, EXIT_MODEL
+from diffusionpipeline.words import EXIT_FAILED
 
 log = structlog.get_logger()
 
@@ -26,6 +26,7 @@ def main(settings: Settings) -> NoReturn:
     # As process 1 of a container Python ignores it. A file that is not whole goes on where it was, or anew.
     signal.signal(signal.SIGTERM, _end)
     from diffusion_worker.downloading import Downloading
+    from diffusion_worker.ends import status_of
     from diffusion_worker.loading import fetch
     from diffusion_worker.metrics import Metrics
     from diffusion_worker.model.types import DownloadFailed, UnsupportedModel
@@ -37,8 +38,7 @@ def main(settings: Settings) -> NoReturn:
         log.info("prefetched", id=settings.model_id, commit=path.name, roles=list(settings.roles))
     except (DownloadFailed, UnsupportedModel, OSError) as error:
         log.error("prefetch_failed", error=str(error))
-        statuses: dict[type[Exception], int] = {DownloadFailed: EXIT_DOWNLOAD, UnsupportedModel: EXIT_MODEL}
-        status = statuses.get(type(error), EXIT_FAILED)
+        status = status_of(error)
     # Threads of a download that was given up are not waited for.
     os._exit(status)
 

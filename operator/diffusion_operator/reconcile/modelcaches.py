@@ -171,7 +171,7 @@ class ModelCaches:
     async def _apply(self, owner: Owner, wanted: Object, live: Object | None) -> Object:
         """Raises ApiError: 409 if there is one of that name that is not this cache's."""
         marked = marking.marked(owner.adopt(wanted))
-        if live is None:
+        if live is None or not _is_owned(live, owner.uid):
             try:
                 return await self._cluster.apply(DAEMON_SET, marking.only_new(marked))
             except ApiError as error:
@@ -181,8 +181,6 @@ class ModelCaches:
                 live = await self._cluster.get(DAEMON_SET, owner.key.namespace, wanted["metadata"]["name"])
                 if not _is_owned(live, owner.uid):
                     raise
-        if not _is_owned(live, owner.uid):
-            return await self._cluster.apply(DAEMON_SET, marking.only_new(marked))
         if marking.rendered_so(marked, live) and not list(differences(marked, live)):
             return live
         return await self._cluster.apply(DAEMON_SET, marked)

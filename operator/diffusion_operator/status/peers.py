@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -117,28 +118,20 @@ def transport_ready(pipeline: Pipeline, observed: Observed) -> Finding:
     peers = known_peers(observed) or ()
     # While a rollout changes the transport, old and new peers differ and rightly so: they never meet.
     current = _of_generation(peers, generation) or list(peers)
-    if pipeline.transport.edges:
-        return _edges_ready(pipeline, current)
-    used = {role: _networks(current, role) for role, _ in workers(pipeline, observed)}
-    networks = sorted(set().union(*used.values()))
-    if not networks:
+    how = _by_edge(pipeline, current) if pipeline.transport.edges else _of_all(pipeline, observed, current)
+    if isinstance(how, Finding):
+        return how
+    if not how.networks:
         return unknown(reasons.NO_PEERS, "no peer has said yet how tensors travel")
-    if len(networks) > 1:
-        each = "; ".join(f"{role} {listed(sorted(found))}" for role, found in used.items() if found)
-        return false(
-            reasons.MIXED_MODES,
-            f"peers use different transports and can't exchange tensors: {each}. Give all roles the same devices, or "
-            "set spec.transport.protocol to rdma or tcp",
-        )
     if (unreachable := _unreachable(current)) is not None:
         return unreachable
-    if networks != [RDMA] and _wants_rdma(pipeline.transport.protocol, pipeline.transport.fallback):
+    if how.fallen:
         return false(
             reasons.FALLBACK_TO_TCP,
-            f"peers use {networks[0]}, not rdma as spec.transport asks for: see whether worker pods are given the RDMA "
-            "resource and can open its device",
+            f"{listed(how.fallen)}, not rdma as spec.transport asks for: see whether {how.lacking} the RDMA resource "
+            "and can open its device",
         )
-    return true(reasons.IN_USE, f"peers use {networks[0]}{_measured(current)}")
+    return true(reasons.IN_USE, f"peers use {how.networks}{_measured(current)}")
 
 
 def all_probed(pipeline: Pipeline, observed: Observed) -> bool:
@@ -153,7 +146,33 @@ def all_probed(pipeline: Pipeline, observed: Observed) -> bool:
     )
 
 
-def _edges_ready(pipeline: Pipeline, peers: Sequence[PeerSeen]) -> Finding:
+@dataclass(frozen=True)
+class _Travel:
+    """How tensors travel, in words, where all peers that meet can exchange them."""
+
+    networks: str
+    fallen: Sequence[str]
+    """What uses another network than was asked for, in words."""
+    lacking: str
+    """Who may lack the resource then."""
+
+
+def _of_all(pipeline: Pipeline, observed: Observed, peers: Sequence[PeerSeen]) -> _Travel | Finding:
+    """Where all roles were told the same."""
+    used = {role: _networks(peers, role) for role, _ in workers(pipeline, observed)}
+    networks = sorted(set().union(*used.values()))
+    if len(networks) > 1:
+        each = "; ".join(f"{role} {listed(sorted(found))}" for role, found in used.items() if found)
+        return false(
+            reasons.MIXED_MODES,
+            f"peers use different transports and can't exchange tensors: {each}. Give all roles the same devices, or "
+            "set spec.transport.protocol to rdma or tcp",
+        )
+    fell = networks not in ([], [RDMA]) and _wants_rdma(pipeline.transport.protocol, pipeline.transport.fallback)
+    return _Travel("".join(networks), [f"peers use {networks[0]}"] if fell else [], "worker pods are given")
+
+
+def _by_edge(pipeline: Pipeline, peers: Sequence[PeerSeen]) -> _Travel | Finding:
     """Where roles were told apart: each edge by itself."""
     told: list[str] = []
     fallen: list[str] = []
@@ -175,17 +194,7 @@ def _edges_ready(pipeline: Pipeline, peers: Sequence[PeerSeen]) -> Finding:
         told.append(f"{edge} {networks[0]}")
         if networks != [RDMA] and _wants_rdma(pipeline.transport.protocol_of(maker), pipeline.transport.fallback):
             fallen.append(f"{edge} uses {networks[0]}")
-    if (unreachable := _unreachable(peers)) is not None:
-        return unreachable
-    if fallen:
-        return false(
-            reasons.FALLBACK_TO_TCP,
-            f"{listed(fallen)}, not rdma as spec.transport asks for: see whether pods of both roles are given the RDMA "
-            "resource and can open its device",
-        )
-    if not told:
-        return unknown(reasons.NO_PEERS, "no peer has said yet how tensors travel")
-    return true(reasons.IN_USE, f"peers use {', '.join(told)}{_measured(peers)}")
+    return _Travel(", ".join(told), fallen, "pods of both roles are given")
 
 
 def _unreachable(peers: Sequence[PeerSeen]) -> Finding | None:

@@ -14,7 +14,7 @@ import sys
 
 from scripted_model import ScriptedModel
 
-from diffusion_worker import app
+from diffusion_worker import app, serving
 from diffusion_worker.link.worker import Worker
 from diffusion_worker.loading import adopt
 from diffusion_worker.settings import Settings
@@ -37,7 +37,7 @@ async def never_leave(*_: object, **__: object) -> None:
 def main() -> None:
     what = sys.argv.pop(1)
     model = ScriptedModel(frozenset({Stage.ENCODE}))
-    app.load = lambda settings, *_: adopt(model, settings)
+    serving.load = lambda settings, *_: adopt(model, settings)
     match what:
         case "stage" | "leaving":
             model.before_stage = hang
@@ -46,7 +46,7 @@ def main() -> None:
         case "loop":
             Worker.obey = hang
     if what == "leaving":
-        app.break_off = never_leave
+        serving.break_off = never_leave
         watchdog.LEAVE_SECONDS = 1.0
     app.main(Settings.read())
 

@@ -7,7 +7,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from diffusion_worker.app import TransportFailed
+from diffusion_worker.ends import TransportFailed
 from diffusion_worker.transport import Descriptor, EngineInitFailed, PeerDead, Slot
 from diffusion_worker.transport.memory import MemoryTransport
 from diffusionpipeline.v1 import peer_pb2

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from contract.worker.conftest import Start
 from diffusion_worker.link.probing import TOLD_AT, Probing
-from diffusion_worker.transport import Descriptor, PeerDead, Probe, Slot, to_wire
+from diffusion_worker.transport import Descriptor, PeerDead, PoolFull, Probe, Slot, to_wire
 from diffusion_worker.transport.memory import MemoryTransport
 from diffusion_worker.transport.pull import Deadline
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
@@ -135,23 +135,33 @@ async def test_a_peer_that_goes_before_a_failure_has_stood_is_not_spoken_of(read
 
 
 async def test_when_no_peer_is_left_the_failure_is_forgotten_and_nothing_is_tried(reader: Reader) -> None:
+    before = asyncio.all_tasks()
     reader.way.why = "connection refused"
     reader.ask()
     await reader.until(1)
+    trying = asyncio.all_tasks() - before
+    assert trying
     reader.probing.obey(peer_pb2.Probe(stage=ENCODE))
     assert list(reader.probing.found()) == []
-    pulled = reader.way.pulled
-    # Two turns of the loop for each pause: a task that went on would have pulled.
-    for _ in range(50):
-        await asyncio.sleep(0.001)
-    assert reader.way.pulled == pulled
+    await asyncio.wait(trying, timeout=DEADLINE)
+    assert asyncio.all_tasks() == before
 
 
-async def test_a_pool_that_is_full_says_nothing_of_the_way(reader: Reader) -> None:
-    filled = reader.way.pool.lease(POOL - 4096, "job")
+async def test_a_pool_that_is_full_says_nothing_of_the_way(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, lease, refused = reader.way.pool, reader.way.pool.lease, 0
+
+    def counting(nbytes: int, owner: str) -> Slot:
+        nonlocal refused
+        try:
+            return lease(nbytes, owner)
+        except PoolFull:
+            refused += 1
+            raise
+
+    filled = pool.lease(POOL - 4096, "job")
+    monkeypatch.setattr(pool, "lease", counting)
     reader.ask()
-    for _ in range(50):
-        await asyncio.sleep(0.001)
+    await eventually(lambda: refused > 2 * TOLD_AT, DEADLINE, "it is tried again and again")
     assert reader.told == [] and reader.way.pulled == 0
     reader.way.pool.release(filled)
     assert (await reader.until(1)).bytes_per_second > 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -140,3 +141,9 @@ async def test_i13_a_worker_ends_whatever_hangs(
         assert await stream.failed("hung") == "STALLED"
         assert stream.said("drained")
         assert json.loads(last)["event"] == "worker_failed"
+
+
+def test_what_a_worker_opens_and_says_first_waits_for_no_torch() -> None:
+    # So devices, ports and memory that it lacks are told at once, and an engine starts while torch is imported.
+    program = "import sys, diffusion_worker.app; assert 'torch' not in sys.modules, 'torch came with it'"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

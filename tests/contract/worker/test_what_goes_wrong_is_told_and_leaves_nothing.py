@@ -9,7 +9,7 @@ import grpc
 import pytest
 from PIL import Image
 
-from diffusion_worker.link.stream import Incompatible
+from diffusion_worker.ends import Incompatible
 from diffusion_worker.transport.memory import _POOLS, MemoryTransport
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import Stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_worker.app import Stalled, TransportFailed
+from diffusion_worker.ends import Stalled, TransportFailed
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.forwards import Forwards
 from diffusion_worker.transport.memory import MemoryTransport

@@ -23,26 +23,23 @@ class Prober:
     """A peer that is here, as maker and as reader."""
 
     register: peer_pb2.Register
+    reads: list[stage_pb2.Stage.ValueType] = field(init=False)
+    """Stages whose outputs come from other peers."""
     found: dict[int, peer_pb2.Probed] = field(default_factory=dict)
     """What it said last of each stage whose outputs it reads."""
     tries: dict[int, str] = field(default_factory=dict)
     """The incarnation that it was told to try."""
 
     def __post_init__(self) -> None:
+        # A role's number is that of its stage.
+        roles = {int(role) for role in self.register.roles} if self.register.protocol >= _KNOWS_PROBES else set()
+        self.reads = [stage for stage in _READ if stage + 1 in roles and stage not in roles]
         for probed in self.register.probed:
             self.hear(probed)
 
     def hear(self, probed: peer_pb2.Probed) -> None:
         if probed.stage in self.reads:
             self.found[probed.stage] = probed
-
-    @property
-    def reads(self) -> list[stage_pb2.Stage.ValueType]:
-        """Stages whose outputs come from other peers. A role's number is that of its stage."""
-        if self.register.protocol < _KNOWS_PROBES:
-            return []
-        roles = {int(role) for role in self.register.roles}
-        return [stage for stage in _READ if stage + 1 in roles and stage not in roles]
 
     def settled(self, stage: int) -> bool:
         return stage in self.found and not self.found[stage].error

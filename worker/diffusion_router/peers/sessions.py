@@ -202,9 +202,9 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             if event is None:
                 self._passed_over("unknown", 1)
                 continue
-            if report.WhichOneof("report") == "heartbeat":
+            if report.HasField("heartbeat"):
                 session.heartbeat = report.heartbeat
-            if report.WhichOneof("report") == "probed" and session.prober is not None:
+            elif report.HasField("probed") and session.prober is not None:
                 session.prober.hear(report.probed)
             self._dispatcher.dispatch(event)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import grpc
 import structlog
 
+from diffusion_worker.ends import Incompatible
 from diffusion_worker.link.worker import Worker
 from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc
 
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     _Stream: TypeAlias = grpc.aio.StreamStreamCall[peer_pb2.PeerReport, peer_pb2.RouterCommand]
 
 log = structlog.get_logger()
-
-
-class Incompatible(Exception):
-    """The router can't use this worker: its model, transport mode or registration. The message is the router's."""
 
 
 class Fenced(Exception):

@@ -7,12 +7,13 @@ nodes is known by a pull from another's pool alone: each keeps a probe in its ow
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import structlog
@@ -50,9 +51,15 @@ class Proof:
 
 
 async def open_proven(
-    opening: Callable[..., Awaitable[Transport]], *, protocol: str, pulls: str = "", fallback: str
+    opening: Callable[..., Awaitable[Transport]],
+    *,
+    protocol: str,
+    pulls: str = "",
+    fallback: str,
+    quiet: asyncio.Future[Any] | None = None,
 ) -> tuple[Transport, Proof]:
     """Open a transport and pull from it. `opening` takes keywords of `open_transport`, and has the others already.
+    `quiet`: what else goes on meanwhile; it is waited for before anything is measured.
 
     `protocol` (auto, rdma or tcp) is that by which its pool is pulled from, `pulls` that of its inputs, if another.
     RDMA that does not connect is no RDMA: with fallback Allow, TCP is opened in its place. Raises EngineInitFailed.
@@ -60,19 +67,21 @@ async def open_proven(
     if pulls:
         # What comes by another network can't be tried on a pool that is not served by it.
         other, _ = await open_proven(
-            partial(opening, pool_size=OTHER_POOL, huge_pages=""), protocol=pulls, fallback=fallback
+            partial(opening, pool_size=OTHER_POOL, huge_pages=""), protocol=pulls, fallback=fallback, quiet=quiet
         )
         await other.close()
         pulls = "rdma" if other.mode == RDMA else "tcp"
     transport = await opening(protocol=protocol, **({"pulls": pulls} if pulls else {}))
     try:
+        if quiet is not None:
+            await quiet
         return transport, await prove(transport)
     except EngineInitFailed as error:
         await transport.close()
         if transport.mode != RDMA or fallback == "Deny":
             raise
         log.warning("rdma_fell_back_to_tcp", found=str(error))
-        return await open_proven(opening, protocol="tcp", pulls=pulls, fallback=fallback)
+        return await open_proven(opening, protocol="tcp", pulls=pulls, fallback=fallback, quiet=quiet)
     except BaseException:
         await transport.close()
         raise

@@ -12,29 +12,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Final, Protocol
-
-import structlog
+from typing import Final
 
 from diffusion_worker.work.compute import ComputeThread
+from diffusion_worker.work.last_resort import LastResort, say
 from diffusion_worker.work.watch import Habits, Part, Seen, Stall, Watch
 
 INTERVAL_SECONDS: Final = 1.0
 LEAVE_SECONDS: Final = 20.0
 """For the event loop to take leave, after a stall was found."""
-SAY_SECONDS: Final = 1.0
-
-log = structlog.get_logger()
-
-
-class LastResort(Protocol):
-    """What ends the process. Called on the watchdog's thread."""
-
-    def put_off(self) -> None:
-        """Called before the first look and at each. If it is not any more, nobody can: nothing in Python runs."""
-
-    def end(self, stall: Stall) -> None:
-        """End the process now."""
 
 
 class Watchdog:
@@ -104,13 +90,6 @@ class Watchdog:
         except RuntimeError:
             if not self._loop.is_closed():
                 raise
-
-
-def say(event: str, **words: object) -> None:
-    """Log an error without ever waiting for long: whoever reads the log may be what stands still."""
-    speaking = threading.Thread(target=log.error, args=(event,), kwargs=words, daemon=True)
-    speaking.start()
-    speaking.join(SAY_SECONDS)
 
 
 def _calls(thread: int | None) -> list[str]:
