@@ -75,7 +75,8 @@ async def serve(
             ready(ports)
 
         async def work() -> None:
-            importing = asyncio.create_task(asyncio.to_thread(_import_serving, loads=model is None))
+            # A task would begin only once the pool is there: making it keeps the loop.
+            importing = asyncio.get_running_loop().run_in_executor(None, _import_serving, model is None)
             transport, proof = await _open(settings, importing)
             serving = importing.result()(settings, standing, metrics, downloading, last_resort)
             watched.callback(serving.stop)
@@ -100,7 +101,7 @@ async def serve(
             await asyncio.wait({working})
 
 
-def _import_serving(*, loads: bool) -> type[Serving]:
+def _import_serving(loads: bool) -> type[Serving]:
     """All that takes seconds of computing to import, what loading a model needs included."""
     first = "diffusion_worker.serving" not in sys.modules
     if first:
@@ -118,7 +119,7 @@ def _import_serving(*, loads: bool) -> type[Serving]:
     return Serving
 
 
-async def _open(settings: Settings, importing: asyncio.Task[Any]) -> tuple[Transport, Proof]:
+async def _open(settings: Settings, importing: asyncio.Future[Any]) -> tuple[Transport, Proof]:
     # Before the model is loaded: what it may lack (devices, ports, memory) is known in seconds, loading takes minutes.
     opening = partial(
         open_transport,
