@@ -8,7 +8,6 @@ import gc
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -76,7 +75,9 @@ async def serve(
 
         async def work() -> None:
             # A task would begin only once the pool is there: making it keeps the loop.
-            importing = asyncio.get_running_loop().run_in_executor(None, _import_serving, model is None)
+            importing = asyncio.get_running_loop().run_in_executor(
+                None, _import_serving, model is None, last_resort is not None
+            )
             transport, proof = await _open(settings, importing)
             serving = importing.result()(settings, standing, metrics, downloading, last_resort)
             watched.callback(serving.stop)
@@ -101,11 +102,13 @@ async def serve(
             await asyncio.wait({working})
 
 
-def _import_serving(loads: bool) -> type[Serving]:
-    """All that takes seconds of computing to import, what loading a model needs included."""
-    first = "diffusion_worker.serving" not in sys.modules
-    if first:
-        # What is imported stays. To look for garbage in it takes a sixth of this time, and of each later look.
+def _import_serving(loads: bool, alone: bool) -> type[Serving]:
+    """All that takes seconds of computing to import, what loading a model needs included.
+
+    `alone`: this process is a worker and nothing else.
+    """
+    # What is imported stays: to look for garbage in it takes a sixth of this time, and of each later look.
+    if alone:
         gc.disable()
     try:
         from diffusion_worker.serving import Serving
@@ -113,7 +116,7 @@ def _import_serving(loads: bool) -> type[Serving]:
         if loads:
             import diffusion_worker.model.modular  # noqa: F401
     finally:
-        if first:
+        if alone:
             gc.freeze()
             gc.enable()
     return Serving
