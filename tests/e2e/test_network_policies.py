@@ -147,7 +147,8 @@ def test_a_way_between_workers_that_is_closed_is_told_before_a_job_needs_it(
     cluster: NodeCluster, scene: Scene, pictures: dict[Request, bytes]
 ) -> None:
     digits = scene.digits
-    digits.edit(networkPolicy={"mode": "None"})
+    parts = dict.fromkeys(("httpFrom", "grpcFrom", "metricsFrom", "egress"))
+    digits.edit(networkPolicy={"mode": "None", **parts})
     router = {"ipBlock": {"cidr": f"{scene.address('digits-router-0')}/32"}}
     closed = {
         "apiVersion": "networking.k8s.io/v1",
