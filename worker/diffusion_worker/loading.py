@@ -32,7 +32,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
     _set_threads(settings.threads)
     path = fetch(settings, told, paused)
     commit = path.name if settings.model_source == "Hub" else ""
-    identity = identify(path, commit=commit, variant=settings.model_variant)
+    digest = identify(path, commit=commit, variant=settings.model_variant)
     model = load_model(
         path=path,
         stages=settings.stages,
@@ -41,7 +41,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         variant=settings.model_variant,
         allow_pickle=settings.allow_pickle,
     )
-    return Loaded(model, _identity(settings, identity.digest, identity.output))
+    return Loaded(model, _identity(settings, digest, model.output))
 
 
 def fetch(settings: Settings, told: Told, paused: Callable[[], None]) -> Path:

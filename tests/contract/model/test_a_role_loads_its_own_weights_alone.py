@@ -133,8 +133,7 @@ def test_two_copies_of_a_model_have_one_identity_and_another_config_has_another(
     config = json.loads((copy / "scheduler" / "scheduler_config.json").read_text())
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(config | {"shift": 2.5}))
 
-    assert identify(copy).digest != identify(digits).digest
-    assert (identify(copy).output, identify(copy).pipeline) == ("image", "FluxPipeline")
+    assert identify(copy) != identify(digits)
 
 
 def test_the_words_of_the_model_import_without_torch():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import io
 import json
 from contextlib import redirect_stdout
 
 import pytest
+import torch
 
-from diffusion_worker.model import check
+from diffusion_worker.model import check, trial
 from diffusionpipeline.words import Stage
 
 # Five processes, each of which imports or forks torch, on a machine that may be busy.
@@ -54,6 +56,14 @@ def test_the_report_says_whether_a_denoising_can_be_parked_and_what_a_checkpoint
     latents = report["cases"]["text"]["stages"]["denoise"]["ships"]
     smallest = sum(one["bytes"] for one in latents if one["name"] == "inputs.latents")
     assert smallest < parking[0]["nbytes"] < smallest + 16_384
+
+
+def test_the_trials_of_a_check_share_no_random_state(tmp_path):
+    options = argparse.Namespace(work=tmp_path, threads=1)
+
+    drawn = [trial._forked(lambda options: {"drawn": torch.rand(1).item()}, options, name) for name in ("a", "b")]
+
+    assert drawn[0] != drawn[1]
 
 
 def test_one_payload_that_differs_is_enough_to_fail():

@@ -20,7 +20,11 @@ NET = "diffusion_pytorch_model"
         pytest.param({WHOLE, HALF}, "", {WHOLE}, set(), id="without a variant"),
         pytest.param({WHOLE, HALF}, "fp16", {HALF}, set(), id="with one"),
         pytest.param({WHOLE}, "fp16", {WHOLE}, set(), id="one that it does not have"),
-        pytest.param({HALF, "model.bf16.safetensors"}, "", {"model.bf16.safetensors"}, set(), id="only variants"),
+        pytest.param({HALF}, "", {HALF}, set(), id="only a variant"),
+        pytest.param({HALF}, "bf16", {HALF}, set(), id="only another variant"),
+        pytest.param(
+            {HALF, "model.ema.safetensors"}, "ema", {"model.ema.safetensors"}, set(), id="one of two variants"
+        ),
         pytest.param({*PIECES, INDEX, *HALF_PIECES, HALF_INDEX}, "", PIECES, {INDEX}, id="pieces"),
         pytest.param({*PIECES, INDEX, *HALF_PIECES, HALF_INDEX}, "fp16", HALF_PIECES, {HALF_INDEX}, id="pieces of one"),
         pytest.param(
@@ -47,6 +51,13 @@ def test_one_set_is_chosen(names: set[str], variant: str, files: set[str], index
     found = weights_of("text_encoder", names, variant=variant)
     assert found is not None
     assert (set(found.files), set(found.indexes), found.missing) == (files, indexes, "")
+
+
+@pytest.mark.parametrize("variant", ["", "bf16"])
+def test_of_several_variants_none_is_chosen_by_itself(variant: str) -> None:
+    names = {f"{NET}.ema.safetensors", f"{NET}.fp16.safetensors"}
+    with pytest.raises(UnsupportedModel, match=r"unet: its weights are there as ema and fp16, .* model\.variant"):
+        weights_of("unet", names, variant=variant)
 
 
 def test_of_a_whole_and_its_pieces_each_library_takes_its_own() -> None:

@@ -160,30 +160,7 @@ def family_of(modular_class: str) -> Family:
     return FAMILIES.get(modular_class, Family())
 
 
-VIDEO_PIPELINES: Final = (
-    "Allegro",
-    "AnimateDiff",
-    "CogVideo",
-    "ConsisID",
-    "Cosmos",
-    "EasyAnimate",
-    "Helios",
-    "HunyuanSkyreels",
-    "Kandinsky5T2V",
-    "Kandinsky5I2V",
-    "LTX",
-    "Latte",
-    "LongCatVideo",
-    "Mochi",
-    "SkyReels",
-    "StableVideoDiffusion",
-    "TextToVideo",
-    "Video",
-    "Wan",
+FRAMES_AS_IMAGES: Final = frozenset(
+    {"ShapEImg2ImgPipeline", "ShapEPipeline", "TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"}
 )
-"""Parts of the names of pipeline classes that make a video."""
-
-
-def output_of(pipeline_class: str) -> str:
-    """image or video: what a pipeline class makes, by its name."""
-    return "video" if any(part in pipeline_class for part in VIDEO_PIPELINES) else "image"
+"""Pipelines that return the frames of a video, or views of a turning object, as `images`."""

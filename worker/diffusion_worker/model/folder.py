@@ -18,8 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from diffusion_worker.model.families import output_of
-from diffusion_worker.model.types import ModelIdentity, Scalar, UnsupportedModel
+from diffusion_worker.model.types import Scalar, UnsupportedModel
 from diffusion_worker.model.weightfiles import CONFIG_SUFFIXES, WEIGHT_SUFFIXES, Weights, weights_of
 
 if TYPE_CHECKING:
@@ -148,23 +147,22 @@ def open_folder(path: Path, *, variant: str = "", allow_pickle: bool = False) ->
     return folder
 
 
-def identify(path: Path, *, commit: str = "", variant: str = "") -> ModelIdentity:
-    """What the model in a folder is, by its configs and its weight files' names, sizes and headers.
+def identify(path: Path, *, commit: str = "", variant: str = "") -> str:
+    """What the model in a folder is: xxh3-128 (hex) over its configs and its weight files' names, sizes and headers.
 
     Two copies of a model have one identity wherever they lie. Weights are not read. Where `commit` says what the files
     are, it is that and the weights' variant: of a model from a hub each role has other files.
     """
     import xxhash
 
-    folder = open_folder(path, allow_pickle=True)
     digest = xxhash.xxh3_128()
     if commit:
         digest.update(f"{commit}\0{variant}".encode())
-        return ModelIdentity(digest.hexdigest(), output_of(folder.pipeline_class), folder.pipeline_class)
+        return digest.hexdigest()
     for file in _model_files(path):
         digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
         digest.update(_header(file) if file.suffix in WEIGHT_SUFFIXES else file.read_bytes())
-    return ModelIdentity(digest.hexdigest(), output_of(folder.pipeline_class), folder.pipeline_class)
+    return digest.hexdigest()
 
 
 def count_elements(file: Path) -> int:
@@ -187,23 +185,35 @@ def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device
     """Loads one component with its weights, in `dtype` and on `device`."""
     import torch
 
+    from diffusion_worker.model.intact import check_keys, check_weights
+
     component_class = folder.component_class(name)
     path = folder.component_path(name)
     arguments: dict[str, Any] = {"local_files_only": True}
-    if issubclass(component_class, torch.nn.Module):
+    found: Weights | None = None
+    if is_module := issubclass(component_class, torch.nn.Module):
         # Half-precision folders crash with mixed types unless told; and nothing else keeps diffusers from *.bin.
-        arguments |= {"dtype": dtype, "use_safetensors": None if allow_pickle else True}
+        arguments |= {"dtype": dtype, "use_safetensors": None if allow_pickle else True, "output_loading_info": True}
         found = folder.weights(name)
         arguments["variant"] = (found.variant or None) if found is not None else None
+        if not hasattr(component_class, "load_config"):
+            # What transformers raises for them names no tensor; what it tells of them does.
+            arguments["ignore_mismatched_sizes"] = True
     if component_class.__name__.startswith("Auto"):
         arguments["trust_remote_code"] = False
     try:
-        component = component_class.from_pretrained(path, **arguments)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise UnsupportedModel(f"{path}: {component_class.__name__} can't be loaded: {error}") from error
-    if isinstance(component, torch.nn.Module):
-        component.eval().requires_grad_(False)
-        component.to(device)
+        loaded = component_class.from_pretrained(path, **arguments)
+    except Exception as error:
+        # Of many kinds, by what is wrong with which file.
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UnsupportedModel(f"{path}: {component_class.__name__} can't be loaded: {text}") from error
+    if not is_module:
+        return loaded
+    component, info = loaded
+    check_keys(component, info, path, found.files if found is not None else ())
+    component.eval().requires_grad_(False)
+    component.to(device)
+    check_weights(component, path)
     return component
 
 

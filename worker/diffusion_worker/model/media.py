@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffusion_worker.model.intact import check_made
 from diffusion_worker.model.types import Media, ModelError
 
 Frames = NDArray[np.uint8]
@@ -50,7 +51,7 @@ def frames_of(made: Any) -> list[Frames]:
     """What a pipeline's `images` or `videos` holds, one entry of frames for each file.
 
     Takes PIL images (in lists for videos), float arrays 0 to 1 ([…, height, width, channels]) and float tensors
-    ([…, channels, height, width]).
+    ([…, channels, height, width]). Raises ModelError for values that are not finite.
     """
     if isinstance(made, torch.Tensor):
         made = made.detach().float().cpu().movedim(-3, -1).numpy()
@@ -70,6 +71,14 @@ def frames_of(made: Any) -> list[Frames]:
         if isinstance(made[0], Sequence) and made[0] and isinstance(made[0][0], Image.Image):
             return [_pictures(pictures) for pictures in made]
     raise ModelError(f"the pipeline returned {type(made).__name__}, which is neither pictures nor frames")
+
+
+def encode_images(made: Any, output_format: str) -> list[Media]:
+    """What a pipeline's `images` holds, a file for each picture. Raises ModelError for frames of a video."""
+    pictures = frames_of(made)
+    if any(len(one) != 1 for one in pictures):
+        raise ModelError(f"the pipeline returned {len(pictures[0])} frames where it is to make a picture")
+    return [encode_image(one, output_format) for one in pictures]
 
 
 def encode_image(frames: Frames, output_format: str) -> Media:
@@ -131,8 +140,8 @@ def _pictures(pictures: Sequence[Image.Image]) -> Frames:
 def _uint8(values: NDArray[Any]) -> Frames:
     """[frames, height, width, channels] of floats 0 to 1 (or bytes), with one or three channels."""
     if values.dtype != np.uint8:
-        finite = np.nan_to_num(values.astype(np.float32), nan=0.0)
-        values = (np.clip(finite, 0.0, 1.0) * 255.0).round().astype(np.uint8)
+        check_made(values, "pixels")
+        values = (np.clip(values.astype(np.float32), 0.0, 1.0) * 255.0).round().astype(np.uint8)
     if values.shape[-1] == 1:
         values = np.repeat(values, 3, axis=-1)
     return np.ascontiguousarray(values[..., :3])

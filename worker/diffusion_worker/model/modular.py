@@ -22,6 +22,7 @@ from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_read
 from diffusion_worker.model.cut import Pieces, check_sound, find_cut, output_of
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
+from diffusion_worker.model.intact import check_made
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
 from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_instead
 from diffusion_worker.model.pipes import Pipe, Pipes, build
@@ -151,18 +152,20 @@ class ModularModel:
         made = _begin(bound, {**bound.inputs, **conditioning["inputs"]}, conditioning["tags"], generator)
         walk = Walk(driver, generator, resume_of(values))
         try:
-            return {**self._run(Stage.DENOISE, made, driver, walk)}
+            latents = self._run(Stage.DENOISE, made, driver, walk)
         except Parked as parked:
             return {**values, "resume": parked.resume}
+        check_made(latents["inputs"], Stage.DENOISE)
+        return {**latents}
 
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
         made = cast(Made, self._unpack(values, Made.__required_keys__))
-        made["inputs"]["output_type"] = "pil" if self.output == "image" else "np"
+        # Of "pil" nobody could tell any more whether a model's numbers were finite.
+        made["inputs"]["output_type"] = "np"
         state = self._call(Stage.DECODE, made)
         if self.output == "image":
-            pictures = media.frames_of(state.values["images"])
-            return [media.encode_image(frames, made["output_format"]) for frames in pictures]
+            return media.encode_images(state.values["images"], made["output_format"])
         audio = self._audio(state.values.get("audio"))
         return [media.encode_video(frames, made["fps"], audio) for frames in media.frames_of(state.values["videos"])]
 

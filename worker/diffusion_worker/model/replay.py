@@ -20,9 +20,11 @@ from PIL import Image
 
 from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS, output_of
+from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
+from diffusion_worker.model.intact import check_made
 from diffusion_worker.model.loops import Parked
+from diffusion_worker.model.products import product_of
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedulers_of
 from diffusion_worker.model.shells import is_shell, make_shell
@@ -78,8 +80,8 @@ class ReplayModel:
         self.stages = stages
         self._folder = folder
         self._device = torch.device(device)
-        self.output = output_of(self._folder.pipeline_class)
         self._classes = _classes(self._folder)
+        self.output = product_of(self._classes["own"])
         roles = _roles(self._folder)
         decoders = [name for name in roles if callable(getattr(self._folder.component_class(name), "decode", None))]
         for pipeline_class in self._classes.values():
@@ -139,19 +141,20 @@ class ReplayModel:
             with self._run(Stage.DENOISE, request, OwnDraws(driver, self._device)) as run:
                 schedulers = schedulers_of(vars(run.pipeline))
                 retrace = Retrace(driver, schedulers, run.generator, self._device, resume)
-                return {**request, **capture.denoise(run, records, retrace)}
+                made = capture.denoise(run, records, retrace)
         except Parked as parked:
             return {**values, "resume": parked.resume}
+        check_made(made["decoding"], Stage.DENOISE)
+        return {**request, **made}
 
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
         request = self._request(values)
         with self._run(Stage.DECODE, request) as run:
             result = capture.decode(run, cast(capture.Made, values))
-        frames = media.frames_of(_made(result))
         if self.output == "image":
-            return [media.encode_image(one, request["output_format"]) for one in frames]
-        return [media.encode_video(one, request["fps"]) for one in frames]
+            return media.encode_images(_made(result), request["output_format"])
+        return [media.encode_video(one, request["fps"]) for one in media.frames_of(_made(result))]
 
     @contextmanager
     def _run(self, stage: Stage, request: Request, driver: Driver | None = None) -> Iterator[capture.Run]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import random
 import resource
+import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 import xxhash
 from PIL import Image
@@ -102,6 +105,11 @@ def _forked(target: Callable[..., dict[str, Any]], options: argparse.Namespace, 
 
     def body() -> None:
         torch.set_num_threads(options.threads)
+        # Of its own: a fork has its parent's random state, and what depends on it must not look the same by that.
+        own = secrets.randbits(32)
+        torch.manual_seed(own)
+        np.random.seed(own)
+        random.seed(own)
         try:
             made = target(options, *stages)
         except ModelError as error:

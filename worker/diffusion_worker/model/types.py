@@ -58,18 +58,6 @@ class Media:
     num_frames: int
 
 
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What makes two copies of a model the same, wherever they lie."""
-
-    digest: str
-    """xxh3-128 (hex) over the configs and over names, sizes and headers of the weight files."""
-    output: str
-    """image or video."""
-    pipeline: str
-    """The pipeline class that the folder's index names."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Workflow:
     """One use of a model: requests with these input images."""

@@ -58,9 +58,10 @@ def weights_of(
 ) -> Weights | None:
     """The weights that are loaded of a component in whose folder there are `names`; None: there are none.
 
-    `variant` is taken where the component has it, else the weights without one, else the first. `whole_first`: a file
+    `variant` is taken where the component has it, else the weights without one, else those of the only variant.
+    `whole_first`: a file
     of all weights goes before pieces (transformers' way), else after them (diffusers' way).
-    Raises UnsupportedModel for pickles that are not allowed.
+    Raises UnsupportedModel for pickles that are not allowed, and where several variants leave the choice open.
     """
     found = [file for name in sorted(names) if (file := _parse(name)) is not None]
     files = [file for file in found if not file.pickle]
@@ -75,6 +76,11 @@ def weights_of(
             )
         files = found
     variants = {file.variant for file in files}
+    if variant not in variants and "" not in variants and len(variants) > 1:
+        raise UnsupportedModel(
+            f"{component}: its weights are there as {' and '.join(sorted(variants))}, which may be of different "
+            f"training: say which with model.variant"
+        )
     taken = variant if variant in variants else min(variants)
     files = [file for file in files if file.variant == taken]
     whole, pieces = [file for file in files if not file.piece], [file for file in files if file.piece]
