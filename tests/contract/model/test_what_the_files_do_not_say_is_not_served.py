@@ -135,5 +135,5 @@ def test_pixels_that_are_no_numbers_are_an_error_and_no_black_picture(copy, whol
     decoder = copy.load(Stage.DECODE)
     latents = whole.denoiser.denoise(whole.encoder.encode(SEVEN), SEVEN, Direct())
 
-    with pytest.raises(ModelError, match="pixels: NaN or infinite values"):
+    with pytest.raises(ModelError, match=r"^pixels of Decoder: NaN or infinite values:"):
         decoder.decode(latents)

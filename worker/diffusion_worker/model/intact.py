@@ -6,7 +6,8 @@ place for, such as the scales of a quantisation. Both look like a model that wor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,10 +62,33 @@ def check_made(values: object, what: str) -> None:
     """Raises ModelError if one of the tensors in `values`, which a stage made, is not finite."""
     wrong = [path for path, tensor in _tensors("", values) if tensor.numel() and not _ends(tensor).isfinite()]
     if wrong:
+        where = f" in {_named(wrong)}" if any(wrong) else ""
         raise ModelError(
-            f"{what}: NaN or infinite values in {_named(wrong)}: the model's numbers overflow, as some models' do in "
-            "float16; set model.dtype bfloat16 or float32"
+            f"{what}: NaN or infinite values{where}: the model's numbers overflow, as some models' do in float16; set "
+            "model.dtype bfloat16 or float32"
         )
+
+
+@contextmanager
+def watched(decoders: Iterable[object]) -> Iterator[None]:
+    """Meanwhile what these networks make raises ModelError if it is not finite.
+
+    Pipelines clip pixels to what a file holds, so that later nobody can tell an infinite one from a white one.
+    """
+
+    def check(network: torch.nn.Module, _inputs: Any, made: Any) -> None:
+        check_made(made, f"pixels of {type(network).__name__}")
+
+    hooks = [part.register_forward_hook(check) for decoder in decoders for part in _parts(decoder)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _parts(decoder: object) -> Iterable[torch.nn.Module]:
+    return decoder.children() if isinstance(decoder, torch.nn.Module) else ()
 
 
 def _ends(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_read
 from diffusion_worker.model.cut import Pieces, check_sound, find_cut, output_of
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
-from diffusion_worker.model.intact import check_made
+from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
 from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_instead
 from diffusion_worker.model.pipes import Pipe, Pipes, build
@@ -163,7 +163,8 @@ class ModularModel:
         made = cast(Made, self._unpack(values, Made.__required_keys__))
         # Of "pil" nobody could tell any more whether a model's numbers were finite.
         made["inputs"]["output_type"] = "np"
-        state = self._call(Stage.DECODE, made)
+        with watched(self._components[name] for name in self.owned[Stage.DECODE]):
+            state = self._call(Stage.DECODE, made)
         if self.output == "image":
             return media.encode_images(state.values["images"], made["output_format"])
         audio = self._audio(state.values.get("audio"))
@@ -219,6 +220,8 @@ class ModularModel:
                 given[parameter.kwargs_type] = {name: inputs[name] for name in names if name in inputs}
         try:
             return pipe.pipeline(**given)
+        except ModelError:
+            raise
         except ValueError as error:
             kind = InvalidRequest if stage is Stage.ENCODE else ModelError
             raise kind(f"{stage}: {error}") from error

@@ -22,7 +22,7 @@ from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
-from diffusion_worker.model.intact import check_made
+from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked
 from diffusion_worker.model.products import product_of
 from diffusion_worker.model.records import pack, unpack
@@ -150,7 +150,7 @@ class ReplayModel:
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
         request = self._request(values)
-        with self._run(Stage.DECODE, request) as run:
+        with self._run(Stage.DECODE, request) as run, watched(self._parts.decoders.values()):
             result = capture.decode(run, cast(capture.Made, values))
         if self.output == "image":
             return media.encode_images(_made(result), request["output_format"])
