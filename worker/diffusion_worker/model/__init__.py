@@ -51,11 +51,12 @@ def load_model(
     Raises UnsupportedModel, which names what is missing.
     """
     from diffusion_worker.model.cut import find_cut
-    from diffusion_worker.model.folder import open_folder, quieten
+    from diffusion_worker.model.folder import check_folder, open_folder, quieten
     from diffusion_worker.model.modular import ModularModel
 
     quieten()
     folder = open_folder(path, variant=variant, allow_pickle=allow_pickle)
+    check_folder(folder)
     if find_cut(folder) is not None:
         return ModularModel(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)
     from diffusion_worker.model.replay import ReplayModel

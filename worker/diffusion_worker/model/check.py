@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from diffusion_worker.model.folder import DTYPES, count_elements, open_folder
+from diffusion_worker.model.folder import DTYPES, ModelFolder, count_elements, open_folder
 from diffusion_worker.model.sizes import sizes_by_stage
 from diffusion_worker.model.source import resolve_model
 from diffusion_worker.model.types import DownloadFailed, UnsupportedModel
@@ -54,7 +54,7 @@ class Options:
 def check(path: Path, options: Options, *, quick: bool) -> dict[str, Any]:
     """The report on the model in `path`. Raises CheckFailed, UnsupportedModel."""
     folder = open_folder(path, variant=options.variant, allow_pickle=options.allow_pickle)
-    needed, free = _weights_in_memory(path, options.dtype), _free_memory()
+    needed, free = _weights_in_memory(folder, options.dtype), _free_memory()
     small = quick or (options.device == "cpu" and needed > MEMORY_SHARE * free)
     with tempfile.TemporaryDirectory(prefix="diffusion-check-") as directory:
         work = Path(directory)
@@ -203,9 +203,10 @@ def _role(trial: Mapping[str, Any], weight_bytes: Any) -> dict[str, Any]:
     }
 
 
-def _weights_in_memory(path: Path, dtype: str) -> int:
+def _weights_in_memory(folder: ModelFolder, dtype: str) -> int:
     """Bytes that the model's weights take once loaded in `dtype`."""
-    return sum(count_elements(file) for file in path.rglob("*.safetensors")) * (4 if dtype == "float32" else 2)
+    files = {file for name in folder.components for file in folder.weight_paths(name)}
+    return sum(map(count_elements, files)) * (4 if dtype == "float32" else 2)
 
 
 def _free_memory() -> int:

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from diffusion_worker.model.files import MAX_HEADER_BYTES, check_weight_files, header, read_json
 from diffusion_worker.model.types import Scalar, UnsupportedModel
 from diffusion_worker.model.weightfiles import CONFIG_SUFFIXES, WEIGHT_SUFFIXES, Weights, weights_of
 
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
 DEFAULTS_FILE: Final = "generation_defaults.json"
+CONFIG_FILES: Final = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
+LORA_FILE: Final = "pytorch_lora_weights.safetensors"
+FROM_SINGLE_FILE: Final = "from_single_file and save_pretrained"
 INDEX_FILES: Final = ("model_index.json", "modular_model_index.json")
 LIBRARIES: Final = ("diffusers", "transformers")
-MAX_HEADER_BYTES: Final = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ModelFolder:
         file = self.path / DEFAULTS_FILE
         if not file.is_file():
             return {}
-        values = _read_json(file)
+        values = read_json(file)
         wrong = sorted(name for name, value in values.items() if not isinstance(value, int | float | str | bool))
         if wrong:
             raise UnsupportedModel(f"{file}: {', '.join(wrong)}: must be a number, a string or a boolean")
@@ -86,10 +89,20 @@ class ModelFolder:
                 f"{self.path}: component {name} is of library {library!r}, which is code of the model's own; only "
                 f"classes of diffusers and transformers are loaded"
             )
-        found = getattr(importlib.import_module(module_name), class_name, None)
+        module = importlib.import_module(module_name)
+        found = getattr(module, _present_name(class_name), None)
         if found is None:
             raise UnsupportedModel(f"{self.path}: component {name}: {module_name} has no class {class_name}")
-        return found
+        return self._by_its_config(name, found)
+
+    def _by_its_config(self, name: str, found: Any) -> Any:
+        """The class that diffusers makes of this one, where an old name stands for several."""
+        from diffusers.models import model_loading_utils as loading
+
+        if found.__name__ not in loading._CLASS_REMAPPING_DICT:
+            return found
+        config = found.load_config(self.component_path(name), local_files_only=True)
+        return loading._fetch_remapped_cls_from_config(config, found)
 
     def is_module(self, name: str) -> bool:
         """Whether a component has weights."""
@@ -125,8 +138,10 @@ def open_folder(path: Path, *, variant: str = "", allow_pickle: bool = False) ->
     """Reads a pipeline folder's index and refuses pickled weights. Loads nothing."""
     index_file = next((path / name for name in INDEX_FILES if (path / name).is_file()), None)
     if index_file is None:
-        raise UnsupportedModel(f"{path}: not a diffusers pipeline folder: it has none of {', '.join(INDEX_FILES)}")
-    index = _read_json(index_file)
+        raise UnsupportedModel(
+            f"{path}: not a diffusers pipeline folder: it has none of {', '.join(INDEX_FILES)}{_instead(path)}"
+        )
+    index = read_json(index_file)
     components: dict[str, tuple[str, str]] = {}
     config: dict[str, object] = {}
     for name, value in index.items():
@@ -140,11 +155,38 @@ def open_folder(path: Path, *, variant: str = "", allow_pickle: bool = False) ->
                 components[name] = (library, class_name)
         else:
             config[name] = value
-    folder = ModelFolder(path, str(index.get("_class_name", "")), components, config, variant)
+    folder = ModelFolder(path, str(index.get("_class_name") or ""), components, config, variant)
     if not allow_pickle:
         for name in components:
             folder.weights(name, allow_pickle=False)
     return folder
+
+
+def _instead(path: Path) -> str:
+    """What a folder without an index may be, and what to do then."""
+    files = sorted(file.name for file in path.glob("*.safetensors"))
+    if LORA_FILE in files:
+        return f"; {LORA_FILE} is an adapter and no model: name the model that it was made for"
+    if files:
+        return f"; {files[0]} may hold a whole model: make a folder of it with diffusers' {FROM_SINGLE_FILE}"
+    return ""
+
+
+def check_folder(folder: ModelFolder) -> None:
+    """Raises UnsupportedModel for what keeps every role from loading: classes that are not there, broken configs."""
+    import diffusers
+
+    if not folder.pipeline_class or getattr(diffusers, folder.pipeline_class, None) is None:
+        raise UnsupportedModel(
+            f"{folder.path}: its index names no pipeline (_class_name) that diffusers {diffusers.__version__} has, but "
+            f"{folder.pipeline_class or 'nothing'!r}; no code of the model's own is run"
+        )
+    for name in folder.components:
+        folder.component_class(name)
+        for file in (folder.component_path(name) / known for known in CONFIG_FILES):
+            config = read_json(file) if file.is_file() or file.is_symlink() else {}
+            if config.get("scaling_factor", 1) is None:
+                raise UnsupportedModel(f"{file}: scaling_factor: is null, and latents are divided by it")
 
 
 def identify(path: Path, *, commit: str = "", variant: str = "") -> str:
@@ -167,7 +209,7 @@ def identify(path: Path, *, commit: str = "", variant: str = "") -> str:
 
 def count_elements(file: Path) -> int:
     """The number of values in a safetensors file, by its header."""
-    entries = json.loads(_header(file))
+    entries = json.loads(header(file))
     return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")
 
 
@@ -194,13 +236,14 @@ def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device
     if is_module := issubclass(component_class, torch.nn.Module):
         # Half-precision folders crash with mixed types unless told; and nothing else keeps diffusers from *.bin.
         arguments |= {"dtype": dtype, "use_safetensors": None if allow_pickle else True, "output_loading_info": True}
-        found = folder.weights(name)
-        arguments["variant"] = (found.variant or None) if found is not None else None
+        found = _readable_weights(folder, name)
+        arguments["variant"] = found.variant or None
         if not hasattr(component_class, "load_config"):
             # What transformers raises for them names no tensor; what it tells of them does.
             arguments["ignore_mismatched_sizes"] = True
     if component_class.__name__.startswith("Auto"):
         arguments["trust_remote_code"] = False
+    _check_vocabulary(component_class, path)
     try:
         loaded = component_class.from_pretrained(path, **arguments)
     except Exception as error:
@@ -217,6 +260,32 @@ def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device
     return component
 
 
+def _readable_weights(folder: ModelFolder, name: str) -> Weights:
+    """A component's weights, all of them there. Raises UnsupportedModel."""
+    path, found = folder.component_path(name), folder.weights(name)
+    if found is None:
+        there = ", ".join(sorted(file.name for file in path.iterdir())) or "none"
+        raise UnsupportedModel(
+            f"{path}: it has no weights by a name that its library reads, such as "
+            f"{'model' if folder.whole_first(name) else 'diffusion_pytorch_model'}.safetensors; its files are: {there}"
+        )
+    if found.missing:
+        raise UnsupportedModel(f"{path}: of its weights {found.missing} is not there: get it, or the model again")
+    check_weight_files(path / file for file in found.files)
+    if len(found.files) > 1 and not found.indexes:
+        raise UnsupportedModel(f"{path}: its weights are in pieces, of which no .index.json says what is where: get it")
+    return found
+
+
+def _check_vocabulary(component_class: Any, path: Path) -> None:
+    """Raises UnsupportedModel for a tokenizer without words, which transformers makes without a word of its own."""
+    names = {"tokenizer.json", *getattr(component_class, "vocab_files_names", {}).values()}
+    if len(names) > 1 and not any((path / name).is_file() for name in names):
+        raise UnsupportedModel(
+            f"{path}: {component_class.__name__} has no vocabulary here: it needs one of {', '.join(sorted(names))}"
+        )
+
+
 def quieten() -> None:
     """Stops diffusers and transformers from warning, drawing progress bars, and logging what is raised as well."""
     import diffusers
@@ -230,14 +299,11 @@ def quieten() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UnsupportedModel(f"{file}: can't be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UnsupportedModel(f"{file}: must hold a JSON object")
-    return content
+def _present_name(class_name: str) -> str:
+    """What transformers calls a class now, by diffusers' list of those that were renamed."""
+    from diffusers.utils.deprecation_utils import _maybe_remap_transformers_class
+
+    return _maybe_remap_transformers_class(class_name) or class_name
 
 
 def _is_name(value: object) -> bool:
@@ -253,11 +319,9 @@ def _model_files(path: Path) -> Iterator[Path]:
 
 
 def _header(file: Path) -> bytes:
-    """The JSON header of a safetensors file (8 bytes of length, then so many bytes); nothing of a pickle."""
+    """The JSON header of a safetensors file; nothing of a pickle, or of what is no such file: it may not be loaded."""
     if file.suffix != ".safetensors":
         return b""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if length > MAX_HEADER_BYTES:
-            raise UnsupportedModel(f"{file}: its header claims {length} bytes; the file is broken")
-        return stream.read(length)
+        return stream.read(length) if length <= MAX_HEADER_BYTES else b""

@@ -8,6 +8,7 @@ a `decode` decodes, and the other networks of diffusers denoise.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any, Final, TypedDict, cast
 import diffusers
 import torch
 from diffusers.pipelines import auto_pipeline
+from diffusers.utils import DummyObject
 from PIL import Image
 
 from diffusion_worker.model import arguments, capture, media
@@ -247,6 +249,11 @@ def _classes(folder: ModelFolder) -> dict[str, Any]:
         raise UnsupportedModel(
             f"{folder.path}: diffusers {diffusers.__version__} has no pipeline {folder.pipeline_class!r}, and no code "
             f"of the model's own is run"
+        )
+    if isinstance(own, DummyObject):
+        lacks = sorted(name for name in own._backends if importlib.util.find_spec(name) is None)
+        raise UnsupportedModel(
+            f"{folder.path}: {folder.pipeline_class} needs {', '.join(lacks)}, which is not installed"
         )
     if "generator" not in inspect.signature(own.__call__).parameters:
         raise UnsupportedModel(f"{folder.path}: {own.__name__} takes no generator, so its results can't be repeated")

@@ -38,6 +38,11 @@ def resolve_model(
             return root / id
         case "Path":
             path = Path(id).expanduser()
+            if path.is_file():
+                raise UnsupportedModel(
+                    f"model.id: {path} is a file, and a model is a folder: make one of it with diffusers' "
+                    "from_single_file and save_pretrained"
+                )
             if not path.is_dir():
                 raise UnsupportedModel(f"model.id: there is no folder {path}")
             return path.resolve()
