@@ -19,6 +19,9 @@ LUMINA2 = Checkpoint("lumina2", "Lumina2Pipeline", "images.lumina2")
 WAN21 = Checkpoint("wan21", "WanPipeline", "videos.wan21")
 WAN22 = Checkpoint("wan22", "WanPipeline", "videos.wan22", {"boundary_ratio": 0.875})
 WAN_IMAGE = Checkpoint("wan-image-to-video", "WanImageToVideoPipeline", "videos.wan_image")
+WAN22_IMAGE = Checkpoint(
+    "wan22-image-to-video", "WanImageToVideoPipeline", "videos.wan22_image", {"boundary_ratio": 0.9}
+)
 HUNYUAN15 = Checkpoint("hunyuan-video15", "HunyuanVideo15Pipeline", "videos.hunyuan15")
 LTX = Checkpoint("ltx", "LTXPipeline", "videos.ltx")
 LTX2 = Checkpoint("ltx2", "LTX2Pipeline", "videos.ltx2")
@@ -70,6 +73,7 @@ _VIDEOS = (
     Family("wan21", WAN21, "modular", "video", _GUIDED_VIDEO),
     Family("wan22", WAN22, "modular", "video", _GUIDED_VIDEO),
     Family("wan-image-to-video", WAN_IMAGE, "modular", "video", _GUIDED_VIDEO, _PICTURE),
+    Family("wan22-image-to-video", WAN22_IMAGE, "modular", "video", _GUIDED_VIDEO, _PICTURE),
     Family("hunyuan-video15", HUNYUAN15, "modular", "video", _GUIDED_VIDEO),
     Family("ltx", LTX, "modular", "video", _GUIDED_VIDEO),
     Family("ltx-image-to-video", LTX, "modular", "video", _GUIDED_VIDEO, _PICTURE),

@@ -110,6 +110,14 @@ def wan_image() -> Components:
     }
 
 
+def wan22_image() -> Components:
+    """Without an image encoder: the first frame comes as latents alone."""
+    channels = 16 + 16 + 4
+    networks = {"transformer": _wan_transformer(135, in_channels=channels)}
+    networks |= {"transformer_2": _wan_transformer(136, in_channels=channels), "vae": _wan_vae(137, stages=3)}
+    return wan21() | networks | {"image_encoder": None, "image_processor": None}
+
+
 def hunyuan15() -> Components:
     with weights(141):
         transformer = HunyuanVideo15Transformer3DModel(

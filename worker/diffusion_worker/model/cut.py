@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
+from PIL.Image import Image
 
 from diffusion_worker.model.families import (
     MODULAR_CLASS,
+    PICTURES,
     PRESENT_INPUTS,
     REPLAY_INSTEAD,
     UNSPLITTABLE,
@@ -150,7 +152,7 @@ class Cut:
         always = dict.fromkeys(PRESENT_INPUTS, True)
         declared = self._blocks._workflow_map
         if declared is None:
-            return {"default": dict(always)}
+            return self._undeclared_workflows(always)
         served: dict[str, dict[str, object]] = {}
         for name, triggers in declared.items():
             if name in WORKFLOWS:
@@ -163,6 +165,17 @@ class Cut:
         # alone is missing, such as an image encoder, it can't do without.
         absent = {name: self._absent(triggers, components) for name, triggers in served.items()}
         return {name: served[name] for name in served if not any(less < absent[name] for less in absent.values())}
+
+    def _undeclared_workflows(self, always: Mapping[str, object]) -> dict[str, dict[str, object]]:
+        """Of blocks that name no workflows: with the pictures that they require, and with each other one beside."""
+        pictures = {
+            name: parameter.required
+            for name, parameter in self.pieces(always).inputs.items()
+            if _takes_picture(parameter) and name in PICTURES
+        }
+        needed = {**always, **{name: True for name, required in pictures.items() if required}}
+        others = [name for name, required in pictures.items() if not required]
+        return {"default": needed, **{f"with {name}": {**needed, name: True} for name in others}}
 
     def _absent(self, triggers: Triggers, components: Collection[str]) -> frozenset[str]:
         pieces = self.pieces(triggers)
@@ -224,6 +237,12 @@ def check_sound(cut: Cut, workflow: str, pieces: Pieces) -> None:
                 f"{cut.name}: {workflow}: {stage} needs {', '.join(missing)}, which no earlier stage makes"
             )
         made |= {output.name for output in pieces.blocks[stage].outputs}
+
+
+def _takes_picture(parameter: Any) -> bool:
+    """Whether a block's input may be one picture."""
+    hint = parameter.type_hint
+    return Image in (get_args(hint) or (hint,))
 
 
 def _trigger_names(blocks: Any) -> Iterable[str]:

@@ -62,6 +62,9 @@ WORKFLOWS: Final = frozenset(
 )
 """Workflows served. Others (inpainting, control nets, adapters) need components or inputs that no request carries."""
 
+PICTURES: Final = ("image", "last_image", "mask_image", "control_image")
+"""Inputs that are one picture each."""
+
 PRESENT_INPUTS: Final = ("prompt", "num_frames")
 """Inputs that every request brings, so that blocks which run only in their absence are never chosen."""
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.families import FPS_INPUTS, RESERVED_INPUTS
+from diffusion_worker.model.families import FPS_INPUTS, PICTURES, RESERVED_INPUTS
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked
@@ -45,9 +45,6 @@ from diffusionpipeline.words import Stage
 
 OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
 """What some pipelines call a field of the request."""
-
-IMAGE_INPUTS: Final = ("image", "last_image", "mask_image", "control_image")
-"""Arguments that take one picture."""
 
 DEFAULT_FPS: Final = 16
 
@@ -288,7 +285,7 @@ def _role(component_class: type) -> Stage:
 
 def _image_inputs(pipeline_class: Any) -> list[str]:
     taken = inspect.signature(pipeline_class.__call__).parameters
-    return [name for name in IMAGE_INPUTS if name in taken]
+    return [name for name in PICTURES if name in taken]
 
 
 def _bind(pipeline_class: Any, parameters: Parameters, folder: ModelFolder) -> tuple[dict[str, Any], int]:
