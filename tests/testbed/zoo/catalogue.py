@@ -5,6 +5,12 @@ from __future__ import annotations
 from testbed.zoo.family import Checkpoint, Family
 
 SD15 = Checkpoint("sd15", "StableDiffusionPipeline", "images.sd15")
+SD15_INPAINT = Checkpoint("sd15-inpaint", "StableDiffusionInpaintPipeline", "guided_by_pictures.sd15_inpaint")
+SD15_CONTROLNET = Checkpoint(
+    "sd15-controlnet", "StableDiffusionControlNetPipeline", "guided_by_pictures.sd15_controlnet"
+)
+SDXL_REFINER = Checkpoint("sdxl-refiner", "StableDiffusionXLImg2ImgPipeline", "guided_by_pictures.sdxl_refiner")
+FLUX_CONTROL = Checkpoint("flux-control", "FluxControlPipeline", "guided_by_pictures.flux_control")
 SDXL = Checkpoint("sdxl", "StableDiffusionXLPipeline", "images.sdxl")
 SD3 = Checkpoint("sd3", "StableDiffusion3Pipeline", "images.sd3")
 FLUX = Checkpoint("flux", "FluxPipeline", "images.flux")
@@ -30,6 +36,7 @@ LATTE = Checkpoint("latte", "LattePipeline", "videos.latte")
 SVD = Checkpoint("svd", "StableVideoDiffusionPipeline", "videos.svd")
 
 _PICTURE = {"image": (32, 32)}
+_MASKED = _PICTURE | {"mask_image": (32, 32)}
 
 _IMAGE = {"prompt": "a painting of a green bird", "width": 32, "height": 32, "num_inference_steps": 2, "seed": 7}
 _GUIDED_IMAGE = _IMAGE | {"negative_prompt": "blurry, low quality", "guidance_scale": 5.0}
@@ -53,6 +60,10 @@ _IMAGES = (
     Family("z-image-to-image", ZIMAGE, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
     Family("sd15", SD15, "replay", "image", _GUIDED_IMAGE),
     Family("sd15-image-to-image", SD15, "replay", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
+    Family("sd15-inpaint", SD15_INPAINT, "replay", "image", _GUIDED_IMAGE, _MASKED),
+    Family("sd15-controlnet", SD15_CONTROLNET, "replay", "image", _GUIDED_IMAGE, _PICTURE),
+    Family("sdxl-refiner", SDXL_REFINER, "replay", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
+    Family("flux-control", FLUX_CONTROL, "replay", "image", _IMAGE, {"control_image": (32, 32)}),
     Family("pixart-sigma", PIXART, "replay", "image", _GUIDED_IMAGE | _UNBINNED),
     Family("sana", SANA, "replay", "image", _GUIDED_IMAGE | _UNBINNED),
     Family("lumina2", LUMINA2, "replay", "image", _GUIDED_IMAGE),

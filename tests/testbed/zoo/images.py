@@ -68,9 +68,13 @@ def _unet(seed: int, **config: Any) -> Any:
         ).eval()
 
 
+def sd15_unet(seed: int, **config: Any) -> Any:
+    return _unet(seed, layers_per_block=1, cross_attention_dim=32, attention_head_dim=4, **config)
+
+
 def sd15() -> Components:
     return {
-        "unet": _unet(11, layers_per_block=1, cross_attention_dim=32, attention_head_dim=4),
+        "unet": sd15_unet(11),
         # Draws noise at every step, so that a generator which is not where it should be shows.
         "scheduler": EulerAncestralDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1

@@ -17,6 +17,7 @@ from PIL.Image import Image
 
 from diffusion_worker.model.families import (
     MODULAR_CLASS,
+    OPTIONAL_NETWORKS,
     PICTURES,
     PRESENT_INPUTS,
     REPLAY_INSTEAD,
@@ -131,6 +132,11 @@ class Cut:
             self._pieces[key] = self._resolve(triggers)
         return self._pieces[key]
 
+    def networks(self, triggers: Triggers) -> frozenset[str]:
+        """Components that the blocks for these triggers declare, of any stage."""
+        pieces = self.pieces(triggers)
+        return frozenset(name for stage in STAGES for name in pieces.components(stage))
+
     def _resolve(self, triggers: Triggers) -> Pieces:
         from diffusers.modular_pipelines import SequentialPipelineBlocks
 
@@ -210,7 +216,33 @@ def find_cut(folder: ModelFolder) -> Cut | None:
     blocks = base.blocks
     if DENOISE_BLOCK not in blocks.sub_blocks:
         return None
-    return Cut(type(base), blocks, folder.components)
+    cut = Cut(type(base), blocks, folder.components)
+    return cut if _is_for(cut, folder) else None
+
+
+def _is_for(cut: Cut, folder: ModelFolder) -> bool:
+    """Whether the folder's own use is one of the workflows that the blocks are served with.
+
+    Blocks are found by a model's family. A folder to mend or refine pictures, or with a network more (a ControlNet),
+    would be taken for one that draws from texts.
+    """
+    used = {name for triggers in cut.workflows.values() for name in cut.networks(triggers)}
+    if any(name not in used and folder.is_module(name) for name in folder.components if name not in OPTIONAL_NETWORKS):
+        return False
+    if folder.pipeline_class in MODULAR_CLASS:
+        return True
+    from diffusers.pipelines import auto_pipeline
+
+    takes = [set(triggers) & cut.image_inputs for triggers in cut.workflows.values()]
+    if _is_of(folder, auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING):
+        return all("mask_image" in names for names in takes)
+    if _is_of(folder, auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING):
+        return True
+    return not _is_of(folder, auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING) or all(takes)
+
+
+def _is_of(folder: ModelFolder, task: Mapping[str, type]) -> bool:
+    return folder.pipeline_class in {one.__name__ for one in task.values()}
 
 
 def output_of(cut: Cut, workflows: Iterable[Pieces]) -> str:

@@ -49,6 +49,9 @@ UNSPLITTABLE: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Modular classes that can't be cut, and why."""
 
+OPTIONAL_NETWORKS: Final = frozenset({"image_encoder", "safety_checker"})
+"""Components that folders have, and that drawing does without: an adapter's eyes, and the judge of what was drawn."""
+
 WORKFLOWS: Final = frozenset(
     {
         "text2image",

@@ -2,6 +2,7 @@
 
 A method's result may be nested: tuples, dicts, output objects with attributes. On the wire such an object is a dict
 under one marker key, with plain values inside; nothing names a class to make, so nothing foreign is ever instantiated.
+Of objects that compute, those that their parameters make are carried as these: a VAE's distribution.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
 from diffusion_worker.model.types import ModelError, UnsupportedModel
@@ -98,6 +100,8 @@ def unpack(value: object, device: torch.device, generator: torch.Generator | Non
                 return walk(item["tensor"]).permute([axes.index(axis) for axis in range(len(axes))])
             case "tensor":
                 return torch.zeros(tuple(item["shape"]), dtype=item["dtype"], device=device)
+            case "gaussian":
+                return DiagonalGaussianDistribution(walk(item["parameters"]), item["deterministic"])
             case "generator" if generator is not None:
                 return generator
             case mark:
@@ -125,6 +129,9 @@ def _flatten(
             return item.item()
         if isinstance(item, torch.Generator) and item is generator:
             return {MARK: "generator"}
+        if isinstance(item, DiagonalGaussianDistribution):
+            # Not a sample of it: who draws, and from which generator, is the pipeline's affair.
+            return {MARK: "gaussian", "parameters": walk(item.parameters), "deterministic": item.deterministic}
         if isinstance(item, Mapping) and not _is_output(item):
             return {MARK: "dict", "items": [[walk(key), walk(member)] for key, member in item.items()]}
         if isinstance(item, list):

@@ -16,6 +16,7 @@ from typing import Any, Final, TypedDict, cast
 
 import diffusers
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.pipelines import auto_pipeline
 from diffusers.utils import DummyObject
 from PIL import Image
@@ -233,10 +234,17 @@ def owned_by_kind(folder: ModelFolder) -> Mapping[Stage, frozenset[str]]:
 
 def _owned(folder: ModelFolder, roles: Mapping[str, Stage], classes: Mapping[str, Any]) -> dict[Stage, frozenset[str]]:
     owned = {stage: frozenset(name for name, role in roles.items() if role is stage) for stage in Stage}
-    if any(_image_inputs(one) for one in classes.values()):
-        # An input picture becomes latents before denoising starts.
-        owned[Stage.ENCODE] |= {name for name in owned[Stage.DECODE] if hasattr(folder.component_class(name), "encode")}
+    # An input picture becomes latents before denoising starts, whatever the argument is called.
+    owned[Stage.ENCODE] |= {
+        name for name in owned[Stage.DECODE] if any(_encodes(one, name) for one in classes.values())
+    }
     return owned
+
+
+def _encodes(pipeline_class: Any, decoder: str) -> bool:
+    """Whether the pipeline's own code calls `encode` of this component."""
+    owners = (one for one in inspect.getmro(pipeline_class) if one.__module__.startswith("diffusers.pipelines."))
+    return any(f"self.{decoder}.encode(" in inspect.getsource(one) for one in owners if one is not DiffusionPipeline)
 
 
 def _classes(folder: ModelFolder) -> dict[str, Any]:
