@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from diffusers import ControlNetModel, FluxTransformer2DModel
 
 from testbed.zoo import images
@@ -22,7 +23,13 @@ def sdxl_refiner() -> Components:
 def sd15_controlnet() -> Components:
     components = images.sd15()
     with weights(202):
-        controlnet = ControlNetModel.from_unet(components["unet"], conditioning_channels=3).eval()
+        halved_twice = (16, 32, 32)
+        controlnet = ControlNetModel.from_unet(
+            components["unet"], conditioning_embedding_out_channels=halved_twice, conditioning_channels=3
+        ).eval()
+        for zero in (weight for weight in controlnet.parameters() if not weight.any()):
+            # A ControlNet begins with zeros, and so as one that says nothing.
+            torch.nn.init.normal_(zero, std=0.2)
     return components | {"controlnet": controlnet}
 
 
@@ -30,7 +37,7 @@ def flux_control() -> Components:
     """Its network takes the control picture's latents beside the others."""
     components = images.flux()
     with weights(203):
-        config = {**components["transformer"].config, "in_channels": 32, "out_channels": 16}
-        transformer = FluxTransformer2DModel.from_config(config).eval()
+        config = {name: value for name, value in components["transformer"].config.items() if name[0] != "_"}
+        transformer = FluxTransformer2DModel(**{**config, "in_channels": 32, "out_channels": 16}).eval()
     eyes = ("image_encoder", "feature_extractor")
     return {name: one for name, one in components.items() if name not in eyes} | {"transformer": transformer}
