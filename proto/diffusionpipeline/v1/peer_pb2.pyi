@@ -140,6 +140,7 @@ class Register(_message.Message):
     SECRET_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Random, made when the worker starts (or after it was fenced). The only identity of a peer."""
     pod_name: _builtins.str
@@ -184,6 +185,10 @@ class Register(_message.Message):
     def probed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Probed]:
         """What it pulled of other peers' so far."""
 
+    @_builtins.property
+    def adapters(self) -> Global___Adapters:
+        """Absent: it has none."""
+
     def __init__(
         self,
         *,
@@ -204,14 +209,72 @@ class Register(_message.Message):
         secret: _builtins.bytes = ...,
         probe: _stage_pb2.Descriptor | None = ...,
         probed: _abc.Iterable[Global___Probed] | None = ...,
+        adapters: Global___Adapters | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool", "probe", b"probe", "process", b"process"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "model", b"model", "pool", b"pool", "probe", b"probe", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probe", b"probe", "probed", b"probed", "process", b"process", "protocol", b"protocol", "roles", b"roles", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probe", b"probe", "probed", b"probed", "process", b"process", "protocol", b"protocol", "roles", b"roles", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Register: _TypeAlias = Register  # noqa: Y015
+
+@_typing.final
+class Adapters(_message.Message):
+    """All adapters that a worker can compute with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFERED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def offered(self) -> _containers.RepeatedCompositeFieldContainer[Global___OfferedAdapter]: ...
+    def __init__(
+        self,
+        *,
+        offered: _abc.Iterable[Global___OfferedAdapter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offered", b"offered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Adapters: _TypeAlias = Adapters  # noqa: Y015
+
+@_typing.final
+class OfferedAdapter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    scale: _builtins.float
+    """Used where a request gives none."""
+    loaded: _builtins.bool
+    """In memory; else it is loaded when a request first wants it."""
+    load_seconds: _builtins.float
+    """What loading it took, if it ever was."""
+    bytes: _builtins.int
+    """Of its file."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        scale: _builtins.float = ...,
+        loaded: _builtins.bool = ...,
+        load_seconds: _builtins.float = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "load_seconds", b"load_seconds", "loaded", b"loaded", "name", b"name", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferedAdapter: _TypeAlias = OfferedAdapter  # noqa: Y015
 
 @_typing.final
 class Process(_message.Message):
@@ -452,6 +515,7 @@ class Heartbeat(_message.Message):
     BYTES_USED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     FORWARDS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     slots_used: _builtins.int
     bytes_used: _builtins.int
     draining: _builtins.bool
@@ -460,6 +524,10 @@ class Heartbeat(_message.Message):
     def forwards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForwardTime]:
         """What forwards of the denoiser's networks take there, as far as they were made lately."""
 
+    @_builtins.property
+    def adapters(self) -> Global___Adapters:
+        """Absent: as told before."""
+
     def __init__(
         self,
         *,
@@ -467,10 +535,11 @@ class Heartbeat(_message.Message):
         bytes_used: _builtins.int = ...,
         draining: _builtins.bool = ...,
         forwards: _abc.Iterable[Global___ForwardTime] | None = ...,
+        adapters: Global___Adapters | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "draining", b"draining", "forwards", b"forwards", "slots_used", b"slots_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "bytes_used", b"bytes_used", "draining", b"draining", "forwards", b"forwards", "slots_used", b"slots_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
