@@ -5,11 +5,15 @@ Importing this package costs nothing; torch and diffusers come in with `load_mod
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from diffusion_worker.model.folder import identify
 from diffusion_worker.model.source import resolve_model
 from diffusion_worker.model.types import (
+    NO_ADAPTERS,
+    AdapterFile,
+    AdapterFiles,
     DownloadFailed,
     InvalidRequest,
     Media,
@@ -21,10 +25,14 @@ from diffusion_worker.model.types import (
     StepCancelled,
     UnsupportedModel,
     Values,
+    Wanted,
 )
 from diffusionpipeline.words import Stage
 
 __all__ = [
+    "NO_ADAPTERS",
+    "AdapterFile",
+    "AdapterFiles",
     "DownloadFailed",
     "InvalidRequest",
     "Media",
@@ -36,6 +44,7 @@ __all__ = [
     "StepCancelled",
     "UnsupportedModel",
     "Values",
+    "Wanted",
     "identify",
     "load_model",
     "resolve_model",
@@ -43,9 +52,16 @@ __all__ = [
 
 
 def load_model(
-    *, path: Path, stages: frozenset[Stage], dtype: str, device: str, variant: str = "", allow_pickle: bool = False
+    *,
+    path: Path,
+    stages: frozenset[Stage],
+    dtype: str,
+    device: str,
+    variant: str = "",
+    allow_pickle: bool = False,
+    adapters: AdapterFiles = NO_ADAPTERS,
 ) -> RoleModel:
-    """Loads the weights that `stages` need, and no others.
+    """Loads the weights that `stages` need, and no others, and what `adapters` have for these.
 
     Cuts along the model's blocks where diffusers has sound ones, else by capture and replay of the classic pipeline.
     Raises UnsupportedModel, which names what is missing.
@@ -58,7 +74,9 @@ def load_model(
     folder = open_folder(path, variant=variant, allow_pickle=allow_pickle)
     check_folder(folder)
     if find_cut(folder) is not None:
-        return ModularModel(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)
-    from diffusion_worker.model.replay import ReplayModel
+        way: Callable[..., RoleModel] = ModularModel
+    else:
+        from diffusion_worker.model.replay import ReplayModel
 
-    return ReplayModel(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        way = ReplayModel
+    return way(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle, adapters=adapters)

@@ -15,11 +15,14 @@ samples of its batch apart can't be read off it: `forwards.py` tries it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+
+if TYPE_CHECKING:
+    from diffusion_worker.model.adapters import Chosen
 
 _PLAIN: Final = (str, bool, int, float, type(None), torch.dtype, torch.device)
 
@@ -35,6 +38,8 @@ class Call:
     network: torch.nn.Module
     arguments: Mapping[str, Any]
     main: str
+    adapters: Chosen | None = None
+    """None: the network never has any."""
 
     @property
     def batch(self) -> int:
@@ -65,14 +70,22 @@ class Call:
             else _outline(value, self.batch)
             for name, value in self.arguments.items()
         }
-        return (id(self.network), tuple(sorted(outlines.items(), key=lambda entry: entry[0])))
+        return (id(self.network), self.adapters, tuple(sorted(outlines.items(), key=lambda entry: entry[0])))
 
     def run(self) -> Any:
         """What the network makes of it."""
+        if self.adapters is not None:
+            self.adapters.activate(self.network)
         return self.network(**self.arguments)
 
 
-def bind(network: torch.nn.Module, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+def bind(
+    network: torch.nn.Module,
+    names: Sequence[str],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    adapters: Chosen | None = None,
+) -> Call:
     """The call `network(*args, **kwargs)`, whose `forward` has positional parameters of these names.
 
     Raises TypeError, as that call would.
@@ -80,7 +93,7 @@ def bind(network: torch.nn.Module, names: Sequence[str], args: Sequence[Any], kw
     arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     if len(arguments) != len(args) + len(kwargs):
         raise TypeError(f"{type(network).__name__} takes {', '.join(names)}, each once")
-    return Call(network, arguments, names[0])
+    return Call(network, arguments, names[0], adapters)
 
 
 def merge(calls: Sequence[Call]) -> Call:
@@ -89,7 +102,7 @@ def merge(calls: Sequence[Call]) -> Call:
     sizes = [call.batch for call in calls]
     first = calls[0]
     arguments = {name: _join([call.arguments[name] for call in calls], sizes) for name in first.arguments}
-    return Call(first.network, arguments, first.main)
+    return replace(first, arguments=arguments)
 
 
 def split(output: Any, calls: Sequence[Call]) -> list[Any]:
@@ -194,13 +207,12 @@ def _pad(calls: Sequence[Call]) -> Sequence[Call]:
     names = _padded(calls[0])
     longest = {name: max(call.arguments[name].shape[1] for call in calls) for name in names}
     return [
-        Call(
-            call.network,
-            {
+        replace(
+            call,
+            arguments={
                 name: _lengthen(value, longest[name]) if name in names else value
                 for name, value in call.arguments.items()
             },
-            call.main,
         )
         for call in calls
     ]

@@ -18,6 +18,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model import media
+from diffusion_worker.model.adapters import Adapters, Chosen
 from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads
 from diffusion_worker.model.cut import Pieces, check_sound, find_cut, output_of
 from diffusion_worker.model.driving import Driver
@@ -28,9 +29,12 @@ from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_in
 from diffusion_worker.model.pipes import Pipe, Pipes, build
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.types import (
+    NO_ADAPTERS,
+    AdapterFiles,
     InvalidRequest,
     Media,
     ModelError,
+    Offered,
     Parameters,
     UnsupportedModel,
     Values,
@@ -77,7 +81,14 @@ class ModularModel:
     way = "modular"
 
     def __init__(
-        self, folder: ModelFolder, *, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
+        self,
+        folder: ModelFolder,
+        *,
+        stages: frozenset[Stage],
+        dtype: str,
+        device: str,
+        allow_pickle: bool = False,
+        adapters: AdapterFiles = NO_ADAPTERS,
     ) -> None:
         quieten()
         self.stages = stages
@@ -92,14 +103,6 @@ class ModularModel:
         self.output = output_of(cut, workflows.values())
         for name, pieces in workflows.items():
             check_sound(cut, name, pieces)
-        self.workflows = tuple(
-            Workflow(
-                images=frozenset(cut.workflows[name].keys() & cut.image_inputs),
-                encoding_reads=encoding_reads(pieces, cut),
-                resumable=can_park(pieces.blocks[Stage.DENOISE]),
-            )
-            for name, pieces in workflows.items()
-        )
         self.owned = owned_by_blocks(cut, self._folder)
         """Components with files, by the stage that loads them: of all stages, not only of this object's."""
         wanted = {name for stage in stages for name in self.owned[stage]}
@@ -112,6 +115,17 @@ class ModularModel:
             for name in sorted(self._folder.components.keys() - wanted)
             if self._folder.is_module(name)
         }
+        own = {name: self._components[name] for name in sorted(wanted)}
+        self.adapters = Adapters(folder.pipeline_class, own, adapters)
+        read_too = {"adapters"} if self.adapters.may_touch(self.owned[Stage.ENCODE]) else set()
+        self.workflows = tuple(
+            Workflow(
+                images=frozenset(cut.workflows[name].keys() & cut.image_inputs),
+                encoding_reads=encoding_reads(pieces, cut) | read_too,
+                resumable=can_park(pieces.blocks[Stage.DENOISE]),
+            )
+            for name, pieces in workflows.items()
+        )
         self._pipes = Pipes()
         self._size_multiple = self._smallest_size()
 
@@ -125,9 +139,13 @@ class ModularModel:
         """The model's folder."""
         return self._folder
 
+    def adapters_offered(self) -> list[Offered] | None:
+        return self.adapters.offered() if self.adapters else None
+
     def encode(self, parameters: Parameters) -> Values:
         self._require(Stage.ENCODE)
         bound = self._bind(parameters)
+        self.adapters.activate_all(self.adapters.choose(parameters.adapters))
         generator = torch.Generator("cpu").manual_seed(parameters.seed)
         made = _begin(bound, {**bound.inputs, **parameters.images}, {}, generator)
         shipped = self._run(Stage.ENCODE, made)
@@ -151,8 +169,9 @@ class ModularModel:
         generator = conditioning.get("generator") or torch.Generator("cpu").manual_seed(parameters.seed)
         made = _begin(bound, {**bound.inputs, **conditioning["inputs"]}, conditioning["tags"], generator)
         walk = Walk(driver, generator, resume_of(values))
+        chosen = self.adapters.choose(parameters.adapters)
         try:
-            latents = self._run(Stage.DENOISE, made, driver, walk)
+            latents = self._run(Stage.DENOISE, made, driver, walk, chosen)
         except Parked as parked:
             return {**values, "resume": parked.resume}
         check_made(latents["inputs"], Stage.DENOISE)
@@ -175,9 +194,16 @@ class ModularModel:
     def _bind(self, parameters: Parameters) -> Bound:
         return bind(parameters, self._cut, self._folder, output=self.output, size_multiple=self._size_multiple)
 
-    def _run(self, stage: Stage, made: Made, driver: Driver | None = None, walk: Walk | None = None) -> Made:
+    def _run(
+        self,
+        stage: Stage,
+        made: Made,
+        driver: Driver | None = None,
+        walk: Walk | None = None,
+        chosen: Chosen | None = None,
+    ) -> Made:
         """What later stages need: of what the stage was given, and of what it made."""
-        state = self._call(stage, made, driver, walk)
+        state = self._call(stage, made, driver, walk, chosen)
         needs = self._cut.pieces(made["triggers"]).needs_after(stage)
         merged = {**made["inputs"], **state.values}
         tags = dict(made["tags"])
@@ -194,12 +220,19 @@ class ModularModel:
             "tags": {tag: names for tag, names in kept.items() if names},
         }
 
-    def _call(self, stage: Stage, made: Made, driver: Driver | None = None, walk: Walk | None = None) -> Any:
+    def _call(
+        self,
+        stage: Stage,
+        made: Made,
+        driver: Driver | None = None,
+        walk: Walk | None = None,
+        chosen: Chosen | None = None,
+    ) -> Any:
         """Runs the stage's blocks and returns their PipelineState."""
         triggers = made["triggers"]
         key = (stage, tuple(sorted(triggers.items())))
         with self._pipes.take(key, lambda: self._build(stage, self._cut.pieces(triggers))) as pipe:
-            pipe.questions.driver, pipe.place.walk = driver, walk
+            pipe.questions.driver, pipe.questions.adapters, pipe.place.walk = driver, chosen, walk
             self._set_guidance(pipe, stage, made["guidance_scale"])
             return self._call_with(pipe, stage, made)
 

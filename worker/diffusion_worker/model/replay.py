@@ -22,6 +22,7 @@ from diffusers.utils import DummyObject
 from PIL import Image
 
 from diffusion_worker.model import arguments, capture, media
+from diffusion_worker.model.adapters import Adapters, Chosen
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.families import FPS_INPUTS, PICTURES, RESERVED_INPUTS
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
@@ -34,9 +35,12 @@ from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_cut
 from diffusion_worker.model.standins import Questions, stand_in
 from diffusion_worker.model.types import (
+    NO_ADAPTERS,
+    AdapterFiles,
     InvalidRequest,
     Media,
     ModelError,
+    Offered,
     Parameters,
     UnsupportedModel,
     Values,
@@ -74,7 +78,14 @@ class ReplayModel:
     way = "replay"
 
     def __init__(
-        self, folder: ModelFolder, *, stages: frozenset[Stage], dtype: str, device: str, allow_pickle: bool = False
+        self,
+        folder: ModelFolder,
+        *,
+        stages: frozenset[Stage],
+        dtype: str,
+        device: str,
+        allow_pickle: bool = False,
+        adapters: AdapterFiles = NO_ADAPTERS,
     ) -> None:
         quieten()
         self.stages = stages
@@ -99,6 +110,8 @@ class ReplayModel:
             else make_shell(self._folder, name, dtype=torch_dtype(dtype), device=device)
             for name in sorted(self._folder.components)
         }
+        own = {name: self._components[name] for name in sorted(whole)}
+        self.adapters = Adapters(folder.pipeline_class, own, adapters)
         self._parts = capture.Parts(
             *({name: self._components[name] for name, role in roles.items() if role is stage} for stage in Stage)
         )
@@ -114,6 +127,9 @@ class ReplayModel:
         """The model's folder."""
         return self._folder
 
+    def adapters_offered(self) -> list[Offered] | None:
+        return self.adapters.offered() if self.adapters else None
+
     def encode(self, parameters: Parameters) -> Values:
         self._require(Stage.ENCODE)
         arguments.check_format(parameters.output_format, self.output)
@@ -128,17 +144,19 @@ class ReplayModel:
             "fps": fps,
             "output_format": parameters.output_format,
         }
+        self.adapters.activate_all(self.adapters.choose(parameters.adapters))
         with self._run(Stage.ENCODE, request) as run:
             return {**request, "records": capture.encode(run)}
 
     def denoise(self, values: Values, parameters: Parameters, driver: Driver) -> Values:
-        # All of the request is in what encoding made: this way can't tell what encoding read.
+        # All else of the request is in what encoding made: this way can't tell what encoding read.
         self._require(Stage.DENOISE)
         request = self._request(values)
         records = cast(list[capture.Record], values["records"])
         resume = cast(Retraced | None, values.get("resume"))
+        chosen = self.adapters.choose(parameters.adapters)
         try:
-            with self._run(Stage.DENOISE, request, OwnDraws(driver, self._device)) as run:
+            with self._run(Stage.DENOISE, request, OwnDraws(driver, self._device), chosen) as run:
                 schedulers = schedulers_of(vars(run.pipeline))
                 retrace = Retrace(driver, schedulers, run.generator, self._device, resume)
                 made = capture.denoise(run, records, retrace)
@@ -157,14 +175,16 @@ class ReplayModel:
         return [media.encode_video(one, request["fps"]) for one in media.frames_of(_made(result))]
 
     @contextmanager
-    def _run(self, stage: Stage, request: Request, driver: Driver | None = None) -> Iterator[capture.Run]:
+    def _run(
+        self, stage: Stage, request: Request, driver: Driver | None = None, chosen: Chosen | None = None
+    ) -> Iterator[capture.Run]:
         """One run of the request's pipeline, whose denoisers ask `driver`. Names what goes wrong in it."""
         generator = torch.Generator("cpu").manual_seed(request["seed"])
         pipeline = copy.copy(self._pipelines[request["kind"]])
         for name, component in schedulers_of(self._components).items():
             # A scheduler keeps the state of one denoising, such as the history of a multistep method.
             setattr(pipeline, name, copy.deepcopy(component))
-        parts = self._parts if driver is None else self._twins(driver)
+        parts = self._parts if driver is None else self._twins(driver, chosen)
         for name, part in parts.all():
             # Past the pipeline's own __setattr__, which would register it.
             pipeline.__dict__[name] = part
@@ -186,14 +206,14 @@ class ReplayModel:
         except Exception as error:
             raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
 
-    def _twins(self, driver: Driver) -> capture.Parts:
+    def _twins(self, driver: Driver, chosen: Chosen | None) -> capture.Parts:
         """Parts that one denoising may listen to while others wait in the middle of theirs. None of them computes.
 
         (Computing is for originals: transformers notes on a module that it put hooks into its layers, and puts more
         into the same layers for a copy that lacks the note.)
         """
         questions = Questions()
-        questions.driver = driver
+        questions.driver, questions.adapters = driver, chosen
         return capture.Parts(
             {name: copy.copy(one) for name, one in self._parts.encoders.items()},
             {name: stand_in(one, questions) for name, one in self._parts.denoisers.items()},

@@ -11,13 +11,16 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diffusion_worker.model.calls import Call, bind
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.types import ModelError
+
+if TYPE_CHECKING:
+    from diffusion_worker.model.adapters import Chosen
 
 
 class Asked(BaseException):
@@ -34,6 +37,8 @@ class Questions:
     def __init__(self) -> None:
         self.driver: Driver | None = None
         """Whose denoising runs just now."""
+        self.adapters: Chosen | None = None
+        """That its networks compute with."""
         self._collecting = False
         self._answers: list[tuple[Call, Any]] | None = None
         self._inline = False
@@ -94,7 +99,7 @@ def stand_in(network: torch.nn.Module, questions: Questions) -> torch.nn.Module:
 
     @wraps(forward)
     def ask(*args: Any, **kwargs: Any) -> Any:
-        return questions.put(bind(network, names, args, kwargs))
+        return questions.put(bind(network, names, args, kwargs, questions.adapters))
 
     # Past nn.Module's own __setattr__.
     twin.__dict__["forward"] = ask

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from diffusionpipeline.words import Stage
 
@@ -21,6 +22,49 @@ Values: TypeAlias = "dict[str, object]"
 
 OnStep: TypeAlias = Callable[[int, int], None]
 """Called after each denoising step with (step, steps), 1-based. What it raises ends the denoising."""
+
+
+class Wanted(NamedTuple):
+    """An adapter that a request is computed with. `scale`: None is the adapter's own."""
+
+    name: str
+    scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """Where an adapter's weights are: a safetensors file, or the folder of one, whose name `file` may say."""
+
+    name: str
+    path: Path
+    file: str = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """Adapters that a model is to have: those listed, from the start on, and those in `folder`, when they are wanted.
+
+    max_loaded: of the folder's at once.
+    """
+
+    listed: Sequence[AdapterFile] = ()
+    folder: Path | None = None
+    max_loaded: int = 8
+
+
+NO_ADAPTERS: Final = AdapterFiles()
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An adapter that a model can compute with. load_seconds: what that took when it was last loaded."""
+
+    name: str
+    scale: float
+    loaded: bool
+    load_seconds: float
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +85,8 @@ class Parameters:
     """Input images by the pipeline's own argument name: image, last_image, …"""
     extra: Mapping[str, Scalar] = field(default_factory=dict)
     """Arguments that only this family of models has, such as max_sequence_length."""
+    adapters: Sequence[Wanted] = ()
+    """In this order: sums of several depend on it in their last bits."""
     exact: bool | None = None
     """Computed with nobody else's request."""
     output_format: str = "png"
@@ -114,6 +160,9 @@ class StageModel(Protocol):
     @property
     def workflows(self) -> Sequence[Workflow]:
         """The uses that are served."""
+
+    def adapters_offered(self) -> Sequence[Offered] | None:
+        """All that requests may name; None: this model never has any. Callable from any thread."""
 
     def encode(self, parameters: Parameters) -> Values:
         """Raises InvalidRequest, ModelError."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from diffusion_worker.model.types import InvalidRequest, Parameters
+from diffusion_worker.model.types import InvalidRequest, Parameters, Wanted
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
 from diffusion_worker.work.outcomes import Output
@@ -104,6 +104,7 @@ def parameters(message: stage_pb2.JobParameters, images: Mapping[str, Image]) ->
     return Parameters(
         **{"prompt": "", "seed": 0, **given},
         images=images,
+        adapters=[Wanted(one.name, one.scale if one.HasField("scale") else None) for one in message.adapters],
         extra={name: _scalar(value) for name, value in message.extra.items()},
     )
 
