@@ -9,10 +9,11 @@ from pathlib import Path
 from platform import python_version
 from typing import Final
 
-from diffusion_worker.model import identify, load_model, resolve_model
+from diffusion_worker.model import NO_ADAPTERS, AdapterFiles, UnsupportedModel, identify, load_model, resolve_model
 from diffusion_worker.model.types import StageModel, Told
 from diffusion_worker.settings import Settings
 from diffusionpipeline.v1 import peer_pb2
+from diffusionpipeline.words import Stage
 
 _MOONCAKE_WHEELS: Final = ("mooncake-transfer-engine", "mooncake-transfer-engine-non-cuda")
 
@@ -40,6 +41,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         device=settings.device,
         variant=settings.model_variant,
         allow_pickle=settings.allow_pickle,
+        adapters=_adapters(settings, paused),
     )
     return Loaded(model, _identity(settings, digest, model.output))
 
@@ -58,6 +60,32 @@ def fetch(settings: Settings, told: Told, paused: Callable[[], None]) -> Path:
         cache_wait_seconds=settings.cache_wait_seconds,
         paused=paused,
     )
+
+
+def _adapters(settings: Settings, paused: Callable[[], None]) -> AdapterFiles:
+    """The files of the adapters that this worker is to load, fetched. Raises UnsupportedModel, DownloadFailed."""
+    if settings.stages == {Stage.DECODE}:
+        # Nothing that decodes can have any.
+        return NO_ADAPTERS
+    from diffusion_worker.model.adapter_files import at_path, from_hub, share_of
+
+    listed = [
+        at_path(one.name, one.id, one.file, one.scale)
+        if one.source == "Path"
+        else from_hub(
+            one.name,
+            share_of(one.id, one.revision),
+            one.file,
+            one.scale,
+            patience_seconds=settings.download_patience_seconds,
+            paused=paused,
+        )
+        for one in settings.adapters
+    ]
+    folder = Path(settings.adapter_folder) if settings.adapter_folder else None
+    if folder is not None and not folder.is_dir():
+        raise UnsupportedModel(f"model.adapterSource: there is no folder {folder}: mount it into the workers")
+    return AdapterFiles(listed, folder, settings.max_loaded_adapters)
 
 
 def adopt(model: StageModel, settings: Settings) -> Loaded:

@@ -20,6 +20,7 @@ from diffusion_worker.ends import Stalled, TransportFailed
 from diffusion_worker.link.artifacts import Artifacts
 from diffusion_worker.link.leaving import break_off, drain
 from diffusion_worker.link.loading import tell_loading
+from diffusion_worker.link.offering import Offering
 from diffusion_worker.link.probing import Probing
 from diffusion_worker.link.stream import RouterStream
 from diffusion_worker.link.worker import Worker
@@ -128,7 +129,11 @@ class Serving:
             )
             probing = Probing(transport, stream.send, self._metrics.set_peer_pull)
             stack.callback(probing.close)
-            worker = Worker(settings, loaded, transport, proof, runner, self._paces, probing, leave=stop.set)
+            offering = Offering(loaded.model)
+            await offering.look()
+            looking = asyncio.create_task(offering.keep())
+            stack.callback(looking.cancel)
+            worker = Worker(settings, loaded, transport, proof, runner, self._paces, probing, offering, leave=stop.set)
             self._standing.takes_work = True
             await self._attend(stream, worker, runner, transport, stop)
 

@@ -8,12 +8,25 @@ from ipaddress import ip_address
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
 from diffusionpipeline.words import MODEL_ROLES, STAGES, ModelRole, Stage
+
+
+class AdapterSetting(BaseModel):
+    """One of the adapters that the pipeline's resource lists."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
+    source: Literal["Path", "Hub"]
+    id: str = Field(min_length=1, description="Path: a folder or file; Hub: owner/name")
+    revision: str = ""
+    file: str = Field("", pattern=r"^[^/\\]*$", description="Of several in the folder")
+    scale: float = Field(1.0, allow_inf_nan=False)
 
 
 class Settings(ProcessSettings):
@@ -38,6 +51,9 @@ class Settings(ProcessSettings):
         "", pattern=r"^[\w-]*$", description="Variant of the weights where a component has it, such as fp16"
     )
     model_dtype: str = Field("float32", description="Element type of the weights, such as bfloat16")
+    adapters: list[AdapterSetting] = Field([], max_length=64, description="LoRA adapters, loaded at the start: JSON")
+    adapter_folder: str = Field("", description="Folder of adapters that are loaded when requests first want them")
+    max_loaded_adapters: int = Field(8, ge=1, le=256, description="Of that folder's, how many stay loaded")
     allow_pickle: bool = Field(False, description="Also read weights that are pickles, which can run any code")
     download_patience_seconds: float = Field(
         300.0, ge=0, description="Hub: a download is given up when nothing more came for so long"
@@ -118,6 +134,13 @@ class Settings(ProcessSettings):
     @classmethod
     def _name(cls, value: str) -> str:
         return value or f"{socket.gethostname()}-{os.getpid()}"
+
+    @field_validator("adapters")
+    @classmethod
+    def _names_once(cls, value: list[AdapterSetting]) -> list[AdapterSetting]:
+        if len({one.name for one in value}) < len(value):
+            raise ValueError("two adapters have one name")
+        return value
 
     @model_validator(mode="after")
     def _ports(self) -> Self:

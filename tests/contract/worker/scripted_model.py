@@ -40,6 +40,10 @@ class ScriptedModel:
 
     output = "image"
     workflows = ()
+
+    def adapters_offered(self) -> None:
+        return None
+
     way = "scripted"
 
     def __init__(self, stages: frozenset[Stage] = ALL) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
+from testbed.zoo.adapters import adapter_files, put_on
 from testbed.zoo.cache import ensure
 from testbed.zoo.catalogue import FAMILIES
 
@@ -32,7 +33,7 @@ _OF_PICTURES = {
 @dataclass(frozen=True)
 class Case:
     """A family in one precision on one device, with fields of the request changed, and how often each input picture is
-    turned."""
+    turned. adapters: that it is computed with, by a model that has some; None: by one that has none."""
 
     family: str
     dtype: str = "float32"
@@ -40,6 +41,7 @@ class Case:
     changes: tuple[tuple[str, Any], ...] = ()
     picture: int = 0
     without_shells: bool = False
+    adapters: tuple[tuple[str, float | None], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class _Server:
 
         self._shell_makers = [(module, module.make_shell) for module in (modular, replay)]
         self._stages = stages
-        self._models: dict[tuple[str, str, str, bool], Any] = {}
+        self._models: dict[tuple[str, str, str, bool, bool], Any] = {}
         self._made: list[Any] = []
         original = media.frames_of
 
@@ -210,6 +212,8 @@ class _Server:
     def distance_to_classic(self, case: Case, *, gathers: bool = False) -> float:
         """The largest difference of what the VAE is given to decode to what diffusers' own pipeline gives it."""
         pipeline, arguments = _classic(case)
+        if case.adapters is not None:
+            put_on(pipeline, FAMILIES[case.family].checkpoint, case.adapters)
         with _decoded_by(type(pipeline.vae)) as ours:
             self.whole(case, gathers=gathers)
         with _decoded_by(type(pipeline.vae)) as classics:
@@ -264,16 +268,18 @@ class _Server:
         return float(np.abs(np.asarray(made) - np.asarray(_plain(case))).max())
 
     def _model(self, case: Case) -> Any:
-        from diffusion_worker.model import load_model
+        from diffusion_worker.model import NO_ADAPTERS, load_model
         from diffusionpipeline.words import Stage
 
-        key = (FAMILIES[case.family].checkpoint.name, case.dtype, case.device, case.without_shells)
+        checkpoint, adapted = FAMILIES[case.family].checkpoint, case.adapters is not None
+        key = (checkpoint.name, case.dtype, case.device, case.without_shells, adapted)
         if key not in self._models:
             try:
                 for module, _ in self._shell_makers if case.without_shells else ():
                     module.make_shell = lambda *_args, **_kwargs: None
                 self._models[key] = load_model(
-                    path=ensure(FAMILIES[case.family].checkpoint),
+                    path=ensure(checkpoint),
+                    adapters=adapter_files(checkpoint) if adapted else NO_ADAPTERS,
                     stages=frozenset(Stage(stage) for stage in self._stages),
                     dtype=case.dtype,
                     device=case.device,
@@ -285,13 +291,14 @@ class _Server:
 
 
 def _parameters(case: Case) -> Any:
-    from diffusion_worker.model import Parameters
+    from diffusion_worker.model import Parameters, Wanted
 
     family = FAMILIES[case.family]
     images = {name: _picture(size, case.picture) for name, size in family.images.items()}
     output_format = "png" if family.output == "image" else "mp4"
     fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
-    return Parameters(**fields, images=images, output_format=output_format)
+    wanted = [Wanted(*one) for one in case.adapters or ()]
+    return Parameters(**fields, images=images, adapters=wanted, output_format=output_format)
 
 
 def _picture(size: tuple[int, int], number: int) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from diffusion_worker.link.offering import Offering
 from diffusion_worker.link.probing import Probing
 from diffusion_worker.link.process import this_process
 from diffusion_worker.loading import Loaded, versions
@@ -35,6 +36,7 @@ class Worker:
         runner: Runner,
         paces: Paces,
         probing: Probing,
+        offering: Offering,
         *,
         leave: Callable[[], None],
     ) -> None:
@@ -46,6 +48,7 @@ class Worker:
         self._paces = paces
         self._probe = Probe(transport.pool)
         self._probing = probing
+        self._offering = offering
         self._leave = leave
         self._versions = versions()
         self._process = this_process(settings.pod_uid)
@@ -91,6 +94,7 @@ class Worker:
             ],
             probe=to_wire(probe, self._settings.generation) if probe is not None else None,
             probed=self._probing.found(),
+            adapters=self._offering.all(),
         )
 
     def unsettled(self) -> Iterator[peer_pb2.PeerReport]:
@@ -104,6 +108,7 @@ class Worker:
             bytes_used=pool.bytes_used,
             draining=self._runner.draining,
             forwards=self._paces.reports(),
+            adapters=self._offering.news(),
         )
 
     def obey(self, command: peer_pb2.RouterCommand) -> None:

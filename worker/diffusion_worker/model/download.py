@@ -79,7 +79,7 @@ def fetch(
     """
     # It logs addresses, and those of files are good for whoever has them.
     hub_logging.set_verbosity(logging.CRITICAL)
-    asked = _Download(share, told, endpoint or constants.ENDPOINT, cache or Path(constants.HF_HUB_CACHE))
+    asked = Download(share, told, endpoint or constants.ENDPOINT, cache or Path(constants.HF_HUB_CACHE))
     if offline is None:
         offline = constants.is_offline_mode()
     if offline:
@@ -107,7 +107,7 @@ def sizes(share: Share, *, patience: Patience, endpoint: str = "", cache: Path |
     Raises DownloadFailed, UnsupportedModel, OSError, as `fetch` does.
     """
     hub_logging.set_verbosity(logging.CRITICAL)
-    asked = _Download(
+    asked = Download(
         share, lambda done, total: None, endpoint or constants.ENDPOINT, cache or Path(constants.HF_HUB_CACHE)
     )
     huggingface_hub.set_client_factory(lambda: PatientClient(patience))
@@ -118,7 +118,7 @@ def sizes(share: Share, *, patience: Patience, endpoint: str = "", cache: Path |
     return found
 
 
-class _Download:
+class Download:
     """One share, on its way."""
 
     def __init__(self, share: Share, told: Told, endpoint: str, cache: Path) -> None:
@@ -127,7 +127,7 @@ class _Download:
         self._endpoint = endpoint.rstrip("/")
         self.cache = cache
         self.name = f"{share.id}@{share.revision}" if share.revision else share.id
-        self._common: dict[str, Any] = {
+        self.common: dict[str, Any] = {
             "repo_id": share.id,
             "cache_dir": cache,
             "endpoint": self._endpoint,
@@ -240,7 +240,7 @@ class _Download:
         patterns = [*INDEX_FILES, DEFAULTS_FILE]
         revision = self._share.revision or None
         found = huggingface_hub.snapshot_download(
-            **self._common, revision=revision, allow_patterns=patterns, tqdm_class=_Silent, **options
+            **self.common, revision=revision, allow_patterns=patterns, tqdm_class=_Silent, **options
         )
         return Path(found)
 
@@ -299,7 +299,7 @@ class _Download:
                 done.result()
 
     def _get_one(self, commit: str, name: str, bar: Any) -> None:
-        huggingface_hub.hf_hub_download(**self._common, filename=name, revision=commit, tqdm_class=bar)
+        huggingface_hub.hf_hub_download(**self.common, filename=name, revision=commit, tqdm_class=bar)
 
 
 class _Silent:

@@ -7,6 +7,7 @@ works, so the file is compared with the networks before they are touched, and wh
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from transformers import PreTrainedModel
 
-from diffusion_worker.model.files import check_weight_files
+from diffusion_worker.model.files import check_weight_files, header
 from diffusion_worker.model.intact import check_made
 from diffusion_worker.model.types import ModelError, UnsupportedModel
 
@@ -73,6 +74,11 @@ class Loader:
     def read(self, file: Path) -> Contents:
         """What the file holds for these pipelines."""
         check_weight_files([file])
+        if dora := sorted(key for key in json.loads(header(file)) if "dora_scale" in key):
+            raise UnsupportedModel(
+                f"{file}: is DoRA ({_named(dora)}), of which diffusers would leave out the scales: take one that is "
+                "plain LoRA"
+            )
         options: dict[str, Any] = {"return_lora_metadata": True, "use_safetensors": True, "local_files_only": True}
         if "return_alphas" in inspect.getsource(self._mixin.lora_state_dict):
             options["return_alphas"] = True

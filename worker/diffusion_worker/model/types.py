@@ -161,8 +161,8 @@ class StageModel(Protocol):
     def workflows(self) -> Sequence[Workflow]:
         """The uses that are served."""
 
-    def adapters_offered(self) -> Sequence[Offered] | None:
-        """All that requests may name; None: this model never has any. Callable from any thread."""
+    def adapters_offered(self) -> list[Offered] | None:
+        """All that requests may name; None: this model never has any. Callable from any thread; may read a folder."""
 
     def encode(self, parameters: Parameters) -> Values:
         """Raises InvalidRequest, ModelError."""

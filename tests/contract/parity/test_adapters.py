@@ -1,0 +1,75 @@
+"""I12 with LoRA: split equals whole and the classic pipeline, and an adapter leaves nothing behind once it is off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from testbed.zoo.processes import Case, Stay
+
+FAMILIES = ("sd15", "sdxl", "flux", "qwen-image", "wan21", "sd3", "wan22", "z-image", "ltx")
+IN_GATE = 5
+BOTH = (("one", 0.5), ("two", -0.7))
+
+pytestmark = pytest.mark.timeout(900)
+
+each_family = pytest.mark.parametrize(
+    "adapted", [pytest.param(one, marks=[pytest.mark.thorough] * (at >= IN_GATE)) for at, one in enumerate(FAMILIES)]
+)
+each_set = pytest.mark.parametrize(
+    "adapters",
+    [(), (("one", None),), (("two", None),), BOTH, BOTH[::-1]],
+    ids=["none", "one", "another", "both", "the-other-way-round"],
+)
+
+
+@each_family
+@each_set
+def test_split_equals_whole_and_the_classic_pipeline(pipeline: Any, adapted: str, adapters: Any) -> None:
+    case = Case(adapted, adapters=adapters)
+    made = pipeline.run(case)
+    assert made["split"]["files"] == made["whole"]["files"]
+    assert made["split"]["pixels"] == made["whole"]["pixels"]
+    assert pipeline.whole.call("distance_to_classic", case, gathers=True) == 0.0
+
+
+@each_family
+def test_in_half_precision_split_equals_whole(pipeline: Any, adapted: str) -> None:
+    case = Case(adapted, "bfloat16", adapters=BOTH)
+    made = pipeline.run(case)
+    assert made["split"]["files"] == made["whole"]["files"]
+
+
+@each_family
+def test_on_off_and_over_leave_no_trace(pipeline: Any, adapted: str) -> None:
+    def make(adapters: Any) -> Any:
+        return pipeline.split(Case(adapted, adapters=adapters))["denoised"]
+
+    never = pipeline.split(Case(adapted))["denoised"]
+    one, two, both = make((("one", None),)), make((("two", None),)), make(BOTH)
+    assert len({never, one, two, both}) == 4
+    for adapters, expected in (((), never), ((("one", None),), one), (BOTH, both), ((), never)):
+        assert make(adapters) == expected
+
+
+@each_family
+def test_those_with_other_adapters_share_no_forward(pipeline: Any, adapted: str) -> None:
+    sets: Any = ((), (("one", None),), (("one", 0.5),), BOTH)
+    cases = [Case(adapted, adapters=adapters) for adapters in sets]
+    alone = [pipeline.split(case) for case in cases]
+    stays = [Stay(case, one["encoded"]) for case, one in zip(cases, alone, strict=True)]
+    together = pipeline.denoiser.call("denoise_together", stays)
+    gathered = [
+        pipeline.denoiser.call("denoise", case, one["encoded"], gathers=True)[0]
+        for case, one in zip(cases, alone, strict=True)
+    ]
+    assert together["denoised"] == gathered
+
+
+@each_family
+def test_those_with_the_same_adapters_do(pipeline: Any, adapted: str) -> None:
+    cases = [Case(adapted, adapters=BOTH, changes=(("seed", seed),)) for seed in (7, 8)]
+    encoded = [pipeline.encoder.call("encode", case) for case in cases]
+    together = pipeline.denoiser.call("denoise_together", [Stay(*one) for one in zip(cases, encoded, strict=True)])
+    assert together["forwards"]["joined"]
