@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
 
 from diffusion_worker.app import serve
 from diffusion_worker.health import Ports
+from diffusion_worker.model.types import StageModel
 from diffusion_worker.settings import Settings
 from diffusionpipeline.v1 import stage_pb2
 from diffusionpipeline.words import Role
@@ -26,7 +28,7 @@ class Worker:
     """A whole worker in this process, with a scripted model."""
 
     settings: Settings
-    model: ScriptedModel
+    model: Any
     router: ScriptedRouter
     stop: asyncio.Event
     ports: Ports
@@ -82,10 +84,10 @@ async def router() -> AsyncIterator[ScriptedRouter]:
 
 @pytest.fixture
 async def start(router: ScriptedRouter) -> AsyncIterator[Start]:
-    """Starts workers: `await start("encoder", "denoiser", pool_size=…)`."""
+    """Starts workers: `await start("encoder", "denoiser", pool_size=…)`; a `model` in place of a scripted one."""
     workers: list[Worker] = []
 
-    async def start(*roles: str, **given: object) -> Worker:
+    async def start(*roles: str, model: StageModel | None = None, **given: object) -> Worker:
         values = {
             "roles": [Role(role) for role in roles or ("encoder", "denoiser", "decoder")],
             "pod_name": f"{'-'.join(roles) or 'whole'}-{len(workers)}",
@@ -97,7 +99,7 @@ async def start(router: ScriptedRouter) -> AsyncIterator[Start]:
             **given,
         }
         settings = Settings.model_validate(values)
-        model = ScriptedModel(settings.stages)
+        model = model or ScriptedModel(settings.stages)
         stop, ports = asyncio.Event(), asyncio.get_running_loop().create_future()
         task = asyncio.create_task(serve(settings, model=model, stop=stop, ready=ports.set_result))
         await asyncio.wait({task, ports}, return_when=asyncio.FIRST_COMPLETED)
@@ -109,7 +111,8 @@ async def start(router: ScriptedRouter) -> AsyncIterator[Start]:
 
     yield start
     for worker in workers:
-        worker.model.let_go(1000)
+        if isinstance(worker.model, ScriptedModel):
+            worker.model.let_go(1000)
         worker.task.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await worker.task
