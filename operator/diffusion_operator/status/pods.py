@@ -7,7 +7,6 @@ until the pod is ready, and of how it ended only what does not change by itself 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -16,6 +15,7 @@ from diffusion_operator.render import names
 from diffusion_operator.status import reasons
 from diffusion_operator.status.observed import PodProblem
 from diffusion_operator.status.wording import detail
+from diffusionpipeline.lastwords import last_words
 from diffusionpipeline.words import (
     EXIT_DOWNLOAD,
     EXIT_FAILED,
@@ -198,7 +198,7 @@ def _ended(spec: Object, status: Object) -> Found | None:
         return reasons.OUT_OF_MEMORY, _out_of_memory(spec)
     if ended.get("reason") in _START_FAILED:
         return reasons.CREATE_CONTAINER, _told(f"{name} can't be started", ended.get("message") or "")
-    said = _last_words(ended.get("message") or "")
+    said = last_words(ended.get("message") or "")
     ours = name in (names.MAIN, names.PULL)
     if ours and code in _EXIT_CODES:
         reason = _EXIT_CODES[code]
@@ -227,21 +227,6 @@ def _how(code: int) -> str:
         # Probes that fail end a container so, too, and leave no word of it in the pod.
         return f"was killed by signal {code - _SIGNAL_BASE} (exit code {code}); a probe that fails does that too"
     return f"ended with exit code {code}"
-
-
-def _last_words(message: str) -> str:
-    """Of a log's end (the termination message of a container that failed): the error it tells, or its last line."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    for line in reversed(lines):
-        if not line.startswith("{"):
-            continue
-        try:
-            error = json.loads(line).get("error")
-        except ValueError:
-            continue
-        if isinstance(error, str) and error:
-            return error
-    return lines[-1] if lines else ""
 
 
 def _lost_readiness(status: Object, ready: Object) -> Found | None:

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from diffusionpipeline.lastwords import last_words
 from dpipe.client.registry import Overview, Registry, RegistryError, address_text, pool_text
 from dpipe.up.local import LocalPipeline
 from dpipe.up.process import LocalPod, PodState
@@ -114,7 +115,17 @@ def _picture(local: LocalPipeline, overview: Overview | None) -> Group:
     queue = (
         f"queued {overview.queued}, in progress {overview.in_progress}" if overview else "the router does not answer"
     )
-    return Group(drawn, Text(f"{queue} · Ctrl-C stops", style="dim"))
+    ended = [pod for pod in local.pods.values() if pod.state is not PodState.RUNNING and pod.exit_code]
+    return Group(
+        drawn,
+        *(Text(f"{pod.name} ended with exit code {pod.exit_code}{_said(pod)}", style="red") for pod in ended),
+        Text(f"{queue} · Ctrl-C stops", style="dim"),
+    )
+
+
+def _said(pod: LocalPod) -> str:
+    words = last_words(pod.log_tail())
+    return f": {words}" if words else ""
 
 
 _STYLES: Final = {"ready": "green", "back-off": "red", "ended": "red"}
@@ -139,7 +150,7 @@ class _StateLines:
         unready = {pod.name for pod in self._local.unready()}
         for pod in self._local.pods.values():
             if pod.state is not PodState.RUNNING:
-                text = f"{pod.state}, last exit code {pod.exit_code}, see {pod.log_path}"
+                text = f"{pod.state}, last exit code {pod.exit_code}{_said(pod)} (log: {pod.log_path})"
             else:
                 text = f"{'starting' if pod.name in unready else 'ready'}, pid {pod.pid}"
             if self._last.get(pod.name) != text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[3]
 COMMAND_SECONDS = 60.0
 # Workers load torch and diffusers first, which takes minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
+BUNDLED = ROOT / "worker/diffusion_worker/model/bundled/digits"
 DPIPE = (sys.executable, "-c", "from dpipe.app import main; main()")
 
 
@@ -55,10 +57,10 @@ class Up:
         raise AssertionError(f"ended without {text!r}: {''.join(self.lines)}")
 
 
-def start(folder: Path, *options: str) -> Up:
+def start(folder: Path, *options: str, file: Path = ROOT / "examples/digits.yaml") -> Up:
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder), "XDG_STATE_HOME": str(folder)}
     process = subprocess.Popen(
-        [*DPIPE, "up", "-f", str(ROOT / "examples/digits.yaml"), "--port", "0", *options],
+        [*DPIPE, "up", "-f", str(file), "--port", "0", *options],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -178,3 +180,19 @@ def test_a_signal_ends_everything_and_the_status_is_0(tmp_path: Path, number: in
     assert len(pids(running)) >= 4
     until(lambda: not any(is_alive(pid) for pid in pids(running)), COMMAND_SECONDS, "all processes have ended")
     assert not list((tmp_path / "dpipe").glob("*.json"))
+
+
+def test_why_a_pod_ends_stands_on_the_console(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(BUNDLED, tmp_path / "model"))
+    weights = next((model / "vae").glob("*.safetensors"))
+    os.truncate(weights, 1000)
+    resource = tmp_path / "cut-off.yaml"
+    resource.write_text(
+        "apiVersion: diffusion-operator.dev/v1alpha1\nkind: DiffusionPipeline\nmetadata: {name: digits}\n"
+        f"spec: {{model: {{source: Path, id: {model}}}, roles: {{encoder: {{replicas: 0}}, denoiser: {{replicas: 0}}}}}}"
+    )
+    running = start(tmp_path, file=resource)
+    try:
+        running.read_until(f"digits-decoder-0: back-off, last exit code 3: {weights}: was cut off: 1000 of at least")
+    finally:
+        stop(running, signal.SIGTERM)
