@@ -189,7 +189,8 @@ def test_why_a_pod_ends_stands_on_the_console(tmp_path: Path) -> None:
     resource = tmp_path / "cut-off.yaml"
     resource.write_text(
         "apiVersion: diffusion-operator.dev/v1alpha1\nkind: DiffusionPipeline\nmetadata: {name: digits}\n"
-        f"spec: {{model: {{source: Path, id: {model}}}, roles: {{encoder: {{replicas: 0}}, denoiser: {{replicas: 0}}}}}}"
+        f"spec:\n  model: {{source: Path, id: {model}}}\n"
+        "  roles: {encoder: {replicas: 0}, denoiser: {replicas: 0}}\n"
     )
     running = start(tmp_path, file=resource)
     try:
