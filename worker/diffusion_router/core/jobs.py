@@ -26,6 +26,7 @@ def submit(book: Book[R], event: JobSubmitted) -> None:
         kills=event.kills,
         encodes=event.conditioning,
         ready_since=book.now,
+        adapters=event.adapters,
         not_before=book.settle_until if event.restored else 0.0,
         begins_in=book.shares.of(event.job_id),
     )
@@ -95,6 +96,9 @@ def start_over(book: Book[R], job: Job[R]) -> None:
     if job.input is not None:
         sharing.forget(book, job.input)
     book.move(job, Move.STARTED_OVER)
+    if job.adapters:
+        # What others encode may be of a generation whose denoisers do not offer them: it would come back here.
+        job.encodes = ""
     for output in list(job.outputs.values()):
         outputs.discard(book, output, job.id)
     enqueue(book, job)
@@ -114,7 +118,7 @@ def begin_elsewhere(book: Book[R], job: Job[R], generation: str) -> bool:
     """
     failed_in = job.failed_in | {generation}
     other = book.shares.of(job.id, failed_in)
-    if not other or not book.scheduler.is_complete(other):
+    if not (other and book.scheduler.is_complete(other) and book.scheduler.offers.by_any(other, job.adapters)):
         return False
     job.failed_in, job.model_errors = failed_in, 0
     if job.stage is Stage.ENCODE:
