@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
 from diffusion_router.core import Adapters, Execute, JobStatus, SharesSet, Stage
+from unit.core.painters import Painters
+from unit.core.timed import POLICY
 from unit.core.workers import Phase, Worker
 from unit.core.world import World
 
@@ -201,3 +205,24 @@ def test_jobs_with_adapters_survive_a_restart_of_the_router(world: World) -> Non
     world.run()
     assert denoised(world)[job_id] == warm.pod
     world.check_at_rest()
+
+
+@pytest.mark.parametrize("gap", [0.0, 8.0, 30.0])
+def test_the_preference_saves_loads_and_costs_no_job_its_end(gap: float) -> None:
+    """gap: seconds between two jobs. Without any, all wait, and nothing is equal."""
+
+    def loads(compared: int) -> int:
+        policy = replace(POLICY, compared=compared)
+        seconds = {ENCODE: 0.1, DENOISE: 20.0, DECODE: 0.5}
+        made = Painters(4, "abcdefgh", room=2, seconds=seconds, load=4.0, policy=policy)
+        for name in random.Random(1).choices("abcdefgh", k=120):
+            made.submit("", 1e9, accept_late=True, adapters=frozenset(name))
+            made.run(made.now + gap)
+        made.run()
+        assert all(job.status is JobStatus.COMPLETED for job in made.admitted.values())
+        return made.loads
+
+    if gap:
+        assert loads(POLICY.compared) < 0.8 * loads(1)
+    else:
+        assert loads(POLICY.compared) <= loads(1)

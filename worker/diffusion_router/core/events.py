@@ -353,5 +353,7 @@ class Policy:
     """How long a pool that was found full counts as no larger than it was then; afterwards one slot more is tried."""
     backoff: float = 0.1
     max_backoff: float = 2.0
+    compared: int = 64
+    """Peers of the same load among which that with the fewest adapters to load is sought. 1: whose turn it is."""
     max_fenced: int = 4096
     """Fenced incarnations remembered."""

@@ -7,8 +7,8 @@ in any generation, or in one that it is to begin in (`shares`).
 
 Adapters: a job goes only where denoisers offer all that it names, and waits where none does, as for a role that nobody
 has: one that does may come back, and the deadline bounds the wait. Of peers with the same load the one with the fewest
-to load gets it, among the first `_LOOKED_AT`. That is all: a peer with less load wins whatever is loaded, so no job
-waits for an adapter's peer while another could start it, and no job is passed over for one whose adapters are loaded.
+to load gets it, among the first so many (`compared`). That is all: a peer with less load wins whatever is loaded, so no
+job waits for an adapter's peer while another could start it, and none is passed over for one whose adapters are loaded.
 
 Jobs wait in lanes, one for each set of peers that could take them: what holds back the first of a lane holds back all
 of it. Peers are indexed by what they could take. After an event only those lanes are looked at that got a job or whose
@@ -41,8 +41,6 @@ Kind = tuple[Avoid, Names]
 Place = tuple[Stage, str]
 
 _ANYWHERE: Final[Group] = ("", "")
-# Peers of one load among which that with the fewest adapters to load is sought.
-_LOOKED_AT: Final = 64
 
 
 @dataclass(slots=True)
@@ -64,9 +62,11 @@ class Lane:
 class Scheduler(Generic[R]):
     """Ready jobs, and the peers that could take them. `jobs` and `peers` are the book's own and only read here."""
 
-    def __init__(self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]]) -> None:
+    def __init__(self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]], *, compared: int = 1) -> None:
+        """compared: as in Policy."""
         self._jobs = jobs
         self._peers = peers
+        self._compared = compared
         self.offers: Offers[R] = Offers()
         self._lanes: dict[Stage, dict[Group, dict[Kind, Lane]]] = {stage: {} for stage in Stage}
         self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
@@ -357,9 +357,16 @@ class Scheduler(Generic[R]):
                 for incarnation, peer in by_load.get(load, {}).items()
                 if incarnation not in shun and not (apart and not can_take(peer, job))
             )
-            if (peer := _fewest_loads(equals, job)) is not None:
+            if (peer := self._fewest_loads(equals, job)) is not None:
                 return peer
         return None if shun else able
+
+    def _fewest_loads(self, equals: Iterator[Peer[R]], job: Job[R]) -> Peer[R] | None:
+        """Of peers that may as well take it, the first that has the fewest adapters to load."""
+        adapters = needs(job)
+        if not adapters:
+            return next(equals, None)
+        return min(islice(equals, self._compared), key=lambda peer: peer.loads_for(adapters), default=None)
 
     def _has_others(self, job: Job[R], generations: Iterable[str]) -> bool:
         staying = self._staying[job.stage]
@@ -388,11 +395,3 @@ class Scheduler(Generic[R]):
         if generation:
             return (stage, generation) in self._open or self._is_stranded(generation, stage, NONE)
         return any((stage, complete) in self._open for complete in self._complete)
-
-
-def _fewest_loads(equals: Iterator[Peer[R]], job: Job[R]) -> Peer[R] | None:
-    """Of peers that may as well take it, the first that has the fewest adapters to load."""
-    adapters = needs(job)
-    if not adapters:
-        return next(equals, None)
-    return min(islice(equals, _LOOKED_AT), key=lambda peer: peer.loads_for(adapters), default=None)
