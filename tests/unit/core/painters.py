@@ -1,4 +1,4 @@
-"""A pipeline in virtual time whose denoisers load adapters when tasks name them, and drop what they used longest ago."""
+"""A pipeline in virtual time whose denoisers load adapters when tasks name them, and drop the least recently used."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def test_jobs_with_adapters_survive_a_restart_of_the_router(world: World) -> Non
     world.check_at_rest()
 
 
-@pytest.mark.parametrize("gap", [0.0, 8.0, 30.0])
+@pytest.mark.parametrize("gap", [0.0, 15.0, 30.0])
 def test_the_preference_saves_loads_and_costs_no_job_its_end(gap: float) -> None:
     """gap: seconds between two jobs. Without any, all wait, and nothing is equal."""
 
