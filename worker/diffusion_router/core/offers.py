@@ -57,7 +57,7 @@ class Offers(Generic[R]):
 
 def needs(job: Job[R]) -> Names:
     """Adapters that a denoiser must offer for it, now or next."""
-    return job.adapters if job.stage is not Stage.DECODE else NONE
+    return job.adapters if job.adapters and job.stage is not Stage.DECODE else NONE
 
 
 def can_take(peer: Peer[R], job: Job[R]) -> bool:

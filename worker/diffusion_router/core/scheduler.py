@@ -302,10 +302,10 @@ class Scheduler(Generic[R]):
     # ------------------------------------------------------------ rules
 
     def _kind(self, job: Job[R]) -> Kind:
-        apart = needs(job)
-        if apart and all(self.offers.by_all(generation, apart) for generation in self._generations(job)):
-            apart = NONE
-        return (job.avoid, apart)
+        if not (apart := needs(job)):
+            return (job.avoid, NONE)
+        common = all(self.offers.by_all(generation, apart) for generation in self._generations(job))
+        return (job.avoid, NONE if common else apart)
 
     def _generations(self, job: Job[R]) -> list[str]:
         """In which it can be started."""
