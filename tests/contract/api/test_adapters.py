@@ -10,9 +10,9 @@ import pytest
 from openai import AsyncOpenAI
 
 from contract.api.artist import Artist, picture, until
-from contract.api.test_grpc_twin import create, refusal
-from contract.router.conftest import Router
-from diffusionpipeline.v1 import peer_pb2, stage_pb2
+from contract.api.test_grpc_twin import create, finished, refusal
+from contract.router.conftest import Router, Start
+from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 
 GENERATIONS = "/v1/images/generations"
 
@@ -131,3 +131,21 @@ async def test_what_workers_say_later_counts_and_metrics_have_numbers_but_no_nam
     assert (await http.post(GENERATIONS, json={"prompt": "x"})).status_code == 200
     models = (await http.get("/v1/models")).json()["data"]
     assert [model["id"] for model in models] == ["scripted", "oil"]
+
+
+async def test_a_restarted_router_knows_which_adapters_its_jobs_name(start_router: Start) -> None:
+    first = await start_router(lease_seconds=300.0)
+    job = (await create(first, output_format="png", adapters=[stage_pb2.Adapter(name="ink")])).job
+    await first.shut_down()
+    second = await start_router(lease_seconds=300.0, settle_seconds=0.0)
+    workers = [Artist(second.target), Artist(second.target, adapters=["ink"])]
+    for worker in workers:
+        await worker.attach()
+        worker.work()
+    assert (await finished(second, job.id)).status == job_pb2.JOB_STATUS_COMPLETED
+    denoised = [
+        [task.job_id for task in worker.executed if task.stage == stage_pb2.STAGE_DENOISE] for worker in workers
+    ]
+    assert denoised == [[], [job.id]]
+    for worker in workers:
+        await worker.cut()

@@ -173,6 +173,20 @@ def test_a_job_that_was_encoded_where_its_adapters_are_offered_no_more_starts_ov
     world.check_at_rest()
 
 
+def test_what_another_encoded_where_its_adapters_are_not_offered_is_encoded_again_once_for_all_that_need_it() -> None:
+    world = World()
+    encoder, *_ = spawn_generation(world, "g2", "")
+    world.submit(conditioning="same")
+    world.run_to(encoder, Phase.RUNNING)
+    spawn_generation(world, "g1", "a")
+    for _ in range(3):
+        world.submit(adapters="a", conditioning="same")
+    world.run()
+    assert all(job.status is JobStatus.COMPLETED for job in world.store.values())
+    assert sum(count for (_, stage), count in world.computed.items() if stage is ENCODE) == 2
+    world.check_at_rest()
+
+
 def test_one_that_nobody_offers_any_more_waits_until_its_deadline_which_says_so(world: World) -> None:
     world.spawn(DENOISE, adapters=having("a"))
     job_id = world.submit(deadline=20.0, adapters="ab")

@@ -96,9 +96,6 @@ def start_over(book: Book[R], job: Job[R]) -> None:
     if job.input is not None:
         sharing.forget(book, job.input)
     book.move(job, Move.STARTED_OVER)
-    if job.adapters:
-        # What others encode may be of a generation whose denoisers do not offer them: it would come back here.
-        job.encodes = ""
     for output in list(job.outputs.values()):
         outputs.discard(book, output, job.id)
     enqueue(book, job)
