@@ -44,6 +44,8 @@ def _value(schema: Mapping[str, Any]) -> str:
         return _value(schema["anyOf"][0])
     if "enum" in schema:
         return " or ".join(f"`{word}`".lower() for word in schema["enum"])
+    if schema["type"] == "array":
+        return f"list of at most {schema['maxItems']}"
     bounds = [
         text.format(int(schema[key]))
         for key, text in {

@@ -112,6 +112,12 @@ def generate(
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep out.")] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter", metavar="NAME[:SCALE]", help="A LoRA adapter that the pipeline offers; several add up."
+        ),
+    ] = None,
     exact: Annotated[
         bool | None, typer.Option("--exact", help="Computed by itself, where forwards are shared among requests.")
     ] = None,
@@ -128,10 +134,11 @@ def generate(
     """
     import asyncio
 
-    from dpipe.client.generate import generate_files, output_format
+    from dpipe.client.generate import adapter, generate_files, output_format
 
     try:
         wanted = output_format(output, video=video)
+        asked = [adapter(text) for text in adapters or ()]
     except ValueError as error:
         fail(str(error))
     request = {
@@ -142,6 +149,7 @@ def generate(
         "seed": seed,
         "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt,
+        "adapters": asked or None,
         "exact": exact,
         "strength": strength,
         "num_frames": frames,

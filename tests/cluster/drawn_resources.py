@@ -60,6 +60,9 @@ def values(field: Mapping[str, Any]) -> list[Any]:
         case "integer":
             low, high = field.get("minimum", 0), field.get("maximum", 2**31 - 1)
             found += [low - 1, low, high, high + 1, str(low), low + 0.5]
+        case "number":
+            low, high = field["minimum"], field["maximum"]
+            found += [low - 0.5, low, 0.25, high, high + 1, str(high), True]
         case "string":
             most = field.get("maxLength", 64)
             allowed = [value for part in (field, *field.get("allOf", ())) for value in part.get("enum", ())]

@@ -78,7 +78,7 @@ async def serve(
             timeout_seconds=settings.request_timeout_seconds,
         )
         tickets = Tickets(jobs.secret)
-        sessions = Sessions(dispatcher, service, tickets, metrics.passed_over)
+        sessions = Sessions(dispatcher, service, tickets, metrics)
         dispatcher.add_hands(sessions)
         metrics.watch(dispatcher, sessions)
         conditionings.watch(sessions)

@@ -23,7 +23,7 @@ from diffusion_router.peers import messages
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.sessions import Sessions
 from diffusionpipeline.v1 import job_pb2, stage_pb2
-from diffusionpipeline.words import word
+from diffusionpipeline.words import MAX_ADAPTERS, word
 
 # From a cached millisecond stage to a long video.
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -97,6 +97,18 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.adapter_requests = PrometheusCounter(
+            "diffusion_router_adapter_requests",
+            "Jobs with LoRA adapters that ended, by how many they named",
+            ["adapters"],
+            registry=self.registry,
+        )
+        self.adapter_loads = PrometheusCounter(
+            "diffusion_router_adapter_loads", "Adapters that workers loaded for requests", registry=self.registry
+        )
+        self.adapter_load_seconds = PrometheusCounter(
+            "diffusion_router_adapter_load_seconds", "How long workers loaded them", registry=self.registry
+        )
         build = Gauge("diffusion_router_build_info", "Always 1", ["version"], registry=self.registry)
         build.labels(version("diffusion-operator")).set(1)
         self._begin()
@@ -108,6 +120,8 @@ class Metrics:
             self.request_seconds.labels(status)
         for reason in ("queue_full", "too_late"):
             self.rejected.labels(reason)
+        for count in range(1, MAX_ADAPTERS + 1):
+            self.adapter_requests.labels(str(count))
         for reason in ("unknown", "impossible"):
             self.ignored.labels(reason)
         for stage, role in _ROLES.items():
@@ -133,11 +147,19 @@ class Metrics:
         """Reports, or numbers in them."""
         self.ignored.labels(reason).inc(count)
 
+    def adapters_loaded(self, seconds: Iterable[float]) -> None:
+        """How long each took. Their names are no labels: there may be any number of them."""
+        for one in seconds:
+            self.adapter_loads.inc()
+            self.adapter_load_seconds.inc(one)
+
     def job_ended(self, job: job_pb2.Job, seconds: float) -> None:
         status = word(job_pb2.JobStatus, job.status)
         kind = word(stage_pb2.FailureKind, job.failure.kind)
         self.requests.labels(status, kind if job.HasField("failure") else "").inc()
         self.request_seconds.labels(status).observe(seconds)
+        if job.parameters.adapters:
+            self.adapter_requests.labels(str(min(len(job.parameters.adapters), MAX_ADAPTERS))).inc()
         for stage in job.stages:
             if stage.HasField("timings"):
                 role = _ROLES[core.Stage(stage.stage)]

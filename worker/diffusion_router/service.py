@@ -105,8 +105,17 @@ class JobService:
                 self._spawn(self._record_end(live, views.unreadable(record, at=time.time())))
                 continue
             deadline = monotonic + record.deadline_at - now
-            event = core.JobSubmitted(record.id, deadline, _shape(record.parameters), record.kills, restored=True)
-            self._dispatcher.dispatch(event)
+            parameters = record.parameters
+            self._dispatcher.dispatch(
+                core.JobSubmitted(
+                    record.id,
+                    deadline,
+                    _shape(parameters),
+                    record.kills,
+                    restored=True,
+                    adapters=_adapters(parameters),
+                )
+            )
         if self._live:
             log.info("jobs_restored", count=len(self._live))
         self._sweeper = asyncio.create_task(self._housekeeping.run())
@@ -196,9 +205,12 @@ class JobService:
                 )
                 self._spawn(self._record_end(live, self._final_view(live, end)))
                 continue
-            key = self._conditionings.key(record.parameters)
+            parameters = record.parameters
+            key = self._conditionings.key(parameters)
             self._dispatcher.dispatch(
-                core.JobSubmitted(record.id, deadline, _shape(record.parameters), conditioning=key)
+                core.JobSubmitted(
+                    record.id, deadline, _shape(parameters), conditioning=key, adapters=_adapters(parameters)
+                )
             )
 
     def _not_accepted(self, records: Sequence[JobRecord], error: BaseException) -> None:
@@ -364,4 +376,10 @@ class JobService:
 def _shape(parameters: stage_pb2.JobParameters) -> str:
     """Requests of one shape take about the same time."""
     p = parameters
-    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}"
+    # Adapters are computed beside the model's own weights.
+    adapters = f"+{len(p.adapters)}" if p.adapters else ""
+    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}"
+
+
+def _adapters(parameters: stage_pb2.JobParameters) -> frozenset[str]:
+    return frozenset(adapter.name for adapter in parameters.adapters)

@@ -36,6 +36,31 @@ class Cache:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """LoRA weights that requests may ask for by name."""
+
+    name: str
+    source: str
+    """Hub or Path."""
+    id: str
+    """A repository, or an absolute path of a file or folder."""
+    revision: str
+    """Of source Hub. Empty: the repository's default branch."""
+    file: str
+    """Of the repository or folder. Empty: the only one."""
+    scale: float
+    """Where a request gives none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFolder:
+    """Adapters that are loaded when a request first names them."""
+
+    path: str
+    max_loaded: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     source: str
     """Bundled, Path, Hub, PersistentVolumeClaim or Image."""
@@ -52,8 +77,11 @@ class Model:
     allow_pickle: bool
     token: SecretKey | None
     cache: Cache
+    adapters: tuple[Adapter, ...] = ()
+    adapter_folder: AdapterFolder | None = None
 
     @property
     def downloaded(self) -> bool:
-        """Whether workers may have to fetch it from a hub."""
-        return self.source == "Hub" and self.cache.download
+        """Whether workers may have to fetch it, or an adapter, from a hub."""
+        from_hub = self.source == "Hub" or any(adapter.source == "Hub" for adapter in self.adapters)
+        return from_hub and self.cache.download

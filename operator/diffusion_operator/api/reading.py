@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from diffusion_operator.api.isolation import isolation
 from diffusion_operator.api.labels import check_names
-from diffusion_operator.api.model import Cache, Model, SecretKey
+from diffusion_operator.api.model import Adapter, AdapterFolder, Cache, Model, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
@@ -39,6 +39,8 @@ DRAIN_SECONDS: Final = 120
 STARTUP_SECONDS: Final = 1800
 MAX_TOKENS: Final = 65536
 MAX_REQUESTS: Final = 8
+MAX_LOADED_ADAPTERS: Final = 8
+ADAPTER_SCALE: Final = 1.0
 
 _EDGES: Final = {"encoderToDenoiser": Role.ENCODER, "denoiserToDecoder": Role.DENOISER}
 """By the role that makes what is sent."""
@@ -107,6 +109,27 @@ def _model(spec: Object) -> Model:
             read_only=cache["readOnly"] or filled,
             download=cache["downloadPolicy"] == "IfNotPresent" and not filled,
         ),
+        adapters=tuple(_adapter(item) for item in spec.get("adapters", ())),
+        adapter_folder=_adapter_folder(spec),
+    )
+
+
+def _adapter(spec: Object) -> Adapter:
+    return Adapter(
+        name=spec["name"],
+        source=spec["source"],
+        id=spec["id"],
+        revision=spec.get("revision", ""),
+        file=spec.get("file", ""),
+        scale=float(spec.get("scale", ADAPTER_SCALE)),
+    )
+
+
+def _adapter_folder(spec: Object) -> AdapterFolder | None:
+    if "adapterSource" not in spec:
+        return None
+    return AdapterFolder(
+        path=spec["adapterSource"]["path"], max_loaded=spec.get("maxLoadedAdapters", MAX_LOADED_ADAPTERS)
     )
 
 

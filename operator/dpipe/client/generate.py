@@ -31,6 +31,17 @@ def output_format(file: Path, *, video: bool) -> str | None:
     return _FORMATS[suffix]
 
 
+def adapter(text: str) -> dict[str, object]:
+    """NAME or NAME:SCALE, as the API has it. Raises ValueError."""
+    name, given, scale = text.partition(":")
+    if not given:
+        return {"name": name}
+    try:
+        return {"name": name, "scale": float(scale)}
+    except ValueError:
+        raise ValueError(f"--adapter {text}: what follows the name is its scale, such as {name}:0.8") from None
+
+
 async def generate_files(
     url: str, request: Mapping[str, object], image: Path | None, output: Path, *, video: bool, as_json: bool
 ) -> int:
@@ -60,7 +71,7 @@ async def generate_files(
 async def _refuse_images(client: RouterClient) -> None:
     models = await client.models()
     if models and all(model["output"] != "video" for model in models):
-        names = ", ".join(model["id"] for model in models)
+        names = ", ".join(model["id"] for model in models if "parent" not in model)
         raise RouterError(f"{names} makes pictures, not videos: leave --video out, or serve a model for videos")
 
 

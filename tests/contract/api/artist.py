@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 from PIL import Image
@@ -25,8 +25,12 @@ def picture(picture_format: str = "PNG", size: tuple[int, int] = (64, 64), shade
 class Artist(ScriptedWorker):
     """While `allowed` is clear, it stops in the middle of denoising until it is set, or the task is cancelled."""
 
-    def __init__(self, target: str, output: str = "image", model: str = "scripted") -> None:
+    def __init__(
+        self, target: str, output: str = "image", model: str = "scripted", adapters: Sequence[str] = ()
+    ) -> None:
+        """adapters: those that it offers; none is loaded before it says so."""
         super().__init__(target, "encoder", "denoiser", "decoder")
+        self._adapters = adapters
         self.allowed = asyncio.Event()
         self.allowed.set()
         self.denoising = asyncio.Event()
@@ -41,9 +45,18 @@ class Artist(ScriptedWorker):
         if isinstance(register := report.get("register"), peer_pb2.Register):
             register.model.makes = self._output
             register.model.id = self._model
+            register.adapters.CopyFrom(self.offering())
         # A stream takes one write at a time.
         async with self._writing:
             await super().report(**report)
+
+    def offering(self, *loaded: str, seconds: float = 0.0) -> peer_pb2.Adapters:
+        return peer_pb2.Adapters(
+            offered=[
+                peer_pb2.OfferedAdapter(name=name, scale=1, loaded=name in loaded, load_seconds=seconds)
+                for name in self._adapters
+            ]
+        )
 
     async def cut(self) -> None:
         for running in self._tasks.values():

@@ -19,7 +19,7 @@ MESSAGE = stage_pb2.JobParameters.DESCRIPTOR
 def test_a_field_of_the_protobuf_can_be_asked_for_and_is_shown() -> None:
     by_size = {"width", "height"}
     assert request_fields(JOB, LIMITS).keys() >= PARAMETERS - by_size
-    assert set(ParametersObject.model_fields) == (PARAMETERS - by_size) | {"size", "model_args"}
+    assert set(ParametersObject.model_fields) == (PARAMETERS - by_size) | {"size", "model_args", "adapters"}
 
 
 def test_a_worker_knows_every_field() -> None:
@@ -37,7 +37,15 @@ def test_what_is_given_arrives_and_what_is_not_is_the_models_default(name: str) 
 
 
 def test_a_jobs_parameters_are_shown_as_they_were_asked_for() -> None:
-    asked = {"prompt": "x", "seed": 0, "strength": 0.0, "num_frames": 8, "size": "64x32", "model_args": {"eta": 0.5}}
+    asked: dict[str, object] = {
+        "prompt": "x",
+        "seed": 0,
+        "strength": 0.0,
+        "num_frames": 8,
+        "size": "64x32",
+        "model_args": {"eta": 0.5},
+    }
+    asked["adapters"] = [{"name": "ink", "scale": 0.5}, {"name": "house", "scale": None}]
     request = READER.read(JOB, {**asked, "output_format": "mp4"})
     job = job_pb2.Job(status=job_pb2.JOB_STATUS_QUEUED, parameters=request.parameters)
     shown = job_object(job, "", 0.0).parameters.model_dump()

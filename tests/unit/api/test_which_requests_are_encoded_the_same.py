@@ -13,6 +13,10 @@ READS = frozenset(["prompt", "negative_prompt", "max_sequence_length"])
 ASKED: dict[str, Any] = {"prompt": "a red seven", "negative_prompt": "blue", "seed": 7, "num_inference_steps": 4}
 
 
+INK = stage_pb2.Adapter(name="ink", scale=0.5)
+HOUSE = stage_pb2.Adapter(name="house")
+
+
 def asked(**changes: Any) -> stage_pb2.JobParameters:
     return stage_pb2.JobParameters(**{**ASKED, **changes})
 
@@ -26,6 +30,7 @@ def asked(**changes: Any) -> stage_pb2.JobParameters:
         {"width": 512, "height": 256},
         {"output_format": "webp"},
         {"exact": True},
+        {"adapters": [INK]},
     ],
     ids=str,
 )
@@ -56,3 +61,11 @@ def test_arguments_of_one_family_always_count() -> None:
 def test_a_seed_counts_where_encoding_draws() -> None:
     reads = READS | {"seed"}
     assert key(asked(seed=8), reads) != key(asked(), reads)
+
+
+def test_adapters_count_in_their_order_and_with_their_scales_where_encoding_reads_them() -> None:
+    reads = READS | {"adapters"}
+    scaled = stage_pb2.Adapter(name="ink", scale=0.6)
+    sets = [[], [INK], [scaled], [HOUSE], [INK, HOUSE], [HOUSE, INK]]
+    assert len({key(asked(adapters=adapters), reads) for adapters in sets}) == len(sets)
+    assert key(asked(adapters=[INK], seed=8), reads) == key(asked(adapters=[INK]), reads)

@@ -52,7 +52,7 @@ def told_by_pipelines() -> Told:
     worker.watch(Pool(allocate(PAGE), incarnation="first", mode="memory", url="memory://x", slots=1), Proof(1e9, 1e-4))
     router = RouterMetrics()
     dispatcher = Dispatcher(core.Core(core.Policy(), epoch="1", now=0))
-    router.watch(dispatcher, Sessions(dispatcher, _NoJobs(), Tickets(b""), router.passed_over))
+    router.watch(dispatcher, Sessions(dispatcher, _NoJobs(), Tickets(b""), router))
     target = TARGET | {re.sub(r"[^a-zA-Z0-9]", "_", label) for label in (names.PIPELINE_LABEL, names.ROLE_LABEL)}
     return _told(worker.registry, target) | _told(router.registry, target)
 

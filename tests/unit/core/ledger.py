@@ -51,6 +51,7 @@ class StoredJob:
     cancel_asked: bool = False
     # Something other than a loss went wrong with it: it may fail.
     tainted: bool = False
+    adapters: frozenset[str] = frozenset()
 
 
 class Ledger:
@@ -117,18 +118,24 @@ class Ledger:
         live.add(action.task_id)
         self._place[action.task_id] = action.incarnation
         assert action.stage in stages
+        if action.stage is Stage.DENOISE:
+            assert job.adapters <= self._core.peers[action.incarnation].offered, "it does not offer its adapters"
         if isinstance(action.input, Where):
             assert action.input.generation == generation, "a tensor would cross generations"
             assert action.input.content == content_of(Stage(action.stage - 1), action.job_id)
         else:
             assert action.stage is Stage.ENCODE
             wanted = self._core.jobs[action.job_id].begins_in
-            assert generation == wanted or not self._could_end_in(wanted), f"it should have begun in {wanted}"
+            could = self._could_end_in(wanted, job.adapters)
+            assert generation == wanted or not could, f"it should have begun in {wanted}"
 
-    def _could_end_in(self, generation: str) -> bool:
-        """Every role that anybody has is there, in that generation too."""
+    def _could_end_in(self, generation: str, adapters: frozenset[str]) -> bool:
+        """Every role that anybody has is there, in that generation too, with a denoiser that offers the adapters."""
         staying = [peer for peer in self._core.peers.values() if not peer.draining]
         of_generation = {stage for peer in staying if peer.generation == generation for stage in peer.stages}
+        denoisers = [peer for peer in staying if peer.generation == generation and Stage.DENOISE in peer.stages]
+        if denoisers and not any(adapters <= peer.offered for peer in denoisers):
+            return False
         return Stage.ENCODE in of_generation and of_generation == {stage for peer in staying for stage in peer.stages}
 
     def cancelled(self, action: CancelTask) -> None:

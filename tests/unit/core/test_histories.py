@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from diffusion_router.core import FailureKind, SharesSet, Stage
+from diffusion_router.core import Adapters, FailureKind, SharesSet, Stage
 from unit.core.workers import Worker
 from unit.core.world import FAR, World
 
@@ -36,6 +36,7 @@ _FLEETS = [
     [(Stage.ENCODE, Stage.DENOISE), (Stage.ENCODE, Stage.DENOISE), (Stage.DECODE,)],
 ]
 _FAILURES = [FailureKind.TRANSFER, FailureKind.MODEL_ERROR, FailureKind.STALLED]
+_ADAPTERS = st.sampled_from(["", "", "", "a", "b", "ab"])
 _INDEX = st.integers(0, 7)
 _FEW = st.integers(1, 4)
 _SOME = st.integers(0, 255)
@@ -50,7 +51,7 @@ class Histories(RuleBasedStateMachine):
     @initialize(fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW)
     def start(self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int) -> None:
         for roles in fleet:
-            self.world.spawn(*roles, slots=slots)
+            self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")))
         for _ in range(jobs):
             self.world.submit()
 
@@ -62,12 +63,21 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.world.store) < 14)
     @rule(
-        count=_FEW, deadline=st.sampled_from([FAR, FAR, FAR, 3.0, 10.0]), conditioning=st.sampled_from(["", "a", "b"])
+        count=_FEW,
+        deadline=st.sampled_from([FAR, FAR, FAR, 3.0, 10.0]),
+        conditioning=st.sampled_from(["", "a", "b"]),
+        adapters=_ADAPTERS,
     )
-    def submit(self, count: int, deadline: float, conditioning: str) -> None:
+    def submit(self, count: int, deadline: float, conditioning: str, adapters: str) -> None:
         for _ in range(count):
             until = deadline if deadline == FAR else self.world.now + deadline
-            self.world.submit(until, conditioning=conditioning)
+            self.world.submit(until, conditioning=conditioning, adapters=adapters)
+
+    @rule(index=_INDEX, offered=st.sampled_from(["", "a", "ab", "ab", "ab"]), loaded=_ADAPTERS)
+    def adapters_come_and_go(self, index: int, offered: str, loaded: str) -> None:
+        worker = self.pick(index)
+        if worker is not None and worker.acts:
+            worker.offer(*offered, loaded=tuple(loaded))
 
     @rule(index=_INDEX, sure=st.integers(0, 2))
     def cancel(self, index: int, sure: int) -> None:
@@ -130,11 +140,22 @@ class Histories(RuleBasedStateMachine):
     # ------------------------------------------------------------ what goes wrong
 
     @precondition(lambda self: sum(worker.alive for worker in self.world.workers) < 8)
-    @rule(roles=st.sampled_from(_ROLES), capacity=st.integers(1, 2), slots=st.integers(2, 4), short=st.booleans())
-    def spawn(self, roles: tuple[Stage, ...], capacity: int, slots: int, short: bool) -> None:
-        real_slots = max(slots - 1, 2) if short else slots
-        generation = f"g{self.generation}"
-        self.world.spawn(*roles, capacity=capacity, slots=slots, real_slots=real_slots, generation=generation)
+    @rule(
+        roles=st.sampled_from(_ROLES),
+        capacity=st.integers(1, 2),
+        slots=st.integers(2, 4),
+        short=st.booleans(),
+        offered=_ADAPTERS,
+    )
+    def spawn(self, roles: tuple[Stage, ...], capacity: int, slots: int, short: bool, offered: str) -> None:
+        self.world.spawn(
+            *roles,
+            capacity=capacity,
+            slots=slots,
+            real_slots=max(slots - 1, 2) if short else slots,
+            generation=f"g{self.generation}",
+            adapters=Adapters(frozenset(offered)),
+        )
 
     @rule(index=_INDEX, arrive=st.integers(0, 3), respawn=st.booleans(), uid=st.sampled_from(["", "", "another pod"]))
     def kill(self, index: int, arrive: int, respawn: bool, uid: str) -> None:

@@ -34,6 +34,8 @@ from diffusion_router.metrics import Metrics
 
 Seconds = Callable[[Stage, str], float]
 STEPS = 10
+# Peers send no heartbeats.
+POLICY = Policy(lease=1e9)
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Admitted:
     at: float
     deadline: float
     predicted: Prediction
+    adapters: frozenset[str] = frozenset()
     begun: float | None = None
     ended: float | None = None
     status: JobStatus | None = None
@@ -51,10 +54,16 @@ class Pipeline:
     """`fleet`: how many peers of which stages. `seconds`: how long a stage of a shape takes, drawn anew each time."""
 
     def __init__(
-        self, fleet: Mapping[frozenset[Stage], int], seconds: Seconds, *, max_queued: int = 256, seed: int = 0
+        self,
+        fleet: Mapping[frozenset[Stage], int],
+        seconds: Seconds,
+        *,
+        max_queued: int = 256,
+        seed: int = 0,
+        policy: Policy = POLICY,
     ) -> None:
         self.now = 0.0
-        self.core = Core(Policy(lease=1e9), epoch="e", now=0.0)
+        self.core = Core(policy, epoch="e", now=0.0)
         self.random = random.Random(seed)
         self.admitted: dict[str, Admitted] = {}
         self.refused: list[Refused] = []
@@ -73,7 +82,9 @@ class Pipeline:
     def at(self, when: float, do: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (when, next(self._order), do))
 
-    def submit(self, shape: str, timeout: float, *, accept_late: bool = False) -> None:
+    def submit(
+        self, shape: str, timeout: float, *, accept_late: bool = False, adapters: frozenset[str] = frozenset()
+    ) -> None:
         try:
             self._admission.check([shape], entering=0, timeout=timeout, accept_late=accept_late, now=self.now)
         except Refused as refused:
@@ -81,8 +92,8 @@ class Pipeline:
             return
         job_id = f"j{len(self.admitted)}"
         predicted = self.core.predict(self.now, shape)
-        self.admitted[job_id] = Admitted(shape, self.now, self.now + timeout, predicted)
-        self.tell(JobSubmitted(job_id, self.now + timeout, shape))
+        self.admitted[job_id] = Admitted(shape, self.now, self.now + timeout, predicted, adapters)
+        self.tell(JobSubmitted(job_id, self.now + timeout, shape, adapters=adapters))
         self.most_waiting = max(self.most_waiting, self.core.waiting())
 
     def run(self, until: float = 1e12) -> None:
@@ -107,12 +118,16 @@ class Pipeline:
         if due is not None:
             self.at(max(due, self.now), lambda: self.tell(Tick()) if self.core.wakeup() == due else None)
 
+    def takes(self, task: Execute, job: Admitted) -> float:
+        """Seconds from the begin of a task to its end."""
+        return self._seconds(task.stage, job.shape)
+
     def _begin(self, peer: str) -> None:
         if peer in self._runs or not self._queues[peer]:
             return
         task = self._runs[peer] = self._queues[peer].popleft()
         job = self.admitted[task.job_id]
-        seconds = self._seconds(task.stage, job.shape)
+        seconds = self.takes(task, job)
         if task.stage is Stage.ENCODE and job.begun is None:
             job.begun = self.now
         self.at(self.now, lambda: self._say(task, Progressed(peer, task.task_id, 0, STEPS)))

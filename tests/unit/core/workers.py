@@ -9,6 +9,7 @@ from enum import Enum
 
 from diffusion_router.core import (
     Action,
+    Adapters,
     CancelTask,
     Event,
     Execute,
@@ -106,6 +107,7 @@ class Worker:
     taken: int = 0
     """Times that it was told that its name is another's."""
     process: Process | None = None
+    adapters: Adapters = field(default_factory=Adapters)
     # Whether it says which outputs its tasks read, as those of older versions don't.
     says_inputs: bool = True
     tasks: dict[str, Held] = field(default_factory=dict)
@@ -154,6 +156,7 @@ class Worker:
             slots=self.slots,
             draining=self.draining,
             process=self.process,
+            adapters=self.adapters,
             tasks=tuple(held),
             outputs=tuple(self.outputs.values()),
         )
@@ -162,6 +165,10 @@ class Worker:
     def report(self, event: Event) -> None:
         if self.stream is not None:
             self.stream.up.append(event)
+
+    def offer(self, *names: str, loaded: tuple[str, ...] = ()) -> None:
+        self.adapters = Adapters(frozenset(names), frozenset(loaded))
+        self.report(PeerHeartbeat(self.incarnation, self.draining, self.adapters))
 
     def lose_everything(self) -> None:
         self.tasks.clear()

@@ -8,11 +8,12 @@ emits is checked against the invariants at the moment it is emitted (`ledger`).
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from diffusion_router.core import (
     Action,
+    Adapters,
     CancelRequested,
     CancelTask,
     Core,
@@ -75,7 +76,16 @@ class World:
         for job_id, job in self.store.items():
             if job.status is None:
                 _, _, conditioning = job_id.partition("@")
-                self.tell(JobSubmitted(job_id, job.deadline, kills=job.kills, restored=True, conditioning=conditioning))
+                self.tell(
+                    JobSubmitted(
+                        job_id,
+                        job.deadline,
+                        kills=job.kills,
+                        restored=True,
+                        conditioning=conditioning,
+                        adapters=job.adapters,
+                    )
+                )
 
     def tell(self, event: Event) -> list[Action]:
         self.ledger.before(event)
@@ -135,10 +145,12 @@ class World:
 
     # ------------------------------------------------------------ clients
 
-    def submit(self, deadline: float = FAR, shape: str = "", conditioning: str = "") -> str:
+    def submit(
+        self, deadline: float = FAR, shape: str = "", conditioning: str = "", adapters: Iterable[str] = ()
+    ) -> str:
         job_id = f"j{len(self.store) + 1}" + (f"@{conditioning}" if conditioning else "")
-        self.store[job_id] = StoredJob(deadline)
-        self.tell(JobSubmitted(job_id, deadline, shape, conditioning=conditioning))
+        job = self.store[job_id] = StoredJob(deadline, adapters=frozenset(adapters))
+        self.tell(JobSubmitted(job_id, deadline, shape, conditioning=conditioning, adapters=job.adapters))
         return job_id
 
     def cancel(self, job_id: str) -> None:
@@ -220,6 +232,7 @@ class World:
     def respawn(self, worker: Worker, *, attach: bool = True, uid: str = "") -> Worker:
         """A new process in the same pod; uid: in another one of the same name."""
         same = {"generation": worker.generation, "capacity": worker.capacity, "slots": worker.slots}
+        same["adapters"] = worker.adapters
         if uid:
             same["process"] = Process(uid, self.starts + 1)
         return self.spawn(*worker.stages, pod=worker.pod, attach=attach, real_slots=worker.real_slots, **same)
@@ -338,7 +351,9 @@ class World:
         """No more faults: what is frozen thaws, and the newest generation has every role."""
         for worker in self.workers:
             worker.frozen = False
-        self.spawn(generation=max((worker.generation for worker in self.workers), default="g1"))
+        wanted = frozenset(name for job in self.store.values() for name in job.adapters)
+        newest = max((worker.generation for worker in self.workers), default="g1")
+        self.spawn(generation=newest, adapters=Adapters(wanted))
 
     def check_at_rest(self) -> None:
         self.ledger.check_at_rest(self.workers, self.now)

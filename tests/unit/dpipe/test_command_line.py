@@ -293,3 +293,23 @@ def test_a_taken_port_is_refused_when_it_was_asked_for(taken_port: int) -> None:
     code, text = dpipe("up", "-f", str(EXAMPLE), "--port", str(taken_port))
     assert code == 1
     assert f"port {taken_port} is taken" in text
+
+
+def test_adapters_are_sent_with_their_scales_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    async def generated(_url: str, request: dict[str, object], *_: object, **__: object) -> int:
+        asked.append(request.get("adapters"))
+        return 0
+
+    monkeypatch.setattr("dpipe.client.generate.generate_files", generated)
+    made = ("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1")
+    assert dpipe(*made, "--adapter", "ink", "--adapter", "house-2.1:-0.5")[0] == 0
+    assert dpipe(*made)[0] == 0
+    assert asked == [[{"name": "ink"}, {"name": "house-2.1", "scale": -0.5}], None]
+
+
+def test_a_scale_that_is_no_number_is_named_with_what_it_should_be() -> None:
+    code, text = dpipe("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1", "--adapter", "ink:half")
+    assert code != 0
+    assert "--adapter ink:half: what follows the name is its scale, such as ink:0.8" in text

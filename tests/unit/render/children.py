@@ -23,6 +23,7 @@ BASES = {
     "digits-shm": SIMPLEST,
     "digits-two-denoisers": SIMPLEST,
     "flux-rdma": SIMPLEST,
+    "adapters": SIMPLEST,
     "pod-templates": SIMPLEST,
     "caches-and-claims": "digits-colocated",
     "isolated-and-monitored": "digits-colocated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -346,3 +347,39 @@ def test_rendering_is_pure() -> None:
     first = render(given, IMAGES)
     workers(first)[0]["spec"]["template"]["spec"]["containers"][0]["env"].clear()
     assert render(given, IMAGES) == render(everything(), IMAGES)
+
+
+def test_encoders_and_denoisers_alone_are_told_of_adapters() -> None:
+    model = {
+        "adapters": [{"name": "ink", "source": "Hub", "id": "a/ink"}],
+        "adapterSource": {"path": "/adapters"},
+    }
+    told = {
+        "DIFFUSION_WORKER_ADAPTERS": [
+            {"name": "ink", "source": "Hub", "id": "a/ink", "revision": "", "file": "", "scale": 1.0}
+        ],
+        "DIFFUSION_WORKER_ADAPTER_FOLDER": "/adapters",
+        "DIFFUSION_WORKER_MAX_LOADED_ADAPTERS": 8,
+    }
+
+    def heard(given: Pipeline) -> dict[str, dict[str, Any]]:
+        return {
+            role: {
+                name: json.loads(value) if value[0] in "[8" else value
+                for name, value in environment(found).items()
+                if "ADAPTER" in name
+            }
+            for role, found in stateful_sets(render(given)).items()
+        }
+
+    assert heard(pipeline(model=model)) == {"router": {}, "encoder": told, "denoiser": told, "decoder": {}}
+    colocated = {"encoder": {"colocateWith": "denoiser"}, "decoder": {"colocateWith": "denoiser"}}
+    assert heard(pipeline(model=model, roles=colocated)) == {"router": {}, "denoiser": told}
+
+
+@pytest.mark.parametrize("source", ["Hub", "Path"])
+def test_workers_reach_a_hub_for_an_adapter_of_a_model_that_is_not_downloaded(source: str) -> None:
+    model = {"adapters": [{"name": "ink", "source": source, "id": "/a/ink"}]}
+    policies = of_kind(render(pipeline(model=model, networkPolicy={"mode": "Isolate"})), "NetworkPolicy")
+    egress = policies["digits-workers"]["spec"]["egress"]
+    assert ({"ports": [{"protocol": "TCP", "port": 443}]} in egress) == (source == "Hub")

@@ -9,6 +9,7 @@ from diffusion_operator.render import Images, names, render
 from unit.render.children import IMAGES, of_kind, pipeline, rdma_pipeline, shared_environment, workers
 
 HUB = {"source": "Hub", "id": "a/b"}
+ADAPTER = {"name": "ink", "source": "Hub", "id": "a/ink"}
 
 
 def generation(given: Pipeline, images: Images = IMAGES) -> str:
@@ -35,6 +36,16 @@ def test_what_changes_the_meaning_of_a_tensor_changes_the_generation() -> None:
         generation(pipeline(model=claim)),
         generation(pipeline(model={**claim, "claimName": "b"})),
         generation(pipeline(model={**claim, "subPath": "c"})),
+        generation(pipeline(model={"adapters": [ADAPTER]})),
+        generation(pipeline(model={"adapters": [{**ADAPTER, "revision": "2"}]})),
+        generation(pipeline(model={"adapters": [{**ADAPTER, "scale": 0.5}]})),
+        generation(pipeline(model={"adapterSource": {"path": "/adapters"}})),
+        generation(
+            pipeline(
+                model={"adapters": [ADAPTER]},
+                roles={"denoiser": {"env": [{"name": "DIFFUSION_WORKER_ADAPTERS", "value": "[]"}]}},
+            )
+        ),
         generation(pipeline(transport={"backend": "tcp"})),
         generation(pipeline(transport={"protocol": "auto"})),
         generation(rdma_pipeline({"resourceName": "rdma/hca"})),
@@ -59,6 +70,8 @@ def test_scaling_tuning_and_placing_leave_the_generation_as_it_is() -> None:
     assert generation(pipeline(roles={"denoiser": tuned}, router={"leaseSeconds": 30})) == usual
     assert generation(pipeline(transport={"poolSize": "1Gi"}, sharedMemorySize="0", suspend=True)) == usual
     assert generation(pipeline(restart={"id": "a"})) == usual
+    folder = {"adapterSource": {"path": "/adapters"}}
+    assert generation(pipeline(model={**folder, "maxLoadedAdapters": 2})) == generation(pipeline(model=folder))
     with_devices = generation(rdma_pipeline({"resourceName": "rdma/hca"}))
     assert generation(rdma_pipeline({"resourceName": "rdma/hca", "count": 2, "gidIndex": 3})) == with_devices
 

@@ -87,6 +87,8 @@ ALLOWED_EDITS = [
     (HUB, "model: {id: a/b, revision: main, dtype: float16, tokenSecretRef: {name: hub}}"),
     (HUB, "model: {id: a/b, cache: {size: 1Gi}}"),
     (HUB, "model: {id: a/b, cache: {type: PersistentVolumeClaim, claimName: c}}"),
+    (HUB, "model: {id: a/b, adapters: [{name: a, source: Hub, id: c/d}], adapterSource: {path: /a}}"),
+    ("model: {id: a/b, adapters: [{name: a, source: Hub, id: c/d}]}", "model: {id: a/b, adapterSource: {path: /a}}"),
     (HUB, HUB + "\nrouter: {storage: {size: 1Gi}}"),
     # Whether claims can grow is for their storage class to say.
     (HUB + CLAIMED.format(", size: 1Gi"), HUB + CLAIMED.format(", size: 2Gi")),

@@ -115,6 +115,22 @@ BROKEN_RULES = {
     "model: {source: Path, id: /m, cache: {type: ModelCache, modelCacheName: c}}": "spec.model: a ModelCache is of a",
     "model: {id: a/b, cache: {storageClassName: fast}}": "spec.model.cache: storageClassName belongs to type PerPod",
     "model: {id: a/b, cache: {readOnly: true}}": "spec.model.cache: a read-only cache must be there already",
+    "model: {source: Bundled, adapters: [{name: a, source: Path, id: a}]}": (
+        "spec.model.adapters[0]: id must be an absolute path when source is Path"
+    ),
+    "model: {source: Bundled, adapters: [{name: a, source: Path, id: /a, revision: main}]}": (
+        "spec.model.adapters[0]: revision belongs to source Hub"
+    ),
+    "model: {source: Bundled, adapters: [{name: a, source: Path, id: /a.safetensors, file: a.safetensors}]}": (
+        "spec.model.adapters[0]: id names a file already"
+    ),
+    "model: {source: Bundled, adapters: [{name: a, source: Path, id: /a}], tokenSecretRef: {name: s}}": (
+        "spec.model: tokenSecretRef belongs to source Hub, of the model or of an adapter"
+    ),
+    "model: {id: a/b, cache: {type: ModelCache, modelCacheName: c}, adapters: [{name: a, source: Hub, id: c/d}]}": (
+        "spec.model: a ModelCache holds its model alone"
+    ),
+    "model: {source: Bundled, maxLoadedAdapters: 2}": "spec.model: maxLoadedAdapters is about the adapters of",
     MINIMAL + "\nroles: {denoiser: {cacheRetention: {whenScaled: Delete}}}": "spec: cacheRetention is about the claims",
     MINIMAL + "\nroles: {encoder: {colocateWith: denoiser, gpus: 1}}": "spec.roles.encoder: a colocated role runs in",
     MINIMAL + "\nroles: {denoiser: {gpus: 4}}": "spec.roles.denoiser.gpus: a worker computes on one GPU, and more of",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from diffusion_router.api.adapters import AdapterList, OneAdapter
 from diffusion_router.api.fields import Arguments, Choice, Field, Integer, Never, Number, Seconds, Size, Switch, Text
 from diffusion_router.api.limits import Limits
 from diffusionpipeline.v1 import stage_pb2
@@ -64,7 +65,11 @@ def request_fields(kind: Kind, limits: Limits) -> dict[str, Field]:
     table: list[tuple[str, tuple[Kind, ...], Field]] = [
         ("prompt", KINDS, Text("What to make", limits.max_prompt_chars, min_length=1)),
         ("negative_prompt", KINDS, Text("What to keep out", limits.max_prompt_chars)),
-        ("model", KINDS, Text("The served model; absent: whichever is served", 256, min_length=1)),
+        (
+            "model",
+            KINDS,
+            Text("The served model, or one of its adapters; absent: whichever model is served", 256, min_length=1),
+        ),
         ("n", pictures, Integer("How many; each has a seed one higher", 1, limits.max_images_per_request)),
         ("size", KINDS, Size(limits.max_pixels)),
         ("output_format", pictures, Choice("png or mp4 by default", kind.output_formats)),
@@ -80,6 +85,9 @@ def request_fields(kind: Kind, limits: Limits) -> dict[str, Field]:
             videos,
             Seconds(f"Length of the video, at `fps` or {DEFAULT_FPS} frames a second", limits.max_frames),
         ),
+        ("adapters", KINDS, AdapterList("LoRA adapters by name, with their scales")),
+        ("loras", KINDS, AdapterList("The same as `adapters`")),
+        ("lora", KINDS, OneAdapter("The same as `adapters`, of one")),
         ("exact", KINDS, Switch("Computed by itself, where the pipeline shares forwards among requests")),
         ("max_sequence_length", KINDS, Integer("Tokens of the prompt that count", 1, 65_536)),
         ("true_cfg_scale", KINDS, Number("Guidance by the negative prompt, of models with two kinds", 0, 1000)),

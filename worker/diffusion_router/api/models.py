@@ -1,4 +1,4 @@
-"""`/v1/models`: what the registered workers serve."""
+"""`/v1/models`: what the registered workers serve, and the adapters that they offer with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from diffusion_router.api.documents import errors
 from diffusion_router.api.errors import not_found
-from diffusion_router.api.objects import ModelList, ModelObject
+from diffusion_router.api.objects import AdapterObject, ModelList, ModelObject
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
 from diffusionpipeline.v1 import peer_pb2
@@ -20,22 +20,31 @@ def model_routes(api: Api) -> APIRouter:
     # OpenAI's clients require it; a model folder has no such date, so it is since when this router serves it.
     created = int(time.time())
 
+    def served() -> list[ModelObject | AdapterObject]:
+        """Models first, so that one is found before an adapter of its name."""
+        models = [_object(model, created) for model in api.registry.models()]
+        adapters = [
+            AdapterObject(id=name, created=created, parent=model.id, output=model.makes)
+            for name, model in sorted((api.registry.adapters() or {}).items())
+        ]
+        return [*models, *adapters]
+
     @routes.get(
         "/v1/models", operation_id="list_models", summary="Served models", responses={200: {"model": ModelList}}
     )
     async def list_models() -> Response:
-        return respond(ModelList(data=[_object(model, created) for model in api.registry.models()]))
+        return respond(ModelList(data=served()))
 
     @routes.get(
         "/v1/models/{model_id:path}",
         operation_id="get_model",
-        summary="A served model; its id may have slashes",
-        responses={200: {"model": ModelObject}, **errors(404)},
+        summary="A served model, whose id may have slashes, or an adapter",
+        responses={200: {"model": ModelObject | AdapterObject}, **errors(404)},
     )
     async def get(model_id: str) -> Response:
-        for model in api.registry.models():
+        for model in served():
             if model.id == model_id:
-                return respond(_object(model, created))
+                return respond(model)
         raise not_found("Model", model_id)
 
     return routes

@@ -87,9 +87,21 @@ class ModelObject(BaseModel):
     output: str
 
 
+class AdapterObject(BaseModel):
+    """An adapter, which requests may give as their model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "diffusion-operator"
+    parent: str
+    """The model that it is for."""
+    output: str
+
+
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[ModelObject]
+    data: list[ModelObject | AdapterObject]
 
 
 class StageObject(BaseModel):
@@ -142,11 +154,17 @@ def _as_json(field: FieldDescriptor) -> Any:
 _Shown: Any = create_model("_Shown", **{field.name: _as_json(field) for field in _SHOWN})
 
 
+class ShownAdapter(BaseModel):
+    name: str
+    scale: float | None
+
+
 class ParametersObject(_Shown):
     """What a job was asked for, in the protobuf's fields."""
 
     seed: int
     size: str
+    adapters: list[ShownAdapter]
     model_args: dict[str, bool | int | float | str | None]
 
 
@@ -256,6 +274,10 @@ def _parameters_object(given: stage_pb2.JobParameters) -> ParametersObject:
     return ParametersObject(
         seed=given.seed,
         size=f"{given.width}x{given.height}" if given.width else "auto",
+        adapters=[
+            ShownAdapter(name=adapter.name, scale=adapter.scale if adapter.HasField("scale") else None)
+            for adapter in given.adapters
+        ],
         model_args={name: scalar_value(scalar) for name, scalar in given.extra.items()},
         **{field.name: present.get(field.name, None if field.has_presence else "") for field in _SHOWN},
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Collection, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import structlog
@@ -21,8 +21,11 @@ from diffusion_router.peers.registry import Registry
 from diffusion_router.service import JobService
 from diffusion_router.store import StoreError
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
+from diffusionpipeline.words import MAX_ADAPTERS
 
 _MAX_KEY_CHARS: Final = 255
+# Of a message.
+_MAX_NAMES: Final = 20
 
 log = structlog.get_logger()
 
@@ -54,7 +57,7 @@ class Api:
             return await self._submit(body, kind, key)
 
     async def _submit(self, body: Body, kind: Kind, key: str | None) -> Submitted:
-        generation = self.reader.read(kind, body.values)
+        generation = settle_adapters(self.registry, self.reader.read(kind, body.values))
         model = settle_output(self.registry, generation, kind)
         kept: list[str] = []
         try:
@@ -105,6 +108,41 @@ class Api:
                 await self.service.artifacts.delete(key)
             except StoreError as error:
                 log.warning("unused_input_not_removed", key=key, error=str(error))
+
+
+def settle_adapters(registry: Registry, generation: GenerationRequest) -> GenerationRequest:
+    """The request with the adapter that its `model` names, if it does, among its adapters.
+
+    Raises InvalidField for one that no denoiser offers. While there is none, each may yet be offered.
+    """
+    offered, named = registry.adapters(), generation.parameters.adapters
+    if offered is None:
+        return generation
+    model = generation.model
+    if model in offered and all(model != served.id for served in registry.served_models()):
+        if all(adapter.name != model for adapter in named):
+            if len(named) == MAX_ADAPTERS:
+                text = (
+                    f"Field 'model' names an adapter beside {MAX_ADAPTERS} others; at most {MAX_ADAPTERS} are allowed"
+                )
+                raise InvalidField("model", text)
+            named.insert(0, stage_pb2.Adapter(name=model))
+        generation = replace(generation, model=None)
+    for index, adapter in enumerate(named):
+        if adapter.name not in offered:
+            raise InvalidField(f"adapters[{index}].name", _not_offered(adapter.name, sorted(offered)))
+    return generation
+
+
+def _not_offered(name: str, offered: Sequence[str]) -> str:
+    if not offered:
+        return f"Adapter {name!r}: this pipeline has no adapters; leave it out, or add it to spec.model.adapters"
+    names = ", ".join(offered[:_MAX_NAMES])
+    if len(offered) > _MAX_NAMES:
+        names += f" and {len(offered) - _MAX_NAMES} more (GET /v1/models has them all)"
+    return (
+        f"Adapter {name!r} is not offered here; there are {names}. Name one of these, or add it to spec.model.adapters"
+    )
 
 
 def settle_output(registry: Registry, generation: GenerationRequest, kind: Kind) -> str:

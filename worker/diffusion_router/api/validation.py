@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion_router.api import adapters
 from diffusion_router.api.fields import InvalidField, parse_scalar
 from diffusion_router.api.kinds import DEFAULT_FPS, JOB, KINDS, MAX_SEED, PARAMETERS, PASSED_ON, Kind, request_fields
 from diffusion_router.api.limits import Limits
@@ -74,6 +75,8 @@ class RequestReader:
         }
         if "width" in values or "height" in values:
             values["size"] = f"{values.pop('width', 0)}x{values.pop('height', 0)}"
+        if message.adapters:
+            values["adapters"] = [_plain(adapter) for adapter in message.adapters]
         if message.inputs:
             raise InvalidField("inputs", "Field 'inputs' can't be set: files are sent to POST /v1/jobs")
         if message.extra:
@@ -112,6 +115,7 @@ class RequestReader:
                 _set_scalar(parameters.extra[name], value)
         for name, value in checked.get("model_args", {}).items():
             _set_scalar(parameters.extra[name], value)
+        parameters.adapters.extend(_adapters(checked))
         if (size := checked.get("size")) is not None:
             parameters.width, parameters.height = size
         if "seconds" in checked:
@@ -139,6 +143,17 @@ class RequestReader:
                 f"Field 'seconds' asks for {parameters.num_frames} frames at {parameters.fps} a second; "
                 f"at most {self._limits.max_frames} are allowed",
             )
+
+
+def _adapters(checked: Mapping[str, Any]) -> list[stage_pb2.Adapter]:
+    first, *others = [name for name in adapters.FIELDS if name in checked] or [""]
+    for other in others:
+        raise InvalidField(other, f"Fields {first!r} and {other!r} are the same: give one of the two")
+    return checked[first] if first else []
+
+
+def _plain(adapter: stage_pb2.Adapter) -> dict[str, object]:
+    return {"name": adapter.name, "scale": adapter.scale if adapter.HasField("scale") else None}
 
 
 def _set_scalar(scalar: stage_pb2.Scalar, value: object) -> None:

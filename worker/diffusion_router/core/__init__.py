@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
     Action,
+    Adapters,
     CancelRequested,
     CancelTask,
     Event,
@@ -44,6 +45,7 @@ from diffusion_router.core.state import Job, Peer, PeerState, StageRecord, Task
 
 __all__ = [
     "Action",
+    "Adapters",
     "CancelRequested",
     "CancelTask",
     "Core",

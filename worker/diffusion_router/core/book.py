@@ -49,7 +49,7 @@ class Book(Generic[R]):
         """Tasks that compute."""
         self.shares = Shares()
         self.tallies = Tallies()
-        self.scheduler: Scheduler[R] = Scheduler(self.jobs, self.peers)
+        self.scheduler: Scheduler[R] = Scheduler(self.jobs, self.peers, compared=policy.compared)
         self.actions: list[Action[R]] = []
         # Times at which a lease may end, a deadline passes, a job that was held back is ready.
         self.leases: list[tuple[float, str]] = []

@@ -99,6 +99,16 @@ class StageResult(Generic[R]):
     compute_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """The adapters of a worker, by name."""
+
+    offered: frozenset[str] = frozenset()
+    """It can compute with them."""
+    loaded: frozenset[str] = frozenset()
+    """They are in its memory; a task that names another waits for a load."""
+
+
 # ---------------------------------------------------------------- events
 
 
@@ -113,6 +123,8 @@ class JobSubmitted:
     restored: bool = False
     conditioning: str = ""
     """Jobs of the same encode the same: one of them does, for all. Empty: nobody encodes the same."""
+    adapters: frozenset[str] = frozenset()
+    """Only denoisers that offer all of them can take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +157,7 @@ class PeerRegistered(Generic[R]):
     """The version of IP that its transport is held to, IPv4 or IPv6; empty: to none."""
     process: Process | None = None
     """None: an older worker, which does not say."""
+    adapters: Adapters = Adapters()
     tasks: tuple[HeldTask, ...] = ()
     outputs: tuple[StageResult[R], ...] = ()
 
@@ -158,6 +171,8 @@ class PeerDisconnected:
 class PeerHeartbeat:
     incarnation: str
     draining: bool = False
+    adapters: Adapters | None = None
+    """None: as it said before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,5 +353,7 @@ class Policy:
     """How long a pool that was found full counts as no larger than it was then; afterwards one slot more is tried."""
     backoff: float = 0.1
     max_backoff: float = 2.0
+    compared: int = 64
+    """Peers of the same load among which that with the fewest adapters to load is sought. 1: whose turn it is."""
     max_fenced: int = 4096
     """Fenced incarnations remembered."""

@@ -26,6 +26,7 @@ def submit(book: Book[R], event: JobSubmitted) -> None:
         kills=event.kills,
         encodes=event.conditioning,
         ready_since=book.now,
+        adapters=event.adapters,
         not_before=book.settle_until if event.restored else 0.0,
         begins_in=book.shares.of(event.job_id),
     )
@@ -114,7 +115,7 @@ def begin_elsewhere(book: Book[R], job: Job[R], generation: str) -> bool:
     """
     failed_in = job.failed_in | {generation}
     other = book.shares.of(job.id, failed_in)
-    if not other or not book.scheduler.is_complete(other):
+    if not (other and book.scheduler.is_complete(other) and book.scheduler.offers.by_any(other, job.adapters)):
         return False
     job.failed_in, job.model_errors = failed_in, 0
     if job.stage is Stage.ENCODE:

@@ -117,8 +117,14 @@ class Core(Book[R]):
 
     def _heartbeat(self, event: PeerHeartbeat) -> None:
         peer = self.hear(event.incarnation)
-        if peer is not None and event.draining and not peer.draining:
-            peer.draining = True
+        if peer is None:
+            return
+        if event.adapters is not None:
+            peer.loaded = event.adapters.loaded
+        offered = peer.offered if event.adapters is None else event.adapters.offered
+        if offered != peer.offered or (event.draining and not peer.draining):
+            peer.offered = offered
+            peer.draining |= event.draining
             self.changed(peer)
 
     def _probed(self, event: PeerProbed) -> None:
@@ -188,6 +194,8 @@ class Core(Book[R]):
             job = self.jobs.get(heapq.heappop(self.deadlines)[1])
             if job is not None:
                 text = f"not finished by its deadline ({job.stage.name})"
+                if missing := self.scheduler.offers.missing(job.adapters):
+                    text += f": no denoiser offers {', '.join(sorted(missing))} any more"
                 jobs.end(self, job, Move.FAILED, FailureKind.DEADLINE, text)
         while self.stopping and self.stopping[0][0] <= self.now:
             _, incarnation, task_id = heapq.heappop(self.stopping)

@@ -39,6 +39,7 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
     _learn_of_the_silent(book, event)
     peer = book.peers.get(event.incarnation) or _admit(book, event)
     peer.connected, peer.draining = True, event.draining
+    peer.offered, peer.loaded = event.adapters.offered, event.adapters.loaded
     book.hear(peer.incarnation)
     book.changed(peer)
     book.emit(Welcome(peer.incarnation))

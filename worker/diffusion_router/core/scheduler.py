@@ -5,9 +5,16 @@ one is begun. A job stays on the peer that holds its input if that peer has the 
 else it goes to the least loaded peer of the same generation, equals taking turns. A job that has no input yet may begin
 in any generation, or in one that it is to begin in (`shares`).
 
+Adapters: a job goes only where denoisers offer all that it names, and waits where none does, as for a role that nobody
+has: one that does may come back, and the deadline bounds the wait. Of peers with the same load the one with the fewest
+to load gets it, among the first so many (`compared`). That is all: a peer with less load wins whatever is loaded, so no
+job waits for an adapter's peer while another could start it, and none is passed over for one whose adapters are loaded.
+
 Jobs wait in lanes, one for each set of peers that could take them: what holds back the first of a lane holds back all
 of it. Peers are indexed by what they could take. After an event only those lanes are looked at that got a job or whose
 peers changed, so that an event costs what it changes and neither the length of the queue nor the size of the fleet.
+Jobs whose adapters only some denoisers of a generation offer have lanes of their own as long as that lasts, and until
+then each event costs as many looks as there are such sets of adapters.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ from operator import attrgetter
 from typing import Final, Generic
 
 from diffusion_router.core.events import R, Stage
+from diffusion_router.core.offers import NONE, Names, Offers, can_take, needs
 from diffusion_router.core.state import Job, Peer, Task
 
 # Whom jobs compete for: peers of this generation ("": any, before their first stage), or this incarnation alone, which
@@ -28,6 +36,8 @@ from diffusion_router.core.state import Job, Peer, Task
 Group = tuple[str, str]
 # Peers that the jobs of a lane had better not go to.
 Avoid = frozenset[str]
+# And adapters that not all peers of the group can denoise with.
+Kind = tuple[Avoid, Names]
 Place = tuple[Stage, str]
 
 _ANYWHERE: Final[Group] = ("", "")
@@ -52,19 +62,23 @@ class Lane:
 class Scheduler(Generic[R]):
     """Ready jobs, and the peers that could take them. `jobs` and `peers` are the book's own and only read here."""
 
-    def __init__(self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]]) -> None:
+    def __init__(self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]], *, compared: int = 1) -> None:
+        """compared: as in Policy."""
         self._jobs = jobs
         self._peers = peers
-        self._lanes: dict[Stage, dict[Group, dict[Avoid, Lane]]] = {stage: {} for stage in Stage}
+        self._compared = compared
+        self.offers: Offers[R] = Offers()
+        self._lanes: dict[Stage, dict[Group, dict[Kind, Lane]]] = {stage: {} for stage in Stage}
         self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
         # Peers with a credit and room, by load (tasks beyond capacity), the longest unchanged first; where each is.
         self._open: dict[Place, dict[int, dict[str, Peer[R]]]] = defaultdict(dict)
         self._loads: dict[str, dict[Stage, int]] = {}
         # How many of them have an idle place.
         self._idle: Counter[Place] = Counter()
-        # Tasks that wait behind others on their peer, by what they avoid; under None those asked back. Where each is.
-        self._behind: dict[Place, dict[Avoid | None, dict[str, Task[R]]]] = defaultdict(dict)
-        self._listed: dict[str, dict[str, tuple[Place, Avoid | None]]] = {}
+        # Tasks that wait behind others on their peer, by what they avoid and which adapters they need; under None those
+        # asked back. Where each is.
+        self._behind: dict[Place, dict[Kind | None, dict[str, Task[R]]]] = defaultdict(dict)
+        self._listed: dict[str, dict[str, tuple[Place, Kind | None]]] = {}
         # Peers that have changed since they were entered into these indexes. The second is looked at only for places
         # where a peer is idle.
         self._changed: dict[str, Peer[R]] = {}
@@ -79,14 +93,15 @@ class Scheduler(Generic[R]):
         """To be called when the job may start: its stage, its input or what it avoids is another."""
         group = self._group(job)
         lanes = self._lanes[job.stage].setdefault(group, {})
-        lane = lanes.get(job.avoid)
+        kind = self._kind(job)
+        lane = lanes.get(kind)
         if lane is None:
-            lane = lanes[job.avoid] = Lane()
+            lane = lanes[kind] = Lane()
         lane.push(job.seq, job.id)
         self._touched[job.stage].add(group)
 
     def seat(self, peer: Peer[R]) -> None:
-        """To be called when the peer comes or goes, or its state is another."""
+        """To be called when the peer comes or goes, or its state or what it offers is another."""
         known = peer.incarnation in self._peers
         stays = known and not peer.draining
         turned = False
@@ -99,6 +114,7 @@ class Scheduler(Generic[R]):
                 turned = True
         if turned:
             self._complete = [g for g in self._staying[Stage.ENCODE] if self._can_end(g, Stage.ENCODE)]
+        if self.offers.seat(peer, stays=stays) or turned:
             self._relane()
         for stage, groups in self._lanes.items():
             # Who is held back by what it avoids may have no other choice now; whose roles are gone starts over.
@@ -134,7 +150,8 @@ class Scheduler(Generic[R]):
         return generation in self._complete
 
     def _relane(self) -> None:
-        """A generation has become complete, or is so no more: who waits to begin in it may do so elsewhere or not."""
+        """A generation has become complete, or is so no more, or offers other adapters: who waits to begin in it may do
+        so elsewhere or not."""
         lanes = self._lanes[Stage.ENCODE]
         moved = [
             job_id
@@ -189,23 +206,24 @@ class Scheduler(Generic[R]):
         crowded = len(peer.tasks) > peer.capacity and peer.incarnation in self._peers
         if not (before or crowded):
             return
-        now: dict[str, tuple[Place, Avoid | None]] = {}
+        now: dict[str, tuple[Place, Kind | None]] = {}
         for task in peer.tasks.values() if crowded else ():
             job = self._jobs.get(task.job_id)
             if job is not None and task.could_move:
-                now[task.id] = ((task.stage, peer.generation), None if task.revoked else job.avoid)
+                kind = (job.avoid, job.adapters if task.stage is Stage.DENOISE else NONE)
+                now[task.id] = ((task.stage, peer.generation), None if task.revoked else kind)
         if now:
             self._listed[peer.incarnation] = now
-        for task_id, (place, avoid) in before.items():
-            if now.get(task_id) != (place, avoid):
+        for task_id, (place, before_kind) in before.items():
+            if now.get(task_id) != (place, before_kind):
                 of_place = self._behind[place]
-                del of_place[avoid][task_id]
-                if not of_place[avoid]:
-                    del of_place[avoid]
+                del of_place[before_kind][task_id]
+                if not of_place[before_kind]:
+                    del of_place[before_kind]
                 if not of_place:
                     del self._behind[place]
-        for task_id, (place, avoid) in now.items():
-            self._behind[place].setdefault(avoid, {})[task_id] = peer.tasks[task_id]
+        for task_id, (place, now_kind) in now.items():
+            self._behind[place].setdefault(now_kind, {})[task_id] = peer.tasks[task_id]
 
     # ------------------------------------------------------------ what follows
 
@@ -221,33 +239,36 @@ class Scheduler(Generic[R]):
             return []
         groups = self._lanes[stage]
         heads = [
-            (lane.heap[0], group, avoid)
+            (lane.heap[0], group, number, kind)
             for group in touched
-            for avoid, lane in groups.get(group, {}).items()
-            if self._worth_a_look(stage, group, avoid)
+            for number, (kind, lane) in enumerate(groups.get(group, {}).items())
+            if self._worth_a_look(stage, group, kind)
         ]
         self._touched[stage] = set()
         heapq.heapify(heads)
         stranded: list[Job[R]] = []
         while heads:
-            (_, job_id), group, avoid = heapq.heappop(heads)
-            lane = groups[group][avoid]
+            (_, job_id), group, number, kind = heapq.heappop(heads)
+            lane = groups[group][kind]
             job = self._jobs.get(job_id)
-            if job is not None and job.ready(stage, now) and job.avoid == avoid and self._group(job) == group:
-                if self._is_stranded(group[0], stage):
+            if job is not None and job.ready(stage, now) and job.avoid == kind[0] and self._group(job) == group:
+                if self._kind(job) != kind:
+                    # What denoisers offer is another since it came here.
+                    self.push(job)
+                elif self._is_stranded(group[0], stage, kind[1]):
                     stranded.append(job)
-                elif (peer := self._choose(job)) is not None:
+                elif (peer := self._choose(job, kind[1])) is not None:
                     start(job, peer)
                     self._refresh()
                 else:
                     continue
             lane.pop()
             if not lane.heap:
-                del groups[group][avoid]
+                del groups[group][kind]
                 if not groups[group]:
                     del groups[group]
-            elif self._worth_a_look(stage, group, avoid):
-                heapq.heappush(heads, (lane.heap[0], group, avoid))
+            elif self._worth_a_look(stage, group, kind):
+                heapq.heappush(heads, (lane.heap[0], group, number, kind))
         return stranded
 
     def to_ask_back(self) -> Iterator[Task[R]]:
@@ -259,25 +280,39 @@ class Scheduler(Generic[R]):
         for place in [place for place, idle in self._idle.items() if idle]:
             for peer in self._unlisted.pop(place, {}).values():
                 self._relist(peer)
-            if (by_avoid := self._behind.get(place)) is None:
+            if (by_kind := self._behind.get(place)) is None:
                 continue
             idle = {load: peers for load, peers in self._open[place].items() if load < 0}
             # Tasks on their way back will take idle places too.
-            places = sum(-load * len(peers) for load, peers in idle.items()) - len(by_avoid.get(None, ()))
+            places = sum(-load * len(peers) for load, peers in idle.items()) - len(by_kind.get(None, ()))
             if places > 0:
-                yield from self._longest_behind(by_avoid, idle.values(), places)
+                yield from self._longest_behind(by_kind, idle.values(), places)
 
     def _longest_behind(
-        self, by_avoid: Mapping[Avoid | None, dict[str, Task[R]]], idle: Iterable[Mapping[str, Peer[R]]], places: int
+        self, by_kind: Mapping[Kind | None, dict[str, Task[R]]], idle: Iterable[Mapping[str, Peer[R]]], places: int
     ) -> list[Task[R]]:
         movable = [
             tasks.values()
-            for avoid, tasks in by_avoid.items()
-            if avoid is not None and any(name not in avoid for peers in idle for name in peers)
+            for kind, tasks in by_kind.items()
+            if kind is not None
+            and any(name not in kind[0] and kind[1] <= peer.offered for peers in idle for name, peer in peers.items())
         ]
         return list(islice(heapq.merge(*movable, key=attrgetter("sent_at")), places))
 
     # ------------------------------------------------------------ rules
+
+    def _kind(self, job: Job[R]) -> Kind:
+        if not (apart := needs(job)):
+            return (job.avoid, NONE)
+        common = all(self.offers.by_all(generation, apart) for generation in self._generations(job))
+        return (job.avoid, NONE if common else apart)
+
+    def _generations(self, job: Job[R]) -> list[str]:
+        """In which it can be started."""
+        if job.input is not None:
+            return [job.input.generation]
+        begins_in = self._begins_in(job)
+        return [begins_in] if begins_in else self._complete
 
     def _group(self, job: Job[R]) -> Group:
         source = job.input
@@ -288,15 +323,17 @@ class Scheduler(Generic[R]):
 
     def _begins_in(self, job: Job[R]) -> str:
         """Empty: in any generation, since none is said, or nobody could end it in that one."""
-        return job.begins_in if job.begins_in in self._complete else ""
+        own = job.begins_in
+        return own if own in self._complete and self.offers.by_any(own, job.adapters) else ""
 
     def _holder(self, job: Job[R]) -> Peer[R] | None:
         """The peer that holds its input, if it takes tasks of the job's stage."""
         holder = self._peers.get(job.input.incarnation) if job.input is not None else None
-        return holder if holder is not None and job.stage in holder.stages and holder.takes_tasks else None
+        able = holder is not None and job.stage in holder.stages and holder.takes_tasks and can_take(holder, job)
+        return holder if able else None
 
-    def _choose(self, job: Job[R]) -> Peer[R] | None:
-        """The peer that should run it, if any can just now.
+    def _choose(self, job: Job[R], apart: Names) -> Peer[R] | None:
+        """The peer that should run it, if any can just now. apart: adapters that not all of its peers offer.
 
         One on which a task of this job failed is taken again only where there is no other.
         """
@@ -308,39 +345,53 @@ class Scheduler(Generic[R]):
             able = holder if holder.credits and holder.free_slots >= holder.needs[stage] - 1 else None
             if holder.incarnation not in job.avoid:
                 return able
-        generation = source.generation if source is not None else self._begins_in(job)
-        generations = [generation] if generation or source is not None else self._complete
+        generations = self._generations(job)
+        if apart and source is None:
+            generations = [generation for generation in generations if self.offers.by_any(generation, apart)]
         shun = job.avoid if job.avoid and self._has_others(job, generations) else ()
         open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
         for load in sorted({load for by_load in open_ for load in by_load}):
-            for by_load in open_:
-                for incarnation, peer in by_load.get(load, {}).items():
-                    if incarnation not in shun:
-                        return peer
+            equals = (
+                peer
+                for by_load in open_
+                for incarnation, peer in by_load.get(load, {}).items()
+                if incarnation not in shun and not (apart and not can_take(peer, job))
+            )
+            if (peer := self._fewest_loads(equals, job)) is not None:
+                return peer
         return None if shun else able
+
+    def _fewest_loads(self, equals: Iterator[Peer[R]], job: Job[R]) -> Peer[R] | None:
+        """Of peers that may as well take it, the first that has the fewest adapters to load."""
+        adapters = needs(job)
+        if not adapters:
+            return next(equals, None)
+        return min(islice(equals, self._compared), key=lambda peer: peer.loads_for(adapters), default=None)
 
     def _has_others(self, job: Job[R], generations: Iterable[str]) -> bool:
         staying = self._staying[job.stage]
         candidates = (self._peers[name] for generation in generations for name in staying.get(generation, ()))
-        return any(peer.takes_tasks and peer.incarnation not in job.avoid for peer in candidates)
+        return any(
+            peer.takes_tasks and peer.incarnation not in job.avoid and can_take(peer, job) for peer in candidates
+        )
 
     def _can_end(self, generation: str, stage: Stage) -> bool:
         """Whether a job of this generation can go on from `stage` to its end; a role that nobody has may yet come."""
         return all(generation in self._staying[later] or not self._staying[later] for later in Stage if later >= stage)
 
-    def _is_stranded(self, generation: str, stage: Stage) -> bool:
+    def _is_stranded(self, generation: str, stage: Stage, apart: Names) -> bool:
         """Whether a job with an input of this generation ends only if it starts over with another."""
         return (
             bool(generation)
-            and any(other != generation for other in self._complete)
-            and not self._can_end(generation, stage)
+            and any(other != generation and self.offers.by_any(other, apart) for other in self._complete)
+            and not (self._can_end(generation, stage) and self.offers.by_any(generation, apart))
         )
 
-    def _worth_a_look(self, stage: Stage, group: Group, avoid: Avoid) -> bool:
+    def _worth_a_look(self, stage: Stage, group: Group, kind: Kind) -> bool:
         """False only if none of the lane's jobs could start or would be stranded."""
         generation, bound = group
-        if bound or avoid:
+        if bound or any(kind):
             return True
         if generation:
-            return (stage, generation) in self._open or self._is_stranded(generation, stage)
+            return (stage, generation) in self._open or self._is_stranded(generation, stage, NONE)
         return any((stage, complete) in self._open for complete in self._complete)

@@ -112,6 +112,8 @@ class Job(Generic[R]):
     encodes: str
     """Jobs of the same encode the same. Empty: nobody does."""
     ready_since: float
+    adapters: frozenset[str] = frozenset()
+    """Which it is denoised with."""
     not_before: float = 0.0
     begins_in: str = ""
     """The generation in which it is to begin; empty: any."""
@@ -199,6 +201,10 @@ class Peer(Generic[R]):
     connected: bool = True
     draining: bool = False
     process: Process | None = None
+    offered: frozenset[str] = frozenset()
+    """Adapters that it can compute with."""
+    loaded: frozenset[str] = frozenset()
+    """Those in its memory, by its last word, and those that its tasks since then want."""
     stalled: set[str] = field(default_factory=set)
     """Tasks that were told to stop long ago, and did not."""
     tasks: dict[str, Task[R]] = field(default_factory=dict)
@@ -239,6 +245,12 @@ class Peer(Generic[R]):
     @property
     def free_slots(self) -> int:
         return self.room - self.slots_used
+
+    def loads_for(self, adapters: frozenset[str]) -> int:
+        """How many of these adapters it would have to load first."""
+        # One that only encodes offers those that change what it makes, and has nothing to do for others.
+        used = adapters if Stage.DENOISE in self.stages else adapters & self.offered
+        return len(used - self.loaded)
 
     def slots_for(self, stage: Stage, source: Output[R] | None) -> int:
         return _slots_for(stage, pulled=source is not None and source.incarnation != self.incarnation)

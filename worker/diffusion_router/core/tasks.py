@@ -48,6 +48,8 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
     )
     if source is not None:
         outputs.read(task, source)
+    # It will have loaded them by the time that the next job asks.
+    peer.loaded |= job.adapters & peer.offered
     book.own(peer, task)
     book.move(job, Move.SENT, task=task)
     if stage is not Stage.DECODE:

@@ -13,6 +13,8 @@ _MAX_FORWARDS: Final = 64
 # One for each stage, of some version.
 _MAX_PROBED: Final = 8
 _MAX_ERROR: Final = 2000
+MAX_ADAPTERS: Final = 4096
+"""Of one worker. What it offers beyond is passed over."""
 
 
 class MalformedReport(ValueError):
@@ -33,8 +35,10 @@ def make_plausible(report: peer_pb2.PeerReport) -> int:
             return _plausible_timings(report.stage_done.timings)
         case "register":
             del report.register.probed[_MAX_PROBED:]
-            return sum(_plausible_timings(done.timings) for done in report.register.outputs) + sum(
-                map(_plausible_probed, report.register.probed)
+            return (
+                sum(_plausible_timings(done.timings) for done in report.register.outputs)
+                + sum(map(_plausible_probed, report.register.probed))
+                + _plausible_adapters(report.register.adapters)
             )
         case "probed":
             return _plausible_probed(report.probed)
@@ -45,7 +49,7 @@ def make_plausible(report: peer_pb2.PeerReport) -> int:
             if left_out:
                 del forwards[:]
                 forwards.extend(kept)
-            return left_out
+            return left_out + _plausible_adapters(report.heartbeat.adapters)
     return 0
 
 
@@ -58,6 +62,17 @@ def _plausible_timings(timings: stage_pb2.StageTimings) -> int:
     for name in wrong:
         timings.ClearField(name)  # type: ignore[arg-type]  # a name of its own
     return len(wrong)
+
+
+def _plausible_adapters(adapters: peer_pb2.Adapters) -> int:
+    wrong = max(0, len(adapters.offered) - MAX_ADAPTERS)
+    if wrong:
+        del adapters.offered[MAX_ADAPTERS:]
+    for adapter in adapters.offered:
+        if not _is_duration(adapter.load_seconds):
+            adapter.ClearField("load_seconds")
+            wrong += 1
+    return wrong
 
 
 def _plausible_probed(probed: peer_pb2.Probed) -> int:

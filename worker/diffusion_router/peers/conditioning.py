@@ -58,4 +58,6 @@ def key(parameters: stage_pb2.JobParameters, reads: Reads) -> str:
     for field, value in parameters.ListFields():
         if field.message_type is None and field.name in reads:
             setattr(read, field.name, value)
+    if "adapters" in reads:
+        read.adapters.extend(parameters.adapters)
     return xxhash.xxh3_128_hexdigest(read.SerializeToString(deterministic=True))

@@ -38,6 +38,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         slots=message.pool.slots,
         draining=message.draining,
         process=_process(message),
+        adapters=_adapters(message.adapters),
         tasks=tuple(
             core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started, task.input_task_id)
             for task in message.tasks
@@ -53,6 +54,13 @@ def _version_of_ip(pool: peer_pb2.Pool) -> str:
     return "IPv6" if pool.url.startswith(f"{pool.mode}://[") else "IPv4"
 
 
+def _adapters(told: peer_pb2.Adapters) -> core.Adapters:
+    return core.Adapters(
+        offered=frozenset(adapter.name for adapter in told.offered),
+        loaded=frozenset(adapter.name for adapter in told.offered if adapter.loaded),
+    )
+
+
 def _process(message: peer_pb2.Register) -> core.Process | None:
     process = message.process
     if not process.pod_uid or not math.isfinite(process.started_at):
@@ -66,7 +74,9 @@ def event(incarnation: str, report: peer_pb2.PeerReport) -> Event | None:
         case "register":
             return registration(report.register)
         case "heartbeat":
-            return core.PeerHeartbeat(incarnation, report.heartbeat.draining)
+            heartbeat = report.heartbeat
+            adapters = _adapters(heartbeat.adapters) if heartbeat.HasField("adapters") else None
+            return core.PeerHeartbeat(incarnation, heartbeat.draining, adapters)
         case "input_received":
             return core.InputReceived(incarnation, report.input_received.task_id)
         case "progress":

@@ -36,6 +36,8 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self._served: list[peer_pb2.ModelIdentity] = []
         # The revision of the list of peers whose models they are.
         self._models_of = 0
+        self._adapters: dict[str, peer_pb2.ModelIdentity] | None = None
+        self._adapters_of = 0
         self._loadings = Loadings()
 
     def models(self) -> list[peer_pb2.ModelIdentity]:
@@ -55,11 +57,33 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         for peer in self._dispatcher.core.peers.values():
             session = self._sessions.session(peer.incarnation)
             if session is not None:
-                model = peer_pb2.ModelIdentity()
-                model.CopyFrom(session.register.model)
-                model.id = self.model_id or model.id
+                model = self._named(session.register.model)
                 found.setdefault((model.id, model.revision), model)
         return list(found.values())
+
+    def _named(self, told: peer_pb2.ModelIdentity) -> peer_pb2.ModelIdentity:
+        """Under the pipeline's name for it."""
+        model = peer_pb2.ModelIdentity()
+        model.CopyFrom(told)
+        model.id = self.model_id or model.id
+        return model
+
+    def adapters(self) -> dict[str, peer_pb2.ModelIdentity] | None:
+        """The names of those that denoisers offer, each with the model that it is for. None: no denoiser is there."""
+        if self._adapters_of != self._dispatcher.core.revision:
+            self._adapters_of, self._adapters = self._dispatcher.core.revision, self._find_adapters()
+        return self._adapters
+
+    def _find_adapters(self) -> dict[str, peer_pb2.ModelIdentity] | None:
+        denoisers = [peer for peer in self._dispatcher.core.peers.values() if Stage.DENOISE in peer.stages]
+        if not denoisers:
+            return None
+        return {
+            name: self._named(session.register.model)
+            for peer in denoisers
+            if (session := self._sessions.session(peer.incarnation)) is not None
+            for name in peer.offered
+        }
 
     def ready(self) -> bool:
         """Whether each role has a peer that takes tasks."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -40,6 +40,16 @@ class Parameters(Protocol):
     def parameters(self, job_id: str) -> stage_pb2.JobParameters | None: ...
 
 
+class Told(Protocol):
+    """Who counts what workers say."""
+
+    def passed_over(self, reason: str, count: int) -> None:
+        """Reports, or numbers in them."""
+
+    def adapters_loaded(self, seconds: Iterable[float]) -> None:
+        """How long each took."""
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     register: peer_pb2.Register
@@ -47,6 +57,8 @@ class Session:
         default_factory=lambda: asyncio.Queue(maxsize=_MAX_COMMANDS)
     )
     heartbeat: peer_pb2.Heartbeat = field(default_factory=peer_pb2.Heartbeat)
+    loaded: frozenset[str] = frozenset()
+    """Adapters, by its last word of them."""
     last_report: float = field(default_factory=time.monotonic)
     prober: Prober | None = None
     """Once it is welcome."""
@@ -76,13 +88,12 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         dispatcher: Dispatcher,
         parameters: Parameters,
         tickets: Tickets,
-        passed_over: Callable[[str, int], None],
+        told: Told,
     ) -> None:
-        """passed_over: hears why something was, and how much."""
         self._dispatcher = dispatcher
         self._parameters = parameters
         self._tickets = tickets
-        self._passed_over = passed_over
+        self._told = told
         self._sessions: dict[str, Session] = {}
 
     def session(self, incarnation: str) -> Session | None:
@@ -160,7 +171,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         except (TimeoutError, StopAsyncIteration, MalformedReport) as error:
             detail = str(error) or f"no Register within {_REGISTER_TIMEOUT:.0f} s"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the first report must be a Register: {detail}")
-        session = Session(first.register)
+        session = Session(first.register, loaded=registered.adapters.loaded)
         incarnation = registered.incarnation
         older = self._sessions.get(incarnation)
         if older is not None and not hmac.compare_digest(older.register.secret, first.register.secret):
@@ -200,17 +211,25 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             self._make_plausible(report)
             event = messages.event(incarnation, report)
             if event is None:
-                self._passed_over("unknown", 1)
+                self._told.passed_over("unknown", 1)
                 continue
             if report.HasField("heartbeat"):
                 session.heartbeat = report.heartbeat
+                if report.heartbeat.HasField("adapters"):
+                    self._count_loads(session, report.heartbeat.adapters)
             elif report.HasField("probed") and session.prober is not None:
                 session.prober.hear(report.probed)
             self._dispatcher.dispatch(event)
 
+    def _count_loads(self, session: Session, adapters: peer_pb2.Adapters) -> None:
+        loaded = [adapter for adapter in adapters.offered if adapter.loaded]
+        new = [adapter.load_seconds for adapter in loaded if adapter.name not in session.loaded]
+        session.loaded = frozenset(adapter.name for adapter in loaded)
+        self._told.adapters_loaded(new)
+
     def _make_plausible(self, report: peer_pb2.PeerReport) -> None:
         if wrong := make_plausible(report):
-            self._passed_over("impossible", wrong)
+            self._told.passed_over("impossible", wrong)
 
     async def _write(
         self, session: Session, context: grpc.aio.ServicerContext[peer_pb2.PeerReport, peer_pb2.RouterCommand]

@@ -1,0 +1,65 @@
+"""Which adapters the denoisers of each generation offer.
+
+Denoisers alone are asked: an adapter changes what they compute, and what encoders do only where its file says so. All
+of a generation offer the same but for a while, when a file has come into their folder or gone from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final, Generic
+
+from diffusion_router.core.events import R, Stage
+from diffusion_router.core.state import Job, Peer
+
+Names = frozenset[str]
+
+NONE: Final[Names] = frozenset()
+
+
+class Offers(Generic[R]):
+    def __init__(self) -> None:
+        # What each denoiser that stays offers, and how many of them offer each name.
+        self._denoisers: dict[str, dict[str, Names]] = {}
+        self._counts: dict[str, Counter[str]] = {}
+
+    def seat(self, peer: Peer[R], *, stays: bool) -> bool:
+        """To be called when the peer comes or goes, or offers others. Whether that made a difference."""
+        denoisers = self._denoisers.setdefault(peer.generation, {})
+        counts = self._counts.setdefault(peer.generation, Counter())
+        before = denoisers.pop(peer.incarnation, None)
+        now = peer.offered if stays and Stage.DENOISE in peer.stages else None
+        if now is not None:
+            denoisers[peer.incarnation] = now
+        if before != now:
+            counts.subtract(before or NONE)
+            counts.update(now or NONE)
+        if not denoisers:
+            del self._denoisers[peer.generation], self._counts[peer.generation]
+        return before != now
+
+    def by_all(self, generation: str, names: Names) -> bool:
+        """Whether every denoiser of the generation offers them."""
+        denoisers = self._denoisers.get(generation, {})
+        return all(self._counts[generation][name] == len(denoisers) for name in names) if denoisers else True
+
+    def by_any(self, generation: str, names: Names) -> bool:
+        """Whether a denoiser of the generation offers all of them. While it has none, one that does may yet come."""
+        return self.by_all(generation, names) or any(
+            names <= offered for offered in self._denoisers[generation].values()
+        )
+
+    def missing(self, names: Names) -> Names:
+        """Those that there are denoisers for, but none that offers them."""
+        there = self._counts.values()
+        return frozenset(name for name in names if there and not any(counts[name] for counts in there))
+
+
+def needs(job: Job[R]) -> Names:
+    """Adapters that a denoiser must offer for it, now or next."""
+    return job.adapters if job.adapters and job.stage is not Stage.DECODE else NONE
+
+
+def can_take(peer: Peer[R], job: Job[R]) -> bool:
+    """Whether it offers what the job's stage needs."""
+    return job.stage is not Stage.DENOISE or job.adapters <= peer.offered
