@@ -250,15 +250,18 @@ class OfferedAdapter(_message.Message):
     LOADED_FIELD_NUMBER: _builtins.int
     LOAD_SECONDS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     scale: _builtins.float
     """Used where a request gives none."""
     loaded: _builtins.bool
     """In memory; else it is loaded when a request first wants it."""
     load_seconds: _builtins.float
-    """What loading it took, if it ever was."""
+    """What loading it took the last time, if it ever was."""
     bytes: _builtins.int
     """Of its file."""
+    loads: _builtins.int
+    """How often it was loaded since the worker started."""
     def __init__(
         self,
         *,
@@ -267,10 +270,11 @@ class OfferedAdapter(_message.Message):
         loaded: _builtins.bool = ...,
         load_seconds: _builtins.float = ...,
         bytes: _builtins.int = ...,
+        loads: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "load_seconds", b"load_seconds", "loaded", b"loaded", "name", b"name", "scale", b"scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "load_seconds", b"load_seconds", "loaded", b"loaded", "loads", b"loads", "name", b"name", "scale", b"scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

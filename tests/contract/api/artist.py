@@ -50,10 +50,13 @@ class Artist(ScriptedWorker):
         async with self._writing:
             await super().report(**report)
 
-    def offering(self, *loaded: str, seconds: float = 0.0) -> peer_pb2.Adapters:
+    def offering(self, seconds: float = 0.0, /, **loads: int) -> peer_pb2.Adapters:
+        """loads: how often those that are loaded were."""
         return peer_pb2.Adapters(
             offered=[
-                peer_pb2.OfferedAdapter(name=name, scale=1, loaded=name in loaded, load_seconds=seconds)
+                peer_pb2.OfferedAdapter(
+                    name=name, scale=1, loaded=name in loads, load_seconds=seconds, loads=loads.get(name, 0)
+                )
                 for name in self._adapters
             ]
         )

@@ -115,15 +115,15 @@ async def test_what_workers_say_later_counts_and_metrics_have_numbers_but_no_nam
 ) -> None:
     before = await counted(http)
     assert before['diffusion_router_adapter_requests_total{adapters="2"}'] == 0
-    for loaded in (["ink"], ["ink", "house"], ["house"], ["house", "ink"]):
-        beat = peer_pb2.Heartbeat(adapters=painter.offering(*loaded, seconds=2.0))
+    for loads in ({"ink": 1}, {"ink": 1, "house": 1}, {"ink": 3, "house": 1}):
+        beat = peer_pb2.Heartbeat(adapters=painter.offering(2.0, **loads))
         await painter.report(heartbeat=beat)
     await painter.report(heartbeat=peer_pb2.Heartbeat(slots_used=1))
     assert (await http.post(GENERATIONS, json={"prompt": "x", "adapters": ["ink", "house"]})).status_code == 200
     after = await counted(http)
     assert after.pop('diffusion_router_adapter_requests_total{adapters="2"}') == 1
-    assert after.pop("diffusion_router_adapter_loads_total") == 3
-    assert after.pop("diffusion_router_adapter_load_seconds_total") == 6.0
+    assert after.pop("diffusion_router_adapter_loads_total") == 4
+    assert after.pop("diffusion_router_adapter_load_seconds_total") == 8.0
     assert not any(after.values())
     painter._adapters = ["oil"]
     await painter.report(heartbeat=peer_pb2.Heartbeat(adapters=painter.offering()))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -46,8 +46,8 @@ class Told(Protocol):
     def passed_over(self, reason: str, count: int) -> None:
         """Reports, or numbers in them."""
 
-    def adapters_loaded(self, seconds: Iterable[float]) -> None:
-        """How long each took."""
+    def adapters_loaded(self, count: int, seconds: float) -> None:
+        """How many were, and how long that took."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,8 +57,8 @@ class Session:
         default_factory=lambda: asyncio.Queue(maxsize=_MAX_COMMANDS)
     )
     heartbeat: peer_pb2.Heartbeat = field(default_factory=peer_pb2.Heartbeat)
-    loaded: frozenset[str] = frozenset()
-    """Adapters, by its last word of them."""
+    loads: Mapping[str, int] = field(default_factory=dict)
+    """How often it loaded each adapter, by its last word of them."""
     last_report: float = field(default_factory=time.monotonic)
     prober: Prober | None = None
     """Once it is welcome."""
@@ -171,7 +171,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         except (TimeoutError, StopAsyncIteration, MalformedReport) as error:
             detail = str(error) or f"no Register within {_REGISTER_TIMEOUT:.0f} s"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the first report must be a Register: {detail}")
-        session = Session(first.register, loaded=registered.adapters.loaded)
+        session = Session(first.register, loads=_loads(first.register.adapters))
         incarnation = registered.incarnation
         older = self._sessions.get(incarnation)
         if older is not None and not hmac.compare_digest(older.register.secret, first.register.secret):
@@ -222,10 +222,11 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             self._dispatcher.dispatch(event)
 
     def _count_loads(self, session: Session, adapters: peer_pb2.Adapters) -> None:
-        loaded = [adapter for adapter in adapters.offered if adapter.loaded]
-        new = [adapter.load_seconds for adapter in loaded if adapter.name not in session.loaded]
-        session.loaded = frozenset(adapter.name for adapter in loaded)
-        self._told.adapters_loaded(new)
+        # Of several loads between two reports the last one's time is known.
+        for adapter in adapters.offered:
+            count = max(0, adapter.loads - session.loads.get(adapter.name, 0))
+            self._told.adapters_loaded(count, count * adapter.load_seconds)
+        session.loads = _loads(adapters)
 
     def _make_plausible(self, report: peer_pb2.PeerReport) -> None:
         if wrong := make_plausible(report):
@@ -236,3 +237,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
     ) -> None:
         while (command := await session.commands.get()) is not None:
             await asyncio.wait_for(context.write(command), _WRITE_TIMEOUT)
+
+
+def _loads(adapters: peer_pb2.Adapters) -> dict[str, int]:
+    return {adapter.name: adapter.loads for adapter in adapters.offered}

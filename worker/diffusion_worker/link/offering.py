@@ -42,7 +42,12 @@ def _to_wire(offered: list[Offered]) -> peer_pb2.Adapters:
     return peer_pb2.Adapters(
         offered=[
             peer_pb2.OfferedAdapter(
-                name=one.name, scale=one.scale, loaded=one.loaded, load_seconds=one.load_seconds, bytes=one.bytes
+                name=one.name,
+                scale=one.scale,
+                loaded=one.loaded,
+                load_seconds=one.load_seconds,
+                bytes=one.bytes,
+                loads=one.loads,
             )
             for one in offered
         ]

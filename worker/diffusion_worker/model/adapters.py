@@ -30,6 +30,7 @@ class _Adapter:
     loaded: bool = False
     load_seconds: float = 0.0
     bytes: int = 0
+    loads: int = 0
     components: frozenset[str] = frozenset()
     """That the file has tensors for, once it was read."""
 
@@ -82,7 +83,7 @@ class Adapters:
         self._look()
         with self._lock:
             return [
-                Offered(name, one.file.scale, one.loaded, one.load_seconds, one.bytes)
+                Offered(name, one.file.scale, one.loaded, one.load_seconds, one.bytes, one.loads)
                 for name, one in sorted(self._known.items())
             ]
 
@@ -184,6 +185,7 @@ class Adapters:
         self._loaded[adapter.file.name] = inner
         with self._lock:
             adapter.loaded = True
+            adapter.loads += 1
             adapter.components = contents.components
             adapter.bytes = path.stat().st_size
             adapter.load_seconds = time.perf_counter() - begun

@@ -58,13 +58,14 @@ NO_ADAPTERS: Final = AdapterFiles()
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """An adapter that a model can compute with. load_seconds: what that took when it was last loaded."""
+    """An adapter that a model can compute with. It was loaded `loads` times, of which the last took `load_seconds`."""
 
     name: str
     scale: float
     loaded: bool
     load_seconds: float
     bytes: int
+    loads: int
 
 
 @dataclass(frozen=True, kw_only=True)
