@@ -20,6 +20,8 @@ from testbed.nodes.cluster import NodeCluster
 PIPELINES, BOXES = "node-1", "node-2"
 KUBELET_PORT = 10250
 POLICY_SECONDS = 10
+# Whatever a test before has set.
+NO_POLICY = {"mode": "None", **dict.fromkeys(("httpFrom", "grpcFrom", "metricsFrom", "egress"))}
 SEVEN = requests()[0]
 
 # A container has no curl, but Python.
@@ -134,8 +136,7 @@ def test_what_is_named_is_let_through_and_without_policies_all_is(cluster: NodeC
     scene.digits.edit(networkPolicy={"egress": [named]})
     cluster.until(lambda: scene.reaches_out(pod, box, PORT), POLICY_SECONDS, "what is named is reached")
     assert not scene.reaches_out(pod, cluster.address, cluster.port)
-    nothing = dict.fromkeys(("egress", "grpcFrom", "metricsFrom"))
-    scene.digits.edit(networkPolicy={"mode": "None", **nothing})
+    scene.digits.edit(networkPolicy=NO_POLICY)
     cluster.until(lambda: scene.reaches_out(pod, cluster.address, cluster.port), POLICY_SECONDS, "pods reach all")
     cluster.until(
         lambda: scene.box_reaches("stranger", pod, scene.transfer_port(pod)), POLICY_SECONDS, "strangers reach pods"
@@ -147,8 +148,7 @@ def test_a_way_between_workers_that_is_closed_is_told_before_a_job_needs_it(
     cluster: NodeCluster, scene: Scene, pictures: dict[Request, bytes]
 ) -> None:
     digits = scene.digits
-    parts = dict.fromkeys(("httpFrom", "grpcFrom", "metricsFrom", "egress"))
-    digits.edit(networkPolicy={"mode": "None", **parts})
+    digits.edit(networkPolicy=NO_POLICY)
     router = {"ipBlock": {"cidr": f"{scene.address('digits-router-0')}/32"}}
     closed = {
         "apiVersion": "networking.k8s.io/v1",

@@ -79,9 +79,9 @@ async def serve(
                 None, _import_serving, model is None, last_resort is not None
             )
             transport, proof = await _open(settings, importing)
+            stack.push_async_callback(_close, transport)
             serving = importing.result()(settings, standing, metrics, downloading, last_resort)
             watched.callback(serving.stop)
-            stack.push_async_callback(_close, transport)
             metrics.watch(transport.pool, proof)
             await serving.serve(await serving.load(model), transport, proof, stop)
 

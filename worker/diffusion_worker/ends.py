@@ -33,17 +33,6 @@ class Stalled(Exception):
         self.stall = stall
 
 
-FORESEEN: Final = (
-    UnsupportedModel,
-    DownloadFailed,
-    Incompatible,
-    EngineInitFailed,
-    TransportFailed,
-    Stalled,
-    OSError,
-)
-"""What ends a worker with a message and no traceback."""
-
 _STATUSES: Final[dict[type[BaseException], int]] = {
     UnsupportedModel: EXIT_MODEL,
     DownloadFailed: EXIT_DOWNLOAD,
@@ -52,6 +41,8 @@ _STATUSES: Final[dict[type[BaseException], int]] = {
     TransportFailed: EXIT_TRANSPORT,
     Stalled: EXIT_STALLED,
 }
+FORESEEN: Final[tuple[type[BaseException], ...]] = (*_STATUSES, OSError)
+"""What ends a worker with a message and no traceback."""
 
 
 def status_of(error: BaseException) -> int:

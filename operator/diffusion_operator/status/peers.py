@@ -169,7 +169,7 @@ def _of_all(pipeline: Pipeline, observed: Observed, peers: Sequence[PeerSeen]) -
             "set spec.transport.protocol to rdma or tcp",
         )
     fell = networks not in ([], [RDMA]) and _wants_rdma(pipeline.transport.protocol, pipeline.transport.fallback)
-    return _Travel("".join(networks), [f"peers use {networks[0]}"] if fell else [], "worker pods are given")
+    return _Travel(next(iter(networks), ""), [f"peers use {networks[0]}"] if fell else [], "worker pods are given")
 
 
 def _by_edge(pipeline: Pipeline, peers: Sequence[PeerSeen]) -> _Travel | Finding:
