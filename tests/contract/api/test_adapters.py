@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -11,7 +12,7 @@ from openai import AsyncOpenAI
 
 from contract.api.artist import Artist, picture, until
 from contract.api.test_grpc_twin import create, finished, refusal
-from contract.router.conftest import Router, Start
+from contract.router.conftest import DEADLINE, Router, Start
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 
 GENERATIONS = "/v1/images/generations"
@@ -102,6 +103,12 @@ async def test_a_model_may_be_an_adapters_name_as_clients_of_vllm_have_it(
     assert answer.json()["data"][0]["model"] == "scripted"
     assert (await http.post(GENERATIONS, json={"prompt": "x", "model": "oil"})).status_code == 404
     assert (await http.post(GENERATIONS, json={"prompt": "x", "model": "ink", "lora": "oil"})).status_code == 400
+    await painter.report(drained=peer_pb2.Drained())
+    async with asyncio.timeout(DEADLINE):
+        while (await http.get("/readyz")).status_code == 200:
+            pass
+    answer = await http.post("/v1/jobs", json={"prompt": "x", "model": "ink"})
+    assert answer.json()["data"][0]["parameters"]["adapters"] == [{"name": "ink", "scale": None}], "known of before"
 
 
 async def counted(http: httpx.AsyncClient) -> dict[str, float]:

@@ -187,13 +187,16 @@ def test_what_another_encoded_where_its_adapters_are_not_offered_is_encoded_agai
     world.check_at_rest()
 
 
-def test_one_that_nobody_offers_any_more_waits_until_its_deadline_which_says_so(world: World) -> None:
+def test_one_that_nobody_offers_waits_until_its_deadline_which_says_so(world: World) -> None:
     world.spawn(DENOISE, adapters=having("a"))
-    job_id = world.submit(deadline=20.0, adapters="ab")
+    world.spawn(DENOISE, adapters=having("c"))
+    jobs = [world.submit(deadline=20.0, adapters=adapters) for adapters in ("ab", "ac")]
     world.run(rounds=60)
-    job = world.store[job_id]
-    assert job.status is JobStatus.FAILED
-    assert job.message == "not finished by its deadline (ENCODE): no denoiser offers b any more"
+    assert [world.store[job_id].status for job_id in jobs] == [JobStatus.FAILED] * 2
+    assert [world.store[job_id].message for job_id in jobs] == [
+        "not finished by its deadline (ENCODE): no denoiser offers its adapters b",
+        "not finished by its deadline (ENCODE): no denoiser offers its adapters a, c",
+    ]
 
 
 def test_an_encoder_that_has_them_loaded_is_preferred_and_one_without_them_has_nothing_to_load(world: World) -> None:

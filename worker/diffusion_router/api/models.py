@@ -25,7 +25,7 @@ def model_routes(api: Api) -> APIRouter:
         models = [_object(model, created) for model in api.registry.models()]
         adapters = [
             AdapterObject(id=name, created=created, parent=model.id, output=model.makes)
-            for name, model in sorted((api.registry.adapters() or {}).items())
+            for name, model in sorted(api.registry.served_adapters().items())
         ]
         return [*models, *adapters]
 

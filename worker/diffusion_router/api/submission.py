@@ -116,10 +116,8 @@ def settle_adapters(registry: Registry, generation: GenerationRequest) -> Genera
     Raises InvalidField for one that no denoiser offers. While there is none, each may yet be offered.
     """
     offered, named = registry.adapters(), generation.parameters.adapters
-    if offered is None:
-        return generation
     model = generation.model
-    if model in offered and all(model != served.id for served in registry.served_models()):
+    if model in registry.served_adapters() and all(model != served.id for served in registry.served_models()):
         if all(adapter.name != model for adapter in named):
             if len(named) == MAX_ADAPTERS:
                 text = (
@@ -129,7 +127,7 @@ def settle_adapters(registry: Registry, generation: GenerationRequest) -> Genera
             named.insert(0, stage_pb2.Adapter(name=model))
         generation = replace(generation, model=None)
     for index, adapter in enumerate(named):
-        if adapter.name not in offered:
+        if offered is not None and adapter.name not in offered:
             raise InvalidField(f"adapters[{index}].name", _not_offered(adapter.name, sorted(offered)))
     return generation
 

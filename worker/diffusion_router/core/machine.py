@@ -38,6 +38,7 @@ from diffusion_router.core.events import (
     Tick,
 )
 from diffusion_router.core.lifecycle import Move
+from diffusion_router.core.offers import needs
 from diffusion_router.core.state import Job, Loss, Peer
 
 _LATER_FIRST: Final = sorted(Stage, reverse=True)
@@ -194,8 +195,8 @@ class Core(Book[R]):
             job = self.jobs.get(heapq.heappop(self.deadlines)[1])
             if job is not None:
                 text = f"not finished by its deadline ({job.stage.name})"
-                if missing := self.scheduler.offers.missing(job.adapters):
-                    text += f": no denoiser offers {', '.join(sorted(missing))} any more"
+                if missing := self.scheduler.offers.missing(needs(job)):
+                    text += f": no denoiser offers its adapters {', '.join(sorted(missing))}"
                 jobs.end(self, job, Move.FAILED, FailureKind.DEADLINE, text)
         while self.stopping and self.stopping[0][0] <= self.now:
             _, incarnation, task_id = heapq.heappop(self.stopping)

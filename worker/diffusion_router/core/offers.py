@@ -32,8 +32,10 @@ class Offers(Generic[R]):
         if now is not None:
             denoisers[peer.incarnation] = now
         if before != now:
-            counts.subtract(before or NONE)
             counts.update(now or NONE)
+            counts.subtract(before or NONE)
+            # Names that nobody offers any more are forgotten.
+            self._counts[peer.generation] = +counts
         if not denoisers:
             del self._denoisers[peer.generation], self._counts[peer.generation]
         return before != now
@@ -50,9 +52,10 @@ class Offers(Generic[R]):
         )
 
     def missing(self, names: Names) -> Names:
-        """Those that there are denoisers for, but none that offers them."""
-        there = self._counts.values()
-        return frozenset(name for name in names if there and not any(counts[name] for counts in there))
+        """Those that no denoiser offers, or all, if none offers them together. While there is none, none is missing."""
+        if not self._denoisers or any(self.by_any(generation, names) for generation in self._denoisers):
+            return NONE
+        return frozenset(name for name in names if not any(counts[name] for counts in self._counts.values())) or names
 
 
 def needs(job: Job[R]) -> Names:

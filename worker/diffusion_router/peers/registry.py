@@ -37,6 +37,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         # The revision of the list of peers whose models they are.
         self._models_of = 0
         self._adapters: dict[str, peer_pb2.ModelIdentity] | None = None
+        self._served_adapters: dict[str, peer_pb2.ModelIdentity] = {}
         self._adapters_of = 0
         self._loadings = Loadings()
 
@@ -73,6 +74,12 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         if self._adapters_of != self._dispatcher.core.revision:
             self._adapters_of, self._adapters = self._dispatcher.core.revision, self._find_adapters()
         return self._adapters
+
+    def served_adapters(self) -> dict[str, peer_pb2.ModelIdentity]:
+        """Those of `adapters`; while no denoiser is there, those that were offered last."""
+        offered = self.adapters()
+        self._served_adapters = self._served_adapters if offered is None else offered
+        return self._served_adapters
 
     def _find_adapters(self) -> dict[str, peer_pb2.ModelIdentity] | None:
         denoisers = [peer for peer in self._dispatcher.core.peers.values() if Stage.DENOISE in peer.stages]
