@@ -17,6 +17,8 @@ FLUX = Checkpoint("flux", "FluxPipeline", "images.flux")
 KONTEXT = Checkpoint("flux-kontext", "FluxKontextPipeline", "images.kontext")
 KLEIN = Checkpoint("flux2-klein", "Flux2KleinPipeline", "images.klein", {"is_distilled": True})
 QWEN = Checkpoint("qwen-image", "QwenImagePipeline", "images.qwen")
+QWEN_EDIT = Checkpoint("qwen-edit", "QwenImageEditPipeline", "edited_pictures.qwen_edit")
+QWEN_EDIT_PLUS = Checkpoint("qwen-edit-plus", "QwenImageEditPlusPipeline", "edited_pictures.qwen_edit")
 ZIMAGE = Checkpoint("z-image", "ZImagePipeline", "images.zimage")
 PIXART = Checkpoint("pixart-sigma", "PixArtSigmaPipeline", "images.pixart")
 SANA = Checkpoint("sana", "SanaPipeline", "images.sana")
@@ -47,6 +49,7 @@ _MASKED = _PICTURE | {"mask_image": (32, 32)}
 _IMAGE = {"prompt": "a painting of a green bird", "width": 32, "height": 32, "num_inference_steps": 2, "seed": 7}
 _GUIDED_IMAGE = _IMAGE | {"negative_prompt": "blurry, low quality", "guidance_scale": 5.0}
 _HALFWAY = {"strength": 0.6, "num_inference_steps": 4}
+_LARGER = {"width": 64, "height": 64}
 _KONTEXT = {"width": 128, "height": 128, "extra": {"max_area": 128 * 128, "max_sequence_length": 32}}
 _UNBINNED = {"extra": {"use_resolution_binning": False}}
 
@@ -65,6 +68,15 @@ _IMAGES = (
     Family("qwen-image", QWEN, "modular", "image", _GUIDED_IMAGE),
     Family("qwen-image-to-image", QWEN, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
     Family("qwen-mask", QWEN, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _MASKED),
+    Family("qwen-edit", QWEN_EDIT, "modular", "image", _GUIDED_IMAGE | _LARGER, _PICTURE),
+    Family(
+        "qwen-edit-references",
+        QWEN_EDIT_PLUS,
+        "modular",
+        "image",
+        _GUIDED_IMAGE | _LARGER,
+        {"image": ((32, 32), (32, 64), (48, 32))},
+    ),
     Family("z-image", ZIMAGE, "modular", "image", _GUIDED_IMAGE),
     Family("z-image-to-image", ZIMAGE, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
     Family("sd15", SD15, "replay", "image", _GUIDED_IMAGE),

@@ -58,14 +58,14 @@ WORKFLOWS: Final = frozenset(
         "image2image",
         "img2img",
         "image_conditioned",
-        "image_conditioned_inpainting",
         "inpainting",
         "text2video",
         "image2video",
         "flf2v",
     }
 )
-"""Workflows served. Others (control nets, adapters) need components or inputs that no request carries."""
+"""Workflows served. Others (control nets, adapters) need components or inputs that no request carries, or
+(image_conditioned_inpainting) make a tensor of one size and mask one of another."""
 
 PICTURES: Final = ("image", "last_image", "mask_image", "control_image", "reference_images")
 """Inputs that are pictures."""
