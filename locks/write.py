@@ -67,7 +67,8 @@ NOT_IN_WORKER: Final = [
     "torch",
     "torchvision",
 ]
-# Images have it from elsewhere than their lock, with all that it needs: Debian's or torch.txt; and the latter's from theirs.
+# Images have it from elsewhere than their lock, with all that it needs: Debian's, or torch.txt, which has not what the
+# image's own lock has.
 APART: Final = {
     "worker-cpu": ("torch", "torchvision"),
     "worker-cuda": ("torch", "torchvision"),
