@@ -42,6 +42,8 @@ def one_thread() -> Iterator[None]:
     "family",
     [
         "flux2-klein-references",
+        pytest.param("qwen-edit-references", marks=pytest.mark.thorough),
+        pytest.param("qwen-layered", marks=pytest.mark.thorough),
         pytest.param("sd15-controlnet", marks=pytest.mark.thorough),
         pytest.param("sd15-inpaint", marks=pytest.mark.thorough),
         pytest.param("wan22-vace", marks=pytest.mark.thorough),
@@ -71,31 +73,29 @@ def sent(family: Family) -> Files:
     return files
 
 
-def edit(client: httpx.Client, family: Family, files: Files) -> bytes:
+def edit(client: httpx.Client, family: Family, files: Files) -> list[bytes]:
     answer = client.post("/v1/images/edits", data=_fields(family), files=_parts(files), timeout=JOB_SECONDS)
     assert answer.status_code == 200, answer.text
-    (picture,) = answer.json()["data"]
-    return base64.b64decode(picture["b64_json"])
+    return [base64.b64decode(picture["b64_json"]) for picture in answer.json()["data"]]
 
 
-def film(client: httpx.Client, family: Family, files: Files) -> bytes:
+def film(client: httpx.Client, family: Family, files: Files) -> list[bytes]:
     answer = client.post("/v1/videos", data=_fields(family), files=_parts(files))
     assert answer.status_code == 200, answer.text
     path = f"/v1/videos/{answer.json()['id']}"
     until(lambda: client.get(path).json()["status"] in ("completed", "failed"), JOB_SECONDS, "the video has ended")
     answer = client.get(f"{path}/content")
     assert answer.status_code == 200, answer.text
-    return answer.content
+    return [answer.content]
 
 
-def whole(family: Family, files: Files) -> bytes:
+def whole(family: Family, files: Files) -> list[bytes]:
     images: Any = {name: open_files(name, data, Bounds(pixels=1 << 20)) for name, data in files.items()}
     output_format = "mp4" if family.output == "video" else "png"
     parameters = Parameters(**family.request, images=images, output_format=output_format)
     model = load_model(path=ensure(family.checkpoint), stages=frozenset(STAGES), dtype="float32", device="cpu")
     media: list[Media] = model.decode(model.denoise(model.encode(parameters), parameters, Direct()))
-    (file,) = media
-    return file.data
+    return [file.data for file in media]
 
 
 def _png(pixels: Any) -> bytes:
@@ -106,7 +106,8 @@ def _png(pixels: Any) -> bytes:
 
 def _fields(family: Family) -> dict[str, Any]:
     fields = dict(family.request)
-    fields["size"] = f"{fields.pop('width')}x{fields.pop('height')}"
+    if "width" in fields:
+        fields["size"] = f"{fields.pop('width')}x{fields.pop('height')}"
     if "extra" in fields:
         fields["model_args"] = json.dumps(fields.pop("extra"))
     return fields

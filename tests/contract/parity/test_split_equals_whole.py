@@ -36,12 +36,12 @@ def test_split_equals_whole(pipeline: Any, family: str, dtype: str) -> None:
 
 @each_family
 def test_the_file_has_the_size_that_was_asked_for(pipeline: Any, family: str) -> None:
-    request = FAMILIES[family].request
-    (file,) = pipeline.run(Case(family))["split"]["files"]
-    assert (file.width, file.height) == (request["width"], request["height"])
-    assert file.num_frames == FAMILIES[family].frames
-    if FAMILIES[family].output == "image":
-        assert Image.open(io.BytesIO(file.data)).size == (file.width, file.height)
+    asked = FAMILIES[family]
+    files = pipeline.run(Case(family))["split"]["files"]
+    assert [(file.width, file.height) for file in files] == [asked.size] * asked.files
+    assert {file.num_frames for file in files} == {asked.frames}
+    for file in files if asked.output == "image" else ():
+        assert Image.open(io.BytesIO(file.data)).size == asked.size
 
 
 @each_family

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from testbed.zoo.family import Checkpoint, Family
 
 SD15 = Checkpoint("sd15", "StableDiffusionPipeline", "images.sd15")
@@ -19,6 +21,7 @@ KLEIN = Checkpoint("flux2-klein", "Flux2KleinPipeline", "images.klein", {"is_dis
 QWEN = Checkpoint("qwen-image", "QwenImagePipeline", "images.qwen")
 QWEN_EDIT = Checkpoint("qwen-edit", "QwenImageEditPipeline", "edited_pictures.qwen_edit")
 QWEN_EDIT_PLUS = Checkpoint("qwen-edit-plus", "QwenImageEditPlusPipeline", "edited_pictures.qwen_edit")
+QWEN_LAYERED = Checkpoint("qwen-layered", "QwenImageLayeredPipeline", "edited_pictures.qwen_layered")
 ZIMAGE = Checkpoint("z-image", "ZImagePipeline", "images.zimage")
 PIXART = Checkpoint("pixart-sigma", "PixArtSigmaPipeline", "images.pixart")
 SANA = Checkpoint("sana", "SanaPipeline", "images.sana")
@@ -48,6 +51,12 @@ _MASKED = _PICTURE | {"mask_image": (32, 32)}
 
 _IMAGE = {"prompt": "a painting of a green bird", "width": 32, "height": 32, "num_inference_steps": 2, "seed": 7}
 _GUIDED_IMAGE = _IMAGE | {"negative_prompt": "blurry, low quality", "guidance_scale": 5.0}
+
+
+def _without_size(request: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in request.items() if name not in ("width", "height")}
+
+
 _HALFWAY = {"strength": 0.6, "num_inference_steps": 4}
 _LARGER = {"width": 64, "height": 64}
 _KONTEXT = {"width": 128, "height": 128, "extra": {"max_area": 128 * 128, "max_sequence_length": 32}}
@@ -76,6 +85,16 @@ _IMAGES = (
         "image",
         _GUIDED_IMAGE | _LARGER,
         {"image": ((32, 32), (32, 64), (48, 32))},
+    ),
+    Family(
+        "qwen-layered",
+        QWEN_LAYERED,
+        "modular",
+        "image",
+        _without_size(_GUIDED_IMAGE) | {"extra": {"layers": 2}},
+        _PICTURE,
+        makes=(640, 640),
+        files=2,
     ),
     Family("z-image", ZIMAGE, "modular", "image", _GUIDED_IMAGE),
     Family("z-image-to-image", ZIMAGE, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKLQwenImage
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
 from testbed.zoo import images, texts
@@ -12,7 +12,7 @@ from testbed.zoo.family import Components
 from testbed.zoo.texts import weights
 
 
-def _vae(seed: int) -> Any:
+def _vae(seed: int, **config: Any) -> Any:
     """diffusers scales a picture to edit to about a million pixels: 16 of them a latent keep that small."""
     with weights(seed):
         return AutoencoderKLQwenImage(
@@ -23,6 +23,7 @@ def _vae(seed: int) -> Any:
             temperal_downsample=[False] * 3 + [True],
             latents_mean=[0.1, -0.2, 0.3, 0.0],
             latents_std=[1.1, 0.9, 1.2, 1.0],
+            **config,
         ).eval()
 
 
@@ -38,3 +39,13 @@ def _processor() -> Any:
 
 def qwen_edit() -> Components:
     return images.qwen() | {"vae": _vae(241), "text_encoder": texts.qwen25_vl(242), "processor": _processor()}
+
+
+def qwen_layered() -> Components:
+    """Its pictures have an alpha channel."""
+    components = qwen_edit()
+    config = {name: value for name, value in components["transformer"].config.items() if name[0] != "_"}
+    layers = {"use_additional_t_cond": True, "use_layer3d_rope": True}
+    with weights(252):
+        transformer = QwenImageTransformer2DModel(**config | layers).eval()
+    return components | {"transformer": transformer, "vae": _vae(251, input_channels=4)}

@@ -30,7 +30,8 @@ class Family:
 
     `way` is how the model is expected to be cut ("modular" or "replay"), `output` what comes out ("image" or
     "video"), `images` the sizes (width, height) of the pictures that the request carries, by the input's name: of one,
-    or of several in order; `videos` the sizes of its videos (width, height, frames).
+    or of several in order; `videos` the sizes of its videos (width, height, frames). `makes` is the size of what comes
+    out where the request can't say it, `files` how many files.
     """
 
     name: str
@@ -40,6 +41,13 @@ class Family:
     request: Mapping[str, Any]
     images: Mapping[str, Size | tuple[Size, ...]] = field(default_factory=dict)
     videos: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    makes: Size | None = None
+    files: int = 1
+
+    @property
+    def size(self) -> Size:
+        """Width and height of what comes out."""
+        return self.makes or (self.request["width"], self.request["height"])
 
     @property
     def frames(self) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from PIL.Image import Image
+
 from diffusion_worker.model import arguments
 from diffusion_worker.model.cut import Cut, Pieces
 from diffusion_worker.model.families import FPS_INPUTS, SEVERAL_PICTURES
@@ -64,7 +66,10 @@ def bind(parameters: Parameters, cut: Cut, folder: ModelFolder, *, output: str, 
 def pictures(parameters: Parameters, cut: Cut, folder: ModelFolder) -> dict[str, Pictures]:
     """The request's pictures as the blocks take them. Raises InvalidRequest, which names the input."""
     several = SEVERAL_PICTURES.get(folder.pipeline_class, frozenset())
-    return as_taken(parameters.images, takes=cut.image_inputs, several=several, pipeline=cut.name)
+    taken = as_taken(parameters.images, takes=cut.image_inputs, several=several, pipeline=cut.name)
+    if not cut.family.layered:
+        return taken
+    return {name: one.convert("RGBA") if isinstance(one, Image) else one for name, one in taken.items()}
 
 
 def encoding_reads(pieces: Pieces, cut: Cut) -> frozenset[str]:

@@ -147,7 +147,7 @@ UNTYPED_SCALARS: Final[Mapping[str, type]] = MappingProxyType(
 """Scalar inputs that blocks declare with neither type nor default."""
 
 LARGEST: Final[Mapping[str, int]] = MappingProxyType(
-    {"max_sequence_length": 4096, "max_area": 2**26, "max_new_tokens": 4096}
+    {"layers": 16, "max_sequence_length": 4096, "max_area": 2**26, "max_new_tokens": 4096}
 )
 """Upper bounds of arguments that decide how much memory a request takes."""
 
@@ -171,6 +171,8 @@ class Family:
     """Whether the family's classic pipeline makes guidance's branches one forward: then so do we, and bits agree."""
     packing: int = 1
     """How many latent pixels, along one side, the transformer takes as one token without saying so in its config."""
+    layered: bool = False
+    """Whether pictures have an alpha channel, and a request makes several: the layers of the one that it brings."""
     fps: int = 16
     """Frames per second of the file, where neither request nor folder says."""
 
@@ -191,6 +193,7 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
             guides_in_one=True,
             fps=24,
         ),
+        "QwenImageLayeredModularPipeline": Family(layered=True),
         # Classifier-free guidance happens only if a negative prompt was encoded, which may be empty.
         "StableDiffusion3ModularPipeline": Family(defaults={"negative_prompt": ""}, guides_in_one=True),
         "StableDiffusionXLModularPipeline": Family(

@@ -167,7 +167,8 @@ class ModularModel:
         with watched(self._components[name] for name in self.owned[Stage.DECODE]):
             state = self._call(Stage.DECODE, made)
         if self.output == "image":
-            return media.encode_images(state.values["images"], made["output_format"])
+            layered = self._cut.family.layered
+            return media.encode_images(state.values["images"], made["output_format"], layered=layered)
         audio = self._audio(state.values.get("audio"))
         return [media.encode_video(frames, made["fps"], audio) for frames in media.frames_of(state.values["videos"])]
 
