@@ -145,7 +145,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM worker-base AS worker-torch-debian
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-torch \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-torch python3-torchvision \
     && /usr/bin/python3 -m compileall -qq -f --invalidation-mode unchecked-hash /usr/lib/python3/dist-packages \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/apt /var/log/*.log \
     && /usr/bin/python3 -m venv --without-pip --system-site-packages /opt/venv

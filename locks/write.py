@@ -65,9 +65,15 @@ NOT_IN_WORKER: Final = [
     "typer",
     "rich",
     "torch",
+    "torchvision",
 ]
-# Images have it from elsewhere than their lock, with all that it needs: Debian's, or torch.txt.
-APART: Final = {"worker-cpu": ("torch",), "worker-cuda": ("torch",)}
+# Images have it from elsewhere than their lock, with all that it needs: Debian's, or torch.txt, which has not what the
+# image's own lock has.
+APART: Final = {
+    "worker-cpu": ("torch", "torchvision"),
+    "worker-cuda": ("torch", "torchvision"),
+    "torch": ("numpy", "pillow"),
+}
 
 
 def asked() -> dict[str, list[str]]:
@@ -84,7 +90,7 @@ def asked() -> dict[str, list[str]]:
         "cli": _without(base, NOT_IN_CLI),
         "worker-cpu": _without([*worker, *extras["mooncake-cpu"]], NOT_IN_WORKER),
         "worker-cuda": _without([*worker, *extras["mooncake"]], NOT_IN_WORKER),
-        "torch": [line for line in worker if _name(line) == "torch"],
+        "torch": [line for line in worker if _name(line) in ("torch", "torchvision")],
     }
 
 

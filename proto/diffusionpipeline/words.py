@@ -49,6 +49,9 @@ PROTOCOL: Final = 2
 MAX_ADAPTERS: Final = 8
 """That one request may name."""
 
+VIDEO_INPUTS: Final = ("video", "control_video", "mask_video")
+"""Files of a request that are videos, by the argument that takes them. All others are pictures."""
+
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 

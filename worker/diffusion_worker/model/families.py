@@ -58,15 +58,60 @@ WORKFLOWS: Final = frozenset(
         "image2image",
         "img2img",
         "image_conditioned",
+        "inpainting",
         "text2video",
         "image2video",
         "flf2v",
     }
 )
-"""Workflows served. Others (inpainting, control nets, adapters) need components or inputs that no request carries."""
+"""Workflows served. Others (control nets, adapters) need components or inputs that no request carries, or
+(image_conditioned_inpainting) make a tensor of one size and mask one of another."""
 
-PICTURES: Final = ("image", "last_image", "mask_image", "control_image")
-"""Inputs that are one picture each."""
+PICTURES: Final = ("image", "last_image", "mask_image", "control_image", "reference_images")
+"""Inputs that are pictures."""
+
+SEVERAL_PICTURES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "Flux2KleinKVPipeline": frozenset({"image"}),
+        "Flux2KleinPipeline": frozenset({"image"}),
+        "Flux2Pipeline": frozenset({"image"}),
+        "QwenImageEditPlusPipeline": frozenset({"image"}),
+        "WanVACEPipeline": frozenset({"reference_images"}),
+    }
+)
+"""Inputs that take several pictures for one result, by the class in `model_index.json`. Annotations don't tell: most
+pipelines take a list for a batch, and would make a picture of each."""
+
+OTHER_INPUTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"mask_video": ("mask",), "control_video": ("conditioning_frames",)}
+)
+"""What some pipelines call an input video."""
+
+PICTURES_ALONE: Final = frozenset({"mask_overlay_kwargs"})
+"""What decoders take that has them make PIL's pictures alone: what a mask keeps, to lay over the new picture."""
+
+NEEDED_INPUTS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "AnimateDiffControlNetPipeline": frozenset({"conditioning_frames"}),
+        "AnimateDiffVideoToVideoControlNetPipeline": frozenset({"video", "conditioning_frames"}),
+        "AnimateDiffVideoToVideoPipeline": frozenset({"video"}),
+        "CogVideoXFunControlPipeline": frozenset({"control_video"}),
+        "CogVideoXVideoToVideoPipeline": frozenset({"video"}),
+        "WanVideoToVideoPipeline": frozenset({"video"}),
+    }
+)
+"""Inputs that classic pipelines can't do without although they have None for a default."""
+
+FROM_VIDEO: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "AnimateDiffPipeline": "AnimateDiffVideoToVideoPipeline",
+        "CogVideoXPipeline": "CogVideoXVideoToVideoPipeline",
+    }
+)
+"""The classic pipeline that starts from a video, by the one of the same folder that starts from noise."""
+
+AS_LONG_AS_VIDEO: Final = frozenset({"WanVACEPipeline"})
+"""Pipelines that make a video as long and as large as the one that leads them, but must be told how long and large."""
 
 PRESENT_INPUTS: Final = ("prompt", "num_frames")
 """Inputs that every request brings, so that blocks which run only in their absence are never chosen."""
@@ -102,7 +147,7 @@ UNTYPED_SCALARS: Final[Mapping[str, type]] = MappingProxyType(
 """Scalar inputs that blocks declare with neither type nor default."""
 
 LARGEST: Final[Mapping[str, int]] = MappingProxyType(
-    {"max_sequence_length": 4096, "max_area": 2**26, "max_new_tokens": 4096}
+    {"layers": 16, "max_sequence_length": 4096, "max_area": 2**26, "max_new_tokens": 4096}
 )
 """Upper bounds of arguments that decide how much memory a request takes."""
 
@@ -126,6 +171,8 @@ class Family:
     """Whether the family's classic pipeline makes guidance's branches one forward: then so do we, and bits agree."""
     packing: int = 1
     """How many latent pixels, along one side, the transformer takes as one token without saying so in its config."""
+    layered: bool = False
+    """Whether pictures have an alpha channel, and a request makes several: the layers of the one that it brings."""
     fps: int = 16
     """Frames per second of the file, where neither request nor folder says."""
 
@@ -146,6 +193,7 @@ FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
             guides_in_one=True,
             fps=24,
         ),
+        "QwenImageLayeredModularPipeline": Family(layered=True),
         # Classifier-free guidance happens only if a negative prompt was encoded, which may be empty.
         "StableDiffusion3ModularPipeline": Family(defaults={"negative_prompt": ""}, guides_in_one=True),
         "StableDiffusionXLModularPipeline": Family(

@@ -23,7 +23,7 @@ from diffusion_worker.model.intact import check_made
 from diffusion_worker.model.types import Media, ModelError
 
 Frames = NDArray[np.uint8]
-"""[frames, height, width, 3], RGB."""
+"""[frames, height, width, 3 or 4], RGB, with an alpha channel where pictures have one."""
 
 IMAGE_FORMATS: Final = {
     "png": ("PNG", "image/png", {"compress_level": 4}),
@@ -73,9 +73,14 @@ def frames_of(made: Any) -> list[Frames]:
     raise ModelError(f"the pipeline returned {type(made).__name__}, which is neither pictures nor frames")
 
 
-def encode_images(made: Any, output_format: str) -> list[Media]:
-    """What a pipeline's `images` holds, a file for each picture. Raises ModelError for frames of a video."""
+def encode_images(made: Any, output_format: str, *, layered: bool = False) -> list[Media]:
+    """What a pipeline's `images` holds, a file for each picture, or for each layer of one.
+
+    Raises ModelError for frames of a video.
+    """
     pictures = frames_of(made)
+    if layered:
+        pictures = [layer[None] for picture in pictures for layer in picture]
     if any(len(one) != 1 for one in pictures):
         raise ModelError(f"the pipeline returned {len(pictures[0])} frames where it is to make a picture")
     return [encode_image(one, output_format) for one in pictures]
@@ -85,7 +90,8 @@ def encode_image(frames: Frames, output_format: str) -> Media:
     """The first of `frames` as a file of `output_format`, a key of IMAGE_FORMATS."""
     name, media_type, options = IMAGE_FORMATS[output_format]
     buffer = io.BytesIO()
-    Image.fromarray(frames[0]).save(buffer, format=name, **options)
+    picture = Image.fromarray(frames[0])
+    (picture.convert("RGB") if name == "JPEG" else picture).save(buffer, format=name, **options)
     height, width = frames.shape[1:3]
     return Media(buffer.getvalue(), media_type, width, height, 1)
 
@@ -110,7 +116,7 @@ def encode_video(frames: Frames, fps: int, audio: Audio | None = None) -> Media:
             stream.codec_context.time_base = Fraction(1, fps)
             sound = None if audio is None else _add_sound(container, audio)
             for index, picture in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[..., :3]), format="rgb24")
                 frame.pts, frame.time_base = index, Fraction(1, fps)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
@@ -138,10 +144,10 @@ def _pictures(pictures: Sequence[Image.Image]) -> Frames:
 
 
 def _uint8(values: NDArray[Any]) -> Frames:
-    """[frames, height, width, channels] of floats 0 to 1 (or bytes), with one or three channels."""
+    """[frames, height, width, channels] of floats 0 to 1 (or bytes), with one, three or four channels."""
     if values.dtype != np.uint8:
         check_made(values, "pixels")
         values = (np.clip(values.astype(np.float32), 0.0, 1.0) * 255.0).round().astype(np.uint8)
     if values.shape[-1] == 1:
         values = np.repeat(values, 3, axis=-1)
-    return np.ascontiguousarray(values[..., :3])
+    return np.ascontiguousarray(values[..., :4])

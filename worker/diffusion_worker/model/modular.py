@@ -19,9 +19,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model import media
 from diffusion_worker.model.adapters import Adapters, Chosen
-from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads
+from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads, pictures
 from diffusion_worker.model.cut import Pieces, check_sound, find_cut, output_of
 from diffusion_worker.model.driving import Driver
+from diffusion_worker.model.families import PICTURES_ALONE
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
@@ -147,7 +148,7 @@ class ModularModel:
         bound = self._bind(parameters)
         self.adapters.activate_all(self.adapters.choose(parameters.adapters))
         generator = torch.Generator("cpu").manual_seed(parameters.seed)
-        made = _begin(bound, {**bound.inputs, **parameters.images}, {}, generator)
+        made = _begin(bound, {**bound.inputs, **pictures(parameters, self._cut, self._folder)}, {}, generator)
         shipped = self._run(Stage.ENCODE, made)
         conditioning: Conditioning = {
             "pipeline": shipped["pipeline"],
@@ -180,12 +181,13 @@ class ModularModel:
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
         made = cast(Made, self._unpack(values, Made.__required_keys__))
-        # Of "pil" nobody could tell any more whether a model's numbers were finite.
-        made["inputs"]["output_type"] = "np"
+        # Of "pil" nobody could tell any more whether a model's numbers were finite, but for what its decoder returns.
+        made["inputs"]["output_type"] = "pil" if PICTURES_ALONE & made["inputs"].keys() else "np"
         with watched(self._components[name] for name in self.owned[Stage.DECODE]):
             state = self._call(Stage.DECODE, made)
         if self.output == "image":
-            return media.encode_images(state.values["images"], made["output_format"])
+            layered = self._cut.family.layered
+            return media.encode_images(state.values["images"], made["output_format"], layered=layered)
         audio = self._audio(state.values.get("audio"))
         return [media.encode_video(frames, made["fps"], audio) for frames in media.frames_of(state.values["videos"])]
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Scalar: TypeAlias = "int | float | str | bool"
 
 
+Pictures: TypeAlias = "Image | Sequence[Image]"
+"""One picture; several, in order; or the frames of a video."""
+
 Values: TypeAlias = "dict[str, object]"
 """What crosses a stage boundary: nested dicts and lists of the types that the payload codec carries."""
 
@@ -82,8 +85,8 @@ class Parameters:
     strength: float | None = None
     num_frames: int | None = None
     fps: int | None = None
-    images: Mapping[str, Image] = field(default_factory=dict)
-    """Input images by the pipeline's own argument name: image, last_image, …"""
+    images: Mapping[str, Pictures] = field(default_factory=dict)
+    """Input pictures and videos by the name of the argument that takes them: image, last_image, video, …"""
     extra: Mapping[str, Scalar] = field(default_factory=dict)
     """Arguments that only this family of models has, such as max_sequence_length."""
     adapters: Sequence[Wanted] = ()
