@@ -8,10 +8,12 @@ import gc
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import structlog
 import uvloop
@@ -76,7 +78,7 @@ async def serve(
         async def work() -> None:
             # A task would begin only once the pool is there: making it keeps the loop.
             importing = asyncio.get_running_loop().run_in_executor(
-                None, _import_serving, model is None, last_resort is not None
+                None, _import_serving, model is None, last_resort is not None, settings.has_adapters
             )
             transport, proof = await _open(settings, importing)
             stack.push_async_callback(_close, transport)
@@ -102,11 +104,15 @@ async def serve(
             await asyncio.wait({working})
 
 
-def _import_serving(loads: bool, alone: bool) -> type[Serving]:
-    """All that takes seconds of computing to import, what loading a model needs included.
+def _import_serving(loads: bool, alone: bool, adapts: bool) -> type[Serving]:
+    """All that takes seconds of computing to import, what loading a model needs included, or adapters if it `adapts`.
 
     `alone`: this process is a worker and nothing else.
     """
+    if alone and not adapts:
+        # Where there is a PEFT, diffusers imports it, which takes a tenth of all this. None is Python's word for a module
+        # that can't be imported, and diffusers then does without.
+        sys.modules.setdefault("peft", cast(ModuleType, None))
     # What is imported stays: to look for garbage in it takes a sixth of this time, and of each later look.
     if alone:
         gc.disable()

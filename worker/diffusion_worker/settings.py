@@ -161,6 +161,10 @@ class Settings(ProcessSettings):
         return frozenset(role.stage for role in self.roles)
 
     @property
+    def has_adapters(self) -> bool:
+        return bool(self.adapters or self.adapter_folder)
+
+    @property
     def serves(self) -> str:
         """The protocol by which others pull from this worker: that of the edge that leaves it."""
         edges = self._edges(leaving=True) or self._edges(leaving=False)

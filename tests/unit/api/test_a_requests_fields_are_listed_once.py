@@ -24,7 +24,7 @@ def test_a_field_of_the_protobuf_can_be_asked_for_and_is_shown() -> None:
 
 def test_a_worker_knows_every_field() -> None:
     names = {field.name for field in dataclasses.fields(Parameters)}
-    assert names == PARAMETERS | {"images", "extra"}
+    assert names == PARAMETERS | {"images", "extra", "adapters"}
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))

@@ -102,7 +102,7 @@ def parameters(message: stage_pb2.JobParameters, images: Mapping[str, Pictures])
     return Parameters(
         **{"prompt": "", "seed": 0, **given},
         images=images,
-        adapters=[Wanted(one.name, one.scale if one.HasField("scale") else None) for one in message.adapters],
+        adapters=tuple(Wanted(one.name, one.scale if one.HasField("scale") else None) for one in message.adapters),
         extra={name: _scalar(value) for name, value in message.extra.items()},
     )
 
