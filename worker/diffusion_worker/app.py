@@ -110,7 +110,7 @@ def _import_serving(loads: bool, alone: bool, adapts: bool) -> type[Serving]:
     `alone`: this process is a worker and nothing else.
     """
     if alone and not adapts:
-        # Where there is a PEFT, diffusers imports it, which takes a tenth of all this. None is Python's word for a module
+        # Where there is PEFT, diffusers imports it, which takes a tenth of all this. None is Python's word for a module
         # that can't be imported, and diffusers then does without.
         sys.modules.setdefault("peft", cast(ModuleType, None))
     # What is imported stays: to look for garbage in it takes a sixth of this time, and of each later look.
