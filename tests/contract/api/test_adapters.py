@@ -51,6 +51,7 @@ async def test_they_reach_the_workers_by_every_way_and_are_shown(
     ]
     job = (await create(router, adapters=[stage_pb2.Adapter(**adapter) for adapter in adapters])).job
     assert [adapter.name for adapter in job.parameters.adapters] == ["house", "ink"]
+    await finished(router, job.id)
 
 
 async def test_one_that_no_denoiser_offers_is_refused_with_those_that_there_are(
@@ -99,16 +100,21 @@ async def test_a_model_may_be_an_adapters_name_as_clients_of_vllm_have_it(
     assert named(painter) == [("ink", None), ("house", None)]
     await client.images.generate(model="ink", prompt="x", extra_body={"lora": {"name": "ink", "scale": 0.3}})
     assert named(painter) == [("ink", 0.3)]
-    answer = await http.post("/v1/jobs", json={"prompt": "x", "model": "ink"})
-    assert answer.json()["data"][0]["model"] == "scripted"
+    assert (await http.get("/v1/jobs")).json()["data"][0]["model"] == "scripted"
     assert (await http.post(GENERATIONS, json={"prompt": "x", "model": "oil"})).status_code == 404
     assert (await http.post(GENERATIONS, json={"prompt": "x", "model": "ink", "lora": "oil"})).status_code == 400
+
+
+async def test_an_adapters_name_is_known_as_a_model_while_denoisers_are_away(
+    http: httpx.AsyncClient, painter: Artist
+) -> None:
+    assert len((await http.get("/v1/models")).json()["data"]) == 3
     await painter.report(drained=peer_pb2.Drained())
     async with asyncio.timeout(DEADLINE):
         while (await http.get("/readyz")).status_code == 200:
             pass
-    answer = await http.post("/v1/jobs", json={"prompt": "x", "model": "ink"})
-    assert answer.json()["data"][0]["parameters"]["adapters"] == [{"name": "ink", "scale": None}], "known of before"
+    answer = await http.post("/v1/jobs", json={"prompt": "x", "model": "ink", "output_format": "png"})
+    assert answer.json()["data"][0]["parameters"]["adapters"] == [{"name": "ink", "scale": None}]
 
 
 async def counted(http: httpx.AsyncClient) -> dict[str, float]:
