@@ -26,12 +26,12 @@ every request; bounds that are settings of the router stand here with their defa
 
 
 FILES: Final = """\
-Files come in a form (`multipart/form-data`). Pictures are PNG, JPEG or WebP. Several of one argument are given by
-repeating the form field, and are taken in that order by models that make one result of several (Qwen-Image-Edit-Plus,
-FLUX.2, Wan VACE); others take one. What a file means is up to the model: `image` is what a model for image to image
-redraws, what an editing model edits, and what leads a ControlNet's folder; `mask` is white where an inpainting model
-draws anew; `last_image` is the frame that a video ends with. What the served model does not take is refused, and the
-answer names what it takes.
+Files come in a form (`multipart/form-data`), or in JSON as base64 or a data URL. Pictures are PNG, JPEG or WebP.
+Several of one argument (the field repeated in a form, a list in JSON) are taken in their order by models that make one
+result of several (Qwen-Image-Edit-Plus, FLUX.2, Wan VACE); others take one. What a file means is up to the model:
+`image` is what a model for image to image redraws, what an editing model edits, and what leads a ControlNet's folder;
+`mask` is white where an inpainting model draws anew; `last_image` is the frame that a video ends with. What the served
+model does not take is refused, and the answer names what it takes.
 
 A video is an MP4 file (H.264, H.265, AV1, VP9 or MPEG-4) or a GIF, of at most {frames:,} frames, and {pixels:,} pixels
 in all of them together. Folders take it whose pipeline has the argument: `video` CogVideoX, AnimateDiff and Wan VACE,
@@ -86,7 +86,7 @@ def _files() -> str:
     ]
     bounds = Bounds(pixels=0)
     told = FILES.format(frames=bounds.frames, pixels=bounds.video_pixels)
-    return told + "| form field | | the pipeline's argument | kinds |\n| --- | --- | --- | --- |\n" + "".join(rows)
+    return told + "| field | | the pipeline's argument | kinds |\n| --- | --- | --- | --- |\n" + "".join(rows)
 
 
 def _holds(argument: str) -> str:

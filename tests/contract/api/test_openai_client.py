@@ -115,6 +115,19 @@ async def test_several_pictures_of_an_edit_reach_the_worker_in_their_order(
     assert len({task.job_id for task in artist.executed}) == 2
 
 
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+async def test_pictures_come_in_json_too(http: httpx.AsyncClient, artist: Artist, router: Router, head: str) -> None:
+    shades = (50, 10)
+    pictures = [head + base64.b64encode(picture(shade=shade)).decode() for shade in shades]
+    body = {"prompt": "both together", "image": pictures, "mask": pictures[0], "control_image": None}
+    answer = await http.post("/v1/images/edits", json=body)
+    assert answer.status_code == 200, answer.text
+    inputs = artist.executed[0].parameters.inputs
+    assert [file.name for file in inputs] == ["image", "image", "mask_image"]
+    kept = [(router.settings.data_dir / "artifacts" / file.key).read_bytes() for file in inputs]
+    assert kept == [picture(shade=shade) for shade in (*shades, shades[0])]
+
+
 async def test_a_video_is_led_by_a_video_its_masks_and_pictures(http: httpx.AsyncClient, film_maker: Artist) -> None:
     files = [
         ("control_video", ("c.gif", picture("GIF"), "image/gif")),

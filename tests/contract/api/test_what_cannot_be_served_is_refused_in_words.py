@@ -232,6 +232,28 @@ async def test_a_wrong_form_is_refused(http: httpx.AsyncClient, artist: Artist, 
             assert refusal(await http.post(EDITS, **form), 400, code)["param"] == field
 
 
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        ("https://example.com/picture.png", "invalid_type"),
+        ("file:///etc/passwd,aGVsbG8=", "invalid_type"),
+        ("data:image/png,aGVsbG8=", "invalid_type"),
+        ("", "invalid_type"),
+        (7, "invalid_type"),
+        ([["aGVsbG8="]], "invalid_type"),
+        ("aGVsbG8=", "invalid_image"),
+        ([], "missing_field"),
+        (["aGVsbG8="] * 11, "invalid_value"),
+    ],
+)
+async def test_what_is_no_picture_in_json_is_refused(
+    http: httpx.AsyncClient, artist: Artist, image: object, code: str
+) -> None:
+    answer = await http.post(EDITS, json={"prompt": "blue", "image": image})
+    assert refusal(answer, 400, code)["param"] == "image"
+    assert artist.executed == []
+
+
 async def test_what_is_no_video_is_refused(http: httpx.AsyncClient, artist: Artist, subtests: pytest.Subtests) -> None:
     playlist = b"#EXTM3U\nhttp://127.0.0.1/secret\n"
     for data in (b"", b"ftyp", b"hello, this is no video", picture(), playlist):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -32,6 +34,7 @@ _AT_ONCE: Final = 1 << 20
 _FREE_BYTES: Final = 64 << 10
 _MAX_FORM_FIELDS: Final = 200
 _MEDIA_TYPES: Final = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_DATA_URL: Final = re.compile(r"data:[a-z0-9./+-]{0,100};base64")
 # Decoding holds a picture's pixels in memory: this many at once.
 _decoders = asyncio.Semaphore(2)
 
@@ -63,7 +66,7 @@ class BodyReader:
 
     @asynccontextmanager
     async def read(self, request: Request, kind: Kind) -> AsyncIterator[Body]:
-        """JSON, or a form with files where `kind` has any. It is in flight until the context is left.
+        """JSON or, where `kind` has files, a form. It is in flight until the context is left.
 
         Raises ApiError, InvalidField.
         """
@@ -79,10 +82,9 @@ class BodyReader:
             if media_type == "multipart/form-data" and kind.files:
                 return await self._form(request, kind, chunks)
             if media_type in ("application/json", ""):
-                values = await self._json(b"".join([chunk async for chunk in chunks]))
-                if kind.needs_image:
-                    raise InvalidField("image", "Send a multipart form with a file 'image'", code="missing_field")
-                return Body(values)
+                body = b"".join([chunk async for chunk in chunks])
+                values = await self._json(body)
+                return await self._body(kind, await self._parse(len(body), inlined, kind, values), values)
         except ClientDisconnect:
             text = "The client hung up before its request was complete"
             raise ApiError(400, text, code="client_disconnected") from None
@@ -137,22 +139,30 @@ class BodyReader:
     async def _form(self, request: Request, kind: Kind, chunks: AsyncGenerator[bytes, None]) -> Body:
         form = await self._parts(request, chunks)
         texts: list[tuple[str, str]] = []
-        files: list[File] = []
+        files: list[tuple[str, bytes]] = []
         for name, part in form.multi_items():
             if not isinstance(part, UploadFile):
                 texts.append((name, part))
                 continue
-            argument = kind.files.get(name)
-            if argument is None:
+            if name not in kind.files:
                 raise InvalidField(name[:100], f"Unknown file {name[:100]!r}: remove it", code="unknown_field")
+            files.append((name, await part.read()))
+        length = sum(len(text) for _, text in texts)
+        return await self._body(kind, files, await self._parse(length, self._reader.parse_form, kind, texts))
+
+    async def _body(self, kind: Kind, given: Sequence[tuple[str, bytes]], values: Mapping[str, object]) -> Body:
+        if len(given) > self._limits.max_images_per_request:
+            text = f"{len(given)} files; at most {self._limits.max_images_per_request} are allowed"
+            raise InvalidField(given[-1][0], text)
+        files: list[File] = []
+        for name, data in given:
+            argument = kind.files[name]
             if argument not in SEVERAL and any(file.argument == argument for file in files):
                 raise InvalidField(name, f"File {name!r} is given twice, and no model takes several of it")
-            files.append(await read_file(name, argument, await part.read(), self._limits.max_pixels))
-        length = sum(len(text) for _, text in texts)
-        values = await self._parse(length, self._reader.parse_form, kind, texts)
+            files.append(await read_file(name, argument, data, self._limits.max_pixels))
         if kind.needs_image and all(file.argument != "image" for file in files):
             raise InvalidField("image", "A file 'image' is required", code="missing_field")
-        return Body(values, files)
+        return Body({name: value for name, value in values.items() if name not in kind.files}, files)
 
     async def _parts(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> FormData:
         parser = MultiPartParser(
@@ -187,6 +197,26 @@ class _Counted:
 
 def _parse_json(body: bytes, max_values: int) -> object:
     return plain_json.parse(body.decode(json.detect_encoding(body), "surrogatepass"), max_values)
+
+
+def inlined(kind: Kind, values: Mapping[str, object]) -> list[tuple[str, bytes]]:
+    """The files in a JSON body, by their fields: base64 or a data URL each, or a list of them. Raises InvalidField.
+
+    An address of another kind is never followed.
+    """
+    found: list[tuple[str, bytes]] = []
+    for name in (name for name in kind.files if values.get(name) is not None):
+        value = values[name]
+        for one in value if isinstance(value, list) else [value]:
+            head, _, text = one.rpartition(",") if isinstance(one, str) else ("", "", "")
+            try:
+                if not text or (head and not _DATA_URL.fullmatch(head)):
+                    raise ValueError
+                found.append((name, base64.b64decode(text, validate=True)))
+            except ValueError:
+                wanted = "must be a file in base64 or as a data URL (data:image/png;base64,…), or a list of them"
+                raise InvalidField(name, f"Field {name!r} {wanted}", code="invalid_type") from None
+    return found
 
 
 async def read_file(name: str, argument: str, data: bytes, max_pixels: int) -> File:

@@ -31,13 +31,12 @@ def json_body(schema: Mapping[str, Any]) -> dict[str, Any]:
     return _with_key({"application/json": {"schema": schema}})
 
 
-def form_body(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-    return _with_key({"multipart/form-data": {"schema": _with_files(schema, kind)}})
-
-
 def json_or_form_body(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     return _with_key(
-        {"application/json": {"schema": schema}, "multipart/form-data": {"schema": _with_files(schema, kind)}}
+        {
+            "application/json": {"schema": _with_files(schema, kind, "base64")},
+            "multipart/form-data": {"schema": _with_files(schema, kind, "binary")},
+        }
     )
 
 
@@ -53,9 +52,9 @@ def _with_key(content: Mapping[str, object]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "parameters": [key]}
 
 
-def _with_files(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def _with_files(schema: Mapping[str, Any], kind: Kind, encoding: str) -> dict[str, Any]:
     # `image[]` is another spelling of `image`.
-    files = {name: _file(argument) for name, argument in kind.files.items() if not name.endswith("[]")}
+    files = {name: _file(argument, encoding) for name, argument in kind.files.items() if not name.endswith("[]")}
     return {
         **schema,
         "properties": schema["properties"] | files,
@@ -63,11 +62,12 @@ def _with_files(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     }
 
 
-def _file(argument: str) -> dict[str, Any]:
-    one = {"type": "string", "format": "binary"}
+def _file(argument: str, encoding: str) -> dict[str, Any]:
+    """encoding: binary in a form, base64 (or a data URL) in JSON."""
+    one = {"type": "string", "format": encoding}
     if argument in VIDEO_INPUTS:
         return {**one, "description": "An MP4 or GIF video"}
     if argument not in SEVERAL:
         return {**one, "description": "A PNG, JPEG or WebP picture"}
     several = {"type": "array", "items": one, "minItems": 1}
-    return {"anyOf": [one, several], "description": "A PNG, JPEG or WebP picture; several, in order, of some models"}
+    return {"anyOf": [one, several], "description": "A PNG, JPEG or WebP picture; several, in order, for some models"}

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from diffusion_router.api.documents import errors, form_body, json_body
+from diffusion_router.api.documents import errors, json_body, json_or_form_body
 from diffusion_router.api.kinds import EDIT, GENERATION, Kind
 from diffusion_router.api.objects import ImagesResponse, file_url
 from diffusion_router.api.submission import Api
@@ -40,7 +40,7 @@ def image_routes(api: Api) -> APIRouter:
         operation_id="edit_image",
         summary="Image to image",
         responses={200: {"model": ImagesResponse}, **errors(400, 404, 408, 413, 415, 422, 429, 500, 503, 504)},
-        openapi_extra=form_body(api.reader.schema(EDIT), EDIT),
+        openapi_extra=json_or_form_body(api.reader.schema(EDIT), EDIT),
     )
     async def edits(request: Request) -> Response:
         return await _respond(api, request, EDIT)
