@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.batching import Batching, Mode
+from diffusion_worker.model.types import ADAPTER_NAME
 from diffusionpipeline.process.settings import ProcessSettings
 from diffusionpipeline.words import MODEL_ROLES, STAGES, ModelRole, Stage
 
@@ -21,7 +22,7 @@ class AdapterSetting(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
+    name: str = Field(pattern=f"^{ADAPTER_NAME}$")
     source: Literal["Path", "Hub"]
     id: str = Field(min_length=1, description="Path: a folder or file; Hub: owner/name")
     revision: str = ""

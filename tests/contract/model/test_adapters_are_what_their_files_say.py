@@ -171,6 +171,8 @@ def test_a_folders_adapters_are_loaded_when_wanted_and_the_least_recently_used_g
         latents(model, *map(Wanted, names))
 
     saved(lora(seed=9), tmp_path / "kept" / "later" / "pytorch_lora_weights.safetensors")
+    (tmp_path / "kept" / ".hidden").mkdir()
+    (tmp_path / "kept" / "with space.safetensors").write_bytes(b"")
     assert [one.name for one in model.adapters_offered()] == ["a", "b", "c", "later"]
     assert not torch.equal(latents(model, Wanted("later")), never)
     (tmp_path / "kept" / "broken.safetensors").write_bytes(b"")

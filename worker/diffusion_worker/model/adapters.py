@@ -8,6 +8,7 @@ least recently used going first: one that is wanted again in the middle of a den
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,15 @@ from typing import Any, Final
 import torch
 
 from diffusion_worker.model.lora import Loader, drop, find_file, tuner_layers
-from diffusion_worker.model.types import AdapterFile, AdapterFiles, InvalidRequest, Offered, UnsupportedModel, Wanted
+from diffusion_worker.model.types import (
+    ADAPTER_NAME,
+    AdapterFile,
+    AdapterFiles,
+    InvalidRequest,
+    Offered,
+    UnsupportedModel,
+    Wanted,
+)
 
 MAX_OFFERED: Final = 1000
 """Of a folder's adapters."""
@@ -152,7 +161,9 @@ class Adapters:
             there = sorted(one for one in self._folder.iterdir() if one.suffix == ".safetensors" or one.is_dir())
         except OSError:
             there = []
-        found = {one.name.removesuffix(".safetensors"): one for one in there if not one.name.startswith(".")}
+        by_name = {one.name.removesuffix(".safetensors"): one for one in there}
+        # No request can have another name.
+        found = {name: one for name, one in by_name.items() if re.fullmatch(ADAPTER_NAME, name, re.ASCII)}
         with self._lock:
             for name, path in list(found.items())[:MAX_OFFERED]:
                 if name not in self._known:
