@@ -48,6 +48,8 @@ PROTOCOL: Final = 2
 
 MAX_ADAPTERS: Final = 8
 """That one request may name."""
+ADAPTER_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+"""What a request may call one."""
 
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
