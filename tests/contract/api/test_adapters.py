@@ -138,7 +138,7 @@ async def test_what_workers_say_later_counts_and_metrics_have_numbers_but_no_nam
     assert after.pop("diffusion_router_adapter_loads_total") == 4
     assert after.pop("diffusion_router_adapter_load_seconds_total") == 8.0
     assert not any(after.values())
-    painter._adapters = ["oil"]
+    painter._adapters = ["oil", "oil on canvas", "ö" * 3, ""]
     await painter.report(heartbeat=peer_pb2.Heartbeat(adapters=painter.offering()))
     # A task's reports come by the same stream, after it.
     assert (await http.post(GENERATIONS, json={"prompt": "x"})).status_code == 200

@@ -12,11 +12,10 @@ from typing import Any, Final
 from diffusion_router.api import plain_json
 from diffusion_router.api.fields import InvalidField, Number
 from diffusionpipeline.v1 import stage_pb2
-from diffusionpipeline.words import MAX_ADAPTERS
+from diffusionpipeline.words import ADAPTER_NAME, MAX_ADAPTERS
 
 FIELDS: Final = ("adapters", "loras", "lora")
 
-_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _SCALE: Final = Number("How much it counts; absent: as the pipeline says", -100, 100)
 _REMEDY: Final = (
     "an adapter is chosen by its name, as GET /v1/models lists them; others are added to spec.model.adapters"
@@ -76,13 +75,13 @@ _SCHEMA: Final[dict[str, Any]] = {
         {
             "type": "object",
             "properties": {
-                "name": {"type": "string", "pattern": f"^{_NAME}$"},
+                "name": {"type": "string", "pattern": f"^{ADAPTER_NAME}$"},
                 "scale": {**_SCALE.schema(), "type": ["number", "null"]},
             },
             "required": ["name"],
             "additionalProperties": False,
         },
-        {"type": "string", "pattern": f"^{_NAME}$"},
+        {"type": "string", "pattern": f"^{ADAPTER_NAME}$"},
     ]
 }
 
@@ -108,7 +107,7 @@ def _adapter(field: str, value: object) -> stage_pb2.Adapter:
 def _name(field: str, value: object) -> str:
     if not isinstance(value, str):
         raise InvalidField(field, f"Field {field!r} must be a string", code="invalid_type")
-    if not re.fullmatch(_NAME, value, re.ASCII):
+    if not re.fullmatch(ADAPTER_NAME, value, re.ASCII):
         text = f"Field {field!r} must be a name of letters, digits, '.', '_' and '-', no path or address: {_REMEDY}"
         raise InvalidField(field, text)
     return value

@@ -7,11 +7,13 @@ descriptor, the artifacts and the timings in it.
 from __future__ import annotations
 
 import math
+import re
 from typing import TypeAlias
 
 from diffusion_router import core
 from diffusion_router.peers.claims import MalformedReport, check_result
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
+from diffusionpipeline.words import ADAPTER_NAME
 
 Report: TypeAlias = peer_pb2.StageDone
 Core: TypeAlias = core.Core[Report]
@@ -55,9 +57,11 @@ def _version_of_ip(pool: peer_pb2.Pool) -> str:
 
 
 def _adapters(told: peer_pb2.Adapters) -> core.Adapters:
+    # A file may have a name that no request can say.
+    named = [adapter for adapter in told.offered if re.fullmatch(ADAPTER_NAME, adapter.name, re.ASCII)]
     return core.Adapters(
-        offered=frozenset(adapter.name for adapter in told.offered),
-        loaded=frozenset(adapter.name for adapter in told.offered if adapter.loaded),
+        offered=frozenset(adapter.name for adapter in named),
+        loaded=frozenset(adapter.name for adapter in named if adapter.loaded),
     )
 
 
