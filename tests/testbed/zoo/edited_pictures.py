@@ -12,17 +12,17 @@ from testbed.zoo.family import Components
 from testbed.zoo.texts import weights
 
 
-def _vae(seed: int, **config: Any) -> Any:
+def _vae(seed: int, latents: int = 4, **config: Any) -> Any:
     """diffusers scales a picture to edit to about a million pixels: 16 of them a latent keep that small."""
     with weights(seed):
         return AutoencoderKLQwenImage(
             base_dim=4,
-            z_dim=4,
+            z_dim=latents,
             dim_mult=[1] * 5,
             num_res_blocks=1,
             temperal_downsample=[False] * 3 + [True],
-            latents_mean=[0.1, -0.2, 0.3, 0.0],
-            latents_std=[1.1, 0.9, 1.2, 1.0],
+            latents_mean=[0.1, -0.2, 0.3, 0.0] * (latents // 4),
+            latents_std=[1.1, 0.9, 1.2, 1.0] * (latents // 4),
             **config,
         ).eval()
 
@@ -42,10 +42,10 @@ def qwen_edit() -> Components:
 
 
 def qwen_layered() -> Components:
-    """Its pictures have an alpha channel."""
+    """Its pictures have an alpha channel. (diffusers would take one of as many channels as latents have for these.)"""
     components = qwen_edit()
     config = {name: value for name, value in components["transformer"].config.items() if name[0] != "_"}
-    layers = {"use_additional_t_cond": True, "use_layer3d_rope": True}
+    layers = {"in_channels": 32, "out_channels": 8, "use_additional_t_cond": True, "use_layer3d_rope": True}
     with weights(252):
         transformer = QwenImageTransformer2DModel(**config | layers).eval()
-    return components | {"transformer": transformer, "vae": _vae(251, input_channels=4)}
+    return components | {"transformer": transformer, "vae": _vae(251, latents=8, input_channels=4)}

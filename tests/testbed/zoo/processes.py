@@ -35,6 +35,8 @@ _OF_PICTURES = {
 """The classic pipelines for an input picture or video that a checkpoint does not name itself."""
 _MASK = {"wan21-vace": "mask", "wan22-vace": "mask"}
 """What some classic pipelines call a video of masks."""
+_WITH_ALPHA = ("qwen-layered",)
+"""Families whose classic pipeline takes pictures with an alpha channel alone."""
 
 
 @dataclass(frozen=True)
@@ -389,6 +391,9 @@ def _classic(case: Case) -> tuple[Any, dict[str, Any]]:
     taken = inspect.signature(pipeline.__call__).parameters
     given = {**family.request, **family.request.get("extra", {})}
     given |= _inputs(family, case.picture)
+    if case.family in _WITH_ALPHA:
+        # Their blocks do what the model was published with.
+        given |= {"image": given["image"].convert("RGBA"), "cfg_normalize": True}
     if case.family in _MASK:
         given[_MASK[case.family]] = given.get("mask_video")
     given["video_length"] = given.get("num_frames")

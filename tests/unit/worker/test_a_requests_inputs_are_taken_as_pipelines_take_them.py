@@ -8,6 +8,7 @@ import diffusers
 import pytest
 from PIL import Image
 
+from diffusion_worker.model.arguments import check_images
 from diffusion_worker.model.classic import bind_call
 from diffusion_worker.model.inputs import as_taken
 from diffusion_worker.model.types import InvalidRequest, Parameters
@@ -53,6 +54,36 @@ def test_a_request_calls_a_video_by_one_name_whatever_pipelines_call_it() -> Non
     assert taken(mask_video=frames) == {"mask": frames}
     with pytest.raises(InvalidRequest, match="control_video: APipeline takes image, mask_video, reference_images, vid"):
         taken(control_video=frames)
+
+
+class Blocks:
+    name = "SomeBlocks"
+    image_inputs = frozenset({"image", "mask_image", "last_image"})
+    workflows = {  # noqa: RUF012
+        "draw": {"prompt": True},
+        "edit": {"image": True},
+        "mend": {"image": True, "mask_image": True},
+        "end": {"last_image": True},
+    }
+
+
+@pytest.mark.parametrize("images", [[], ["image"], ["image", "mask_image"], ["image", "last_image"]])
+def test_inputs_that_make_up_workflows_are_taken(images: list[str]) -> None:
+    cut: Any = Blocks()
+    check_images(images, cut)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (["mask_image"], "^image: needed by SomeBlocks, but not in the request"),
+        (["last_image", "mask_image"], "^last_image, mask_image: SomeBlocks does not take these together"),
+    ],
+)
+def test_a_mask_without_its_picture_is_refused(images: list[str], words: str) -> None:
+    cut: Any = Blocks()
+    with pytest.raises(InvalidRequest, match=words):
+        check_images(images, cut)
 
 
 def test_a_later_role_is_told_names_alone() -> None:

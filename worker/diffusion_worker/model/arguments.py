@@ -77,10 +77,15 @@ def check_size(fields: Mapping[str, object], multiple: int) -> None:
 
 def check_images(images: Collection[str], cut: Cut) -> None:
     """Raises InvalidRequest unless these inputs, of those that the cut takes, choose a workflow that is served."""
+    given = set(images)
     wanted = [set(triggers) & cut.image_inputs for triggers in cut.workflows.values()]
-    if not any(names <= set(images) for names in wanted):
-        missing = sorted(min(wanted, key=len) - set(images))
-        raise InvalidRequest(f"{', '.join(missing)}: needed by {cut.name}, but not in the request")
+    chosen = [names for names in wanted if names <= given]
+    if chosen and set().union(*chosen) == given:
+        return
+    missing = sorted(min([names for names in wanted if given <= names] or wanted, key=len) - given)
+    if not missing:
+        raise InvalidRequest(f"{', '.join(sorted(given))}: {cut.name} does not take these together")
+    raise InvalidRequest(f"{', '.join(missing)}: needed by {cut.name}, but not in the request")
 
 
 def bind(

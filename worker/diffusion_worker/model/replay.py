@@ -33,7 +33,7 @@ from diffusion_worker.model.products import product_of
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedulers_of
 from diffusion_worker.model.shells import is_shell, make_shell
-from diffusion_worker.model.soundness import check_cut
+from diffusion_worker.model.soundness import check_cut, is_sound
 from diffusion_worker.model.standins import Questions, stand_in
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
@@ -91,8 +91,8 @@ class ReplayModel:
         self.output = product_of(self._classes["own"])
         roles = _roles(self._folder)
         decoders = [name for name in roles if callable(getattr(self._folder.component_class(name), "decode", None))]
-        for pipeline_class in self._classes.values():
-            check_cut(pipeline_class, decoders)
+        check_cut(self._classes["own"], decoders)
+        self._classes = {kind: one for kind, one in self._classes.items() if kind == "own" or is_sound(one, decoders)}
         self.owned = _owned(self._folder, roles, self._classes)
         """Components with weights, by the stage that loads them: of all stages, not only of this object's."""
         self.workflows = tuple(

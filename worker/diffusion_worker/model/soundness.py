@@ -35,5 +35,14 @@ def check_cut(pipeline_class: Any, decoders: Collection[str]) -> None:
                 )
 
 
+def is_sound(pipeline_class: Any, decoders: Collection[str]) -> bool:
+    """Whether the pipeline can be cut."""
+    try:
+        check_cut(pipeline_class, decoders)
+    except UnsupportedModel:
+        return False
+    return True
+
+
 def _decodes(call: str, decoders: Collection[str]) -> bool:
     return call in {f"self.{decoder}.decode" for decoder in decoders} or call.startswith("self.decode_")
