@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.batching import Batching, Mode
-from diffusion_worker.model.types import ADAPTER_NAME
 from diffusionpipeline.process.settings import ProcessSettings
-from diffusionpipeline.words import MODEL_ROLES, STAGES, ModelRole, Stage
+from diffusionpipeline.words import ADAPTER_NAME, MODEL_ROLES, STAGES, ModelRole, Stage
 
 
 class AdapterSetting(BaseModel):

@@ -19,7 +19,6 @@ import torch
 
 from diffusion_worker.model.lora import Loader, drop, find_file, tuner_layers
 from diffusion_worker.model.types import (
-    ADAPTER_NAME,
     AdapterFile,
     AdapterFiles,
     InvalidRequest,
@@ -27,6 +26,7 @@ from diffusion_worker.model.types import (
     UnsupportedModel,
     Wanted,
 )
+from diffusionpipeline.words import ADAPTER_NAME
 
 MAX_OFFERED: Final = 1000
 """Of a folder's adapters."""

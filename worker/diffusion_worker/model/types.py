@@ -27,10 +27,6 @@ OnStep: TypeAlias = Callable[[int, int], None]
 """Called after each denoising step with (step, steps), 1-based. What it raises ends the denoising."""
 
 
-ADAPTER_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-"""A regular expression: what clients can ask for."""
-
-
 class Wanted(NamedTuple):
     """An adapter that a request is computed with. `scale`: None is the adapter's own."""
 
