@@ -23,6 +23,7 @@ from PIL import Image
 
 from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.driving import Driver
+from diffusion_worker.model.failures import failure
 from diffusion_worker.model.families import FPS_INPUTS, PICTURES, RESERVED_INPUTS
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.intact import check_made, watched
@@ -31,7 +32,7 @@ from diffusion_worker.model.products import product_of
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedulers_of
 from diffusion_worker.model.shells import is_shell, make_shell
-from diffusion_worker.model.soundness import check_cut
+from diffusion_worker.model.soundness import check_arguments, check_cut
 from diffusion_worker.model.standins import Questions, stand_in
 from diffusion_worker.model.types import (
     InvalidRequest,
@@ -83,9 +84,11 @@ class ReplayModel:
         self._classes = _classes(self._folder)
         self.output = product_of(self._classes["own"])
         roles = _roles(self._folder)
-        decoders = [name for name in roles if callable(getattr(self._folder.component_class(name), "decode", None))]
+        kinds = {name: self._folder.component_class(name) for name in roles}
+        decoders = {name: kind for name, kind in kinds.items() if callable(getattr(kind, "decode", None))}
         for pipeline_class in self._classes.values():
             check_cut(pipeline_class, decoders)
+            check_arguments(pipeline_class, _image_inputs(pipeline_class))
         self.owned = _owned(self._folder, roles, self._classes)
         """Components with weights, by the stage that loads them: of all stages, not only of this object's."""
         self.workflows = tuple(
@@ -108,6 +111,11 @@ class ReplayModel:
     def loaded(self) -> frozenset[str]:
         """Names of the components that this object holds in full."""
         return frozenset(name for name, component in self._components.items() if not is_shell(component))
+
+    @property
+    def image_inputs(self) -> frozenset[str]:
+        """Names of all input images that some request may bring."""
+        return frozenset(name for one in self._classes.values() for name in _image_inputs(one))
 
     @property
     def folder(self) -> ModelFolder:
@@ -179,12 +187,9 @@ class ReplayModel:
                 yield capture.Run(pipeline, parts, call, generator, self._device)
         except ModelError:
             raise
-        except ValueError as error:
-            # diffusers refuses a request's values by ValueError, in the checks at the start of `__call__`.
-            kind = InvalidRequest if stage is Stage.ENCODE else ModelError
-            raise kind(f"{stage}: {error}") from error
         except Exception as error:
-            raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
+            absent = [name for name in _image_inputs(type(pipeline)) if call.get(name) is None]
+            raise failure(stage, type(pipeline).__name__, error, absent=absent) from error
 
     def _twins(self, driver: Driver) -> capture.Parts:
         """Parts that one denoising may listen to while others wait in the middle of theirs. None of them computes.

@@ -1,0 +1,69 @@
+"""The requests of a check: one for each use that a model has, with pictures where the use takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from diffusion_worker.model.types import RoleModel
+
+TEXT: Final = "text"
+STRENGTH: Final = 0.6
+MASK: Final = "mask"
+"""Part of the names of pictures that say where, and not what."""
+
+
+def cases_of(model: RoleModel, request: Mapping[str, Any], side: int) -> dict[str, dict[str, Any]]:
+    """Requests by the use's name: with the pictures that the model needs, and with each that it may take beside.
+
+    `request` holds what they have in common, `side` is the pictures' in pixels. What a family does not take it refuses.
+    """
+    uses: dict[str, dict[str, Any]] = {}
+    for names in _pictures_of(model):
+        case = dict(request)
+        if names:
+            # Of few steps too, a part is left to do.
+            steps = request.get("num_inference_steps")
+            case |= {"images": {name: [side, side] for name in names}, "strength": STRENGTH}
+            case |= {"num_inference_steps": steps + 1} if steps else {}
+        uses.setdefault(" and ".join(names) or TEXT, case)
+    return uses
+
+
+def _pictures_of(model: RoleModel) -> Iterator[tuple[str, ...]]:
+    """Names of the pictures of each use."""
+    for workflow in model.workflows:
+        yield tuple(sorted(workflow.images))
+    for workflow in model.workflows:
+        others = sorted(model.image_inputs - workflow.images)
+        for name in others:
+            yield tuple(sorted(workflow.images | {name}))
+        if len(others) > 1:
+            yield tuple(sorted(workflow.images.union(others)))
+
+
+def pictures(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Image]:
+    """A picture of each name and size (width, height)."""
+    return {name: (_mask if MASK in name else _picture)(*size) for name, size in sizes.items()}
+
+
+def _picture(width: int, height: int) -> Image:
+    """One with something in it: two gradients and a diagonal."""
+    import numpy as np
+    from PIL import Image
+
+    down, across = np.meshgrid(np.linspace(0, 255, height), np.linspace(0, 255, width), indexing="ij")
+    return Image.fromarray(np.stack([down, across, (down + across) / 2], axis=-1).astype(np.uint8))
+
+
+def _mask(width: int, height: int) -> Image:
+    """White in the middle: that is to be drawn anew."""
+    import numpy as np
+    from PIL import Image
+
+    where = np.zeros((height, width), dtype=np.uint8)
+    where[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 255
+    return Image.fromarray(where)
