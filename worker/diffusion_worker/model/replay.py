@@ -24,7 +24,7 @@ from PIL import Image
 from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.failures import failure
-from diffusion_worker.model.families import FPS_INPUTS, PICTURES, RESERVED_INPUTS
+from diffusion_worker.model.families import FPS_INPUTS, PICTURES, RESERVED_INPUTS, TILED
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked
@@ -32,7 +32,7 @@ from diffusion_worker.model.products import product_of
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedulers_of
 from diffusion_worker.model.shells import is_shell, make_shell
-from diffusion_worker.model.soundness import check_arguments, check_cut
+from diffusion_worker.model.soundness import check_arguments, check_cut, pictures_of
 from diffusion_worker.model.standins import Questions, stand_in
 from diffusion_worker.model.types import (
     InvalidRequest,
@@ -102,6 +102,9 @@ class ReplayModel:
             else make_shell(self._folder, name, dtype=torch_dtype(dtype), device=device)
             for name in sorted(self._folder.components)
         }
+        for component in self._components.values():
+            if type(component).__name__ in TILED:
+                component.enable_tiling()
         self._parts = capture.Parts(
             *({name: self._components[name] for name, role in roles.items() if role is stage} for stage in Stage)
         )
@@ -188,7 +191,7 @@ class ReplayModel:
         except ModelError:
             raise
         except Exception as error:
-            absent = [name for name in _image_inputs(type(pipeline)) if call.get(name) is None]
+            absent = [name for name in pictures_of(type(pipeline)) if call.get(name) is None]
             raise failure(stage, type(pipeline).__name__, error, absent=absent) from error
 
     def _twins(self, driver: Driver) -> capture.Parts:

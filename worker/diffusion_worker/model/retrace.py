@@ -196,7 +196,8 @@ class ProgressBar:
         return None
 
     def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable or ():
+        # Some pipelines give a tensor, which has no truth of its own.
+        for item in () if self._iterable is None else self._iterable:
             yield item
             self.update()
 

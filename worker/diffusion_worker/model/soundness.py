@@ -10,7 +10,8 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final, get_args
+from types import UnionType
+from typing import Any, Final, TypeGuard, Union, get_args, get_origin
 
 from diffusion_worker.model.arguments import FIELDS
 from diffusion_worker.model.types import UnsupportedModel
@@ -37,6 +38,11 @@ def check_cut(pipeline_class: Any, decoders: Mapping[str, Any]) -> None:
         raise UnsupportedModel(
             f"{name} changes or watches the inside of its network while it denoises ({listens[0]}), and other requests "
             f"go through the same network: serve the folder by a class that does not"
+        )
+    copies = [ast.unparse(one.args[0]) for one in ast.walk(tree) if _copies(one)]
+    if any(copied.startswith("self.") and copied.endswith("scheduler") for copied in copies):
+        raise UnsupportedModel(
+            f"{name} denoises with copies of its scheduler, of which a step can be neither followed nor parked"
         )
     for call in sorted(set(_calls(tree))):
         decoder, _, part = call.removeprefix("self.").partition(".")
@@ -74,9 +80,20 @@ def check_arguments(pipeline_class: Any, pictures: Collection[str]) -> None:
         )
 
 
+def pictures_of(pipeline_class: Any) -> list[str]:
+    """Arguments that are pictures or frames of a video, without those of adapters."""
+    taken = inspect.signature(pipeline_class.__call__).parameters
+    return [name for name, one in taken.items() if "Image" in str(one.annotation) and "adapter" not in name]
+
+
 def _is_scalar(annotation: Any) -> bool:
-    options = get_args(annotation) or (annotation,)
+    union = get_origin(annotation) in (Union, UnionType)
+    options = get_args(annotation) if union else (annotation,)
     return any(option in (str, int, float, bool) for option in options)
+
+
+def _copies(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("copy.deepcopy", "deepcopy") and bool(node.args)
 
 
 def _calls(tree: ast.AST) -> Iterator[str]:

@@ -39,15 +39,20 @@ def _of_sd15() -> tuple[Tried, ...]:
         Tried("StableDiffusionSAGPipeline", (*_SD15, "classes.unets.ddim"), _SIZE),
         Tried("LatentConsistencyModelPipeline", (*_SD15, "classes.unets.lcm"), _SIZE),
         Tried("LatentConsistencyModelImg2ImgPipeline", (*_SD15, "classes.unets.lcm"), _SIZE, _IMAGE),
+        Tried("SemanticStableDiffusionPipeline", (*_SD15, "classes.unets.ddim"), _SIZE),
+        Tried("StableDiffusionImageVariationPipeline", (*_SD15, "classes.unets.eyes"), _SIZE, _IMAGE),
+        Tried("CycleDiffusionPipeline", (*_SD15, "classes.unets.ddim"), _SIZE | {"source_prompt": "a red fox"}, _IMAGE),
         Tried("StableDiffusionLDM3DPipeline", (*_SD15, "classes.unets.ldm3d"), _SIZE),
         Tried(
             "StableDiffusionAttendAndExcitePipeline",
             (*_SD15, "classes.unets.ddim"),
             _SIZE,
-            call={"token_indices": [2], "max_iter_to_alter": 0},
+            call={"token_indices": [2], "max_iter_to_alter": 0, "attn_res": (4, 4)},
         ),
         Tried("AnimateDiffPipeline", (*_SD15, "classes.controls.motion"), _SIZE),
-        Tried("AnimateDiffPAGPipeline", (*_SD15, "classes.controls.motion"), _SIZE, config={"pag_applied_layers": "mid"}),
+        Tried(
+            "AnimateDiffPAGPipeline", (*_SD15, "classes.controls.motion"), _SIZE, config={"pag_applied_layers": "mid"}
+        ),
     )
 
 
@@ -111,7 +116,6 @@ def _of_flux() -> tuple[Tried, ...]:
         Tried("FluxKontextInpaintPipeline", kontext, large, _MASKED),
         Tried("ChromaPipeline", chroma, _SHORT),
         Tried("ChromaImg2ImgPipeline", chroma, _SHORT, _IMAGE),
-        Tried("ChromaInpaintPipeline", chroma, _SHORT, _MASKED),
         Tried("BriaPipeline", ("classes.pictures.bria",), _SHORT),
         Tried("OvisImagePipeline", ("classes.pictures.ovis",), _SHORT),
         Tried("Flux2KleinPipeline", ("images.klein",), _SHORT, config={"is_distilled": True}),
@@ -121,6 +125,7 @@ def _of_flux() -> tuple[Tried, ...]:
 
 
 def _of_others() -> tuple[Tried, ...]:
+    two = {"num_inference_steps": 2}
     sprint = (*_SANA, "classes.pictures.sprint")
     return (
         Tried("QwenImagePipeline", _QWEN, _SIZE),
@@ -137,10 +142,9 @@ def _of_others() -> tuple[Tried, ...]:
         Tried("ZImageImg2ImgPipeline", _ZIMAGE, _SHORT, _IMAGE),
         Tried("ZImageInpaintPipeline", _ZIMAGE, _SHORT, _MASKED),
         Tried("ZImageControlNetPipeline", (*_ZIMAGE, "classes.pictures.z_control"), _SHORT, _CONTROL),
-        Tried("ZImageControlNetInpaintPipeline", (*_ZIMAGE, "classes.pictures.z_control"), _SHORT, (*_MASKED, *_CONTROL)),
         Tried("SanaPipeline", _SANA, _UNBINNED),
-        Tried("SanaSprintPipeline", sprint, _UNBINNED),
-        Tried("SanaSprintImg2ImgPipeline", sprint, _UNBINNED, _IMAGE),
+        Tried("SanaSprintPipeline", sprint, _UNBINNED | two),
+        Tried("SanaSprintImg2ImgPipeline", sprint, _UNBINNED | two, _IMAGE),
         Tried("SanaPAGPipeline", _SANA, _UNBINNED, config={"pag_applied_layers": "transformer_blocks.0"}),
         Tried("SanaControlNetPipeline", (*_SANA, "classes.controls.sana"), _UNBINNED, _CONTROL),
         Tried("PixArtSigmaPipeline", ("images.pixart",), _UNBINNED),
@@ -179,7 +183,7 @@ def _of_more_pictures() -> tuple[Tried, ...]:
         Tried("HunyuanDiTPipeline", hunyuan, _UNBINNED),
         Tried("HunyuanDiTPAGPipeline", hunyuan, _UNBINNED, config={"pag_applied_layers": "blocks.1"}),
         Tried("HunyuanDiTControlNetPipeline", (*hunyuan, "classes.controls.hunyuan"), _UNBINNED, _CONTROL),
-        Tried("LuminaPipeline", ("classes.pictures.lumina",), _SIZE),
+        Tried("LuminaPipeline", ("classes.pictures.lumina",), _SIZE | {"negative_prompt": "blurry"}),
         Tried("HiDreamImagePipeline", ("classes.pictures.hidream",), _SHORT),
         Tried("PRXPipeline", ("classes.pictures.prx",), _UNBINNED),
         Tried("HunyuanImagePipeline", ("classes.pictures.hunyuan_image",), _SIZE),
@@ -195,7 +199,7 @@ def _of_more_pictures() -> tuple[Tried, ...]:
         Tried("DDPMPipeline", ("classes.unets.denoising_diffusion",)),
         Tried("ConsistencyModelPipeline", ("classes.unets.consistency",)),
         Tried("LDMPipeline", ("classes.unets.latent_diffusion",)),
-        Tried("LDMSuperResolutionPipeline", ("classes.unets.super_resolution",), pictures=_IMAGE),
+        Tried("LDMSuperResolutionPipeline", ("classes.unets.super_resolution",), _SIZE, _IMAGE),
         Tried("IFPipeline", ("classes.unets.deep_floyd",), _SIZE),
         Tried("IFImg2ImgPipeline", ("classes.unets.deep_floyd",), _SIZE, _IMAGE),
         Tried("IFInpaintingPipeline", ("classes.unets.deep_floyd",), _SIZE, _MASKED),
@@ -217,17 +221,20 @@ def _of_more_videos() -> tuple[Tried, ...]:
         Tried("AnimateDiffControlNetPipeline", led, _SIZE, lists={"conditioning_frames": 9}),
         Tried("TextToVideoSDPipeline", (*_SD15, "classes.unets.text_to_video"), _SIZE | {"num_frames": 5}),
         Tried("VideoToVideoSDPipeline", (*_SD15, "classes.unets.text_to_video"), _SIZE, lists={"video": 9}),
-        Tried("I2VGenXLPipeline", (*_SD15, "classes.unets.image_to_video"), _SIZE | {"num_frames": 5}, _IMAGE),
         Tried("MochiPipeline", (films + "mochi",), small),
-        Tried("AllegroPipeline", (films + "allegro",), _SIZE | {"max_sequence_length": 16, "num_frames": 8}),
+        Tried("AllegroPipeline", (films + "allegro",), _SHORT | {"num_frames": 8}, tiled=True),
         Tried("HunyuanVideoPipeline", (films + "hunyuan",), _SIZE | {"num_frames": 5}),
         Tried("HunyuanSkyreelsImageToVideoPipeline", (films + "skyreels_image",), _SIZE | {"num_frames": 5}, _IMAGE),
-        Tried("HunyuanVideoFramepackPipeline", (films + "framepack",), _SIZE | {"num_frames": 5}, _IMAGE),
         Tried("SkyReelsV2Pipeline", (films + "skyreels",), small),
         Tried("SkyReelsV2ImageToVideoPipeline", (films + "skyreels_of_images",), small, _IMAGE),
         Tried("SkyReelsV2DiffusionForcingPipeline", skyreels, small),
         Tried("SkyReelsV2DiffusionForcingImageToVideoPipeline", skyreels, small, _IMAGE),
-        Tried("SkyReelsV2DiffusionForcingVideoToVideoPipeline", skyreels, small, lists={"video": 9}),
+        Tried(
+            "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+            skyreels,
+            small | {"overlap_history": 3, "num_frames": 9, "base_num_frames": 9},
+            lists={"video": 5},
+        ),
         Tried("WanVACEPipeline", (films + "vace",), small),
         Tried("ChronoEditPipeline", (films + "chrono",), small, _IMAGE),
         Tried("LucyEditPipeline", ("videos.wan21", films + "lucy"), small, lists={"video": 5}),
@@ -241,12 +248,12 @@ def _of_more_videos() -> tuple[Tried, ...]:
             lists={"control_video": 9},
         ),
         Tried("HeliosPipeline", (films + "helios",), _SHORT | {"num_frames": 33}),
-        Tried("EasyAnimatePipeline", (films + "easy_animate",), _SIZE | {"num_frames": 5}),
-        Tried("EasyAnimateControlPipeline", (films + "easy_animate",), _SIZE, lists={"control_video": 5}),
-        Tried("LTXLatentUpsamplePipeline", ("videos.ltx", films + "ltx_upsampler"), _SIZE, lists={"video": 9}),
+        Tried("EasyAnimatePipeline", (films + "easy_animate",), _SIZE | {"num_frames": 5, "negative_prompt": "blurry"}),
     )
 
 
 CLASSES = {
-    tried.pipeline: tried for group in (_of_sd15, _of_sdxl, _of_sd3, _of_flux, _of_others, _of_more_pictures, _of_more_videos) for tried in group()
+    tried.pipeline: tried
+    for group in (_of_sd15, _of_sdxl, _of_sd3, _of_flux, _of_others, _of_more_pictures, _of_more_videos)
+    for tried in group()
 }

@@ -51,9 +51,12 @@ def unet(made: Components) -> Components:
 
 
 def union(made: Components) -> Components:
-    config = shared(made["unet"], ControlNetUnionModel) | {"conditioning_embedding_out_channels": _halvings(made["vae"])}
+    config = shared(made["unet"], ControlNetUnionModel) | {
+        "conditioning_embedding_out_channels": _halvings(made["vae"])
+    }
+    size = {"num_trans_channel": 8, "num_trans_head": 2, "num_trans_layer": 1, "num_proj_channel": 8}
     with weights(203):
-        return {"controlnet": _speaking(ControlNetUnionModel(**config, num_control_type=2))}
+        return {"controlnet": _speaking(ControlNetUnionModel(**config, num_control_type=2, **size))}
 
 
 def crossing(made: Components) -> Components:

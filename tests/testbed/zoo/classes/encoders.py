@@ -34,7 +34,13 @@ _LETTERS = [chr(code) for code in range(33, 127)]
 
 def glm(seed: int) -> Any:
     config = GlmConfig(
-        **_SMALL, num_key_value_heads=2, head_dim=8, vocab_size=704, pad_token_id=0, eos_token_id=2, max_position_embeddings=2048
+        **_SMALL,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=704,
+        pad_token_id=0,
+        eos_token_id=2,
+        max_position_embeddings=2048,
     )
     with weights(seed):
         return GlmModel(config).eval()
@@ -42,7 +48,13 @@ def glm(seed: int) -> Any:
 
 def llama(seed: int, *, head: bool) -> Any:
     config = LlamaConfig(
-        **_SMALL, num_key_value_heads=2, vocab_size=128, pad_token_id=0, bos_token_id=1, eos_token_id=2, max_position_embeddings=512
+        **_SMALL,
+        num_key_value_heads=2,
+        vocab_size=128,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        max_position_embeddings=512,
     )
     with weights(seed):
         return (LlamaForCausalLM if head else LlamaModel)(config).eval()

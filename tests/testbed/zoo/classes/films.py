@@ -6,7 +6,6 @@ from typing import Any
 
 import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler
-from transformers import CLIPImageProcessor
 
 from testbed.zoo import texts, videos
 from testbed.zoo.classes import encoders
@@ -125,27 +124,14 @@ def _hunyuan(transformer: Any, seed: int) -> Components:
 
 
 def hunyuan() -> Components:
-    return _hunyuan(network("HunyuanVideoTransformer3DModel", 621, in_channels=4, guidance_embeds=True, **_HUNYUAN), 622)
+    return _hunyuan(
+        network("HunyuanVideoTransformer3DModel", 621, in_channels=4, guidance_embeds=True, **_HUNYUAN), 622
+    )
 
 
 def skyreels_image() -> Components:
     transformer = network("HunyuanVideoTransformer3DModel", 631, in_channels=8, guidance_embeds=True, **_HUNYUAN)
     return _hunyuan(transformer, 632)
-
-
-def framepack() -> Components:
-    transformer = network(
-        "HunyuanVideoFramepackTransformer3DModel",
-        641,
-        in_channels=4,
-        guidance_embeds=True,
-        **_HUNYUAN,
-        image_condition_type=None,
-        has_image_proj=True,
-        image_proj_dim=32,
-        has_clean_x_embedder=True,
-    )
-    return _hunyuan(transformer, 642) | encoders.siglip(645)
 
 
 _SKYREELS = {
@@ -180,7 +166,9 @@ def skyreels_of_images() -> Components:
 
 def skyreels_forcing() -> Components:
     return skyreels() | {
-        "transformer": network("SkyReelsV2Transformer3DModel", 654, in_channels=16, inject_sample_info=False, **_SKYREELS)
+        "transformer": network(
+            "SkyReelsV2Transformer3DModel", 654, in_channels=16, inject_sample_info=False, **_SKYREELS
+        )
     }
 
 
@@ -244,9 +232,7 @@ def sana() -> Components:
 
 def cogvideo_of_images(made: Components) -> Components:
     return {
-        "transformer": with_channels(
-            made["transformer"], 701, in_channels=8, use_rotary_positional_embeddings=False
-        )
+        "transformer": with_channels(made["transformer"], 701, in_channels=8, use_rotary_positional_embeddings=False)
     }
 
 
@@ -304,21 +290,4 @@ def easy_animate() -> Components:
         "scheduler": FlowMatchEulerDiscreteScheduler(),
         "text_encoder": texts.qwen25_vl(723),
         "tokenizer": texts.qwen_tokenizer(),
-    }
-
-
-def processor() -> Components:
-    return {"image_processor": CLIPImageProcessor(crop_size=32, size=32)}
-
-
-def ltx_upsampler(made: Components) -> Components:
-    return {
-        "latent_upsampler": network(
-            "LTXLatentUpsamplerModel" if hasattr(diffusers, "LTXLatentUpsamplerModel") else "LTXLatentUpsampler",
-            731,
-            in_channels=8,
-            mid_channels=32,
-            num_blocks_per_stage=1,
-            dims=3,
-        )
     }

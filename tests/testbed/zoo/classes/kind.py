@@ -13,7 +13,8 @@ class Tried:
 
     A recipe that takes an argument gets what those before it made. `config` are constructor arguments that are no
     components, `defaults` the folder's own of a request. `pictures` and `lists` (name -> how many) are what the
-    class is called with where diffusers runs it alone, and `call` what no request can carry.
+    class is called with where diffusers runs it alone, and `call` what no request can carry;
+    `tiled`: its autoencoder must be told to work in tiles.
     """
 
     pipeline: str
@@ -22,4 +23,5 @@ class Tried:
     pictures: tuple[str, ...] = ()
     lists: Mapping[str, int] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    tiled: bool = False
     call: Mapping[str, Any] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """The page docs/models.md: what came of trying each class, and then what the zoo's families show in each mode.
 
-    python -m testbed.zoo.classes.page docs/models.md                    # `make models`
-    python -m testbed.zoo.classes.page docs/models.md WanPipeline …      # these rows alone; others stay as they are
+python -m testbed.zoo.classes.page docs/models.md                    # `make models`
+python -m testbed.zoo.classes.page docs/models.md WanPipeline …      # these rows alone; others stay as they are
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ served: `dpipe check` tells that of any model, and makes what this page says of 
 - **way**: along the blocks of Modular Diffusers, or by replay of the pipeline's own `__call__`.
 - **uses**: what a request brings that the class takes. Others it refuses in words.
 - **whole**: payloads and files of three processes are those of one, byte for byte, in each use.
+- **diffusers**: how the file compares to what diffusers makes by itself of the same folder and request, in the use that
+  takes most. Of what is cut along blocks the second table tells it: they are not its classic pipelines.
 - **parked**: a denoising ended after any step goes on in another process to the same bytes.
 - **payloads**: bytes from encoder to denoiser and from denoiser to decoder, of the first use; they say how these
   compare and not how large a published model's are.
 
-{served} classes are served in all uses that they have:
+{served} classes are served:
 
-| class | way | makes | uses | whole | parked | payloads |
-| --- | --- | --- | --- | --- | --- | --- |
+| class | way | makes | uses | whole | diffusers | parked | payloads |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 REFUSED_HEAD: Final = """
 {refused} classes are refused when a worker starts, in these words:
@@ -52,16 +54,17 @@ def row(name: str, report: Mapping[str, Any]) -> str:
         raise BrokenRecipe(f"{name}: {report['classic']['error']}")
     if "cases" not in report:
         return f"| `{name}` | {_sentence(report['error'])} |"
-    uses = {use: case for use, case in report["cases"].items() if "refused" not in case}
-    failed = {use: case["failed"] for use, case in uses.items() if "failed" in case}
-    if not uses:
-        return f"| `{name}` | {_sentence(' / '.join(case['refused'] for case in report['cases'].values()))} |"
-    equal = all(case.get("identical") for case in uses.values())
-    parked = all(case.get("parking", {}).get("resumable") for case in uses.values())
-    first = next(iter(uses.values()))
-    sizes = " + ".join(_size(first["stages"][stage]["nbytes"]) for stage in ("encode", "denoise")) if not failed else ""
-    whole = "yes" if equal else f"NO: {_sentence('; '.join(failed.values()))}"
-    cells = [report["way"], report["output"], "; ".join(uses), whole, "yes" if parked else "NO", sizes]
+    good = {use: case for use, case in report["cases"].items() if "stages" in case}
+    failed = {use: case["failed"] for use, case in report["cases"].items() if "failed" in case}
+    if not good:
+        why = failed or {use: case["refused"] for use, case in report["cases"].items()}
+        return f"| `{name}` | {_sentence([*why.values()][-1])} |"
+    equal = all(case["identical"] for case in good.values())
+    parked = all(case["parking"]["resumable"] for case in good.values())
+    first = next(iter(good.values()))
+    sizes = " + ".join(_size(first["stages"][stage]["nbytes"]) for stage in ("encode", "denoise"))
+    cells = [report["way"], report["output"], "; ".join(good), "yes" if equal else "NO", _apart(report)]
+    cells += ["yes" if parked else "NO", sizes]
     return f"| `{name}` | {' | '.join(cells)} |"
 
 
@@ -77,6 +80,12 @@ def text(rows: Iterable[str], families: str) -> str:
 def rows_of(page: str) -> dict[str, str]:
     """The lines of a page on classes, by class."""
     return {found[1]: found[0] for found in _ROW.finditer(page)}
+
+
+def _apart(report: Mapping[str, Any]) -> str:
+    if "apart" not in report:
+        return ""
+    return "same bytes" if not report["apart"] else f"within {report['apart']} of 255"
 
 
 def _sentence(what: str) -> str:

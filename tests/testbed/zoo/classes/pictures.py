@@ -28,7 +28,6 @@ def flux_fill(made: Components) -> Components:
     return {"transformer": with_channels(made["transformer"], 401, **channels)}
 
 
-
 def _flow(seed: int, transformer: Any, widths: tuple[int, ...] = (8, 8)) -> Components:
     return {
         "transformer": transformer,
@@ -94,7 +93,9 @@ def chroma() -> Components:
 
 
 def ovis() -> Components:
-    transformer = network("OvisImageTransformer2DModel", 441, **_FLUX_LIKE | {"joint_attention_dim": 16}, out_channels=16)
+    transformer = network(
+        "OvisImageTransformer2DModel", 441, **_FLUX_LIKE | {"joint_attention_dim": 16}, out_channels=16
+    )
     return _flow(442, transformer) | {
         "text_encoder": texts.qwen3(443, head=False),
         "tokenizer": texts.qwen_tokenizer(),
@@ -127,7 +128,11 @@ def cogview3() -> Components:
 
 def cogview4() -> Components:
     transformer = network(
-        "CogView4Transformer2DModel", 461, **_COGVIEW | {"attention_head_dim": 16}, text_embed_dim=16, rope_axes_dim=(8, 8)
+        "CogView4Transformer2DModel",
+        461,
+        **_COGVIEW | {"attention_head_dim": 16},
+        text_embed_dim=16,
+        rope_axes_dim=(8, 8),
     )
     return _flow(462, transformer) | {
         "text_encoder": encoders.glm(463),

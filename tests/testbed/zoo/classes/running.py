@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,3 +41,18 @@ def run(names: Sequence[str], told: Callable[[str, dict[str, Any]], None]) -> di
 def _work(waiting: Any, done: Any) -> None:
     while (name := waiting.get()) is not None:
         done.put((name, attempt(CLASSES[name])))
+
+
+def main(names: Sequence[str]) -> None:
+    """Writes the page's line on each class, one a line."""
+    from testbed.zoo.classes.page import row
+
+    def told(name: str, report: dict[str, Any]) -> None:
+        sys.stdout.write(f"{row(name, report)}\n")
+        sys.stdout.flush()
+
+    run(names, told)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -160,7 +160,7 @@ def deep_floyd_larger() -> Components:
 def _movq(seed: int) -> Any:
     with weights(seed):
         return diffusers.VQModel(
-            block_out_channels=[8, 16],
+            block_out_channels=[32, 64],
             down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
             up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
             latent_channels=4,
@@ -246,10 +246,6 @@ def _of_time(kind: str, seed: int, **config: Any) -> Any:
 
 def text_to_video(made: Components) -> Components:
     return ddim() | {"unet": _of_time("UNet3DConditionModel", 351, attention_head_dim=4)}
-
-
-def image_to_video(made: Components) -> Components:
-    return eyes() | ddim() | {"unet": _of_time("I2VGenXLUNet", 352, num_attention_heads=2)}
 
 
 def sound() -> Components:
