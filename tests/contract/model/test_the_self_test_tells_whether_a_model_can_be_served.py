@@ -33,6 +33,8 @@ def test_a_small_random_copy_of_a_model_is_found_identical(report):
     assert report["code"] == 0
     assert report["identical"]
     assert report["small_copy"]
+    assert report["verdict"] == "served"
+    assert report["uses"]["served"] == ["text", "image"]
     assert report["way"] == "modular"
     assert all(case["identical"] for case in report["cases"].values())
 
@@ -106,6 +108,11 @@ def test_a_case_that_fails_is_its_own_outcome_and_ends_no_other(tmp_path):
     assert cases["image"] == {"failed": "denoise: it broke", "by": "whole"}
     assert cases["mask_image"] == {"refused": "mask_image"}
     assert check.verdict(cases) == "partly"
+    assert check.uses(cases) == {
+        "served": ["text"],
+        "not_served": {"image": "denoise: it broke"},
+        "refused": {"mask_image": "mask_image"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -139,8 +146,16 @@ def test_a_mask_says_where_and_a_picture_what():
     made = pictures({"image": (16, 8), "mask_image": (16, 8)})
 
     assert made["image"].mode == "RGB"
-    assert set(made["mask_image"].getdata()) == {0, 255}
+    assert set(made["mask_image"].tobytes()) == {0, 255}
     assert made["image"].size == made["mask_image"].size == (16, 8)
+
+
+def test_a_video_is_frames_that_move():
+    frames = pictures({"video": (16, 8)})["video"]
+
+    assert len(frames) == 9
+    assert {one.size for one in frames} == {(16, 8)}
+    assert len({one.tobytes() for one in frames}) == 9
 
 
 def test_an_error_at_the_start_names_the_picture_that_the_request_lacks():

@@ -14,6 +14,10 @@ TEXT: Final = "text"
 STRENGTH: Final = 0.6
 MASK: Final = "mask"
 """Part of the names of pictures that say where, and not what."""
+VIDEO: Final = "video"
+"""Part of the names of videos."""
+FRAMES: Final = 9
+"""4k + 1 and 8k + 1: what video families take."""
 
 
 def cases_of(model: RoleModel, request: Mapping[str, Any], side: int) -> dict[str, dict[str, Any]]:
@@ -45,9 +49,16 @@ def _pictures_of(model: RoleModel) -> Iterator[tuple[str, ...]]:
             yield tuple(sorted(workflow.images.union(others)))
 
 
-def pictures(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Image]:
-    """A picture of each name and size (width, height)."""
-    return {name: (_mask if MASK in name else _picture)(*size) for name, size in sizes.items()}
+def pictures(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """A picture of each name and size (width, height), or the frames of a video."""
+    from PIL import ImageChops
+
+    made: dict[str, Any] = {}
+    for name, size in sizes.items():
+        one = (_mask if MASK in name else _picture)(*size)
+        # Each frame is moved on a little.
+        made[name] = [ImageChops.offset(one, shift, 0) for shift in range(FRAMES)] if VIDEO in name else one
+    return made
 
 
 def _picture(width: int, height: int) -> Image:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from diffusion_worker.model.cases import FRAMES
 from diffusion_worker.model.files import read_json
 from diffusion_worker.model.folder import DTYPES, ModelFolder, count_elements, open_folder
 from diffusion_worker.model.sizes import sizes_by_stage
@@ -31,8 +32,6 @@ from diffusionpipeline.words import STAGES, Stage
 STEPS: Final = 2
 SIZE: Final = 128
 """Pixels of a check's picture, unless the model folder has defaults of its own: a multiple of every family's grid."""
-FRAMES: Final = 9
-"""4k + 1 and 8k + 1: what video families take."""
 MEMORY_SHARE: Final = 0.7
 """Share of the free memory that the weights may take before the check turns to a small copy."""
 TIMEOUT_SECONDS: Final = 3600
@@ -74,6 +73,7 @@ def judge(folder: ModelFolder, trials: Mapping[str, Any], options: Options, *, s
     return {
         "model": str(folder.path),
         "verdict": verdict(cases),
+        "uses": uses(cases),
         "pipeline": whole["pipeline"],
         "way": whole["way"],
         "output": whole["output"],
@@ -83,6 +83,20 @@ def judge(folder: ModelFolder, trials: Mapping[str, Any], options: Options, *, s
         "roles": {stage.value: _role(split[stage], folder.weight_bytes) for stage in STAGES},
         "cases": cases,
         "identical": verdict(cases) == SERVED,
+    }
+
+
+def uses(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Which uses are served, and of the others why not: those that the model does not have, and those that go wrong."""
+    differ = "other bytes in roles than whole"
+    return {
+        "served": [name for name, case in cases.items() if case.get("identical")],
+        "not_served": {
+            name: case.get("failed", differ)
+            for name, case in cases.items()
+            if "refused" not in case and not case.get("identical")
+        },
+        "refused": {name: case["refused"] for name, case in cases.items() if "refused" in case},
     }
 
 
@@ -296,19 +310,17 @@ def _text(report: Mapping[str, Any]) -> str:
             ships = f"ships {_size(made['nbytes'])}: {tensors}" if tensors else f"writes {_size(made['nbytes'])}"
             lines.append(f"    {stage} {ships} ({made['seconds']} s){verdict}")
         lines.append(f"    {_parking(case['parking'])}")
-    lines.append(_verdict_text(report["cases"], report["verdict"]))
+    lines.append(_verdict_text(report["uses"], report["verdict"]))
     return "\n".join(lines) + "\n"
 
 
-def _verdict_text(cases: Mapping[str, Mapping[str, Any]], found: str) -> str:
-    good = [name for name, case in cases.items() if case.get("identical")]
-    bad = [name for name, case in cases.items() if "refused" not in case and not case.get("identical")]
-    if found == REFUSED:
+def _verdict_text(found: Mapping[str, Any], verdict: str) -> str:
+    bad = ", ".join(found["not_served"])
+    if verdict == REFUSED:
         return "refused: the model takes none of these requests"
-    if found == UNFIT:
-        return f"NOT served: not the same bytes in roles from {', '.join(bad)}"
-    also = f"; NOT from {', '.join(bad)}" if bad else ""
-    return f"served, bit-identical in roles, from {', '.join(good)}{also}"
+    if verdict == UNFIT:
+        return f"NOT served: {bad}"
+    return f"served, bit-identical in roles, from {', '.join(found['served'])}" + (f"; NOT from {bad}" if bad else "")
 
 
 def _parking(parking: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def check_cut(pipeline_class: Any, decoders: Mapping[str, Any]) -> None:
     if listens:
         raise UnsupportedModel(
             f"{name} changes or watches the inside of its network while it denoises ({listens[0]}), and other requests "
-            f"go through the same network: serve the folder by a class that does not"
+            f"go through the same network: name a class in model_index.json that does not"
         )
     copies = [ast.unparse(one.args[0]) for one in ast.walk(tree) if _copies(one)]
     if any(copied.startswith("self.") and copied.endswith("scheduler") for copied in copies):

@@ -24,8 +24,9 @@ served: `dpipe check` tells that of any model, and makes what this page says of 
 - **way**: along the blocks of Modular Diffusers, or by replay of the pipeline's own `__call__`.
 - **uses**: what a request brings that the class takes. Others it refuses in words.
 - **whole**: payloads and files of three processes are those of one, byte for byte, in each use.
-- **diffusers**: how the file compares to what diffusers makes by itself of the same folder and request, in the use that
-  takes most. Of what is cut along blocks the second table tells it: they are not its classic pipelines.
+- **diffusers**: the file is what diffusers makes by itself of the same folder and request, in the use that takes most:
+  nearly always byte for byte, and no pixel further off than {rounding} of 255, by rounding and a video's coding. Of
+  what is cut along blocks the last table tells how far it is from the classic pipeline.
 - **parked**: a denoising ended after any step goes on in another process to the same bytes.
 - **payloads**: bytes from encoder to denoiser and from denoiser to decoder, of the first use; they say how these
   compare and not how large a published model's are.
@@ -42,6 +43,9 @@ REFUSED_HEAD: Final = """
 | --- | --- |
 """
 _ROW: Final = re.compile(r"^\| `(\w+Pipeline)` \| .*\|$", re.MULTILINE)
+
+
+ROUNDING: Final = 8
 
 
 class BrokenRecipe(Exception):
@@ -73,7 +77,7 @@ def text(rows: Iterable[str], families: str) -> str:
     served, refused = [], []
     for line in sorted(rows):
         (served if line.count(" | ") > 1 else refused).append(line + "\n")
-    head = HEAD.format(served=len(served)) + "".join(served)
+    head = HEAD.format(served=len(served), rounding=ROUNDING) + "".join(served)
     return head + REFUSED_HEAD.format(refused=len(refused)) + "".join(refused) + f"\n{families}"
 
 
@@ -85,7 +89,7 @@ def rows_of(page: str) -> dict[str, str]:
 def _apart(report: Mapping[str, Any]) -> str:
     if "apart" not in report:
         return ""
-    return "same bytes" if not report["apart"] else f"within {report['apart']} of 255"
+    return "yes" if report["apart"] <= ROUNDING else f"NO: {report['apart']} of 255"
 
 
 def _sentence(what: str) -> str:
