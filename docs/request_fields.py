@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diffusion_router.api.kinds import EDIT, GENERATION, JOB, VIDEO, Kind, request_fields
+from diffusion_router.api.kinds import EDIT, GENERATION, JOB, SEVERAL, VIDEO, Kind, request_fields
 from diffusion_router.settings import Settings
+from diffusion_worker.work.opening import Bounds
+from diffusionpipeline.words import VIDEO_INPUTS
 
 KINDS: Final[Mapping[str, Kind]] = {"generations": GENERATION, "edits": EDIT, "videos": VIDEO, "jobs": JOB}
 
@@ -19,6 +21,22 @@ HEAD: Final = """\
 Written by `make docs` from the table in [kinds.py](../worker/diffusion_router/api/kinds.py), by which the router checks
 every request; bounds that are settings of the router stand here with their defaults. Columns: `/v1/images/generations`,
 `/v1/images/edits`, `/v1/videos`, `/v1/jobs`.
+
+"""
+
+
+FILES: Final = """\
+Files come in a form (`multipart/form-data`). Pictures are PNG, JPEG or WebP. Several of one argument are given by
+repeating the form field, and are taken in that order by models that make one result of several (Qwen-Image-Edit-Plus,
+FLUX.2, Wan VACE); others take one. What a file means is up to the model: `image` is what a model for image to image
+redraws, what an editing model edits, and what leads a ControlNet's folder; `mask` is white where an inpainting model
+draws anew; `last_image` is the frame that a video ends with. What the served model does not take is refused, and the
+answer names what it takes.
+
+A video is an MP4 file (H.264, H.265, AV1, VP9 or MPEG-4) or a GIF, of at most {frames:,} frames, and {pixels:,} pixels
+in all of them together. Folders take it whose pipeline has the argument: `video` CogVideoX, AnimateDiff and Wan VACE,
+`control_video` CogVideoX Fun Control, `mask_video` Wan VACE. Wan VACE makes as many frames as its video has, or of
+`num_frames` alone, the first ones; it scales its videos to `size`.
 
 """
 
@@ -60,7 +78,16 @@ def _value(schema: Mapping[str, Any]) -> str:
 
 def _files() -> str:
     rows = [
-        f"| `{field}` | `{argument}` | {', '.join(name for name, kind in KINDS.items() if field in kind.files)} |\n"
+        f"| `{field}` | {_holds(argument)} | `{argument}` | "
+        f"{', '.join(name for name, kind in KINDS.items() if field in kind.files)} |\n"
         for field, argument in JOB.files.items()
     ]
-    return "| form field | the pipeline's argument | kinds |\n| --- | --- | --- |\n" + "".join(rows)
+    bounds = Bounds(pixels=0)
+    told = FILES.format(frames=bounds.frames, pixels=bounds.video_pixels)
+    return told + "| form field | | the pipeline's argument | kinds |\n| --- | --- | --- | --- |\n" + "".join(rows)
+
+
+def _holds(argument: str) -> str:
+    if argument in VIDEO_INPUTS:
+        return "an MP4 or GIF video"
+    return "a picture, or several" if argument in SEVERAL else "a picture"

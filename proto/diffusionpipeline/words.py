@@ -46,6 +46,9 @@ MODEL_ROLES: Final[tuple[ModelRole, ...]] = (Role.ENCODER, Role.DENOISER, Role.D
 PROTOCOL: Final = 2
 """What of the protocol between worker and router this version speaks: 0 before either said, 2 knows probes."""
 
+VIDEO_INPUTS: Final = ("video", "control_video", "mask_video")
+"""Files of a request that are videos, by the argument that takes them. All others are pictures."""
+
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 

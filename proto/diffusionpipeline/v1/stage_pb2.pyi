@@ -164,7 +164,9 @@ class InputFile(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The pipeline's argument that takes it: image, mask_image, last_image, …"""
+    """The pipeline's argument that takes it: image, mask_image, last_image, video, … Several files of one name are taken
+    together, in their order.
+    """
     key: _builtins.str
     media_type: _builtins.str
     def __init__(

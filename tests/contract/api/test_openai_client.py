@@ -98,6 +98,44 @@ async def test_an_edit_sends_its_picture_to_the_worker(
     assert (router.settings.data_dir / "artifacts" / sent.key).read_bytes() == picture(shade=99)
 
 
+async def test_several_pictures_of_an_edit_reach_the_worker_in_their_order(
+    client: AsyncOpenAI, http: httpx.AsyncClient, artist: Artist, router: Router
+) -> None:
+    shades = (50, 10, 90)
+    files = [(f"{shade}.png", picture(shade=shade), "image/png") for shade in shades]
+    await client.images.edit(image=files, prompt="all three together", extra_body={"seed": 3})
+    await http.post(
+        "/v1/images/edits", data={"prompt": "all three together"}, files=[("image", file) for file in files]
+    )
+    for task in artist.executed:
+        inputs = task.parameters.inputs
+        assert [file.name for file in inputs] == ["image"] * len(shades)
+        kept = [(router.settings.data_dir / "artifacts" / file.key).read_bytes() for file in inputs]
+        assert kept == [picture(shade=shade) for shade in shades]
+    assert len({task.job_id for task in artist.executed}) == 2
+
+
+async def test_a_video_is_led_by_a_video_its_masks_and_pictures(http: httpx.AsyncClient, film_maker: Artist) -> None:
+    files = [
+        ("control_video", ("c.gif", picture("GIF"), "image/gif")),
+        ("mask_video", ("m.mp4", VIDEO, "video/mp4")),
+        ("reference_images[]", ("a.png", picture(), "image/png")),
+        ("reference_images[]", ("b.jpeg", picture("JPEG"), "image/jpeg")),
+        ("last_image", ("l.png", picture(), "image/png")),
+    ]
+    answer = await http.post("/v1/videos", data={"prompt": "turn"}, files=files)
+    assert answer.status_code == 200, answer.text
+    await film_maker.denoising.wait()
+    got = [(file.name, file.media_type) for file in film_maker.executed[0].parameters.inputs]
+    assert got == [
+        ("control_video", "image/gif"),
+        ("mask_video", "video/mp4"),
+        ("reference_images", "image/png"),
+        ("reference_images", "image/jpeg"),
+        ("last_image", "image/png"),
+    ]
+
+
 async def test_a_video_is_made_polled_listed_fetched_and_deleted(client: AsyncOpenAI, film_maker: Artist) -> None:
     made = await client.videos.create_and_poll(
         prompt="a seven that turns", seconds="1", size="64x64", poll_interval_ms=20, extra_body={"fps": 8}

@@ -202,7 +202,16 @@ async def test_a_broken_or_foreign_picture_is_refused(
 
 FORMS: list[tuple[dict[str, Any], str, str]] = [
     ({"data": {"prompt": "blue"}, "files": {"film": ("a.png", picture())}}, "film", "unknown_field"),
-    ({"data": {"prompt": "blue"}, "files": [("image", ("a.png", picture()))] * 2}, "image", "invalid_value"),
+    (
+        {"data": {"prompt": "blue"}, "files": {"image": ("a.png", picture()), "video": ("a.mp4", b"")}},
+        "video",
+        "unknown_field",
+    ),
+    (
+        {"data": {"prompt": "blue"}, "files": [(name, ("a.png", picture())) for name in ("image", "mask", "mask")]},
+        "mask",
+        "invalid_value",
+    ),
     ({"data": {"prompt": "blue", "image": "text"}, "files": {"mask": ("a.png", picture())}}, "image", "invalid_type"),
     ({"data": {"prompt": "blue"}, "files": {"mask": ("a.png", picture())}}, "image", "missing_field"),
     ({"data": {}, "files": {"image": ("a.png", picture())}}, "prompt", "missing_field"),
@@ -221,6 +230,19 @@ async def test_a_wrong_form_is_refused(http: httpx.AsyncClient, artist: Artist, 
     for form, field, code in FORMS:
         with subtests.test(f"{field} {code}"):
             assert refusal(await http.post(EDITS, **form), 400, code)["param"] == field
+
+
+async def test_what_is_no_video_is_refused(http: httpx.AsyncClient, artist: Artist, subtests: pytest.Subtests) -> None:
+    playlist = b"#EXTM3U\nhttp://127.0.0.1/secret\n"
+    for data in (b"", b"ftyp", b"hello, this is no video", picture(), playlist):
+        with subtests.test(data[:20]):
+            answer = await http.post("/v1/videos", data={"prompt": "turn"}, files={"video": ("a.mp4", data)})
+            error = refusal(answer, 400, "invalid_video")
+            assert (error["param"], error["message"]) == ("video", "File 'video' is not an MP4 or GIF video")
+    many = [("reference_images", ("a.png", picture()))] * 11
+    answer = await http.post("/v1/videos", data={"prompt": "turn"}, files=many)
+    assert "Maximum number of files is 10" in refusal(answer, 400, "invalid_form")["message"]
+    assert artist.executed == []
 
 
 async def test_a_form_that_is_none_is_refused(http: httpx.AsyncClient, artist: Artist) -> None:

@@ -131,7 +131,9 @@ def test_the_verdict_follows_from_the_uses_that_a_model_takes(outcomes, verdict)
 
 def test_a_case_is_made_of_each_picture_that_a_model_takes_and_of_all_together():
     model = SimpleNamespace(
-        workflows=[SimpleNamespace(images=frozenset())], image_inputs=frozenset({"image", "mask_image"})
+        workflows=[SimpleNamespace(images=frozenset())],
+        image_inputs=frozenset({"image", "mask_image"}),
+        several_inputs=frozenset(),
     )
 
     uses = cases_of(model, {"prompt": "a", "num_inference_steps": 2}, 64)
@@ -140,6 +142,21 @@ def test_a_case_is_made_of_each_picture_that_a_model_takes_and_of_all_together()
     assert uses["text"] == {"prompt": "a", "num_inference_steps": 2}
     assert uses["image"]["images"] == {"image": [64, 64]}
     assert uses["image"]["num_inference_steps"] == 3
+
+
+def test_a_model_that_takes_several_pictures_is_asked_with_two():
+    model = SimpleNamespace(
+        workflows=[SimpleNamespace(images=frozenset({"image"}))],
+        image_inputs=frozenset({"image"}),
+        several_inputs=frozenset({"image"}),
+    )
+
+    uses = cases_of(model, {"prompt": "a"}, 64)
+
+    assert [*uses] == ["image", "several image"]
+    first, second = pictures(uses["several image"]["images"])["image"]
+    assert first.size == second.size == (64, 64)
+    assert first.tobytes() != second.tobytes()
 
 
 def test_a_mask_says_where_and_a_picture_what():

@@ -16,6 +16,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 # after its layout in memory had changed.
 UNLIKE_CLASSIC = {
     *("sdxl-image-to-image", "flux-image-to-image", "qwen-image-to-image", "hunyuan-video15"),
+    *("sdxl-mask", "qwen-mask"),
     *("ltx2", "ltx2-image-to-video", "sd15-image-to-image", "sdxl-refiner", "sana"),
 }
 

@@ -15,7 +15,7 @@ from testbed.zoo.processes import Case, RoleError
 DTYPES = ("float32", "bfloat16")
 REPLAYED = [name for name, family in FAMILIES.items() if family.way == "replay"]
 VIDEOS = [name for name, family in FAMILIES.items() if family.output == "video"]
-WITH_PICTURE = [name for name, family in FAMILIES.items() if family.images]
+WITH_PICTURE = [name for name, family in FAMILIES.items() if family.images or family.videos]
 
 # The first test also waits for the processes.
 pytestmark = pytest.mark.timeout(900)
@@ -39,7 +39,7 @@ def test_the_file_has_the_size_that_was_asked_for(pipeline: Any, family: str) ->
     request = FAMILIES[family].request
     (file,) = pipeline.run(Case(family))["split"]["files"]
     assert (file.width, file.height) == (request["width"], request["height"])
-    assert file.num_frames == request.get("num_frames", 1)
+    assert file.num_frames == FAMILIES[family].frames
     if FAMILIES[family].output == "image":
         assert Image.open(io.BytesIO(file.data)).size == (file.width, file.height)
 
@@ -100,7 +100,7 @@ def test_a_video_is_an_mp4_that_can_be_decoded(pipeline: Any, family: str) -> No
     assert file.media_type == "video/mp4"
     with av.open(io.BytesIO(file.data)) as container:
         frames = list(container.decode(video=0))
-    assert len(frames) == FAMILIES[family].request["num_frames"]
+    assert len(frames) == FAMILIES[family].frames
     assert {(frame.width, frame.height) for frame in frames} == {(file.width, file.height)}
 
 

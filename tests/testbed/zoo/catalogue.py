@@ -25,12 +25,18 @@ LUMINA2 = Checkpoint("lumina2", "Lumina2Pipeline", "images.lumina2")
 WAN21 = Checkpoint("wan21", "WanPipeline", "videos.wan21")
 WAN22 = Checkpoint("wan22", "WanPipeline", "videos.wan22", {"boundary_ratio": 0.875})
 WAN_IMAGE = Checkpoint("wan-image-to-video", "WanImageToVideoPipeline", "videos.wan_image")
+WAN_FRAMES = Checkpoint("wan-frames-to-video", "WanImageToVideoPipeline", "controlled_videos.wan_frames")
 WAN22_IMAGE = Checkpoint(
     "wan22-image-to-video", "WanImageToVideoPipeline", "videos.wan22_image", {"boundary_ratio": 0.9}
 )
 HUNYUAN15 = Checkpoint("hunyuan-video15", "HunyuanVideo15Pipeline", "videos.hunyuan15")
 LTX = Checkpoint("ltx", "LTXPipeline", "videos.ltx")
 LTX2 = Checkpoint("ltx2", "LTX2Pipeline", "videos.ltx2")
+WAN21_VACE = Checkpoint("wan21-vace", "WanVACEPipeline", "controlled_videos.wan21_vace")
+WAN22_VACE = Checkpoint("wan22-vace", "WanVACEPipeline", "controlled_videos.wan22_vace", {"boundary_ratio": 0.875})
+COGVIDEOX_CONTROL = Checkpoint(
+    "cogvideox-control", "CogVideoXFunControlPipeline", "controlled_videos.cogvideox_control"
+)
 COGVIDEOX = Checkpoint("cogvideox", "CogVideoXPipeline", "videos.cogvideox")
 LATTE = Checkpoint("latte", "LattePipeline", "videos.latte")
 SVD = Checkpoint("svd", "StableVideoDiffusionPipeline", "videos.svd")
@@ -47,6 +53,7 @@ _UNBINNED = {"extra": {"use_resolution_binning": False}}
 _IMAGES = (
     Family("sdxl", SDXL, "modular", "image", _GUIDED_IMAGE),
     Family("sdxl-image-to-image", SDXL, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
+    Family("sdxl-mask", SDXL, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _MASKED),
     Family("sd3", SD3, "modular", "image", _GUIDED_IMAGE),
     Family("sd3-image-to-image", SD3, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
     Family("flux", FLUX, "modular", "image", _IMAGE | {"guidance_scale": 3.5}),
@@ -54,12 +61,15 @@ _IMAGES = (
     Family("flux-kontext", KONTEXT, "modular", "image", _IMAGE | _KONTEXT, {"image": (128, 128)}),
     Family("flux2-klein", KLEIN, "modular", "image", _IMAGE),
     Family("flux2-klein-image-conditioned", KLEIN, "modular", "image", _IMAGE, {"image": (64, 64)}),
+    Family("flux2-klein-references", KLEIN, "modular", "image", _IMAGE, {"image": ((64, 64), (64, 96), (80, 64))}),
     Family("qwen-image", QWEN, "modular", "image", _GUIDED_IMAGE),
     Family("qwen-image-to-image", QWEN, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
+    Family("qwen-mask", QWEN, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _MASKED),
     Family("z-image", ZIMAGE, "modular", "image", _GUIDED_IMAGE),
     Family("z-image-to-image", ZIMAGE, "modular", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
     Family("sd15", SD15, "replay", "image", _GUIDED_IMAGE),
     Family("sd15-image-to-image", SD15, "replay", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
+    Family("sd15-mask", SD15, "replay", "image", _GUIDED_IMAGE | _HALFWAY, _MASKED),
     Family("sd15-inpaint", SD15_INPAINT, "replay", "image", _GUIDED_IMAGE, _MASKED),
     Family("sd15-controlnet", SD15_CONTROLNET, "replay", "image", _GUIDED_IMAGE, _PICTURE),
     Family("sdxl-refiner", SDXL_REFINER, "replay", "image", _GUIDED_IMAGE | _HALFWAY, _PICTURE),
@@ -84,6 +94,7 @@ _VIDEOS = (
     Family("wan21", WAN21, "modular", "video", _GUIDED_VIDEO),
     Family("wan22", WAN22, "modular", "video", _GUIDED_VIDEO),
     Family("wan-image-to-video", WAN_IMAGE, "modular", "video", _GUIDED_VIDEO, _PICTURE),
+    Family("wan-last-frame", WAN_FRAMES, "modular", "video", _GUIDED_VIDEO, _PICTURE | {"last_image": (32, 32)}),
     Family("wan22-image-to-video", WAN22_IMAGE, "modular", "video", _GUIDED_VIDEO, _PICTURE),
     Family("hunyuan-video15", HUNYUAN15, "modular", "video", _GUIDED_VIDEO),
     Family("ltx", LTX, "modular", "video", _GUIDED_VIDEO),
@@ -91,6 +102,32 @@ _VIDEOS = (
     Family("ltx2", LTX2, "modular", "video", _GUIDED_VIDEO | _SHORT),
     Family("ltx2-image-to-video", LTX2, "modular", "video", _GUIDED_VIDEO | _SHORT, _PICTURE),
     Family("cogvideox", COGVIDEOX, "replay", "video", _GUIDED_VIDEO | _SHORT),
+    Family(
+        "cogvideox-video-to-video",
+        COGVIDEOX,
+        "replay",
+        "video",
+        {name: value for name, value in (_GUIDED_VIDEO | _SHORT | _HALFWAY).items() if name != "num_frames"},
+        videos={"video": (32, 32, 9)},
+    ),
+    Family(
+        "cogvideox-control",
+        COGVIDEOX_CONTROL,
+        "replay",
+        "video",
+        {name: value for name, value in (_GUIDED_VIDEO | _SHORT).items() if name != "num_frames"},
+        videos={"control_video": (32, 32, 9)},
+    ),
+    Family("wan21-vace", WAN21_VACE, "replay", "video", _GUIDED_VIDEO, videos={"video": (32, 32, 9)}),
+    Family(
+        "wan22-vace",
+        WAN22_VACE,
+        "replay",
+        "video",
+        _GUIDED_VIDEO,
+        {"reference_images": ((32, 32), (24, 32))},
+        {"video": (32, 32, 9), "mask_video": (32, 32, 9)},
+    ),
     Family("latte", LATTE, "replay", "video", _GUIDED_VIDEO | {"num_frames": 16}),
     Family("svd", SVD, "replay", "video", _VIDEO | {"prompt": "", "num_frames": 3}, _PICTURE),
 )

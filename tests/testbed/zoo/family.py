@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Components = dict[str, Any]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Family:
     """One way to use a checkpoint: fields of a request, by the names of `Parameters`.
 
     `way` is how the model is expected to be cut ("modular" or "replay"), `output` what comes out ("image" or
-    "video"), `images` the sizes (width, height) of the pictures that the request carries, by the input's name.
+    "video"), `images` the sizes (width, height) of the pictures that the request carries, by the input's name: of one,
+    or of several in order; `videos` the sizes of its videos (width, height, frames).
     """
 
     name: str
@@ -36,4 +38,11 @@ class Family:
     way: str
     output: str
     request: Mapping[str, Any]
-    images: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    images: Mapping[str, Size | tuple[Size, ...]] = field(default_factory=dict)
+    videos: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """How many frames come out: 1 for a picture."""
+        led = max((frames for _, _, frames in self.videos.values()), default=1)
+        return int(self.request.get("num_frames", led))

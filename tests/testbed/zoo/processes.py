@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from testbed.zoo.cache import ensure
 from testbed.zoo.catalogue import FAMILIES
+from testbed.zoo.family import Family
 
 ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
 WHOLE = ENCODER + DENOISER + DECODER
@@ -25,8 +26,14 @@ _END_SECONDS = 10.0
 _OF_PICTURES = {
     "ltx-image-to-video": "LTXImageToVideoPipeline",
     "ltx2-image-to-video": "LTX2ImageToVideoPipeline",
+    "sd15-mask": "StableDiffusionInpaintPipeline",
+    "sdxl-mask": "StableDiffusionXLInpaintPipeline",
+    "qwen-mask": "QwenImageInpaintPipeline",
+    "cogvideox-video-to-video": "CogVideoXVideoToVideoPipeline",
 }
-"""The classic pipelines for an input picture that a checkpoint does not name itself."""
+"""The classic pipelines for an input picture or video that a checkpoint does not name itself."""
+_MASK = {"wan21-vace": "mask", "wan22-vace": "mask"}
+"""What some classic pipelines call a video of masks."""
 
 
 @dataclass(frozen=True)
@@ -288,10 +295,23 @@ def _parameters(case: Case) -> Any:
     from diffusion_worker.model import Parameters
 
     family = FAMILIES[case.family]
-    images = {name: _picture(size, case.picture) for name, size in family.images.items()}
+    images = _inputs(family, case.picture)
     output_format = "png" if family.output == "image" else "mp4"
     fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
     return Parameters(**fields, images=images, output_format=output_format)
+
+
+def _inputs(family: Family, number: int) -> dict[str, Any]:
+    """The request's pictures and videos, of which no two are the same."""
+    made: dict[str, Any] = {}
+    for name, size in family.images.items():
+        if isinstance(size[0], tuple):
+            made[name] = [_picture(one, number + place) for place, one in enumerate(size)]
+        else:
+            made[name] = _picture(size, number)
+    for name, (width, height, frames) in family.videos.items():
+        made[name] = [_picture((width, height), number + place) for place in range(frames)]
+    return made
 
 
 def _picture(size: tuple[int, int], number: int) -> Any:
@@ -361,7 +381,9 @@ def _classic(case: Case) -> tuple[Any, dict[str, Any]]:
         pipeline = getattr(diffusers, _OF_PICTURES[case.family]).from_pipe(pipeline)
     taken = inspect.signature(pipeline.__call__).parameters
     given = {**family.request, **family.request.get("extra", {})}
-    given |= {name: _picture(size, case.picture) for name, size in family.images.items()}
+    given |= _inputs(family, case.picture)
+    if case.family in _MASK:
+        given[_MASK[case.family]] = given.get("mask_video")
     given["video_length"] = given.get("num_frames")
     given["true_cfg_scale"] = given.get("guidance_scale")
     arguments = {name: value for name, value in given.items() if name in taken and value is not None}

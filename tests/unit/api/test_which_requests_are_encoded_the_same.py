@@ -40,11 +40,18 @@ def test_what_encoding_does_not_read_changes_nothing(changes: dict[str, Any]) ->
         {"negative_prompt": ""},
         {"negative_prompt": None},
         {"inputs": [stage_pb2.InputFile(name="image", key="inputs/1")]},
+        {"inputs": [stage_pb2.InputFile(name="image", key=f"inputs/{key}") for key in (1, 2)]},
     ],
     ids=str,
 )
 def test_what_it_reads_makes_another(changes: dict[str, Any]) -> None:
     assert key(asked(**changes), READS) != key(asked(), READS)
+
+
+def test_pictures_of_one_name_count_by_order_and_number() -> None:
+    orders = [(1,), (1, 2), (2, 1), (1, 2, 2)]
+    inputs = [[stage_pb2.InputFile(name="image", key=f"inputs/{one}") for one in order] for order in orders]
+    assert len({key(asked(inputs=files), READS) for files in inputs}) == len(orders)
 
 
 def test_arguments_of_one_family_always_count() -> None:

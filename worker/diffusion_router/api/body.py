@@ -1,4 +1,4 @@
-"""Request bodies: bounded while they arrive, parsed, and their pictures checked before anything else sees them."""
+"""Request bodies: bounded while they arrive, parsed, and their files checked before anything else sees them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from diffusion_router.api import plain_json
 from diffusion_router.api.errors import ApiError, too_large
 from diffusion_router.api.fields import InvalidField
-from diffusion_router.api.kinds import Kind
+from diffusion_router.api.kinds import SEVERAL, Kind
 from diffusion_router.api.limits import Limits
 from diffusion_router.api.validation import RequestReader
+from diffusionpipeline.words import VIDEO_INPUTS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,8 +37,8 @@ _decoders = asyncio.Semaphore(2)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A file that is one whole picture of an allowed format. argument: the pipeline's, that takes it."""
+class File:
+    """One whole picture of an allowed format, or what begins as a video. argument: the pipeline's, that takes it."""
 
     argument: str
     media_type: str
@@ -47,7 +48,8 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Body:
     values: Mapping[str, object]
-    pictures: list[Picture] = field(default_factory=list)
+    files: list[File] = field(default_factory=list)
+    """In the order of the form."""
 
 
 class BodyReader:
@@ -135,7 +137,7 @@ class BodyReader:
     async def _form(self, request: Request, kind: Kind, chunks: AsyncGenerator[bytes, None]) -> Body:
         form = await self._parts(request, chunks)
         texts: list[tuple[str, str]] = []
-        pictures: dict[str, Picture] = {}
+        files: list[File] = []
         for name, part in form.multi_items():
             if not isinstance(part, UploadFile):
                 texts.append((name, part))
@@ -143,14 +145,14 @@ class BodyReader:
             argument = kind.files.get(name)
             if argument is None:
                 raise InvalidField(name[:100], f"Unknown file {name[:100]!r}: remove it", code="unknown_field")
-            if argument in pictures:
-                raise InvalidField(name, f"File {name!r}: this model takes one file as its {argument!r}")
-            pictures[argument] = await read_picture(name, argument, await part.read(), self._limits.max_pixels)
+            if argument not in SEVERAL and any(file.argument == argument for file in files):
+                raise InvalidField(name, f"File {name!r} is given twice, and no model takes several of it")
+            files.append(await read_file(name, argument, await part.read(), self._limits.max_pixels))
         length = sum(len(text) for _, text in texts)
         values = await self._parse(length, self._reader.parse_form, kind, texts)
-        if kind.needs_image and "image" not in pictures:
+        if kind.needs_image and all(file.argument != "image" for file in files):
             raise InvalidField("image", "A file 'image' is required", code="missing_field")
-        return Body(values, list(pictures.values()))
+        return Body(values, files)
 
     async def _parts(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> FormData:
         parser = MultiPartParser(
@@ -187,11 +189,24 @@ def _parse_json(body: bytes, max_values: int) -> object:
     return plain_json.parse(body.decode(json.detect_encoding(body), "surrogatepass"), max_values)
 
 
-async def read_picture(name: str, argument: str, data: bytes, max_pixels: int) -> Picture:
-    """Decode the picture once, so that no worker meets a broken one. Raises InvalidField, naming `name`."""
+async def read_file(name: str, argument: str, data: bytes, max_pixels: int) -> File:
+    """The file as what its argument takes. Raises InvalidField, naming `name`.
+
+    A picture is decoded once, so that no worker meets a broken one; a video by the worker alone, which has the codecs.
+    """
+    if argument in VIDEO_INPUTS:
+        return File(argument, _video_type(name, data), data)
     async with _decoders:
         picture_format = await asyncio.to_thread(_decode, name, data, max_pixels)
-    return Picture(argument, _MEDIA_TYPES[picture_format], data)
+    return File(argument, _MEDIA_TYPES[picture_format], data)
+
+
+def _video_type(name: str, data: bytes) -> str:
+    if data[4:8] == b"ftyp":
+        return "video/mp4"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "image/gif"
+    raise InvalidField(name, f"File {name!r} is not an MP4 or GIF video", code="invalid_video")
 
 
 def _decode(name: str, data: bytes, max_pixels: int) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diffusion_router.api.kinds import Kind
+from diffusion_router.api.kinds import SEVERAL, Kind
 from diffusion_router.api.objects import ErrorResponse
+from diffusionpipeline.words import VIDEO_INPUTS
 
 _WHY: Final = {
     400: "Something in the request can't be served; `param` names it",
@@ -53,11 +54,20 @@ def _with_key(content: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _with_files(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-    file = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP picture"}
     # `image[]` is another spelling of `image`.
-    files = {name: file for name in kind.files if not name.endswith("[]")}
+    files = {name: _file(argument) for name, argument in kind.files.items() if not name.endswith("[]")}
     return {
         **schema,
         "properties": schema["properties"] | files,
         "required": schema["required"] + (["image"] if kind.needs_image else []),
     }
+
+
+def _file(argument: str) -> dict[str, Any]:
+    one = {"type": "string", "format": "binary"}
+    if argument in VIDEO_INPUTS:
+        return {**one, "description": "An MP4 or GIF video"}
+    if argument not in SEVERAL:
+        return {**one, "description": "A PNG, JPEG or WebP picture"}
+    several = {"type": "array", "items": one, "minItems": 1}
+    return {"anyOf": [one, several], "description": "A PNG, JPEG or WebP picture; several, in order, of some models"}

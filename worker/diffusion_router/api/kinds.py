@@ -13,6 +13,7 @@ from typing import Final
 from diffusion_router.api.fields import Arguments, Choice, Field, Integer, Never, Number, Seconds, Size, Switch, Text
 from diffusion_router.api.limits import Limits
 from diffusionpipeline.v1 import stage_pb2
+from diffusionpipeline.words import VIDEO_INPUTS
 
 # A generator's seed, and what fits into every client's 64-bit integer.
 MAX_SEED: Final = 2**63 - 1
@@ -24,7 +25,8 @@ VIDEO_FORMAT: Final = "mp4"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Kind:
-    """A kind of request, and its files by form field, each with the pipeline's argument that takes it.
+    """A kind of request, and its files by form field, each with the pipeline's argument that takes it. Files of one
+    argument are in the order of the form.
 
     output: image or video; None: whichever is asked for, or the served model makes.
     """
@@ -36,7 +38,16 @@ class Kind:
 
 
 _IMAGE_FILES: Final = {"image": "image", "image[]": "image", "mask": "mask_image", "control_image": "control_image"}
-_VIDEO_FILES: Final = {"input_reference": "image", "last_image": "last_image"}
+_VIDEO_FILES: Final = {
+    "input_reference": "image",
+    "last_image": "last_image",
+    "reference_images": "reference_images",
+    "reference_images[]": "reference_images",
+    **{name: name for name in VIDEO_INPUTS},
+}
+
+SEVERAL: Final = frozenset(["image", "reference_images"])
+"""Arguments for which some models take several files."""
 
 GENERATION: Final = Kind(output="image")
 EDIT: Final = Kind(output="image", files=_IMAGE_FILES, needs_image=True)

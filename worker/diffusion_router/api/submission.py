@@ -58,10 +58,9 @@ class Api:
         model = settle_output(self.registry, generation, kind)
         kept: list[str] = []
         try:
-            for picture in body.pictures:
-                kept.append(await self.service.put_input(picture.data))
-                file = stage_pb2.InputFile(name=picture.argument, key=kept[-1], media_type=picture.media_type)
-                generation.parameters.inputs.append(file)
+            for file in body.files:
+                kept.append(await self.service.put_input(file.data))
+                generation.parameters.inputs.add(name=file.argument, key=kept[-1], media_type=file.media_type)
             jobs = await self.service.submit(
                 generation.jobs(),
                 model=model,

@@ -12,10 +12,11 @@ from typing import Final
 
 from diffusion_worker.model import arguments
 from diffusion_worker.model.cut import Cut, Pieces
-from diffusion_worker.model.families import FPS_INPUTS
+from diffusion_worker.model.families import FPS_INPUTS, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder
 from diffusion_worker.model.guidance import is_guider
-from diffusion_worker.model.types import Parameters
+from diffusion_worker.model.inputs import as_taken
+from diffusion_worker.model.types import Parameters, Pictures
 from diffusionpipeline.words import STAGES, Stage
 
 GENERATOR: Final = "generator"
@@ -38,14 +39,15 @@ class Bound:
 def bind(parameters: Parameters, cut: Cut, folder: ModelFolder, *, output: str, size_multiple: int) -> Bound:
     """Of input images only the names matter here. Raises InvalidRequest, which names the field."""
     arguments.check_format(parameters.output_format, output)
-    arguments.check_images(parameters.images, cut)
+    images = pictures(parameters, cut, folder)
+    arguments.check_images(images, cut)
     fields = arguments.given_fields(parameters)
     arguments.check_size(fields, size_multiple)
     defaults = {**cut.family.defaults, **folder.defaults}
-    triggers = cut.triggers({**defaults, **fields, **dict.fromkeys(parameters.images, True)})
+    triggers = cut.triggers({**defaults, **fields, **dict.fromkeys(images, True)})
     pieces = cut.pieces(triggers)
     guided = any(is_guider(spec) for stage in STAGES for spec in pieces.components(stage).values())
-    plainly = cut.image_inputs and not parameters.images
+    plainly = cut.image_inputs and not images
     name = f"{cut.name}, without an input image," if plainly else cut.name
     inputs, scale = arguments.bind(fields, defaults, pieces, name=name, guided=guided)
     arguments.check_strength(inputs, pieces)
@@ -57,6 +59,12 @@ def bind(parameters: Parameters, cut: Cut, folder: ModelFolder, *, output: str, 
         fps=parameters.fps or folder.default_fps or _declared_fps(pieces) or cut.family.fps,
         output_format=parameters.output_format,
     )
+
+
+def pictures(parameters: Parameters, cut: Cut, folder: ModelFolder) -> dict[str, Pictures]:
+    """The request's pictures as the blocks take them. Raises InvalidRequest, which names the input."""
+    several = SEVERAL_PICTURES.get(folder.pipeline_class, frozenset())
+    return as_taken(parameters.images, takes=cut.image_inputs, several=several, pipeline=cut.name)
 
 
 def encoding_reads(pieces: Pieces, cut: Cut) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ def cases_of(model: RoleModel, request: Mapping[str, Any], side: int) -> dict[st
             case |= {"images": {name: [side, side] for name in names}, "strength": STRENGTH}
             case |= {"num_inference_steps": steps + 1} if steps else {}
         uses.setdefault(" and ".join(names) or TEXT, case)
+        for several in sorted(model.several_inputs.intersection(names)):
+            more = case | {"images": {**case["images"], several: [[side, side], [side, side]]}}
+            uses.setdefault(" and ".join(f"several {name}" if name == several else name for name in names), more)
     return uses
 
 
@@ -49,16 +52,20 @@ def _pictures_of(model: RoleModel) -> Iterator[tuple[str, ...]]:
             yield tuple(sorted(workflow.images.union(others)))
 
 
-def pictures(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
-    """A picture of each name and size (width, height), or the frames of a video."""
+def pictures(sizes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """A picture of each name and size (width, height); several, of as many sizes; or the frames of a video."""
+    return {name: _pictures(name, size) for name, size in sizes.items()}
+
+
+def _pictures(name: str, size: Sequence[Any]) -> Any:
     from PIL import ImageChops
 
-    made: dict[str, Any] = {}
-    for name, size in sizes.items():
-        one = (_mask if MASK in name else _picture)(*size)
-        # Each frame is moved on a little.
-        made[name] = [ImageChops.offset(one, shift, 0) for shift in range(FRAMES)] if VIDEO in name else one
-    return made
+    several = not isinstance(size[0], int)
+    one = (_mask if MASK in name else _picture)(*(size[0] if several else size))
+    if VIDEO not in name and not several:
+        return one
+    # Each is moved on a little.
+    return [ImageChops.offset(one, shift, 0) for shift in range(len(size) if several else FRAMES)]
 
 
 def _picture(width: int, height: int) -> Image:

@@ -58,15 +58,60 @@ WORKFLOWS: Final = frozenset(
         "image2image",
         "img2img",
         "image_conditioned",
+        "image_conditioned_inpainting",
+        "inpainting",
         "text2video",
         "image2video",
         "flf2v",
     }
 )
-"""Workflows served. Others (inpainting, control nets, adapters) need components or inputs that no request carries."""
+"""Workflows served. Others (control nets, adapters) need components or inputs that no request carries."""
 
-PICTURES: Final = ("image", "last_image", "mask_image", "control_image")
-"""Inputs that are one picture each."""
+PICTURES: Final = ("image", "last_image", "mask_image", "control_image", "reference_images")
+"""Inputs that are pictures."""
+
+SEVERAL_PICTURES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "Flux2KleinKVPipeline": frozenset({"image"}),
+        "Flux2KleinPipeline": frozenset({"image"}),
+        "Flux2Pipeline": frozenset({"image"}),
+        "QwenImageEditPlusPipeline": frozenset({"image"}),
+        "WanVACEPipeline": frozenset({"reference_images"}),
+    }
+)
+"""Inputs that take several pictures for one result, by the class in `model_index.json`. Annotations don't tell: most
+pipelines take a list for a batch, and would make a picture of each."""
+
+OTHER_INPUTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"mask_video": ("mask",), "control_video": ("conditioning_frames",)}
+)
+"""What some pipelines call an input video."""
+
+PICTURES_ALONE: Final = frozenset({"mask_overlay_kwargs"})
+"""What decoders take that has them make PIL's pictures alone: what a mask keeps, to lay over the new picture."""
+
+NEEDED_INPUTS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "AnimateDiffControlNetPipeline": frozenset({"conditioning_frames"}),
+        "AnimateDiffVideoToVideoControlNetPipeline": frozenset({"video", "conditioning_frames"}),
+        "AnimateDiffVideoToVideoPipeline": frozenset({"video"}),
+        "CogVideoXFunControlPipeline": frozenset({"control_video"}),
+        "CogVideoXVideoToVideoPipeline": frozenset({"video"}),
+        "WanVideoToVideoPipeline": frozenset({"video"}),
+    }
+)
+"""Inputs that classic pipelines can't do without although they have None for a default."""
+
+FROM_VIDEO: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "AnimateDiffPipeline": "AnimateDiffVideoToVideoPipeline",
+        "CogVideoXPipeline": "CogVideoXVideoToVideoPipeline",
+    }
+)
+"""The classic pipeline that starts from a video, by the one of the same folder that starts from noise."""
+
+AS_LONG_AS_VIDEO: Final = frozenset({"WanVACEPipeline"})
+"""Pipelines that make a video as long and as large as the one that leads them, but must be told how long and large."""
 
 PRESENT_INPUTS: Final = ("prompt", "num_frames")
 """Inputs that every request brings, so that blocks which run only in their absence are never chosen."""

@@ -18,10 +18,11 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model import media
-from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads
+from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads, pictures
 from diffusion_worker.model.cut import Pieces, check_sound, find_cut, output_of
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.failures import failure
+from diffusion_worker.model.families import PICTURES_ALONE, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
@@ -127,6 +128,11 @@ class ModularModel:
         return self._cut.image_inputs
 
     @property
+    def several_inputs(self) -> frozenset[str]:
+        """Those of them that may be several pictures."""
+        return SEVERAL_PICTURES.get(self._folder.pipeline_class, frozenset()) & self.image_inputs
+
+    @property
     def folder(self) -> ModelFolder:
         """The model's folder."""
         return self._folder
@@ -135,7 +141,7 @@ class ModularModel:
         self._require(Stage.ENCODE)
         bound = self._bind(parameters)
         generator = torch.Generator("cpu").manual_seed(parameters.seed)
-        made = _begin(bound, {**bound.inputs, **parameters.images}, {}, generator)
+        made = _begin(bound, {**bound.inputs, **pictures(parameters, self._cut, self._folder)}, {}, generator)
         shipped = self._run(Stage.ENCODE, made)
         conditioning: Conditioning = {
             "pipeline": shipped["pipeline"],
@@ -167,8 +173,8 @@ class ModularModel:
     def decode(self, values: Values) -> list[Media]:
         self._require(Stage.DECODE)
         made = cast(Made, self._unpack(values, Made.__required_keys__))
-        # Of "pil" nobody could tell any more whether a model's numbers were finite.
-        made["inputs"]["output_type"] = "np"
+        # Of "pil" nobody could tell any more whether a model's numbers were finite, but for what its decoder returns.
+        made["inputs"]["output_type"] = "pil" if PICTURES_ALONE & made["inputs"].keys() else "np"
         with watched(self._components[name] for name in self.owned[Stage.DECODE]):
             state = self._call(Stage.DECODE, made)
         if self.output == "image":

@@ -12,20 +12,21 @@ import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines import auto_pipeline
 from diffusers.utils import DummyObject
-from PIL import Image
 
 from diffusion_worker.model import arguments, capture, media
+from diffusion_worker.model.classic import bind_call, image_inputs, needed_images
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.failures import failure
-from diffusion_worker.model.families import FPS_INPUTS, PICTURES, RESERVED_INPUTS, TILED
+from diffusion_worker.model.families import FROM_VIDEO, SEVERAL_PICTURES, TILED
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
+from diffusion_worker.model.inputs import requested_name
 from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked
 from diffusion_worker.model.products import product_of
@@ -35,7 +36,6 @@ from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_arguments, check_cut, pictures_of
 from diffusion_worker.model.standins import Questions, stand_in
 from diffusion_worker.model.types import (
-    InvalidRequest,
     Media,
     ModelError,
     Parameters,
@@ -45,11 +45,6 @@ from diffusion_worker.model.types import (
 )
 from diffusionpipeline.words import Stage
 
-OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
-"""What some pipelines call a field of the request."""
-
-DEFAULT_FPS: Final = 16
-
 
 class Request(TypedDict):
     """What goes with a request through all stages, beside what they make."""
@@ -58,7 +53,7 @@ class Request(TypedDict):
     diffusers: str
     """Its version."""
     kind: str
-    """Which pipeline: own or image."""
+    """Which pipeline: own, or by the input that it is for."""
     call: object
     """Packed arguments of `__call__`."""
     seed: int
@@ -88,11 +83,11 @@ class ReplayModel:
         decoders = {name: kind for name, kind in kinds.items() if callable(getattr(kind, "decode", None))}
         for pipeline_class in self._classes.values():
             check_cut(pipeline_class, decoders)
-            check_arguments(pipeline_class, _image_inputs(pipeline_class))
+            check_arguments(pipeline_class, image_inputs(pipeline_class))
         self.owned = _owned(self._folder, roles, self._classes)
         """Components with weights, by the stage that loads them: of all stages, not only of this object's."""
         self.workflows = tuple(
-            Workflow(images=frozenset(_needed_images(one)), encoding_reads=None, resumable=True)
+            Workflow(images=frozenset(map(requested_name, needed_images(one))), encoding_reads=None, resumable=True)
             for one in self._classes.values()
         )
         whole = {name for stage in stages for name in self.owned[stage]}
@@ -118,7 +113,12 @@ class ReplayModel:
     @property
     def image_inputs(self) -> frozenset[str]:
         """Names of all input images that some request may bring."""
-        return frozenset(name for one in self._classes.values() for name in _image_inputs(one))
+        return frozenset(requested_name(name) for one in self._classes.values() for name in image_inputs(one))
+
+    @property
+    def several_inputs(self) -> frozenset[str]:
+        """Those of them that may be several pictures."""
+        return SEVERAL_PICTURES.get(self._folder.pipeline_class, frozenset()) & self.image_inputs
 
     @property
     def folder(self) -> ModelFolder:
@@ -128,8 +128,10 @@ class ReplayModel:
     def encode(self, parameters: Parameters) -> Values:
         self._require(Stage.ENCODE)
         arguments.check_format(parameters.output_format, self.output)
-        kind = "image" if parameters.images and "image" in self._classes else "own"
-        call, fps = _bind(self._classes[kind], parameters, self._folder)
+        # An input that no class is for is refused by one that takes inputs at all.
+        otherwise = [*self._classes][-1] if parameters.images else "own"
+        kind = next((kind for kind in self._classes if kind in parameters.images), otherwise)
+        call, fps = bind_call(self._classes[kind], parameters, self._folder.defaults)
         request: Request = {
             "pipeline": self._folder.pipeline_class,
             "diffusers": diffusers.__version__,
@@ -191,7 +193,7 @@ class ReplayModel:
         except ModelError:
             raise
         except Exception as error:
-            absent = [name for name in pictures_of(type(pipeline)) if call.get(name) is None]
+            absent = [requested_name(name) for name in pictures_of(type(pipeline)) if call.get(name) is None]
             raise failure(stage, type(pipeline).__name__, error, absent=absent) from error
 
     def _twins(self, driver: Driver) -> capture.Parts:
@@ -256,7 +258,7 @@ def _encodes(pipeline_class: Any, decoder: str) -> bool:
 
 
 def _classes(folder: ModelFolder) -> dict[str, Any]:
-    """The pipeline class of the index ("own"), and its sibling that starts from a picture ("image"), if it has one."""
+    """The pipeline class of the index ("own"), and its siblings for requests with an input, by that input's name."""
     own = getattr(diffusers, folder.pipeline_class, None)
     if own is None:
         raise UnsupportedModel(
@@ -270,9 +272,14 @@ def _classes(folder: ModelFolder) -> dict[str, Any]:
         )
     if "generator" not in inspect.signature(own.__call__).parameters:
         raise UnsupportedModel(f"{folder.path}: {own.__name__} takes no generator, so its results can't be repeated")
-    table = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
-    sibling = None if _image_inputs(own) else auto_pipeline._get_task_class(table, own.__name__, False)
-    return {"own": own} if sibling is None else {"own": own, "image": sibling}
+    if image_inputs(own):
+        return {"own": own}
+    siblings = {
+        "mask_image": auto_pipeline._get_task_class(auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING, own.__name__, False),
+        "image": auto_pipeline._get_task_class(auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, own.__name__, False),
+        "video": getattr(diffusers, FROM_VIDEO.get(own.__name__, ""), None),
+    }
+    return {"own": own} | {kind: one for kind, one in siblings.items() if one is not None}
 
 
 def _roles(folder: ModelFolder) -> dict[str, Stage]:
@@ -297,72 +304,6 @@ def _role(component_class: type) -> Stage:
         return Stage.DENOISE
     # The one network of diffusers' pipelines that looks at finished pictures.
     return Stage.DECODE if component_class.__name__.endswith("SafetyChecker") else Stage.ENCODE
-
-
-def _image_inputs(pipeline_class: Any) -> list[str]:
-    taken = inspect.signature(pipeline_class.__call__).parameters
-    return [name for name in PICTURES if name in taken]
-
-
-def _bind(pipeline_class: Any, parameters: Parameters, folder: ModelFolder) -> tuple[dict[str, Any], int]:
-    """The arguments of `__call__` that a request gives, and the frames per second of a video.
-
-    Raises InvalidRequest for a field that the pipeline does not take.
-    """
-    taken = inspect.signature(pipeline_class.__call__).parameters
-    fields = arguments.given_fields(parameters)
-    call: dict[str, Any] = {}
-    for field, value in {**folder.defaults, **fields}.items():
-        target = next((name for name in (field, *OTHER_NAMES.get(field, ())) if name in taken), None)
-        if field in RESERVED_INPUTS:
-            raise InvalidRequest(f"{field}: is set by the server and can't be given")
-        if target is not None:
-            _check_type(field, value, taken[target])
-            call[target] = value
-        elif field in fields and not _is_moot(field, value, parameters):
-            raise InvalidRequest(f"{field}: {pipeline_class.__name__} does not take it")
-    images = {name: image.convert("RGB") for name, image in parameters.images.items()}
-    _check_images(pipeline_class, images)
-    if "image" in images and parameters.width and parameters.height and "height" not in taken:
-        # Such a pipeline makes a picture of its input's size.
-        images["image"] = images["image"].resize((parameters.width, parameters.height), Image.Resampling.LANCZOS)
-    fps = fields.get("fps") or folder.defaults.get("fps") or DEFAULT_FPS
-    return call | images, int(str(fps))
-
-
-def _is_moot(field: str, value: object, parameters: Parameters) -> bool:
-    """Whether a field means something without being an argument of the pipeline."""
-    return (
-        (field == "prompt" and not value)
-        or field == "fps"
-        or (field in ("width", "height") and bool(parameters.images))
-    )
-
-
-def _needed_images(pipeline_class: Any) -> list[str]:
-    taken = inspect.signature(pipeline_class.__call__).parameters
-    return [name for name in _image_inputs(pipeline_class) if taken[name].default is inspect.Parameter.empty]
-
-
-def _check_images(pipeline_class: Any, images: Mapping[str, Image.Image]) -> None:
-    takes = _image_inputs(pipeline_class)
-    for name in images:
-        if name not in takes:
-            raise InvalidRequest(f"{name}: {pipeline_class.__name__} takes {', '.join(takes) or 'no input image'}")
-    missing = [name for name in _needed_images(pipeline_class) if name not in images]
-    if missing:
-        raise InvalidRequest(f"{', '.join(missing)}: needed by {pipeline_class.__name__}, but not in the request")
-
-
-def _check_type(field: str, value: object, parameter: inspect.Parameter) -> None:
-    """Refuses a value of another type than the argument's default, so that it fails here and not in the middle."""
-    default = parameter.default
-    if isinstance(default, bool | str) and type(value) is not type(default):
-        raise InvalidRequest(f"{field}: must be of type {type(default).__name__}, not {value!r}")
-    if isinstance(default, int | float) and (
-        isinstance(value, str) or isinstance(value, bool) != isinstance(default, bool)
-    ):
-        raise InvalidRequest(f"{field}: must be a number, not {value!r}")
 
 
 def _made(result: Any) -> Any:

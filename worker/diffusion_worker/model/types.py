@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Scalar: TypeAlias = "int | float | str | bool"
 
 
+Pictures: TypeAlias = "Image | Sequence[Image]"
+"""One picture; several, in order; or the frames of a video."""
+
 Values: TypeAlias = "dict[str, object]"
 """What crosses a stage boundary: nested dicts and lists of the types that the payload codec carries."""
 
@@ -37,8 +40,8 @@ class Parameters:
     strength: float | None = None
     num_frames: int | None = None
     fps: int | None = None
-    images: Mapping[str, Image] = field(default_factory=dict)
-    """Input images by the pipeline's own argument name: image, last_image, …"""
+    images: Mapping[str, Pictures] = field(default_factory=dict)
+    """Input pictures and videos by the name of the argument that takes them: image, last_image, video, …"""
     extra: Mapping[str, Scalar] = field(default_factory=dict)
     """Arguments that only this family of models has, such as max_sequence_length."""
     exact: bool | None = None
@@ -140,6 +143,10 @@ class RoleModel(StageModel, Protocol):
     @property
     def image_inputs(self) -> frozenset[str]:
         """Names of all input images that some request may bring."""
+
+    @property
+    def several_inputs(self) -> frozenset[str]:
+        """Those of them that may be several pictures."""
 
     @property
     def loaded(self) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from diffusion_worker.metrics import StageMetrics
@@ -57,16 +57,20 @@ class Inputs:
         metrics.transfer_bytes.inc(nbytes)
         return slot
 
-    async def download(self, task: Task) -> Mapping[str, bytes]:
-        """The request's input files by name. Raises InvalidRequest, StoreRefused, DeadlinePassed."""
+    async def download(self, task: Task) -> Mapping[str, Sequence[bytes]]:
+        """The request's input files by name, those of one name in its order.
+
+        Raises InvalidRequest, StoreRefused, DeadlinePassed.
+        """
         begun = time.perf_counter()
-        files: dict[str, bytes] = {}
+        files: dict[str, list[bytes]] = {}
         left = self._max_bytes
         for file in task.execute.parameters.inputs:
-            files[file.name] = await self._artifacts.download(
+            data = await self._artifacts.download(
                 key=file.key, limit=left, deadline=task.deadline, task_id=task.id, ticket=task.execute.ticket
             )
-            left -= len(files[file.name])
+            files.setdefault(file.name, []).append(data)
+            left -= len(data)
         task.timings.transfer_seconds = time.perf_counter() - begun
         task.timings.transfer_bytes = self._max_bytes - left
         return files

@@ -5,22 +5,17 @@ Split and colocated workers run this very code; the only difference is whose poo
 
 from __future__ import annotations
 
-import io
 import time
 from dataclasses import dataclass
-from typing import Final
-
-from PIL import Image, ImageOps
 
 from diffusion_worker import payload
 from diffusion_worker.metrics import StageMetrics
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.types import InvalidRequest, Media, ModelError, StageModel, StepCancelled
+from diffusion_worker.model.types import Media, ModelError, StageModel, StepCancelled
 from diffusion_worker.transport import Descriptor, Pool, PoolFull, Slot, private_copy
+from diffusion_worker.work.opening import Bounds, open_files
 from diffusion_worker.work.tasks import Task, parameters
 from diffusionpipeline.words import Stage
-
-IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +87,7 @@ def publish(plan: payload.Plan, slot: Slot, pool: Pool) -> Published:
 
 def _compute(task: Task, model: StageModel, driver: Driver | None, pixels: int) -> dict[str, object] | list[Media]:
     if task.stage is Stage.ENCODE:
-        images = {name: _open_image(name, data, max_pixels=pixels) for name, data in task.files.items()}
+        images = {name: open_files(name, files, Bounds(pixels=pixels)) for name, files in task.files.items()}
         return model.encode(parameters(task.execute.parameters, images))
     assert task.slot is not None, "an input was fetched before its stage was started"
     values = payload.read(private_copy(task.slot, task.execute.input.digest), keep=True)
@@ -100,18 +95,3 @@ def _compute(task: Task, model: StageModel, driver: Driver | None, pixels: int) 
         names = dict.fromkeys(file.name for file in task.execute.parameters.inputs)
         return model.denoise(values, parameters(task.execute.parameters, names), driver)
     return model.decode(values)
-
-
-def _open_image(name: str, data: bytes, *, max_pixels: int) -> Image.Image:
-    """The picture in a client's file, upright and RGB. The size is checked before any pixel is decoded.
-
-    Raises InvalidRequest, which names the input.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise InvalidRequest(f"{name}: {width}x{height} pixels, at most {max_pixels} are allowed")
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(f"{name}: not a PNG, JPEG or WebP picture that can be read ({error})") from error

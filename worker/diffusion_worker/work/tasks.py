@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from diffusion_worker.model.types import InvalidRequest, Parameters
+from diffusion_worker.model.types import InvalidRequest, Parameters, Pictures
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
 from diffusion_worker.work.outcomes import Output
@@ -17,8 +17,6 @@ from diffusionpipeline.words import Stage, number
 
 if TYPE_CHECKING:
     import asyncio
-
-    from PIL.Image import Image
 
 MAX_MESSAGE_CHARS: Final = 500
 
@@ -54,7 +52,7 @@ class Task:
     """Where the input lies: leased by this task for a pull, or by the task of this worker that made it."""
     source: Output | None = None
     """The output of this worker that is the input."""
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     ready_at: float = 0.0
     stop: tuple[int, str] | None = None
     """Failure kind and message: ends at the next boundary."""
@@ -98,7 +96,7 @@ class Task:
         return self.order < other.order
 
 
-def parameters(message: stage_pb2.JobParameters, images: Mapping[str, Image]) -> Parameters:
+def parameters(message: stage_pb2.JobParameters, images: Mapping[str, Pictures]) -> Parameters:
     """What the model is asked for; an absent field is the model's own default."""
     given = {field.name: value for field, value in message.ListFields() if field.message_type is None}
     return Parameters(
