@@ -63,7 +63,7 @@ def bind_call(
     videos = videos_of(images)
     if videos and pipeline_class.__name__ in AS_LONG_AS_VIDEO:
         length = length_of(videos, parameters.num_frames)
-        size = (parameters.width or taken["width"].default, parameters.height or taken["height"].default)
+        size = (call.get("width", taken["width"].default), call.get("height", taken["height"].default))
         images |= {name: scaled(frames[:length], size) for name, frames in videos.items()}
         call["num_frames"] = length
     fps = fields.get("fps") or defaults.get("fps") or DEFAULT_FPS

@@ -118,7 +118,9 @@ def _of_flux() -> tuple[Tried, ...]:
         Tried("ChromaImg2ImgPipeline", chroma, _SHORT, _IMAGE),
         Tried("BriaPipeline", ("classes.pictures.bria",), _SHORT),
         Tried("OvisImagePipeline", ("classes.pictures.ovis",), _SHORT),
-        Tried("Flux2KleinPipeline", ("images.klein",), _SHORT, config={"is_distilled": True}),
+        Tried(
+            "Flux2KleinPipeline", ("images.klein",), _SHORT | {"width": 64, "height": 64}, config={"is_distilled": True}
+        ),
         Tried("Flux2KleinInpaintPipeline", ("images.klein",), _SHORT, _MASKED, config={"is_distilled": True}),
         Tried("Flux2KleinKVPipeline", ("images.klein",), _SHORT | {"width": 64, "height": 64}, _IMAGE),
     )
@@ -235,11 +237,11 @@ def _of_more_videos() -> tuple[Tried, ...]:
             small | {"overlap_history": 3, "num_frames": 9, "base_num_frames": 9},
             lists={"video": 5},
         ),
-        Tried("WanVACEPipeline", (films + "vace",), small),
+        Tried("WanVACEPipeline", (films + "vace",), small | {"num_frames": 9}),
         Tried("ChronoEditPipeline", (films + "chrono",), small, _IMAGE),
         Tried("LucyEditPipeline", ("videos.wan21", films + "lucy"), small, lists={"video": 5}),
-        Tried("SanaVideoPipeline", (films + "sana",), _UNBINNED | {"frames": 5}),
-        Tried("SanaImageToVideoPipeline", (films + "sana",), _UNBINNED | {"frames": 5}, _IMAGE),
+        Tried("SanaVideoPipeline", (films + "sana",), _UNBINNED | {"num_frames": 5}),
+        Tried("SanaImageToVideoPipeline", (films + "sana",), _UNBINNED | {"num_frames": 5}, _IMAGE),
         Tried("CogVideoXImageToVideoPipeline", ("videos.cogvideox", films + "cogvideo_of_images"), _SHORT, _IMAGE),
         Tried(
             "CogVideoXFunControlPipeline",

@@ -142,7 +142,9 @@ def _called(tried: Tried, work: Path, given: dict[str, Any]) -> Any:
     if tried.tiled:
         pipeline.vae.enable_tiling()
     taken = _taken(tried)
-    given = given | {"video_length": given.get("num_frames"), "true_cfg_scale": given.get("guidance_scale")}
+    frames = given.get("num_frames")
+    given = given | {"video_length": frames, "true_cfg_scale": given.get("guidance_scale")}
+    given = {"frames": frames, **given}
     given |= {"generator": torch.Generator("cpu").manual_seed(given["seed"])}
     given = {name: value for name, value in given.items() if name in taken and value is not None} | tried.call
     if "output_type" in taken and taken["output_type"].default in ("pil", "np"):
@@ -157,8 +159,10 @@ def _difference(tried: Tried, work: Path, use: str, request: dict[str, Any], out
     """The largest difference of a pixel (0 to 255) between the file of a use and what diffusers makes by itself."""
     from diffusion_worker.model import media
     from diffusion_worker.model.cases import pictures
+    from diffusion_worker.model.inputs import own_name
 
-    images = pictures(request.pop("images", {}))
+    taken = _taken(tried)
+    images = {str(own_name(name, taken)): one for name, one in pictures(request.pop("images", {})).items()}
     made = _called(tried, work, {**tried.defaults, **request, **images})
     frames = media.frames_of(next(getattr(made, name) for name in FIELDS if getattr(made, name, None) is not None))
     ours = (work / f"{use}.decode").read_bytes()
@@ -192,6 +196,7 @@ def _checked(tried: Tried, work: Path) -> dict[str, Any]:
     """The report of this project's check on the folder."""
     from diffusion_worker.model import ModelError, check, trial
     from diffusion_worker.model.folder import open_folder
+    from diffusion_worker.model.inputs import own_name
 
     options = check.Options(dtype="float32", device="cpu", threads=1, allow_pickle=False, variant="")
     try:
@@ -202,7 +207,9 @@ def _checked(tried: Tried, work: Path) -> dict[str, Any]:
     except ModelError as error:
         return {"verdict": check.REFUSED, "error": str(error).replace(f"{work / 'model'}: ", "")}
     uses = {use: case["request"] for use, case in report["cases"].items() if case.get("identical")}
-    own = [use for use, request in uses.items() if request.get("images", {}).keys() <= _taken(tried).keys()]
+    own = [
+        use for use, request in uses.items() if all(own_name(name, _taken(tried)) for name in request.get("images", ()))
+    ]
     if report["way"] == "replay" and own:
         # The use that takes most.
         report["apart"] = _difference(tried, work, own[-1], dict(uses[own[-1]]), report["output"])
