@@ -115,6 +115,18 @@ def test_a_case_that_fails_is_its_own_outcome_and_ends_no_other(tmp_path):
     }
 
 
+def test_the_text_tells_served_uses_and_why_the_others_are_not():
+    cases = {"image": {"failed": "denoise: it broke", "by": "whole"}, "mask_image": {"refused": "mask_image: no"}}
+    report = {"model": "m", "pipeline": "P", "output": "image", "way": "replay", "dtype": "float32", "device": "cpu"}
+    report |= {"small_copy": False, "roles": {}, "cases": cases, "uses": check.uses(cases), "verdict": "unfit"}
+
+    told = check._text(report)
+
+    assert "from image: NOT served: denoise: it broke (the whole model)" in told
+    assert "from mask_image: no use of this model: mask_image: no" in told
+    assert told.endswith("NOT served: image\n")
+
+
 @pytest.mark.parametrize(
     ("outcomes", "verdict"),
     [

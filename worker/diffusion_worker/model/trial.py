@@ -39,6 +39,7 @@ from diffusion_worker.model import (
 from diffusion_worker.model.cases import cases_of, pictures
 from diffusion_worker.model.cut import find_cut
 from diffusion_worker.model.driving import Direct
+from diffusion_worker.model.failures import told
 from diffusion_worker.model.folder import ModelFolder, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shrink import shrink
 from diffusionpipeline.words import STAGES, Stage
@@ -175,7 +176,7 @@ def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, 
     except ModelError as error:
         return {"failed": str(error)}
     except Exception as error:
-        return {"failed": f"{type(error).__name__}: {error}"}
+        return {"failed": told(error)}
 
 
 def _results(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, case: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ _CONTROL = ("control_image",)
 _SIZE = {"width": 32, "height": 32}
 _UNBINNED = _SIZE | {"use_resolution_binning": False}
 _SHORT = _SIZE | {"max_sequence_length": 16}
-_PAG = {"pag_applied_layers": ["mid", "down.block_1"]}
 
 _SD15, _SDXL, _SD3, _FLUX = ("images.sd15",), ("images.sdxl",), ("images.sd3",), ("images.flux",)
 _QWEN, _ZIMAGE, _SANA = ("images.qwen",), ("images.zimage",), ("images.sana",)

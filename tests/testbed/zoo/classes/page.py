@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from diffusion_worker.model.products import PRODUCTS
 from testbed.zoo.classes.catalogue import CLASSES
 
 FAMILIES_HEAD: Final = "## Families in each mode"
@@ -48,14 +49,16 @@ _ROW: Final = re.compile(r"^\| `(\w+Pipeline)` \| .*\|$", re.MULTILINE)
 ROUNDING: Final = 8
 
 
-class BrokenRecipe(Exception):
-    """diffusers itself can't run the folder: nothing is told of the class."""
+class BrokenTry(Exception):
+    """Nothing is told of the class: diffusers itself can't run the folder, or the trial broke off."""
 
 
 def row(name: str, report: Mapping[str, Any]) -> str:
-    """The page's line on a class. Raises BrokenRecipe."""
+    """The page's line on a class. Raises BrokenTry."""
     if "error" in report["classic"]:
-        raise BrokenRecipe(f"{name}: {report['classic']['error']}")
+        raise BrokenTry(f"{name}: {report['classic']['error']}")
+    if "verdict" not in report:
+        raise BrokenTry(f"{name}: {report['error']}")
     if "cases" not in report:
         return f"| `{name}` | {_sentence(report['error'])} |"
     good = {use: case for use, case in report["cases"].items() if "stages" in case}
@@ -67,7 +70,7 @@ def row(name: str, report: Mapping[str, Any]) -> str:
     parked = all(case["parking"]["resumable"] for case in good.values())
     first = next(iter(good.values()))
     sizes = " + ".join(_size(first["stages"][stage]["nbytes"]) for stage in ("encode", "denoise"))
-    cells = [report["way"], report["output"], "; ".join(good), "yes" if equal else "NO", _apart(report)]
+    cells = [report["way"], _product(report), "; ".join(good), "yes" if equal else "NO", _apart(report)]
     cells += ["yes" if parked else "NO", sizes]
     return f"| `{name}` | {' | '.join(cells)} |"
 
@@ -84,6 +87,11 @@ def text(rows: Iterable[str], families: str) -> str:
 def rows_of(page: str) -> dict[str, str]:
     """The lines of a page on classes, by class."""
     return {found[1]: found[0] for found in _ROW.finditer(page)}
+
+
+def _product(report: Mapping[str, Any]) -> str:
+    theirs = report["classic"]["makes"]
+    return report["output"] if PRODUCTS.get(theirs) == report["output"] else f"NO: {report['output']}, not {theirs}"
 
 
 def _apart(report: Mapping[str, Any]) -> str:
@@ -112,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     def told(name: str, report: Mapping[str, Any]) -> None:
         try:
             known[name] = row(name, report)
-        except BrokenRecipe as error:
+        except BrokenTry as error:
             known.pop(name, None)
             broken.append(str(error))
         sys.stderr.write(f"{known.get(name, f'{name}: no good recipe')}\n")
