@@ -23,7 +23,8 @@ Written by `make models` from tiny random folders, on a CPU; tests hold all of i
 served: `dpipe check` tells that of any model, and makes what this page says of each class.
 
 - **way**: along the blocks of Modular Diffusers, or by replay of the pipeline's own `__call__`.
-- **uses**: what a request brings that the class takes. Others it refuses in words.
+- **uses**: what a request brings that the class takes; and what it takes and then fails with. All else it refuses in
+  words.
 - **whole**: payloads and files of three processes are those of one, byte for byte, in each use.
 - **diffusers**: the file is what diffusers makes by itself of the same folder and request, in the use that takes most:
   nearly always byte for byte, and no pixel further off than {rounding} of 255, by rounding and a video's coding. Of
@@ -38,7 +39,7 @@ served: `dpipe check` tells that of any model, and makes what this page says of 
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 REFUSED_HEAD: Final = """
-{refused} classes are refused when a worker starts, in these words:
+{refused} classes are refused, when a worker starts or when a request comes, in these words:
 
 | class | because |
 | --- | --- |
@@ -70,7 +71,7 @@ def row(name: str, report: Mapping[str, Any]) -> str:
     parked = all(case["parking"]["resumable"] for case in good.values())
     first = next(iter(good.values()))
     sizes = " + ".join(_size(first["stages"][stage]["nbytes"]) for stage in ("encode", "denoise"))
-    cells = [report["way"], _product(report), "; ".join(good), "yes" if equal else "NO", _apart(report)]
+    cells = [report["way"], _product(report), _uses(good, failed), "yes" if equal else "NO", _apart(report)]
     cells += ["yes" if parked else "NO", sizes]
     return f"| `{name}` | {' | '.join(cells)} |"
 
@@ -87,6 +88,10 @@ def text(rows: Iterable[str], families: str) -> str:
 def rows_of(page: str) -> dict[str, str]:
     """The lines of a page on classes, by class."""
     return {found[1]: found[0] for found in _ROW.finditer(page)}
+
+
+def _uses(good: Iterable[str], failed: Mapping[str, str]) -> str:
+    return "; ".join([*good, *(f"not from {use}: {_sentence(why)}" for use, why in failed.items())])
 
 
 def _product(report: Mapping[str, Any]) -> str:
