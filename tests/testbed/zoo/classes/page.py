@@ -44,7 +44,7 @@ REFUSED_HEAD: Final = """
 | class | because |
 | --- | --- |
 """
-_ROW: Final = re.compile(r"^\| `(\w+Pipeline)` \| .*\|$", re.MULTILINE)
+_ROW: Final = re.compile(r"^\| (\w+Pipeline) \| .*\|$", re.MULTILINE)
 
 
 ROUNDING: Final = 8
@@ -61,19 +61,19 @@ def row(name: str, report: Mapping[str, Any]) -> str:
     if "verdict" not in report:
         raise BrokenTry(f"{name}: {report['error']}")
     if "cases" not in report:
-        return f"| `{name}` | {_sentence(report['error'])} |"
+        return f"| {name} | {_sentence(report['error'])} |"
     good = {use: case for use, case in report["cases"].items() if "stages" in case}
     failed = {use: case["failed"] for use, case in report["cases"].items() if "failed" in case}
     if not good:
         why = failed or {use: case["refused"] for use, case in report["cases"].items()}
-        return f"| `{name}` | {_sentence([*why.values()][-1])} |"
+        return f"| {name} | {_sentence([*why.values()][-1])} |"
     equal = all(case["identical"] for case in good.values())
     parked = all(case["parking"]["resumable"] for case in good.values())
     first = next(iter(good.values()))
     sizes = " + ".join(_size(first["stages"][stage]["nbytes"]) for stage in ("encode", "denoise"))
     cells = [report["way"], _product(report), _uses(good, failed), "yes" if equal else "NO", _apart(report)]
     cells += ["yes" if parked else "NO", sizes]
-    return f"| `{name}` | {' | '.join(cells)} |"
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def text(rows: Iterable[str], families: str) -> str:
