@@ -130,8 +130,8 @@ docs: setup  ## Write the pages of docs/ that are made from definitions, import 
 	$(BIN)/python docs/write.py
 
 .PHONY: models
-models: setup  ## Write docs/models.md: what was tried with each family
-	PYTHONPATH=tests $(BIN)/python -m testbed.zoo.table docs/models.md
+models: setup  ## Write docs/models.md: what came of trying each class of pipelines: make models CLASSES="WanPipeline …"
+	PYTHONPATH=tests $(BIN)/python -m testbed.zoo.classes.page docs/models.md $(CLASSES)
 
 .PHONY: coverage
 coverage: setup go  ## How much of the code the gate's tests but e2e run, processes that they start included (15 minutes)

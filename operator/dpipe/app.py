@@ -219,9 +219,10 @@ def check(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickles, which may run any code.")] = False,
 ) -> None:
-    """Find out whether a model can be cut by role.
+    """Find out for which uses a model can be served in roles.
 
-    Runs it whole and cut, and compares the bytes. Exit status: 0 identical, 1 different, 2 it can't be cut.
+    Runs each use (from a text, a picture, with a mask, …) whole and cut, and compares the bytes. Exit status: 0 every
+    use that the model takes is served, 1 some are not, 2 the model is refused.
     """
     import importlib.util
     import subprocess

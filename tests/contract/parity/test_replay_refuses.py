@@ -13,7 +13,7 @@ from diffusion_worker.model import InvalidRequest, ModelError, Parameters, Unsup
 from diffusion_worker.model.driving import Direct
 from diffusion_worker.model.folder import open_folder
 from diffusion_worker.model.replay import ReplayModel
-from diffusion_worker.model.soundness import check_cut
+from diffusion_worker.model.soundness import check_arguments, check_cut
 from diffusionpipeline.words import Stage
 from testbed.zoo import FAMILIES, ensure
 
@@ -30,12 +30,34 @@ def encoder() -> ReplayModel:
 @pytest.mark.parametrize("name", ["HunyuanVideoFramepackPipeline", "HeliosPipeline", "WanAnimatePipeline"])
 def test_decoding_inside_of_the_loop_is_refused(name: str) -> None:
     with pytest.raises(UnsupportedModel, match=r"vae\.decode inside of its denoising loop"):
-        check_cut(getattr(diffusers, name), ["vae"])
+        check_cut(getattr(diffusers, name), {"vae": diffusers.AutoencoderKL})
 
 
 @pytest.mark.parametrize("name", ["StableDiffusionPipeline", "CogVideoXPipeline", "SanaPipeline", "MochiPipeline"])
 def test_decoding_once_after_the_loop_is_accepted(name: str) -> None:
-    check_cut(getattr(diffusers, name), ["vae"])
+    check_cut(getattr(diffusers, name), {"vae": diffusers.AutoencoderKL})
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionPAGPipeline", "StableDiffusionSAGPipeline"])
+def test_what_changes_or_watches_the_inside_of_a_network_is_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match=r"inside of its network while it denoises \(self\.unet\."):
+        check_cut(getattr(diffusers, name), {"vae": diffusers.AutoencoderKL})
+
+
+def test_denoising_with_copies_of_the_scheduler_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="copies of its scheduler"):
+        check_cut(diffusers.SkyReelsV2DiffusionForcingPipeline, {"vae": diffusers.AutoencoderKLWan})
+
+
+def test_a_part_of_the_decoder_that_is_used_by_itself_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match=r"vqvae\.quantize apart from vqvae's encode and decode"):
+        check_cut(diffusers.AmusedImg2ImgPipeline, {"vqvae": diffusers.VQModel})
+
+
+def test_an_argument_that_no_request_can_carry_is_refused_and_one_that_a_file_brings_is_not() -> None:
+    with pytest.raises(UnsupportedModel, match="without class_labels, which no request can carry"):
+        check_arguments(diffusers.DiTPipeline, [])
+    check_arguments(diffusers.WanImageToVideoPipeline, ["image"])
 
 
 def test_several_decoders_are_refused() -> None:

@@ -44,7 +44,7 @@ def kl(seed: int, widths: tuple[int, ...], latent: int, **config: Any) -> Any:
         ).eval()
 
 
-def _flow_kl(seed: int, widths: tuple[int, ...], latent: int) -> Any:
+def flow_kl(seed: int, widths: tuple[int, ...], latent: int) -> Any:
     return kl(
         seed,
         widths,
@@ -135,7 +135,7 @@ def sd3() -> Components:
     return {
         "transformer": transformer,
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
-        "vae": _flow_kl(32, (8, 8, 8), 4),
+        "vae": flow_kl(32, (8, 8, 8), 4),
         "text_encoder": texts.clip_text(33, projection=True),
         "tokenizer": texts.clip_tokenizer(),
         "text_encoder_2": texts.clip_text(34, projection=True),
@@ -164,7 +164,7 @@ def flux() -> Components:
     return {
         "transformer": transformer,
         "scheduler": FlowMatchEulerDiscreteScheduler(),
-        "vae": _flow_kl(42, (8, 8), 4),
+        "vae": flow_kl(42, (8, 8), 4),
         "text_encoder": texts.clip_text(43),
         "tokenizer": texts.clip_tokenizer(),
         "text_encoder_2": texts.t5_text(44),
@@ -176,7 +176,7 @@ def flux() -> Components:
 
 def kontext() -> Components:
     # diffusers scales a Kontext input to about a million pixels: 32 of them a latent keep that small.
-    return flux() | {"vae": _flow_kl(45, (4, 4, 4, 4, 4, 8), 4)}
+    return flux() | {"vae": flow_kl(45, (4, 4, 4, 4, 4, 8), 4)}
 
 
 def klein() -> Components:
@@ -357,7 +357,7 @@ def lumina2() -> Components:
         "transformer": transformer,
         "scheduler": FlowMatchEulerDiscreteScheduler(),
         # Lumina 2 takes every VAE for one of 8 pixels a latent, whole or split.
-        "vae": _flow_kl(102, (8, 8, 8, 8), 4),
+        "vae": flow_kl(102, (8, 8, 8, 8), 4),
         "text_encoder": texts.gemma2(103),
         "tokenizer": texts.gemma_tokenizer(),
     }

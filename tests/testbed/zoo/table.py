@@ -1,15 +1,11 @@
-"""What every use of the zoo shows in each mode, as the page docs/models.md.
-
-    python -m testbed.zoo.table docs/models.md        # `make models`: two minutes
+"""What every use of the zoo shows in each mode, as a part of the page docs/models.md.
 
 The same comparisons are tests (tests/contract/parity); here their figures are written down.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from testbed.zoo.catalogue import FAMILIES
@@ -18,11 +14,6 @@ from testbed.zoo.roles import Roles, started
 
 DTYPES: Final = ("float32", "bfloat16")
 HEAD: Final = """\
-# What was tried with each family of models
-
-Written by `make models` from tiny random checkpoints, on a CPU, in three processes and a fourth that has all roles;
-tests hold all of it. A family that is missing here may well be served: `dpipe check` tells that of any model.
-
 - **split = whole**: latents and files of three processes are those of one, byte for byte, in the modes Exact and
   Guidance.
 - **classic**: the largest difference to diffusers' own `__call__` of what the VAE is given, in fp32, Exact / Guidance.
@@ -110,11 +101,7 @@ def _number(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if value else "0"
 
 
-def main() -> None:
+def table() -> str:
+    """What the words of the columns mean, and a row for each family."""
     with started() as roles:
-        text = HEAD + "".join(rows(roles))
-    Path(sys.argv[1]).write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        return HEAD + "".join(rows(roles))

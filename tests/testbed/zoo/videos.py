@@ -35,7 +35,7 @@ from testbed.zoo.images import kl
 from testbed.zoo.texts import weights
 
 
-def _wan_vae(seed: int, *, stages: int) -> Any:
+def wan_vae(seed: int, *, stages: int) -> Any:
     """Shrinks by 2 to the power of `stages` in space; in time by 2 (two stages) or 4 (three)."""
     with weights(seed):
         return AutoencoderKLWan(
@@ -77,7 +77,7 @@ def wan21() -> Components:
         "transformer": _wan_transformer(111),
         "transformer_2": None,
         "scheduler": _unipc(),
-        "vae": _wan_vae(112, stages=2),
+        "vae": wan_vae(112, stages=2),
         "text_encoder": texts.t5_text(113),
         "tokenizer": texts.t5_tokenizer(),
     }
@@ -104,7 +104,7 @@ def _vision(seed: int, width: int, size: int) -> Any:
 def wan_image() -> Components:
     return wan21() | {
         "transformer": _wan_transformer(131, in_channels=16 + 16 + 4, image_dim=8),
-        "vae": _wan_vae(132, stages=3),
+        "vae": wan_vae(132, stages=3),
         "image_encoder": _vision(133, 8, 32),
         "image_processor": CLIPImageProcessor(crop_size=32, size=32),
     }
@@ -114,7 +114,7 @@ def wan22_image() -> Components:
     """Without an image encoder: the first frame comes as latents alone."""
     channels = 16 + 16 + 4
     networks = {"transformer": _wan_transformer(135, in_channels=channels)}
-    networks |= {"transformer_2": _wan_transformer(136, in_channels=channels), "vae": _wan_vae(137, stages=3)}
+    networks |= {"transformer_2": _wan_transformer(136, in_channels=channels), "vae": wan_vae(137, stages=3)}
     return wan21() | networks | {"image_encoder": None, "image_processor": None}
 
 

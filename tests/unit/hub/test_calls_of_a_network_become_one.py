@@ -94,10 +94,25 @@ def test_calls_that_differ_have_other_keys(other: Call) -> None:
 
 def test_each_call_gets_back_its_own_samples() -> None:
     calls = [call(NETWORK, 1.0, shape=(2, 3)), call(NETWORK, 5.0, shape=(1, 3))]
-    output = (torch.arange(9).reshape(3, 3), {"not": "a tensor"}, [torch.zeros(1), torch.ones(1), torch.ones(1)])
-    first, second = split(output, calls)
+    first, second = split((torch.arange(9).reshape(3, 3), {"not": "a tensor"}), calls)
     assert (first[0].tolist(), second[0].tolist()) == ([[0, 1, 2], [3, 4, 5]], [[6, 7, 8]])
-    assert (len(first[2]), len(second[2])) == (2, 1)
+
+
+def test_of_samples_in_lists_each_call_gets_back_its_own() -> None:
+    calls = [made(x=[torch.zeros(4, 2), torch.zeros(3, 2)]), made(x=[torch.zeros(6, 2)])]
+    first, second = split([torch.zeros(1), torch.ones(1), torch.ones(1)], calls)
+    assert (len(first), len(second)) == (2, 1)
+
+
+def test_a_list_of_several_tensors_with_a_batch_each_is_no_list_of_samples() -> None:
+    calls = [made(x=torch.zeros(1, 4), residuals=[torch.full((1, 2), n), torch.full((1, 3), n)]) for n in (1.0, 2.0)]
+
+    residuals = joined(*calls)["residuals"]
+    assert [one.tolist() for one in residuals] == [[[1, 1], [2, 2]], [[1, 1, 1], [2, 2, 2]]]
+
+    first, second = split(residuals, calls)
+    assert [one.tolist() for one in first] == [[[1, 1]], [[1, 1, 1]]]
+    assert [one.tolist() for one in second] == [[[2, 2]], [[2, 2, 2]]]
 
 
 @pytest.mark.parametrize(

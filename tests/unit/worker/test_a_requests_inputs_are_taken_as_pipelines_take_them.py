@@ -97,6 +97,20 @@ def test_a_video_that_leads_says_how_long_the_result_is_and_is_scaled_to_its_siz
     assert {frame.size for frame in called("WanVACEPipeline", images={"video": film(5)})["video"]} == {(832, 480)}
 
 
+def test_a_video_that_leads_is_scaled_to_the_folders_own_size_where_a_request_gives_none() -> None:
+    given = Parameters(prompt="waves", seed=1, output_format="mp4", images={"video": film(5)})
+
+    call, _ = bind_call(diffusers.WanVACEPipeline, given, {"width": 16, "height": 24})
+
+    assert (call["width"], call["height"]) == (16, 24)
+    assert {frame.size for frame in call["video"]} == {(16, 24)}
+
+
+def test_how_many_frames_goes_by_the_pipelines_own_name() -> None:
+    assert called("SanaVideoPipeline", num_frames=9)["frames"] == 9
+    assert called("LattePipeline", num_frames=9)["video_length"] == 9
+
+
 def test_of_a_longer_video_the_first_frames_count() -> None:
     frames = [still(width) for width in range(32, 43)]
     call = called("WanVACEPipeline", num_frames=9, width=32, height=32, images={"video": frames})

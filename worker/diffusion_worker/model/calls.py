@@ -1,9 +1,10 @@
 """Calls of a network as data, and several of them as one, by the position of the batch and not by names of arguments.
 
 A call's batch is the leading size of the first argument of `forward`: of a tensor its first axis, of a list its length.
-Then an argument that
+Where that first argument is a list of samples, so may others and the output be; elsewhere a list is several things with
+a batch each (a ControlNet's residuals), however long it is. Then an argument that
 
-- is a tensor with the batch as its first axis, or a list of the batch's length, is joined along it;
+- is a tensor with the batch as its first axis, or a list of samples, is joined along it;
 - is a tensor of one element (a timestep) becomes one element a sample;
 - is any other tensor (positions, a table) is shared, and must be equal in all calls;
 - is anything else must be equal.
@@ -48,6 +49,11 @@ class Call:
         return len(main) if isinstance(main, list | tuple) else main.shape[0]
 
     @property
+    def lists(self) -> bool:
+        """Whether its samples come in lists."""
+        return isinstance(self.arguments[self.main], list | tuple)
+
+    @property
     def tokens(self) -> int:
         """What the first argument holds, in positions: of `[batch, length, channels]` or `[batch, channels, …]`."""
         main = self.arguments[self.main]
@@ -67,7 +73,7 @@ class Call:
         outlines = {
             name: ("padded", value.ndim, value.shape[2:], value.dtype)
             if name in padded
-            else _outline(value, self.batch)
+            else _outline(value, self.batch, lists=self.lists)
             for name, value in self.arguments.items()
         }
         return (id(self.network), self.adapters, tuple(sorted(outlines.items(), key=lambda entry: entry[0])))
@@ -101,7 +107,9 @@ def merge(calls: Sequence[Call]) -> Call:
     calls = _pad(calls)
     sizes = [call.batch for call in calls]
     first = calls[0]
-    arguments = {name: _join([call.arguments[name] for call in calls], sizes) for name in first.arguments}
+    arguments = {
+        name: _join([call.arguments[name] for call in calls], sizes, lists=first.lists) for name in first.arguments
+    }
     return replace(first, arguments=arguments)
 
 
@@ -110,7 +118,8 @@ def split(output: Any, calls: Sequence[Call]) -> list[Any]:
     sizes = [call.batch for call in calls]
     total = sum(sizes)
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    return [_part(output, start, size, total) for start, size in zip(starts, sizes, strict=True)]
+    lists = calls[0].lists
+    return [_part(output, start, size, total, lists=lists) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _positions(sample: torch.Tensor) -> int:
@@ -119,7 +128,7 @@ def _positions(sample: torch.Tensor) -> int:
     return sample.numel() // max(1, channels)
 
 
-def _outline(value: Any, batch: int) -> Hashable:
+def _outline(value: Any, batch: int, *, lists: bool) -> Hashable:
     if isinstance(value, torch.Tensor):
         if _is_scalar(value):
             return ("one a sample", value.dtype)
@@ -127,13 +136,13 @@ def _outline(value: Any, batch: int) -> Hashable:
             # A timestep may come as one element for all samples, or as one for each.
             return ("one a sample", value.dtype) if value.ndim == 1 else ("joined", value.shape[1:], value.dtype)
         return ("shared", value.shape, value.dtype)
-    if _is_list_of_samples(value, batch):
+    if lists and _is_list_of_samples(value, batch):
         # Of any length each: a network that takes a list knows what to do with that.
         return ("list", value[0].ndim, value[0].dtype)
     if isinstance(value, list | tuple):
-        return (type(value).__name__, *(_outline(member, batch) for member in value))
+        return (type(value).__name__, *(_outline(member, batch, lists=lists) for member in value))
     if isinstance(value, dict):
-        return ("dict", *((name, _outline(value[name], batch)) for name in sorted(value)))
+        return ("dict", *((name, _outline(value[name], batch, lists=lists)) for name in sorted(value)))
     # What is neither plain nor a tensor can't be compared: such calls are made alone.
     return ("plain", type(value), value) if isinstance(value, _PLAIN) else ("unique", id(value), object())
 
@@ -146,16 +155,17 @@ def _is_list_of_samples(value: Any, batch: int) -> bool:
     return isinstance(value, list) and len(value) == batch and bool(value) and isinstance(value[0], torch.Tensor)
 
 
-def _join(values: Sequence[Any], sizes: Sequence[int]) -> Any:
+def _join(values: Sequence[Any], sizes: Sequence[int], *, lists: bool) -> Any:
     first = values[0]
     if isinstance(first, torch.Tensor):
         return _join_tensors(values, sizes)
-    if _is_list_of_samples(first, sizes[0]):
+    if lists and _is_list_of_samples(first, sizes[0]):
         return [sample for value in values for sample in value]
     if isinstance(first, dict):
-        return {name: _join([value[name] for value in values], sizes) for name in first}
+        return {name: _join([value[name] for value in values], sizes, lists=lists) for name in first}
     if isinstance(first, list | tuple):
-        return type(first)(_join([value[index] for value in values], sizes) for index in range(len(first)))
+        members = range(len(first))
+        return type(first)(_join([value[index] for value in values], sizes, lists=lists) for index in members)
     return first
 
 
@@ -172,17 +182,17 @@ def _join_tensors(values: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch
     raise Unmergeable("a tensor that all samples share differs")
 
 
-def _part(output: Any, start: int, size: int, total: int) -> Any:
+def _part(output: Any, start: int, size: int, total: int, *, lists: bool) -> Any:
     if isinstance(output, torch.Tensor):
         return output[start : start + size] if output.ndim and output.shape[0] == total else output
-    if isinstance(output, list) and len(output) == total:
+    if lists and isinstance(output, list) and len(output) == total:
         return output[start : start + size]
     if hasattr(output, "to_tuple"):
-        return type(output)(**{name: _part(value, start, size, total) for name, value in output.items()})
+        return type(output)(**{name: _part(value, start, size, total, lists=lists) for name, value in output.items()})
     if isinstance(output, dict):
-        return {name: _part(value, start, size, total) for name, value in output.items()}
+        return {name: _part(value, start, size, total, lists=lists) for name, value in output.items()}
     if isinstance(output, list | tuple):
-        return type(output)(_part(value, start, size, total) for value in output)
+        return type(output)(_part(value, start, size, total, lists=lists) for value in output)
     return output
 
 

@@ -177,7 +177,10 @@ def denoise(run: Run, records: Sequence[Record], retrace: Retrace) -> Made:
         if retrace.skips:
             return unpack(retrace.outlines.take(name), run.device)
         result = forward(*args, **kwargs)
-        retrace.outlines.add(name, outline(result, f"{name}'s output"))
+        if retrace.repeats:
+            retrace.outlines.take(name)
+        else:
+            retrace.outlines.add(name, outline(result, f"{name}'s output"))
         return result
 
     def stop(name: str, call: int, _method: Method, args: Any, kwargs: Any) -> Any:

@@ -2,9 +2,10 @@
 
     python -m diffusion_worker.model.check MODEL [--quick] [--json]
 
-It says which way the model is cut, what each role loads and ships, whether every payload and every file of the cut
-model equals the uncut one's, byte for byte, and whether a denoising can be parked at any step and resumed. Exit code:
-0 identical, 1 different, 2 the model can't be loaded or cut.
+It says which way the model is cut, what each role loads and ships, and for each use (from a text, from a picture, with
+a mask, …) whether it is served: whether every payload and every file of the cut model equals the uncut one's, byte for
+byte, and whether a denoising can be parked at any step and resumed; or why not. Exit code: 0 every use that the model
+takes is served, 1 some or all of them differ or fail, 2 the model is refused, and the report says why.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from diffusion_worker.model.cases import FRAMES
+from diffusion_worker.model.files import read_json
 from diffusion_worker.model.folder import DTYPES, ModelFolder, count_elements, open_folder
 from diffusion_worker.model.sizes import sizes_by_stage
 from diffusion_worker.model.source import resolve_model
@@ -29,11 +32,11 @@ from diffusionpipeline.words import STAGES, Stage
 STEPS: Final = 2
 SIZE: Final = 128
 """Pixels of a check's picture, unless the model folder has defaults of its own: a multiple of every family's grid."""
-FRAMES: Final = 9
-"""4k + 1 and 8k + 1: what video families take."""
 MEMORY_SHARE: Final = 0.7
 """Share of the free memory that the weights may take before the check turns to a small copy."""
 TIMEOUT_SECONDS: Final = 3600
+
+SERVED, PARTLY, UNFIT, REFUSED = "served", "partly", "unfit", "refused"
 
 
 class CheckFailed(Exception):
@@ -58,13 +61,19 @@ def check(path: Path, options: Options, *, quick: bool) -> dict[str, Any]:
     small = quick or (options.device == "cpu" and needed > MEMORY_SHARE * free)
     with tempfile.TemporaryDirectory(prefix="diffusion-check-") as directory:
         work = Path(directory)
-        (work / "cases.json").write_text(json.dumps(_cases(folder.defaults)))
+        (work / "request.json").write_text(json.dumps(request_of(folder)))
         trials = _run_trials(path, work, options, small=small)
+    return judge(folder, trials, options, small=small)
+
+
+def judge(folder: ModelFolder, trials: Mapping[str, Any], options: Options, *, small: bool) -> dict[str, Any]:
+    """The report on what the trials of the whole model and of each role made."""
     whole, split = trials["whole"], {stage: trials[stage] for stage in STAGES}
     cases = {name: compare(name, whole, split) for name in whole["cases"]}
-    served = [case for case in cases.values() if "refused" not in case]
     return {
-        "model": str(path),
+        "model": str(folder.path),
+        "verdict": verdict(cases),
+        "uses": uses(cases),
         "pipeline": whole["pipeline"],
         "way": whole["way"],
         "output": whole["output"],
@@ -73,8 +82,35 @@ def check(path: Path, options: Options, *, quick: bool) -> dict[str, Any]:
         "small_copy": small,
         "roles": {stage.value: _role(split[stage], folder.weight_bytes) for stage in STAGES},
         "cases": cases,
-        "identical": bool(served) and all(case["identical"] for case in served),
+        "identical": verdict(cases) == SERVED,
     }
+
+
+def uses(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Which uses are served, and of the others why not: those that the model does not have, and those that go wrong."""
+    differ = "other bytes in roles than whole"
+    return {
+        "served": [name for name, case in cases.items() if case.get("identical")],
+        "not_served": {
+            name: case.get("failed", differ)
+            for name, case in cases.items()
+            if "refused" not in case and not case.get("identical")
+        },
+        "refused": {name: case["refused"] for name, case in cases.items() if "refused" in case},
+    }
+
+
+def verdict(cases: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the outcomes of all uses come to.
+
+    served: every use that the model takes makes the same bytes, cut and whole. partly: some do, and some fail or
+    differ. refused: the model takes none of the requests. unfit: it takes some, and none makes the same bytes.
+    """
+    taken = [case for case in cases.values() if "refused" not in case]
+    if not taken:
+        return REFUSED
+    good = sum(case.get("identical", False) for case in taken)
+    return SERVED if good == len(taken) else PARTLY if good else UNFIT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,11 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         report = check(path, options, quick=given.quick)
     except (CheckFailed, DownloadFailed, UnsupportedModel, OSError) as error:
-        failure = {"model": given.model, "error": str(error)}
+        failure = {"model": given.model, "verdict": REFUSED, "error": str(error)}
         sys.stdout.write(json.dumps(failure) + "\n" if given.json else f"{given.model} can't be served: {error}\n")
         return 2
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if given.json else _text(report))
-    return 0 if report["identical"] else 1
+    return {SERVED: 0, REFUSED: 2}.get(report["verdict"], 1)
 
 
 def _sizes_text(found: Mapping[Stage, Mapping[str, int]]) -> str:
@@ -134,22 +170,44 @@ def _source(model: str) -> str:
     return "Hub" if "/" in model else "Bundled"
 
 
-def _cases(defaults: Mapping[str, object]) -> dict[str, Any]:
-    """Requests that between them use every block a served request may use; a family refuses what it does not know."""
+def request_of(folder: ModelFolder) -> dict[str, Any]:
+    """What the requests of a check have in common, and the side of their pictures."""
+    side = _side(folder)
     request: dict[str, Any] = {
         "prompt": "a red seven on a black background",
         "seed": 7,
         "num_inference_steps": STEPS,
         "num_frames": FRAMES,
-        "height": SIZE,
-        "width": SIZE,
+        "height": side,
+        "width": side,
     }
-    request = {name: value for name, value in request.items() if name not in defaults}
-    sized = {"images": {"image": [SIZE, SIZE]}}
-    return {
-        "text": request,
-        "image": {**request, **sized, "strength": 0.6, "num_inference_steps": STEPS + 1},
-    }
+    return {"request": {name: value for name, value in request.items() if name not in folder.defaults}, "side": side}
+
+
+def _side(folder: ModelFolder) -> int:
+    """The model's own, if it tells one that is smaller than SIZE."""
+    width = folder.defaults.get("width")
+    if isinstance(width, int):
+        return width
+    return min([SIZE, *own_sides(folder)])
+
+
+def own_sides(folder: ModelFolder) -> list[int]:
+    """Pixels of the pictures that the model's networks are made for, where their configs tell."""
+    scale = 1
+    if "vae" in folder.components or "vqvae" in folder.components or "movq" in folder.components:
+        name = next(name for name in ("vae", "vqvae", "movq") if name in folder.components)
+        widths = _config(folder, name).get("block_out_channels")
+        if not isinstance(widths, list):
+            return []
+        scale = 2 ** (len(widths) - 1)
+    sizes = [_config(folder, name).get("sample_size") for name in ("unet", "transformer") if name in folder.components]
+    return [size * scale for size in sizes if isinstance(size, int)]
+
+
+def _config(folder: ModelFolder, name: str) -> Mapping[str, Any]:
+    file = folder.path / name / "config.json"
+    return read_json(file) if file.is_file() else {}
 
 
 def _run_trials(path: Path, work: Path, options: Options, *, small: bool) -> dict[str, Any]:
@@ -174,23 +232,31 @@ def _run_trials(path: Path, work: Path, options: Options, *, small: bool) -> dic
 
 
 def compare(name: str, whole: Mapping[str, Any], split: Mapping[Stage, Mapping[str, Any]]) -> dict[str, Any]:
-    """One case's boundaries, cut against uncut."""
+    """One case's boundaries, cut against uncut: refused, failed, or its request and whether its bytes are identical."""
+    cut = {stage: split[stage]["cases"][name] for stage in STAGES}
     uncut = whole["cases"][name]
     if "refused" in uncut:
         return {"refused": uncut["refused"]}
+    for who, outcome in {"whole": uncut, **{stage.value: one for stage, one in cut.items()}}.items():
+        if why := outcome.get("failed") or outcome.get("refused"):
+            return {"failed": why, "by": who}
     stages: dict[str, Any] = {}
     for index, stage in enumerate(STAGES):
-        (cut,) = split[stage]["cases"][name]["stages"]
+        (made,) = cut[stage]["stages"]
         reference = uncut["stages"][index]
         stages[stage.value] = {
-            "identical": cut["digest"] == reference["digest"],
-            "nbytes": cut["nbytes"],
-            "seconds": round(cut["seconds"], 3),
-            "ships": cut["ships"],
+            "identical": made["digest"] == reference["digest"],
+            "nbytes": made["nbytes"],
+            "seconds": round(made["seconds"], 3),
+            "ships": made["ships"],
         }
     identical = all(stage["identical"] for stage in stages.values())
-    parking = split[Stage.DENOISE]["cases"][name]["parking"]
-    return {"request": uncut["request"], "identical": identical, "stages": stages, "parking": parking}
+    return {
+        "request": uncut["request"],
+        "identical": identical,
+        "stages": stages,
+        "parking": cut[Stage.DENOISE]["parking"],
+    }
 
 
 def _role(trial: Mapping[str, Any], weight_bytes: Any) -> dict[str, Any]:
@@ -232,7 +298,10 @@ def _text(report: Mapping[str, Any]) -> str:
         lines.append(f"  {stage} loads {_size(role['bytes'])}: {names}")
     for name, case in report["cases"].items():
         if "refused" in case:
-            lines.append(f"  from {name}: not served: {case['refused']}")
+            lines.append(f"  from {name}: no use of this model: {case['refused']}")
+            continue
+        if "failed" in case:
+            lines.append(f"  from {name}: NOT served: {case['failed']} (the {case['by']} model)")
             continue
         lines.append(f"  from {name}: {'identical' if case['identical'] else 'DIFFERENT'}")
         for stage, made in case["stages"].items():
@@ -241,8 +310,17 @@ def _text(report: Mapping[str, Any]) -> str:
             ships = f"ships {_size(made['nbytes'])}: {tensors}" if tensors else f"writes {_size(made['nbytes'])}"
             lines.append(f"    {stage} {ships} ({made['seconds']} s){verdict}")
         lines.append(f"    {_parking(case['parking'])}")
-    lines.append("bit-identical" if report["identical"] else "NOT bit-identical: this model can't be served in roles")
+    lines.append(_verdict_text(report["uses"], report["verdict"]))
     return "\n".join(lines) + "\n"
+
+
+def _verdict_text(found: Mapping[str, Any], verdict: str) -> str:
+    bad = ", ".join(found["not_served"])
+    if verdict == REFUSED:
+        return "refused: the model takes none of these requests"
+    if verdict == UNFIT:
+        return f"NOT served: {bad}"
+    return f"served, bit-identical in roles, from {', '.join(found['served'])}" + (f"; NOT from {bad}" if bad else "")
 
 
 def _parking(parking: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from diffusion_worker.model.inputs import as_taken, in_colour, length_of, reques
 from diffusion_worker.model.types import InvalidRequest, Parameters, Pictures, Scalar
 from diffusionpipeline.words import VIDEO_INPUTS
 
-OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {"num_frames": ("video_length",), "fps": FPS_INPUTS}
+OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {"num_frames": ("video_length", "frames"), "fps": FPS_INPUTS}
 """What some pipelines call a field of the request."""
 
 DEFAULT_FPS: Final = 16
@@ -63,7 +63,7 @@ def bind_call(
     videos = videos_of(images)
     if videos and pipeline_class.__name__ in AS_LONG_AS_VIDEO:
         length = length_of(videos, parameters.num_frames)
-        size = (parameters.width or taken["width"].default, parameters.height or taken["height"].default)
+        size = (call.get("width", taken["width"].default), call.get("height", taken["height"].default))
         images |= {name: scaled(frames[:length], size) for name, frames in videos.items()}
         call["num_frames"] = length
     fps = fields.get("fps") or defaults.get("fps") or DEFAULT_FPS

@@ -236,6 +236,8 @@ def _is_for(cut: Cut, folder: ModelFolder) -> bool:
     takes = [set(triggers) & cut.image_inputs for triggers in cut.workflows.values()]
     if _is_of(folder, auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING):
         return all("mask_image" in names for names in takes)
+    if _is_of(folder, auto_pipeline.AUTO_VIDEO2VIDEO_PIPELINES_MAPPING):
+        return all("video" in names for names in takes)
     if _is_of(folder, auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING):
         return True
     return not _is_of(folder, auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING) or all(takes)

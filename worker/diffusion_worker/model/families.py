@@ -214,6 +214,9 @@ def family_of(modular_class: str) -> Family:
     return FAMILIES.get(modular_class, Family())
 
 
+TILED: Final = frozenset({"AutoencoderKLAllegro"})
+"""Autoencoders that decode in tiles alone, and must be told to."""
+
 FRAMES_AS_IMAGES: Final = frozenset(
     {"ShapEImg2ImgPipeline", "ShapEPipeline", "TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"}
 )

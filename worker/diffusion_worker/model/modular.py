@@ -22,7 +22,8 @@ from diffusion_worker.model.adapters import Adapters, Chosen
 from diffusion_worker.model.binding import GENERATOR, Bound, bind, encoding_reads, pictures
 from diffusion_worker.model.cut import Pieces, check_sound, find_cut, output_of
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.families import PICTURES_ALONE
+from diffusion_worker.model.failures import failure
+from diffusion_worker.model.families import PICTURES_ALONE, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
@@ -134,6 +135,16 @@ class ModularModel:
     def loaded(self) -> frozenset[str]:
         """Names of the components that this object holds in full."""
         return frozenset(name for name, component in self._components.items() if not is_shell(component))
+
+    @property
+    def image_inputs(self) -> frozenset[str]:
+        """Names of all input images that some request may bring."""
+        return self._cut.image_inputs
+
+    @property
+    def several_inputs(self) -> frozenset[str]:
+        """Those of them that may be several pictures."""
+        return SEVERAL_PICTURES.get(self._folder.pipeline_class, frozenset()) & self.image_inputs
 
     @property
     def folder(self) -> ModelFolder:
@@ -257,11 +268,8 @@ class ModularModel:
             return pipe.pipeline(**given)
         except ModelError:
             raise
-        except ValueError as error:
-            kind = InvalidRequest if stage is Stage.ENCODE else ModelError
-            raise kind(f"{stage}: {error}") from error
         except Exception as error:
-            raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
+            raise failure(stage, self._cut.name, error) from error
 
     def _unpack(self, values: Values, keys: AbstractSet[str]) -> dict[str, Any]:
         """These entries of what an earlier stage made, and its generator, as copies that this stage may change."""

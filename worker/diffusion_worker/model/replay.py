@@ -24,7 +24,8 @@ from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.adapters import Adapters, Chosen
 from diffusion_worker.model.classic import bind_call, image_inputs, needed_images
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.families import FROM_VIDEO
+from diffusion_worker.model.failures import failure
+from diffusion_worker.model.families import FROM_VIDEO, SEVERAL_PICTURES, TILED
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.inputs import requested_name
 from diffusion_worker.model.intact import check_made, watched
@@ -33,12 +34,11 @@ from diffusion_worker.model.products import product_of
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedulers_of
 from diffusion_worker.model.shells import is_shell, make_shell
-from diffusion_worker.model.soundness import check_cut, is_sound
+from diffusion_worker.model.soundness import check_arguments, check_cut, is_sound, pictures_of
 from diffusion_worker.model.standins import Questions, stand_in
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
     AdapterFiles,
-    InvalidRequest,
     Media,
     ModelError,
     Offered,
@@ -90,9 +90,16 @@ class ReplayModel:
         self._classes = _classes(self._folder)
         self.output = product_of(self._classes["own"])
         roles = _roles(self._folder)
-        decoders = [name for name in roles if callable(getattr(self._folder.component_class(name), "decode", None))]
-        check_cut(self._classes["own"], decoders)
-        self._classes = {kind: one for kind, one in self._classes.items() if kind == "own" or is_sound(one, decoders)}
+        kinds = {name: self._folder.component_class(name) for name in roles}
+        decoders = {name: kind for name, kind in kinds.items() if callable(getattr(kind, "decode", None))}
+        own = self._classes["own"]
+        check_cut(own, decoders)
+        check_arguments(own, image_inputs(own))
+        self._classes = {
+            kind: one
+            for kind, one in self._classes.items()
+            if kind == "own" or is_sound(one, decoders, image_inputs(one))
+        }
         self.owned = _owned(self._folder, roles, self._classes)
         """Components with weights, by the stage that loads them: of all stages, not only of this object's."""
         self.workflows = tuple(
@@ -106,8 +113,11 @@ class ReplayModel:
             else make_shell(self._folder, name, dtype=torch_dtype(dtype), device=device)
             for name in sorted(self._folder.components)
         }
-        own = {name: self._components[name] for name in sorted(whole)}
-        self.adapters = Adapters(folder.pipeline_class, own, adapters)
+        for component in self._components.values():
+            if type(component).__name__ in TILED:
+                component.enable_tiling()
+        held = {name: self._components[name] for name in sorted(whole)}
+        self.adapters = Adapters(folder.pipeline_class, held, adapters)
         self._parts = capture.Parts(
             *({name: self._components[name] for name, role in roles.items() if role is stage} for stage in Stage)
         )
@@ -117,6 +127,16 @@ class ReplayModel:
     def loaded(self) -> frozenset[str]:
         """Names of the components that this object holds in full."""
         return frozenset(name for name, component in self._components.items() if not is_shell(component))
+
+    @property
+    def image_inputs(self) -> frozenset[str]:
+        """Names of all input images that some request may bring."""
+        return frozenset(requested_name(name) for one in self._classes.values() for name in image_inputs(one))
+
+    @property
+    def several_inputs(self) -> frozenset[str]:
+        """Those of them that may be several pictures."""
+        return SEVERAL_PICTURES.get(self._folder.pipeline_class, frozenset()) & self.image_inputs
 
     @property
     def folder(self) -> ModelFolder:
@@ -197,12 +217,9 @@ class ReplayModel:
                 yield capture.Run(pipeline, parts, call, generator, self._device)
         except ModelError:
             raise
-        except ValueError as error:
-            # diffusers refuses a request's values by ValueError, in the checks at the start of `__call__`.
-            kind = InvalidRequest if stage is Stage.ENCODE else ModelError
-            raise kind(f"{stage}: {error}") from error
         except Exception as error:
-            raise ModelError(f"{stage}: {type(error).__name__}: {error}") from error
+            absent = [requested_name(name) for name in pictures_of(type(pipeline)) if call.get(name) is None]
+            raise failure(stage, type(pipeline).__name__, error, absent=absent) from error
 
     def _twins(self, driver: Driver, chosen: Chosen | None) -> capture.Parts:
         """Parts that one denoising may listen to while others wait in the middle of theirs. None of them computes.

@@ -93,14 +93,23 @@ class Retrace:
 
     @property
     def skips(self) -> bool:
-        """Whether what runs now is over already."""
-        return self._resume is not None
+        """Whether what runs now is a step that is over already."""
+        return self._resume is not None and self._looping
+
+    @property
+    def repeats(self) -> bool:
+        """Whether what runs now was done before the first step, of which every later one may need what it made."""
+        return self._resume is not None and not self._looping
 
     def attach(self, taps: Taps, pipeline: Any) -> None:
         """Listens to the schedulers and to the progress bar, which every family moves once after each step."""
         for scheduler in self._schedulers.values():
             taps.put(scheduler, "step", self._stepped(scheduler.step))
-        taps.put(pipeline, "progress_bar", lambda iterable=None, total=None: ProgressBar(self._report, iterable, total))
+        taps.put(pipeline, "progress_bar", self._begin_loop)
+
+    def _begin_loop(self, iterable: Sequence[Any] | None = None, total: int | None = None) -> ProgressBar:
+        self._looping = True
+        return ProgressBar(self._report, iterable, total)
 
     def _stepped(self, step: Any) -> Any:
         @wraps(step)
@@ -127,6 +136,7 @@ class Retrace:
         self._resume = None
 
     _arrived_at = 0
+    _looping = False
 
     def _report(self, step: int, steps: int) -> None:
         if self._resume is not None or step <= self._arrived_at:
@@ -186,7 +196,8 @@ class ProgressBar:
         return None
 
     def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable or ():
+        # Some pipelines give a tensor, which has no truth of its own.
+        for item in () if self._iterable is None else self._iterable:
             yield item
             self.update()
 

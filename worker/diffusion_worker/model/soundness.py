@@ -9,14 +9,23 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from types import UnionType
+from typing import Any, Final, TypeGuard, Union, get_args, get_origin
 
+from diffusion_worker.model.arguments import FIELDS
 from diffusion_worker.model.types import UnsupportedModel
 
+LISTENING: Final = ("register_forward_hook", "register_forward_pre_hook", "set_attn_processor")
+"""Calls by which a pipeline changes its networks or watches them from inside: other requests go through the same ones,
+and what one role saw there no other has."""
 
-def check_cut(pipeline_class: Any, decoders: Collection[str]) -> None:
-    """Raises UnsupportedModel if the pipeline has several `decoders` or decodes inside of its denoising loop."""
+
+def check_cut(pipeline_class: Any, decoders: Mapping[str, Any]) -> None:
+    """Raises UnsupportedModel if the pipeline has several `decoders` or decodes inside of its denoising loop.
+
+    `decoders` are the classes of the components that decode, by name.
+    """
     name = pipeline_class.__name__
     if len(decoders) > 1:
         raise UnsupportedModel(
@@ -24,9 +33,27 @@ def check_cut(pipeline_class: Any, decoders: Collection[str]) -> None:
             f"before a single decoding"
         )
     tree = ast.parse(textwrap.dedent(inspect.getsource(pipeline_class.__call__)))
+    listens = sorted({call for call in _calls(tree) if call.endswith(LISTENING)})
+    if listens:
+        raise UnsupportedModel(
+            f"{name} changes or watches the inside of its network while it denoises ({listens[0]}), and other requests "
+            f"go through the same network: name a class in model_index.json that does not"
+        )
+    copies = [ast.unparse(one.args[0]) for one in ast.walk(tree) if _copies(one)]
+    if any(copied.startswith("self.") and copied.endswith("scheduler") for copied in copies):
+        raise UnsupportedModel(
+            f"{name} denoises with copies of its scheduler, of which a step can be neither followed nor parked"
+        )
+    for call in sorted(set(_calls(tree))):
+        decoder, _, part = call.removeprefix("self.").partition(".")
+        if decoder in decoders and part.isidentifier() and not hasattr(decoders[decoder], part):
+            raise UnsupportedModel(
+                f"{name} uses {decoder}.{part} apart from {decoder}'s encode and decode, so it can't run in the role "
+                f"that decodes alone"
+            )
     for loop in ast.walk(tree):
         if isinstance(loop, ast.For | ast.While):
-            called = {ast.unparse(node.func) for node in ast.walk(loop) if isinstance(node, ast.Call)}
+            called = set(_calls(loop))
             decodes = sorted(call for call in called if _decodes(call, decoders))
             if decodes and any(call.endswith("scheduler.step") for call in called):
                 raise UnsupportedModel(
@@ -35,13 +62,52 @@ def check_cut(pipeline_class: Any, decoders: Collection[str]) -> None:
                 )
 
 
-def is_sound(pipeline_class: Any, decoders: Collection[str]) -> bool:
-    """Whether the pipeline can be cut."""
+def is_sound(pipeline_class: Any, decoders: Mapping[str, type], pictures: Collection[str]) -> bool:
+    """Whether the pipeline can be cut and called."""
     try:
         check_cut(pipeline_class, decoders)
+        check_arguments(pipeline_class, pictures)
     except UnsupportedModel:
         return False
     return True
+
+
+def check_arguments(pipeline_class: Any, pictures: Collection[str]) -> None:
+    """Raises UnsupportedModel if the pipeline can't be called without what no request carries.
+
+    `pictures` are those of its arguments that requests bring as files.
+    """
+    needed = [
+        one.name
+        for one in inspect.signature(pipeline_class.__call__).parameters.values()
+        if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+        if one.name not in ("self", *FIELDS, *pictures) and not _is_scalar(one.annotation)
+    ]
+    if needed:
+        raise UnsupportedModel(
+            f"{pipeline_class.__name__} can't be called without {', '.join(needed)}, which no request can carry: of "
+            f"requests are texts, numbers and pictures alone"
+        )
+
+
+def pictures_of(pipeline_class: Any) -> list[str]:
+    """Arguments that are pictures or frames of a video, without those of adapters."""
+    taken = inspect.signature(pipeline_class.__call__).parameters
+    return [name for name, one in taken.items() if "Image" in str(one.annotation) and "adapter" not in name]
+
+
+def _is_scalar(annotation: Any) -> bool:
+    union = get_origin(annotation) in (Union, UnionType)
+    options = get_args(annotation) if union else (annotation,)
+    return any(option in (str, int, float, bool) for option in options)
+
+
+def _copies(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("copy.deepcopy", "deepcopy") and bool(node.args)
+
+
+def _calls(tree: ast.AST) -> Iterator[str]:
+    return (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
 def _decodes(call: str, decoders: Collection[str]) -> bool:

@@ -1,8 +1,8 @@
 """The heavy half of the self-test: runs a model whole and role by role, each in a process of its own.
 
 `check.py` starts it; it is of no use by hand. Libraries are imported once and each run is a fork, so that a check
-costs one start of torch and not four. Runs meet in a folder alone: `cases.json`, and for each case the payload of
-every stage.
+costs one start of torch and not four. Runs meet in a folder alone: `request.json`, which the check wrote; `cases.json`,
+which the whole model makes of it; and for each case the payload of every stage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 import xxhash
-from PIL import Image
 
 from diffusion_worker import payload
 from diffusion_worker.model import (
@@ -37,8 +36,10 @@ from diffusion_worker.model import (
     Values,
     load_model,
 )
+from diffusion_worker.model.cases import cases_of, pictures
 from diffusion_worker.model.cut import find_cut
 from diffusion_worker.model.driving import Direct
+from diffusion_worker.model.failures import told
 from diffusion_worker.model.folder import ModelFolder, open_folder, quieten, torch_dtype
 from diffusion_worker.model.shrink import shrink
 from diffusionpipeline.words import STAGES, Stage
@@ -74,18 +75,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args(argv)
     try:
-        folder = open_folder(options.path, variant=options.variant, allow_pickle=options.allow_pickle)
-        _import_all(folder)
-        if options.small:
-            _forked(_shrink, options, "small copy")
-            options.path = options.work / "model"
-        trials = {"whole": _forked(_trial, options, "whole", *STAGES)}
-        trials |= {stage.value: _forked(_trial, options, stage.value, stage) for stage in STAGES}
+        _print(run(options))
     except ModelError as error:
         _print({"error": str(error), "unsupported": isinstance(error, UnsupportedModel)})
         return 2
-    _print(trials)
     return 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """The reports of the whole model and of each role, by name. Raises ModelError if one of them can't be loaded."""
+    folder = open_folder(options.path, variant=options.variant, allow_pickle=options.allow_pickle)
+    _import_all(folder)
+    if options.small:
+        _forked(_shrink, options, "small copy")
+        options.path = options.work / "model"
+    trials = {"whole": _forked(_trial, options, "whole", *STAGES)}
+    return trials | {stage.value: _forked(_trial, options, stage.value, stage) for stage in STAGES}
 
 
 def _import_all(folder: ModelFolder) -> None:
@@ -144,7 +149,11 @@ def _trial(options: argparse.Namespace, *stages: Stage) -> dict[str, Any]:
         allow_pickle=options.allow_pickle,
     )
     load_seconds = time.monotonic() - started
-    cases = json.loads((options.work / "cases.json").read_text())
+    cases_file = options.work / "cases.json"
+    if len(stages) > 1:
+        asked = json.loads((options.work / "request.json").read_text())
+        cases_file.write_text(json.dumps(cases_of(model, asked["request"], asked["side"])))
+    cases = json.loads(cases_file.read_text())
     results = {name: _run_case(model, stages, options.work, name, case) for name, case in cases.items()}
     folder = open_folder(options.path, variant=options.variant, allow_pickle=options.allow_pickle)
     return {
@@ -159,7 +168,18 @@ def _trial(options: argparse.Namespace, *stages: Stage) -> dict[str, Any]:
 
 
 def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, case: dict[str, Any]) -> dict[str, Any]:
-    """The case's results by stage; or why the model does not serve it."""
+    """The case's results by stage; or why it is refused; or how it failed, which ends no other case."""
+    try:
+        return _results(model, stages, work, name, case)
+    except InvalidRequest as error:
+        return {"refused": str(error)}
+    except ModelError as error:
+        return {"failed": str(error)}
+    except Exception as error:
+        return {"failed": told(error)}
+
+
+def _results(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, case: dict[str, Any]) -> dict[str, Any]:
     results: list[StageResult] = []
     parking: dict[str, Any] | None = None
     request = case
@@ -170,11 +190,8 @@ def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, 
         started = time.monotonic()
         made: Values | list[Media]
         if stage is Stage.ENCODE:
-            try:
-                made, request = _encode(model, case)
-                asked.write_text(json.dumps(request))
-            except InvalidRequest as error:
-                return {"refused": str(error)}
+            made, request = _encode(model, case)
+            asked.write_text(json.dumps(request))
         else:
             values = payload.read(memoryview((work / f"{name}.{_before(stage)}").read_bytes()))
             if stage is Stage.DENOISE:
@@ -189,6 +206,7 @@ def _run_case(model: RoleModel, stages: Sequence[Stage], work: Path, name: str, 
         seconds = time.monotonic() - started - (parking or {}).get("seconds", 0.0)
         if isinstance(made, list):
             data = b"".join(one.data for one in made)
+            (work / f"{name}.{stage}").write_bytes(data)
             results.append(StageResult(stage, xxhash.xxh3_128_hexdigest(data), len(data), seconds, []))
         else:
             buffer = _bytes(made)
@@ -259,6 +277,10 @@ def _encode(model: RoleModel, case: dict[str, Any]) -> tuple[Values, dict[str, A
             return model.encode(_parameters(request)), request
         except InvalidRequest as error:
             field = str(error).split(":")[0]
+            if field == "prompt" and request["prompt"]:
+                # Of a model that takes no text, none may say anything.
+                request["prompt"] = ""
+                continue
             if field in ("prompt", "seed", "output_format", "images") or field not in request:
                 raise
             del request[field]
@@ -266,15 +288,8 @@ def _encode(model: RoleModel, case: dict[str, Any]) -> tuple[Values, dict[str, A
 
 
 def _parameters(request: dict[str, Any]) -> Parameters:
-    images = {name: _picture(width, height) for name, (width, height) in request.get("images", {}).items()}
-    return Parameters(**{name: value for name, value in request.items() if name != "images"}, images=images)
-
-
-def _picture(width: int, height: int) -> Image.Image:
-    """A picture with something in it: two gradients and a diagonal."""
-    across, down = torch.meshgrid(torch.linspace(0, 255, height), torch.linspace(0, 255, width), indexing="ij")
-    pixels = torch.stack([across, down, (across + down) / 2], dim=-1).to(torch.uint8)
-    return Image.fromarray(pixels.numpy())
+    given = {name: value for name, value in request.items() if name != "images"}
+    return Parameters(**given, images=pictures(request.get("images", {})))
 
 
 def _tensors(path: str, value: object) -> Any:

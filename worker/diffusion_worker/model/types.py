@@ -191,5 +191,13 @@ class RoleModel(StageModel, Protocol):
         """How the pipeline is cut: modular or replay."""
 
     @property
+    def image_inputs(self) -> frozenset[str]:
+        """Names of all input images that some request may bring."""
+
+    @property
+    def several_inputs(self) -> frozenset[str]:
+        """Those of them that may be several pictures."""
+
+    @property
     def loaded(self) -> frozenset[str]:
         """Names of the components that this object holds in full; of others it holds a shell or nothing."""

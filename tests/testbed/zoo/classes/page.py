@@ -1,0 +1,154 @@
+"""The page docs/models.md: what came of trying each class, and then what the zoo's families show in each mode.
+
+python -m testbed.zoo.classes.page docs/models.md                    # `make models`
+python -m testbed.zoo.classes.page docs/models.md WanPipeline …      # these rows alone; others stay as they are
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from diffusion_worker.model.products import PRODUCTS
+from testbed.zoo.classes.catalogue import CLASSES
+
+FAMILIES_HEAD: Final = "## Families in each mode"
+HEAD: Final = """\
+# What was tried with each class of pipelines
+
+Written by `make models` from tiny random folders, on a CPU; tests hold all of it. What is missing here may well be
+served: `dpipe check` tells that of any model, and makes what this page says of each class.
+
+- **way**: along the blocks of Modular Diffusers, or by replay of the pipeline's own `__call__`.
+- **uses**: what a request brings that the class takes; and what it takes and then fails with. All else it refuses in
+  words.
+- **whole**: payloads and files of three processes are those of one, byte for byte, in each use.
+- **diffusers**: the file is what diffusers makes by itself of the same folder and request, in the use that takes most:
+  nearly always byte for byte, and no pixel further off than {rounding} of 255, by rounding and a video's coding. Of
+  what is cut along blocks the last table tells how far it is from the classic pipeline.
+- **parked**: a denoising ended after any step goes on in another process to the same bytes.
+- **payloads**: bytes from encoder to denoiser and from denoiser to decoder, of the first use; they say how these
+  compare and not how large a published model's are.
+
+{served} classes are served:
+
+| class | way | makes | uses | whole | diffusers | parked | payloads |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+REFUSED_HEAD: Final = """
+{refused} classes are refused, when a worker starts or when a request comes, in these words:
+
+| class | because |
+| --- | --- |
+"""
+_ROW: Final = re.compile(r"^\| (\w+Pipeline) \| .*\|$", re.MULTILINE)
+
+
+ROUNDING: Final = 8
+
+
+class BrokenTry(Exception):
+    """Nothing is told of the class: diffusers itself can't run the folder, or the trial broke off."""
+
+
+def row(name: str, report: Mapping[str, Any]) -> str:
+    """The page's line on a class. Raises BrokenTry."""
+    if "error" in report["classic"]:
+        raise BrokenTry(f"{name}: {report['classic']['error']}")
+    if "verdict" not in report:
+        raise BrokenTry(f"{name}: {report['error']}")
+    if "cases" not in report:
+        return f"| {name} | {_sentence(report['error'])} |"
+    good = {use: case for use, case in report["cases"].items() if "stages" in case}
+    failed = {use: case["failed"] for use, case in report["cases"].items() if "failed" in case}
+    if not good:
+        why = failed or {use: case["refused"] for use, case in report["cases"].items()}
+        return f"| {name} | {_sentence([*why.values()][-1])} |"
+    equal = all(case["identical"] for case in good.values())
+    parked = all(case["parking"]["resumable"] for case in good.values())
+    first = next(iter(good.values()))
+    sizes = " + ".join(_size(first["stages"][stage]["nbytes"]) for stage in ("encode", "denoise"))
+    cells = [report["way"], _product(report), _uses(good, failed), "yes" if equal else "NO", _apart(report)]
+    cells += ["yes" if parked else "NO", sizes]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def text(rows: Iterable[str], families: str) -> str:
+    """The page of these rows, whose part on families is given."""
+    served, refused = [], []
+    for line in sorted(rows):
+        (served if line.count(" | ") > 1 else refused).append(line + "\n")
+    head = HEAD.format(served=len(served), rounding=ROUNDING) + "".join(served)
+    return head + REFUSED_HEAD.format(refused=len(refused)) + "".join(refused) + f"\n{families}"
+
+
+def rows_of(page: str) -> dict[str, str]:
+    """The lines of a page on classes, by class."""
+    return {found[1]: found[0] for found in _ROW.finditer(page)}
+
+
+def _uses(good: Iterable[str], failed: Mapping[str, str]) -> str:
+    return "; ".join([*good, *(f"not from {use}: {_sentence(why)}" for use, why in failed.items())])
+
+
+def _product(report: Mapping[str, Any]) -> str:
+    theirs = report["classic"]["makes"]
+    return report["output"] if PRODUCTS.get(theirs) == report["output"] else f"NO: {report['output']}, not {theirs}"
+
+
+def _apart(report: Mapping[str, Any]) -> str:
+    if "apart" not in report:
+        return ""
+    return "yes" if report["apart"] <= ROUNDING else f"NO: {report['apart']} of 255"
+
+
+def _sentence(what: str) -> str:
+    return " ".join(what.replace("|", "/").split())
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1000:.1f} kB"
+
+
+def main(arguments: Sequence[str]) -> int:
+    from testbed.zoo.classes.running import run
+
+    path, chosen = Path(arguments[0]), list(arguments[1:]) or list(CLASSES)
+    page = path.read_text(encoding="utf-8")
+    broken: list[str] = []
+    # Of an interrupted run what is done is on the page.
+    known = rows_of(page)
+
+    def told(name: str, report: Mapping[str, Any]) -> None:
+        try:
+            known[name] = row(name, report)
+        except BrokenTry as error:
+            known.pop(name, None)
+            broken.append(str(error))
+        sys.stderr.write(f"{known.get(name, f'{name}: no good recipe')}\n")
+        kept = [line for one, line in known.items() if one in CLASSES]
+        path.write_text(text(kept, _families(page)), encoding="utf-8")
+
+    run(chosen, told)
+    if len(arguments) == 1:
+        from testbed.zoo.table import table
+
+        kept = [line for one, line in known.items() if one in CLASSES]
+        path.write_text(text(kept, f"{FAMILIES_HEAD}\n\n{table()}"), encoding="utf-8")
+    for why in broken:
+        sys.stderr.write(f"{why}\n")
+    return 1 if broken else 0
+
+
+def _families(page: str) -> str:
+    """A page's part on families."""
+    if FAMILIES_HEAD in page:
+        return page[page.index(FAMILIES_HEAD) :]
+    return FAMILIES_HEAD + "\n\n" + page[page.index("- **split") :]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
