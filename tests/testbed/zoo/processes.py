@@ -6,64 +6,22 @@ What one role hands to the next is what a slot would hold: the payload codec's b
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import multiprocessing
 import os
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from testbed.zoo.adapters import adapter_files, put_on
 from testbed.zoo.cache import ensure
+from testbed.zoo.cases import Case, Stay, parameters_of
 from testbed.zoo.catalogue import FAMILIES
-from testbed.zoo.family import Family
+from testbed.zoo.classic import classic, decoded_by, plain
 
 ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
 WHOLE = ENCODER + DENOISER + DECODER
 _END_SECONDS = 10.0
-_OF_PICTURES = {
-    "ltx-image-to-video": "LTXImageToVideoPipeline",
-    "ltx2-image-to-video": "LTX2ImageToVideoPipeline",
-    "sd15-mask": "StableDiffusionInpaintPipeline",
-    "sdxl-mask": "StableDiffusionXLInpaintPipeline",
-    "qwen-mask": "QwenImageInpaintPipeline",
-    "cogvideox-video-to-video": "CogVideoXVideoToVideoPipeline",
-}
-"""The classic pipelines for an input picture or video that a checkpoint does not name itself."""
-_MASK = {"wan21-vace": "mask", "wan22-vace": "mask"}
-"""What some classic pipelines call a video of masks."""
-_WITH_ALPHA = ("qwen-layered",)
-"""Families whose classic pipeline takes pictures with an alpha channel alone."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A family in one precision on one device, with fields of the request changed, and how often each input picture is
-    turned. adapters: that it is computed with, by a model that has some; None: by one that has none."""
-
-    family: str
-    dtype: str = "float32"
-    device: str = "cpu"
-    changes: tuple[tuple[str, Any], ...] = ()
-    picture: int = 0
-    without_shells: bool = False
-    adapters: tuple[tuple[str, float | None], ...] | None = None
-
-
-@dataclass(frozen=True)
-class Stay:
-    """A request's stay among others in a denoiser: what is denoised, from what encoding made of it, and what is done to
-    it. Times are forwards since the beginning."""
-
-    case: Case
-    encoded: bytes
-    exact: bool = False
-    joins: int = 0
-    held: tuple[int, int] | None = None
-    cancelled: int | None = None
 
 
 class RoleError(Exception):
@@ -175,7 +133,7 @@ class _Server:
         return held
 
     def encode(self, case: Case) -> bytes:
-        return _write(self._model(case).encode(_parameters(case)))
+        return _write(self._model(case).encode(parameters_of(case)))
 
     def denoise(
         self,
@@ -198,7 +156,7 @@ class _Server:
             _forget_draws(values, int(FAMILIES[case.family].request["seed"]))
         steps: list[tuple[int, int]] = []
         driver = Direct(lambda step, total: steps.append((step, total)), gathers=gathers, park_at=park_at)
-        made = self._model(case).denoise(values, _parameters(case), driver)
+        made = self._model(case).denoise(values, parameters_of(case), driver)
         if not fresh_generator:
             assert _write(values) == data, "denoise changed its input"
         return _write(made), steps
@@ -208,7 +166,7 @@ class _Server:
         with the request's place), and how many forwards there were."""
         from testbed.zoo.sharing import denoise_together
 
-        given = [(_read(stay.encoded), _parameters(stay.case), stay) for stay in stays]
+        given = [(_read(stay.encoded), parameters_of(stay.case), stay) for stay in stays]
         made, steps, forwards = denoise_together(self._model(stays[0].case), given)
         return {"denoised": [one and _write(one) for one in made], "steps": steps, "forwards": forwards}
 
@@ -220,12 +178,12 @@ class _Server:
 
     def distance_to_classic(self, case: Case, *, gathers: bool = False) -> float:
         """The largest difference of what the VAE is given to decode to what diffusers' own pipeline gives it."""
-        pipeline, arguments = _classic(case)
+        pipeline, arguments = classic(case)
         if case.adapters is not None:
             put_on(pipeline, FAMILIES[case.family].checkpoint, case.adapters)
-        with _decoded_by(type(pipeline.vae)) as ours:
+        with decoded_by(type(pipeline.vae)) as ours:
             self.whole(case, gathers=gathers)
-        with _decoded_by(type(pipeline.vae)) as classics:
+        with decoded_by(type(pipeline.vae)) as classics:
             pipeline(**arguments)
         return max(float((one - other).abs().max()) for one, other in zip(ours, classics, strict=True))
 
@@ -243,7 +201,7 @@ class _Server:
                 raise StepCancelled
 
         try:
-            self._model(case).denoise(_read(data), _parameters(case), Direct(on_step))
+            self._model(case).denoise(_read(data), parameters_of(case), Direct(on_step))
         except StepCancelled:
             return seen
         raise AssertionError(f"the denoising went on to its end after a cancel at step {at}")
@@ -261,7 +219,7 @@ class _Server:
 
         model = self._model(case)
         self._made.clear()
-        denoised = model.denoise(model.encode(_parameters(case)), _parameters(case), Direct(gathers=gathers))
+        denoised = model.denoise(model.encode(parameters_of(case)), parameters_of(case), Direct(gathers=gathers))
         return {
             "files": model.decode(denoised),
             "pixels": [_fingerprint(made) for made in self._made],
@@ -274,7 +232,7 @@ class _Server:
 
         self.whole(case)
         (made,) = self._made
-        return float(np.abs(np.asarray(made) - np.asarray(_plain(case))).max())
+        return float(np.abs(np.asarray(made) - np.asarray(plain(case))).max())
 
     def _model(self, case: Case) -> Any:
         from diffusion_worker.model import NO_ADAPTERS, load_model
@@ -297,38 +255,6 @@ class _Server:
                 for module, maker in self._shell_makers:
                     module.make_shell = maker
         return self._models[key]
-
-
-def _parameters(case: Case) -> Any:
-    from diffusion_worker.model import Parameters, Wanted
-
-    family = FAMILIES[case.family]
-    images = _inputs(family, case.picture)
-    output_format = "png" if family.output == "image" else "mp4"
-    fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
-    wanted = [Wanted(*one) for one in case.adapters or ()]
-    return Parameters(**fields, images=images, adapters=wanted, output_format=output_format)
-
-
-def _inputs(family: Family, number: int) -> dict[str, Any]:
-    """The request's pictures and videos, of which no two are the same."""
-    made: dict[str, Any] = {}
-    for name, size in family.images.items():
-        if isinstance(size[0], tuple):
-            made[name] = [_picture(one, number + place) for place, one in enumerate(size)]
-        else:
-            made[name] = _picture(size, number)
-    for name, (width, height, frames) in family.videos.items():
-        made[name] = [_picture((width, height), number + place) for place in range(frames)]
-    return made
-
-
-def _picture(size: tuple[int, int], number: int) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def _write(values: Any) -> bytes:
@@ -364,55 +290,3 @@ def _forget_draws(values: Any, seed: int) -> None:
         values["generator"] = first
     for record in values.get("records", ()):
         record["generator"] = first.get_state()
-
-
-def _plain(case: Case) -> Any:
-    """Pixels, 0 to 1."""
-    pipeline, arguments = _classic(case)
-    made = pipeline(**arguments, output_type="np")
-    return made.frames if hasattr(made, "frames") else made.images
-
-
-def _classic(case: Case) -> tuple[Any, dict[str, Any]]:
-    """Diffusers' own pipeline, with nothing of ours, and what to call it with."""
-    import diffusers
-    import torch
-    from diffusers.pipelines import auto_pipeline
-
-    family = FAMILIES[case.family]
-    path = ensure(family.checkpoint)
-    pipeline = getattr(diffusers, family.checkpoint.pipeline).from_pretrained(path, dtype=getattr(torch, case.dtype))
-    pipeline.to(case.device)
-    pipeline.set_progress_bar_config(disable=True)
-    if family.images and case.family.endswith("image-to-image"):
-        pipeline = auto_pipeline.AutoPipelineForImage2Image.from_pipe(pipeline)
-    elif case.family in _OF_PICTURES:
-        pipeline = getattr(diffusers, _OF_PICTURES[case.family]).from_pipe(pipeline)
-    taken = inspect.signature(pipeline.__call__).parameters
-    given = {**family.request, **family.request.get("extra", {})}
-    given |= _inputs(family, case.picture)
-    if case.family in _WITH_ALPHA:
-        # Their blocks do what the model was published with.
-        given |= {"image": given["image"].convert("RGBA"), "cfg_normalize": True}
-    if case.family in _MASK:
-        given[_MASK[case.family]] = given.get("mask_video")
-    given["video_length"] = given.get("num_frames")
-    given["true_cfg_scale"] = given.get("guidance_scale")
-    arguments = {name: value for name, value in given.items() if name in taken and value is not None}
-    return pipeline, {**arguments, "generator": torch.Generator("cpu").manual_seed(given["seed"])}
-
-
-@contextlib.contextmanager
-def _decoded_by(vae: Any) -> Iterator[list[Any]]:
-    """What all VAEs of this class are given to decode."""
-    original, given = vae.decode, []
-
-    def decode(self: Any, z: Any, *args: Any, **kwargs: Any) -> Any:
-        given.append(z.detach().clone())
-        return original(self, z, *args, **kwargs)
-
-    vae.decode = decode
-    try:
-        yield given
-    finally:
-        vae.decode = original

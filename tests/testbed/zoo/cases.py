@@ -1,0 +1,70 @@
+"""What is asked of a zoo model: a family's request, in one precision on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.zoo.catalogue import FAMILIES
+from testbed.zoo.family import Family
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family in one precision on one device, with fields of the request changed, and how often each input picture is
+    turned. adapters: that it is computed with, by a model that has some; None: by one that has none."""
+
+    family: str
+    dtype: str = "float32"
+    device: str = "cpu"
+    changes: tuple[tuple[str, Any], ...] = ()
+    picture: int = 0
+    without_shells: bool = False
+    adapters: tuple[tuple[str, float | None], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Stay:
+    """A request's stay among others in a denoiser: what is denoised, from what encoding made of it, and what is done to
+    it. Times are forwards since the beginning."""
+
+    case: Case
+    encoded: bytes
+    exact: bool = False
+    joins: int = 0
+    held: tuple[int, int] | None = None
+    cancelled: int | None = None
+
+
+def parameters_of(case: Case) -> Any:
+    """The request."""
+    from diffusion_worker.model import Parameters, Wanted
+
+    family = FAMILIES[case.family]
+    images = inputs_of(family, case.picture)
+    output_format = "png" if family.output == "image" else "mp4"
+    fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
+    wanted = [Wanted(*one) for one in case.adapters or ()]
+    return Parameters(**fields, images=images, adapters=wanted, output_format=output_format)
+
+
+def inputs_of(family: Family, number: int) -> dict[str, Any]:
+    """The request's pictures and videos, of which no two are the same."""
+    made: dict[str, Any] = {}
+    for name, size in family.images.items():
+        if isinstance(size[0], tuple):
+            made[name] = [_picture(one, number + place) for place, one in enumerate(size)]
+        else:
+            made[name] = _picture(size, number)
+    for name, (width, height, frames) in family.videos.items():
+        made[name] = [_picture((width, height), number + place) for place in range(frames)]
+    return made
+
+
+def _picture(size: tuple[int, int], number: int) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
