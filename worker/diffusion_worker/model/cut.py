@@ -17,6 +17,7 @@ from PIL.Image import Image
 
 from diffusion_worker.model.families import (
     MODULAR_CLASS,
+    NEEDED_CONFIG,
     OPTIONAL_NETWORKS,
     PICTURES,
     PRESENT_INPUTS,
@@ -26,6 +27,7 @@ from diffusion_worker.model.families import (
     Family,
     family_of,
 )
+from diffusion_worker.model.files import read_json
 from diffusion_worker.model.folder import ModelFolder
 from diffusion_worker.model.types import UnsupportedModel
 from diffusionpipeline.words import STAGES, Stage
@@ -95,14 +97,17 @@ class Pieces:
 class Cut:
     """A modular pipeline's blocks, before any is loaded."""
 
-    def __init__(self, pipeline_class: type, blocks: Any, components: Collection[str]) -> None:
-        """`components` are those that the model folder's index names."""
+    def __init__(
+        self, pipeline_class: type, blocks: Any, components: Collection[str], untaken: Collection[str] = ()
+    ) -> None:
+        """`components` are those that the model folder's index names; `untaken`, inputs that they can't do with."""
         self.pipeline_class = pipeline_class
         self.family: Family = family_of(pipeline_class.__name__)
         self._blocks = blocks
         self._trigger_names = frozenset(_trigger_names(blocks))
         self._pieces: dict[tuple[tuple[str, object], ...], Pieces] = {}
-        self.workflows = self._served_workflows(components)
+        served = self._served_workflows(components)
+        self.workflows = {name: triggers for name, triggers in served.items() if not triggers.keys() & set(untaken)}
         """Triggers of each workflow that is served, by its name."""
 
     @property
@@ -216,8 +221,15 @@ def find_cut(folder: ModelFolder) -> Cut | None:
     blocks = base.blocks
     if DENOISE_BLOCK not in blocks.sub_blocks:
         return None
-    cut = Cut(type(base), blocks, folder.components)
+    needed = NEEDED_CONFIG.get(name, {})
+    untaken = {taken for taken, (component, key) in needed.items() if _config_of(folder, component).get(key) is None}
+    cut = Cut(type(base), blocks, folder.components, untaken)
     return cut if _is_for(cut, folder) else None
+
+
+def _config_of(folder: ModelFolder, component: str) -> Mapping[str, Any]:
+    file = folder.component_path(component) / "config.json" if component in folder.components else None
+    return read_json(file) if file is not None and file.is_file() else {}
 
 
 def _is_for(cut: Cut, folder: ModelFolder) -> bool:

@@ -41,6 +41,14 @@ REPLAY_INSTEAD: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
 )
 """Index classes whose blocks are wrong when the index holds these values: they run the other way."""
 
+NEEDED_CONFIG: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = MappingProxyType(
+    {
+        # Only checkpoints that were trained on two frames tell one's embedding from the other's.
+        "WanImage2VideoModularPipeline": {"last_image": ("transformer", "pos_embed_seq_len")},
+    }
+)
+"""By modular class and input: the component, and the value of its config without which it can't take that input."""
+
 UNSPLITTABLE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "WanAnimate2ModularPipeline": "it encodes and decodes with its VAE inside the denoising loop",
