@@ -31,7 +31,7 @@ DEFAULT_FPS: Final = 16
 def image_inputs(pipeline_class: Any) -> list[str]:
     """Names of the arguments that are pictures or videos."""
     taken = inspect.signature(pipeline_class.__call__).parameters
-    others = [own for name in VIDEO_INPUTS for own in OTHER_INPUTS.get(name, ())]
+    others = [own for names in OTHER_INPUTS.values() for own in names]
     return [name for name in (*PICTURES, *VIDEO_INPUTS, *others) if name in taken]
 
 

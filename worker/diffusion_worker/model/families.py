@@ -91,9 +91,9 @@ SEVERAL_PICTURES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 pipelines take a list for a batch, and would make a picture of each."""
 
 OTHER_INPUTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"mask_video": ("mask",), "control_video": ("conditioning_frames",)}
+    {"mask_image": ("control_mask",), "mask_video": ("mask",), "control_video": ("conditioning_frames",)}
 )
-"""What some pipelines call an input video."""
+"""What some pipelines call an input picture or video."""
 
 PICTURES_ALONE: Final = frozenset({"mask_overlay_kwargs"})
 """What decoders take that has them make PIL's pictures alone: what a mask keeps, to lay over the new picture."""
@@ -105,6 +105,8 @@ NEEDED_INPUTS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "AnimateDiffVideoToVideoPipeline": frozenset({"video"}),
         "CogVideoXFunControlPipeline": frozenset({"control_video"}),
         "CogVideoXVideoToVideoPipeline": frozenset({"video"}),
+        "QwenImageControlNetInpaintPipeline": frozenset({"control_image", "control_mask"}),
+        "StableDiffusion3ControlNetInpaintingPipeline": frozenset({"control_image", "control_mask"}),
         "WanVideoToVideoPipeline": frozenset({"video"}),
     }
 )
