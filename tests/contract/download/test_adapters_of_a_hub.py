@@ -30,7 +30,7 @@ def get(hub, tmp_path: Path) -> Callable[..., AdapterFile]:
             patience_seconds=5.0,
             endpoint=hub.endpoint,
             cache=tmp_path / "cache",
-            **given,
+            **{"offline": False, **given},
         )
 
     return get
