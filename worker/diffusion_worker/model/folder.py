@@ -29,7 +29,6 @@ DTYPES: Final = ("float32", "bfloat16", "float16")
 DEFAULTS_FILE: Final = "generation_defaults.json"
 CONFIG_FILES: Final = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 LORA_FILE: Final = "pytorch_lora_weights.safetensors"
-FROM_SINGLE_FILE: Final = "from_single_file and save_pretrained"
 INDEX_FILES: Final = ("model_index.json", "modular_model_index.json")
 LIBRARIES: Final = ("diffusers", "transformers")
 
@@ -168,7 +167,11 @@ def _instead(path: Path) -> str:
     if LORA_FILE in files:
         return f"; {LORA_FILE} is an adapter and no model: name the model that it was made for"
     if files:
-        return f"; {files[0]} may hold a whole model: make a folder of it with diffusers' {FROM_SINGLE_FILE}"
+        return (
+            f"; {files[0]} may hold a whole model: make a folder of it with `dpipe convert {path / files[0]} DIRECTORY`"
+        )
+    if ggufs := sorted(file.name for file in path.glob("*.gguf")):
+        return f"; {ggufs[0]} is GGUF, quantised for other programs: take the safetensors that it was made from"
     return ""
 
 

@@ -44,6 +44,43 @@ REFUSED_HEAD: Final = """
 | class | because |
 | --- | --- |
 """
+SINGLE_FILES: Final = """\
+## A model that is one file
+
+A worker loads pipeline folders. Of the single `.safetensors` files that people trade, `dpipe convert` makes one, by
+diffusers' own loaders; it needs the worker's libraries (`pip install 'diffusion-operator[worker]'`) and no GPU. Tried
+with the transformer of the bundled model as the file, and its folder as the family's:
+
+```sh
+digits=$(python -c 'from diffusion_worker.model import resolve_model; print(resolve_model("Bundled", "digits", ""))')
+dpipe convert "$digits/transformer/diffusion_pytorch_model.safetensors" my-digits --config "$digits"
+```
+```
+my-digits: FluxPipeline
+from the file: transformer
+from the config: scheduler, text_encoder, text_encoder_2, tokenizer, tokenizer_2, vae
+next: dpipe check my-digits
+```
+
+In the worker's image it is:
+
+<!-- run: nowhere: needs a Docker engine -->
+```sh
+docker run --rm --user "$(id -u)" --volume /models:/models --entrypoint python diffusion-operator/worker:0.1.0 \\
+  -m diffusion_worker.model.convert /models/my-painter.safetensors /models/my-painter --config /models/sdxl
+```
+
+`--config` is the folder of a pipeline of the same family, from which configs, tokenizers and the scheduler are taken,
+and the networks that the file lacks: files of Flux, Wan or Z-Image mostly hold the transformer alone. It may be a
+repository of the hub, of which the configs alone are downloaded; left out, it is the one that diffusers knows for such
+files. Nothing else asks the network. The class is the config's, unless `--pipeline` names another.
+
+The folder is there whole or not at all: every tensor must be in the file, in the shape that the config says, and be a
+finite number, and what was made is loaded once as a worker does. Refused in words are adapters (they go under
+`model.adapters`, [adapters.md](adapters.md)), a VAE, a text encoder or a ControlNet alone, weights that are quantised
+with scales, GGUF, pickles (`.ckpt`) without `--allow-pickle`, and models with two denoisers (Wan 2.2).
+
+"""
 _ROW: Final = re.compile(r"^\| (\w+Pipeline) \| .*\|$", re.MULTILINE)
 
 
@@ -82,7 +119,7 @@ def text(rows: Iterable[str], families: str) -> str:
     for line in sorted(rows):
         (served if line.count(" | ") > 1 else refused).append(line + "\n")
     head = HEAD.format(served=len(served), rounding=ROUNDING) + "".join(served)
-    return head + REFUSED_HEAD.format(refused=len(refused)) + "".join(refused) + f"\n{families}"
+    return head + REFUSED_HEAD.format(refused=len(refused)) + "".join(refused) + f"\n{SINGLE_FILES}{families}"
 
 
 def rows_of(page: str) -> dict[str, str]:
