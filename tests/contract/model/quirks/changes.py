@@ -6,6 +6,7 @@ outcome is what the refusal must say: which object, which file, what to do.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceTrainer
 
 SAME: Final = "the same picture"
 SERVED: Final = "a picture"
@@ -93,3 +95,21 @@ def shard(folder: Path, component: str) -> tuple[Path, Path]:
 
 def components(folder: Path) -> Iterator[str]:
     yield from ("text_encoder", "text_encoder_2", "transformer", "vae")
+
+
+def spiece_model() -> bytes:
+    """A SentencePiece vocabulary with T5's special tokens."""
+    made = io.BytesIO()
+    digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([f"a red {first} and a blue {second}" for first in digits for second in digits]),
+        model_writer=made,
+        vocab_size=100,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return made.getvalue()

@@ -7,9 +7,11 @@ from pathlib import Path
 from .changes import (
     POINTER,
     SAME,
+    SERVED,
     Quirks,
     components,
     edit,
+    spiece_model,
 )
 
 QUIRKS = Quirks()
@@ -85,6 +87,12 @@ def _(folder: Path) -> None:
 def _(folder: Path) -> None:
     (folder / "tokenizer" / "vocab.json").unlink()
     (folder / "tokenizer" / "merges.txt").unlink()
+
+
+@quirk("a vocabulary of SentencePiece alone, as CogVideoX and PixArt have it", SERVED)
+def _(folder: Path) -> None:
+    (folder / "tokenizer_2" / "tokenizer.json").unlink()
+    (folder / "tokenizer_2" / "spiece.model").write_bytes(spiece_model())
 
 
 @quirk("a tokenizer by the name of its fast class", SAME)
