@@ -44,7 +44,7 @@ REFUSED_HEAD: Final = """
 | class | because |
 | --- | --- |
 """
-SINGLE_FILES: Final = """\
+OTHER_WEIGHTS: Final = """\
 ## A model that is one file
 
 A worker loads pipeline folders. Of the single `.safetensors` files that people trade, `dpipe convert` makes one, by
@@ -79,6 +79,14 @@ The folder is there whole or not at all: every tensor must be in the file, in th
 finite number, and what was made is loaded once as a worker does. Refused in words are adapters (they go under
 `model.adapters`, [adapters.md](adapters.md)), a VAE, a text encoder or a ControlNet alone, weights that are quantised
 with scales, GGUF, pickles (`.ckpt`) without `--allow-pickle`, and models with two denoisers (Wan 2.2).
+
+## Quantised weights
+
+A component whose `config.json` has a `quantization_config` stays quantised, and is loaded by the method's own package,
+which the worker's image has to have: torchao, optimum-quanto, bitsandbytes and others are not in it. A worker names the
+component, the method and the package if it is missing, and a method that its library does not know; it serves no
+quantised weights as full ones because the device can't run them, unless the config says `dequantize`. Weights with
+scales that no config speaks of are refused, and so is GGUF.
 
 """
 _ROW: Final = re.compile(r"^\| (\w+Pipeline) \| .*\|$", re.MULTILINE)
@@ -119,7 +127,7 @@ def text(rows: Iterable[str], families: str) -> str:
     for line in sorted(rows):
         (served if line.count(" | ") > 1 else refused).append(line + "\n")
     head = HEAD.format(served=len(served), rounding=ROUNDING) + "".join(served)
-    return head + REFUSED_HEAD.format(refused=len(refused)) + "".join(refused) + f"\n{SINGLE_FILES}{families}"
+    return head + REFUSED_HEAD.format(refused=len(refused)) + "".join(refused) + f"\n{OTHER_WEIGHTS}{families}"
 
 
 def rows_of(page: str) -> dict[str, str]:
