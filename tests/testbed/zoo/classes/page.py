@@ -82,7 +82,7 @@ with scales, GGUF, pickles (`.ckpt`) without `--allow-pickle`, and models with t
 
 ## Quantised weights
 
-A component whose `config.json` has a `quantization_config` stays quantised, and is loaded by the method's own package,
+A component whose config has a `quantization_config` stays quantised, and is loaded by the method's own package,
 which the worker's image has to have: torchao, optimum-quanto, bitsandbytes and others are not in it. A worker names the
 component, the method and the package if it is missing, and a method that its library does not know; it serves no
 quantised weights as full ones because the device can't run them, unless the config says `dequantize`. Weights with
