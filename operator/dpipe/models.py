@@ -25,13 +25,15 @@ def check(
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickles, which may run any code.")] = False,
+    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="As model.vae.tiling says it.")] = False,
 ) -> None:
     """Find out for which uses a model can be served in roles.
 
     Runs each use (from a text, a picture, with a mask, …) whole and cut, and compares the bytes. Exit status: 0 every
     use that the model takes is served, 1 some are not, 2 the model is refused.
     """
-    switches = {"--quick": quick, "--sizes": sizes, "--json": as_json, "--allow-pickle": allow_pickle}
+    switches = {"--quick": quick, "--sizes": sizes, "--json": as_json}
+    switches |= {"--allow-pickle": allow_pickle, "--vae-tiling": vae_tiling}
     values = {"--revision": revision, "--variant": variant, "--dtype": dtype, "--device": device, "--threads": threads}
     _run("check", [model], switches, values)
 

@@ -42,6 +42,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         variant=settings.model_variant,
         allow_pickle=settings.allow_pickle,
         adapters=_adapters(settings, paused),
+        vae_tiling=settings.vae_tiling,
     )
     return Loaded(model, _identity(settings, digest, model.output))
 

@@ -22,6 +22,8 @@ class Case:
     picture: int = 0
     without_shells: bool = False
     adapters: tuple[tuple[str, float | None], ...] | None = None
+    tiled: bool = False
+    """Whether the VAE works in tiles."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def load_model(
     variant: str = "",
     allow_pickle: bool = False,
     adapters: AdapterFiles = NO_ADAPTERS,
+    vae_tiling: bool = False,
 ) -> RoleModel:
     """Loads the weights that `stages` need, and no others, and what `adapters` have for these.
 
@@ -79,4 +80,12 @@ def load_model(
         from diffusion_worker.model.replay import ReplayModel
 
         way = ReplayModel
-    return way(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle, adapters=adapters)
+    return way(
+        folder,
+        stages=stages,
+        dtype=dtype,
+        device=device,
+        allow_pickle=allow_pickle,
+        adapters=adapters,
+        vae_tiling=vae_tiling,
+    )
