@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,9 +68,8 @@ def convert(
 def _run(
     command: str, arguments: Sequence[str], switches: Mapping[str, bool], values: Mapping[str, object]
 ) -> NoReturn:
-    """Runs a command of the worker's in its place, and ends with its status."""
+    """Becomes the worker's command of this name: it hears signals itself, and its status is this one's."""
     import importlib.util
-    import subprocess
 
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
         fail(
@@ -79,4 +79,4 @@ def _run(
     line = [sys.executable, "-m", f"diffusion_worker.model.{command}", *arguments]
     line += [name for name, given in switches.items() if given]
     line += [text for name, value in values.items() if value is not None for text in (name, str(value))]
-    raise SystemExit(subprocess.run(line, check=False).returncode)
+    os.execv(sys.executable, line)

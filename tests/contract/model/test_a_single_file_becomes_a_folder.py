@@ -131,6 +131,22 @@ def test_the_safety_checker_of_the_config_is_left_out(copy: Path, command: Any, 
     assert made["requires_safety_checker"] is False
 
 
+def test_of_the_config_only_those_weights_are_copied_that_are_loaded(command: Any, tmp_path: Path) -> None:
+    config = Path(shutil.copytree(ensure(WAN21), tmp_path / "config"))
+    name = "diffusion_pytorch_model"
+    shutil.copy(config / "vae" / f"{name}.safetensors", config / "vae" / f"{name}.fp16.safetensors")
+    (config / "vae" / f"{name}.bin").write_bytes(b"")
+    (config / "text_encoder" / "model.onnx").write_bytes(b"")
+    file = single_files.wan(config, tmp_path / "my.safetensors")
+    assert command(file, tmp_path / "made", "--config", config)[0] == 0
+    made = {one.relative_to(tmp_path / "made").as_posix() for one in (tmp_path / "made").glob("*/*.[sbo]*")}
+    assert made == {
+        f"vae/{name}.safetensors",
+        f"transformer/{name}.safetensors",
+        "text_encoder/model.safetensors",
+    }
+
+
 def test_another_class_can_be_named(copy: Path, command: Any, tmp_path: Path) -> None:
     chosen = "--pipeline", "StableDiffusionImg2ImgPipeline"
     assert command(copy, tmp_path / "made", "--config", ensure(SD15), *chosen)[0] == 0

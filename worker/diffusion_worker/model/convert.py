@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,10 +43,12 @@ from diffusion_worker.model.folder import (
 )
 from diffusion_worker.model.singlefile import SingleFile
 from diffusion_worker.model.types import DownloadFailed, UnsupportedModel
+from diffusion_worker.model.weightfiles import WEIGHT_SUFFIXES
 
 SAFETY_CHECKER: Final = "safety_checker"
 """That single files never have, and diffusers leaves out of what it makes of them."""
 CONFIG_PATTERNS: Final = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+WEIGHTS_OF_ANY_PROGRAM: Final = (*WEIGHT_SUFFIXES, ".index.json", ".gguf", ".h5", ".msgpack", ".onnx")
 PATIENCE_SECONDS: Final = 60.0
 
 
@@ -92,7 +94,7 @@ def convert(file: Path, target: Path, options: Options) -> Made:
             shutil.copyfile(configs / name / "config.json", draft / name / "config.json")
             del network
         for name in from_config:
-            shutil.copytree(source.component_path(name), draft / name)
+            shutil.copytree(source.component_path(name), draft / name, ignore=_other_weights(source, name))
         _write_index(source, draft)
         _check(draft, target, options)
     return Made(source.pipeline_class, from_file, from_config, _left_out(found, from_file))
@@ -186,6 +188,17 @@ def _from_config(source: ModelFolder, from_file: Sequence[str], *, allow_pickle:
             "family with --config, not its configs alone"
         )
     return others
+
+
+def _other_weights(source: ModelFolder, name: str) -> Callable[[str, list[str]], list[str]]:
+    """For `copytree`: the component's weights that are not loaded, such as those in other variants."""
+    found = source.weights(name)
+    loaded = (*found.files, *found.indexes) if found is not None else ()
+
+    def ignored(_folder: str, names: list[str]) -> list[str]:
+        return [one for one in names if one.endswith(WEIGHTS_OF_ANY_PROGRAM) and one not in loaded]
+
+    return ignored
 
 
 def _check_scheduler(found: SingleFile, source: ModelFolder) -> None:
