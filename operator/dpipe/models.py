@@ -51,6 +51,9 @@ def convert(
         ),
     ] = None,
     pipeline: Annotated[str | None, typer.Option(metavar="CLASS", help="Left out: the config's.")] = None,
+    component: Annotated[
+        str | None, typer.Option(help="Which denoiser the file holds, of a pipeline that has several.")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16. Left out: as it is in the file.")
     ] = None,
@@ -61,7 +64,8 @@ def convert(
 
     The folder is there whole, loaded once as a worker does, or not at all. Exit status: 0 it is made, 2 it is not.
     """
-    values = {"--config": config, "--pipeline": pipeline, "--dtype": dtype, "--variant": variant}
+    values = {"--config": config, "--pipeline": pipeline, "--component": component}
+    values |= {"--dtype": dtype, "--variant": variant}
     _run("convert", [str(file), str(directory)], {"--allow-pickle": allow_pickle}, values)
 
 

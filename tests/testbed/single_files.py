@@ -81,9 +81,9 @@ def ldm(folder: Path, file: Path) -> Path:
     return save(tensors, file)
 
 
-def wan(folder: Path, file: Path) -> Path:
-    """The transformer of a Wan folder alone."""
-    return save(_renamed(_of(folder, "transformer"), _WAN), file)
+def wan(folder: Path, file: Path, component: str = "transformer") -> Path:
+    """The transformer of a Wan folder alone, or its other one."""
+    return save(_renamed(_of(folder, component), _WAN), file)
 
 
 def z_image(folder: Path, file: Path) -> Path:

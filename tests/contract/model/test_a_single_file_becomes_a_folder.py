@@ -183,6 +183,10 @@ def add(*keys: str) -> Callable[[Tensors], None]:
     return lambda tensors: tensors.update({key: torch.ones(4, 4) for key in keys})
 
 
+def halved(tensors: Tensors) -> None:
+    tensors |= {key: value / 2 for key, value in tensors.items()}
+
+
 def narrow(tensors: Tensors) -> None:
     key = "model.diffusion_model.time_embed.0.weight"
     tensors[key] = tensors[key].to(torch.float8_e4m3fn)
@@ -275,11 +279,29 @@ def test_what_is_no_file_or_no_config_is_refused(sd15: Path, command: Any, tmp_p
     assert "not a diffusers pipeline folder" in command(sd15, made, "--config", tmp_path)[1]
 
 
-def test_two_denoisers_of_one_file_are_not_guessed(command: Any, tmp_path: Path) -> None:
-    file = single_files.wan(ensure(WAN22), tmp_path / "high.safetensors")
-    status, said = command(file, tmp_path / "made", "--config", ensure(WAN22))
+def test_of_two_denoisers_it_must_be_said_which_one_a_file_holds(command: Any, roles_of: Any, tmp_path: Path) -> None:
+    origin = ensure(WAN22)
+    high, low = (
+        single_files.wan(origin, tmp_path / f"{one}.safetensors", one) for one in ("transformer", "transformer_2")
+    )
+    status, said = command(high, tmp_path / "made", "--config", origin)
     assert status == 2
     assert "denoises with transformer and transformer_2, and a file does not say which of them it holds" in said
+    assert "--component" in said
+    status, said = command(high, tmp_path / "made", "--config", origin, "--component", "vae")
+    assert (status, "--component vae: WanPipeline denoises with transformer and transformer_2" in said) == (2, True)
+
+    other = Path(shutil.copytree(ensure(WAN22), tmp_path / "other"))
+    for component in ("transformer", "transformer_2"):
+        single_files.edited(next((other / component).glob("*.safetensors")), halved)
+    assert command(high, tmp_path / "half", "--config", other, "--component", "transformer")[0] == 0
+    assert command(low, tmp_path / "made", "--config", tmp_path / "half", "--component", "transformer_2")[0] == 0
+    request = Parameters(**FAMILIES["wan22"].request, output_format="mp4")
+    theirs, halfway, ours = (
+        roles_of(folder, "float32", split=False).draw(request)[0].data
+        for folder in (origin, tmp_path / "half", tmp_path / "made")
+    )
+    assert ours == theirs != halfway
 
 
 def test_nothing_is_written_over(sd15: Path, command: Any, tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ class Options:
     """A pipeline folder, or a hub's repository with one. Empty: the repository that diffusers takes for such files."""
     pipeline: str
     """The class, where it is not the config's; empty: that."""
+    component: str
+    """Which denoiser the file holds, where the pipeline has several; empty: its only one."""
     dtype: str
     """Of what comes from the file; empty: the file's own."""
     variant: str
@@ -82,7 +84,7 @@ def convert(file: Path, target: Path, options: Options) -> Made:
     found = singlefile.read(file, allow_pickle=options.allow_pickle)
     configs = _configs(options.config or found.configs(), named_by_user=bool(options.config))
     source = _pipeline(open_folder(configs, allow_pickle=True), options)
-    from_file = _from_file(found, source)
+    from_file = _from_file(found, source, options.component)
     from_config = _from_config(source, from_file, allow_pickle=options.allow_pickle)
     _check_scheduler(found, source)
     dtype = torch_dtype(options.dtype) if options.dtype else None
@@ -159,7 +161,7 @@ def _pipeline(configs: ModelFolder, options: Options) -> ModelFolder:
     return made
 
 
-def _from_file(found: SingleFile, source: ModelFolder) -> tuple[str, ...]:
+def _from_file(found: SingleFile, source: ModelFolder, component: str) -> tuple[str, ...]:
     """Components that the file holds. Raises UnsupportedModel if it can't be their pipeline's file."""
     classes = {name: source.component_class(name) for name in source.components if source.is_module(name)}
     denoisers = [name for name, kind in classes.items() if singlefile.is_denoiser(kind)]
@@ -168,12 +170,21 @@ def _from_file(found: SingleFile, source: ModelFolder) -> tuple[str, ...]:
             f"{found.path}: diffusers {diffusers.__version__} has no loader of single files for the networks of "
             f"{source.pipeline_class} ({', '.join(kind.__name__ for kind in classes.values())})"
         )
-    if len(denoisers) > 1:
+    if component and component not in denoisers:
+        raise UnsupportedModel(f"--component {component}: {source.pipeline_class} denoises with {_and(denoisers)}")
+    if len(denoisers) > 1 and not component:
         raise UnsupportedModel(
-            f"{found.path}: {source.pipeline_class} denoises with {' and '.join(denoisers)}, and a file does not say "
-            "which of them it holds: convert each with diffusers' from_single_file, into a folder of that name"
+            f"{found.path}: {source.pipeline_class} denoises with {_and(denoisers)}, and a file does not say which of "
+            "them it holds: say it with --component, and convert the other with this folder as --config"
         )
+    for other in denoisers if component else ():
+        if other != component:
+            del classes[other]
     return tuple(sorted(name for name, kind in classes.items() if singlefile.holds(found, name, kind)))
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 def _from_config(source: ModelFolder, from_file: Sequence[str], *, allow_pickle: bool) -> tuple[str, ...]:
@@ -262,11 +273,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, help="to make; must not be there, or be empty")
     parser.add_argument("--config", default="", help="a pipeline folder of the family, or a repository on the hub")
     parser.add_argument("--pipeline", default="", help="a class of diffusers; left out: the config's")
+    parser.add_argument("--component", default="", help="which denoiser the file holds, of a pipeline with several")
     parser.add_argument("--dtype", choices=DTYPES, help="of what comes from the file; left out: as it is there")
     parser.add_argument("--variant", default="", help="name to give the weights, such as fp16")
     parser.add_argument("--allow-pickle", action="store_true", help="read a .ckpt, which may run any code")
     given = parser.parse_args(argv)
-    options = Options(given.config, given.pipeline, given.dtype or "", given.variant, given.allow_pickle)
+    options = Options(
+        given.config, given.pipeline, given.component, given.dtype or "", given.variant, given.allow_pickle
+    )
     # Whoever is asked to leave takes the half-made folder along.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     quieten()

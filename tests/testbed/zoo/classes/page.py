@@ -73,12 +73,14 @@ docker run --rm --user "$(id -u)" --volume /models:/models --entrypoint python d
 `--config` is the folder of a pipeline of the same family, from which configs, tokenizers and the scheduler are taken,
 and the networks that the file lacks: files of Flux, Wan or Z-Image mostly hold the transformer alone. It may be a
 repository of the hub, of which the configs alone are downloaded; left out, it is the one that diffusers knows for such
-files. Nothing else asks the network. The class is the config's, unless `--pipeline` names another.
+files. Nothing else asks the network. The class is the config's, unless `--pipeline` names another. Of a pipeline with
+two denoisers (Wan 2.2) `--component` says which one the file holds; the other is made after it, with the first folder
+as `--config`.
 
 The folder is there whole or not at all: every tensor must be in the file, in the shape that the config says, and be a
 finite number, and what was made is loaded once as a worker does. Refused in words are adapters (they go under
 `model.adapters`, [adapters.md](adapters.md)), a VAE, a text encoder or a ControlNet alone, weights that are quantised
-with scales, GGUF, pickles (`.ckpt`) without `--allow-pickle`, and models with two denoisers (Wan 2.2).
+with scales, GGUF, and pickles (`.ckpt`) without `--allow-pickle`.
 
 ## Quantised weights
 
