@@ -97,13 +97,13 @@ def untaken_images(folder: ModelFolder) -> dict[str, str]:
     """Of the folder's own pipeline those that it can't do with, by the names that requests use, and why."""
     name = folder.pipeline_class
     found = {
-        taken: f"{name} takes it with a model that was trained for it alone, whose {component} has {key} in its config"
+        taken: f"{name} takes it only with a model that was trained for it, whose {component} has {key} in its config"
         for taken, (component, key) in NEEDED_CONFIG.get(name, {}).items()
         if folder.component_config(component).get(key) is None
     }
     kept = dict.fromkeys(
         UNPARKABLE_INPUTS.get(name, ()),
-        f"with it {name} keeps in its network what it made in the first step, and other requests use the same one: "
+        f"{name} carries what its network makes of it in the first step through all others, and no checkpoint does: "
         "ask without it, or serve a model of another class",
     )
     return {requested_name(own): why for own, why in (found | kept).items()}

@@ -125,7 +125,6 @@ def _fetched(repository: str) -> Path:
     cache = Path(constants.HF_HUB_CACHE)
     asked = Download(share_of(repository, ""), lambda done, total: None, constants.ENDPOINT, cache)
     patience = Patience(PATIENCE_SECONDS)
-
     offline = constants.is_offline_mode()
     get = partial(
         huggingface_hub.snapshot_download,
@@ -139,7 +138,7 @@ def _fetched(repository: str) -> Path:
     try:
         return Path(get() if offline else asked.patiently(patience, get))
     except (DownloadFailed, LocalEntryNotFoundError) as error:
-        why = "nothing may be downloaded (HF_HUB_OFFLINE)" if offline else str(error)
+        why = "nothing may be downloaded (HF_HUB_OFFLINE)" if offline else str(error).removeprefix("model.id: ")
         raise DownloadFailed(
             f"the configs of such a model are those of {repository} on the hub, which can't be had: {why}: name the "
             "folder of a pipeline of that family with --config"

@@ -54,7 +54,8 @@ input."""
 UNPARKABLE_INPUTS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {"Flux2KleinKVPipeline": frozenset({"image"})}
 )
-"""Inputs from which a pipeline's network makes something in its first step that it keeps for itself until the last."""
+"""Inputs of which a pipeline's network makes something in the first step that all later ones are given, and that is no
+tensor."""
 
 UNSPLITTABLE: Final[Mapping[str, str]] = MappingProxyType(
     {
