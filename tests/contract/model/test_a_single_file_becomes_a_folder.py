@@ -99,6 +99,14 @@ def test_weights_stay_in_their_type_unless_another_is_asked_for(copy: Path, comm
         assert {one.dtype for one in other.values() if one.is_floating_point()} == {torch.bfloat16}
 
 
+def test_fp8_without_scales_becomes_what_is_asked_for(copy: Path, command: Any, tmp_path: Path) -> None:
+    file = single_files.edited(copy, narrow)
+    assert command(file, tmp_path / "made", "--config", ensure(SD15), "--dtype", "bfloat16")[0] == 0
+    made = load_file(tmp_path / "made" / "unet" / "diffusion_pytorch_model.safetensors")
+    narrowed = load_file(file)["model.diffusion_model.time_embed.0.weight"]
+    assert torch.equal(made["time_embedding.linear_1.weight"], narrowed.to(torch.bfloat16))
+
+
 def test_a_pickle_is_read_where_that_is_allowed(sd15: Path, command: Any, tmp_path: Path) -> None:
     file = tmp_path / "my.ckpt"
     torch.save({"state_dict": load_file(sd15)}, file)

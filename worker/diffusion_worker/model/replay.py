@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypedDict, cast
+from typing import Any, Final, TypedDict, cast
 
 import diffusers
 import torch
@@ -50,6 +50,9 @@ from diffusion_worker.model.types import (
     Workflow,
 )
 from diffusionpipeline.words import Stage
+
+AFTER_DECODERS: Final = ("SafetyChecker", "Vocoder", "VocoderWithBWE")
+"""How classes of networks end that look at finished pictures, or make sound of what was decoded."""
 
 
 class Request(TypedDict):
@@ -338,12 +341,7 @@ def _role(component_class: type) -> Stage:
         return Stage.DECODE
     if component_class.__module__.startswith("diffusers.models."):
         return Stage.DENOISE
-    # What comes after decoders: it looks at finished pictures, or makes sound of spectrograms.
-    return (
-        Stage.DECODE
-        if component_class.__name__.endswith(("SafetyChecker", "Vocoder", "VocoderWithBWE"))
-        else (Stage.ENCODE)
-    )
+    return Stage.DECODE if component_class.__name__.endswith(AFTER_DECODERS) else Stage.ENCODE
 
 
 def _made(result: Any) -> Any:
