@@ -6,7 +6,6 @@ Each command imports what it needs when it runs, so that help and errors come at
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ import typer
 
 from diffusionpipeline.words import LogFormat, LogLevel
 from dpipe.changes.commands import diff, revisions, rollback
+from dpipe.models import check, convert
 from dpipe.terminal import JsonOption, console, fail, faults_of, print_json
 
 if TYPE_CHECKING:
@@ -204,39 +204,8 @@ def jobs(
         console(error=False).print(job_table(found))
 
 
-@app.command()
-def check(
-    model: Annotated[str, typer.Argument(help="A folder, the name of a bundled model, or an id on the hub.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Check a small random copy made from its configs.")] = False,
-    sizes: Annotated[
-        bool, typer.Option("--sizes", help="Only print what each role loads; downloads no weights.")
-    ] = False,
-    as_json: JsonOption = False,
-    revision: Annotated[str | None, typer.Option(help="Of a model on the hub.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Of the weights, where a component has it, such as fp16.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickles, which may run any code.")] = False,
-    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="As model.vae.tiling says it.")] = False,
-) -> None:
-    """Find out for which uses a model can be served in roles.
-
-    Runs each use (from a text, a picture, with a mask, …) whole and cut, and compares the bytes. Exit status: 0 every
-    use that the model takes is served, 1 some are not, 2 the model is refused.
-    """
-    import importlib.util
-    import subprocess
-
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
-        fail("this needs the worker's libraries: pip install 'diffusion-operator[worker]'")
-    command = [sys.executable, "-m", "diffusion_worker.model.check", model]
-    switches = {"--quick": quick, "--sizes": sizes, "--json": as_json}
-    switches |= {"--allow-pickle": allow_pickle, "--vae-tiling": vae_tiling}
-    values = {"--revision": revision, "--variant": variant, "--dtype": dtype, "--device": device, "--threads": threads}
-    command += [name for name, given in switches.items() if given]
-    command += [text for name, value in values.items() if value is not None for text in (name, str(value))]
-    raise SystemExit(subprocess.run(command, check=False).returncode)
+app.command()(check)
+app.command()(convert)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import diffusers
@@ -60,9 +61,33 @@ def test_an_argument_that_no_request_can_carry_is_refused_and_one_that_a_file_br
     check_arguments(diffusers.WanImageToVideoPipeline, ["image"])
 
 
-def test_several_decoders_are_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="audio_vae and vae"):
-        load(ensure(FAMILIES["ltx2"].checkpoint), Stage.DECODE)
+def test_several_decoders_are_accepted_where_each_decodes_once_and_by_call_itself() -> None:
+    decoders = {"vae": diffusers.AutoencoderKLLTX2Video, "audio_vae": diffusers.AutoencoderKLLTX2Audio}
+    check_cut(diffusers.LTX2ConditionPipeline, decoders)
+    with pytest.raises(UnsupportedModel, match=r"LTXConditionPipeline decodes with audio_vae and vae, .* of each"):
+        check_cut(diffusers.LTXConditionPipeline, decoders)
+
+
+@pytest.mark.parametrize(
+    "pipeline, checkpoint, image, why",
+    [
+        ("SkyReelsV2ImageToVideoPipeline", "wan-image-to-video", "last_image", "transformer has pos_embed_seq_len"),
+        ("Flux2KleinKVPipeline", "flux2-klein", "image", "carries what its network makes of it .* ask without it"),
+    ],
+)
+def test_a_picture_that_the_model_can_not_do_with_is_refused_by_name(
+    pipeline: str, checkpoint: str, image: str, why: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(ensure(FAMILIES[checkpoint].checkpoint), tmp_path / "model"))
+    index = json.loads((folder / "model_index.json").read_text()) | {"_class_name": pipeline}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    model = load(folder, Stage.ENCODE)
+    assert image not in model.image_inputs
+    picture = Image.new("RGB", (32, 32))
+    written = "mp4" if model.output == "video" else "png"
+    given = Parameters(prompt="a fox", seed=1, images={"image": picture, image: picture}, output_format=written)
+    with pytest.raises(InvalidRequest, match=f"^{image}: {pipeline} .*{why}"):
+        model.encode(given)
 
 
 def test_a_pipeline_class_that_diffusers_does_not_have_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def dpipe(*arguments: str, given: str | None = None) -> tuple[int, str]:
 
 def test_help_names_every_command() -> None:
     _, text = dpipe("--help")
-    for command in ("up", "generate", "peers", "jobs", "check", "render", "diff", "revisions", "rollback", "demo"):
+    commands = "up generate peers jobs check convert render diff revisions rollback demo"
+    for command in commands.split():
         assert f"\n  {command} " in text
 
 
@@ -35,6 +36,17 @@ def test_help_loads_none_of_the_heavy_libraries() -> None:
     code = f"import sys, dpipe.app; print(sorted({heavy!r} & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command", [("check", "digits"), ("convert", "my.safetensors", "made")], ids=lambda one: one[0]
+)
+def test_commands_on_models_say_where_they_run(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, text = dpipe(*command)
+    assert code == 1
+    assert "pip install 'diffusion-operator[worker]'" in text
+    assert f"diffusion_worker.model.{command[0]}" in text
 
 
 def test_render_prints_what_would_be_applied() -> None:

@@ -5,20 +5,24 @@ another role is answered from a record:
 
 - `encode` runs up to the first call of the denoiser. It records what each method that used an encoder (or the VAE's
   encoder) returned, and the generator's state after it.
-- `denoise` gets those results in their place, restores the generator, and runs up to the first decoding.
-- `decode` answers encoders and denoiser with zeros of the right shapes, puts the real latents into the first decoding,
-  and lets the tail of `__call__` (cropping, post-processing) run as it is.
+- `denoise` gets those results in their place, restores the generator, and runs up to the first decoding; where several
+  networks decode (a video's pictures and its sound), up to the last of them, with nothing made of those before.
+- `decode` answers encoders and denoiser with zeros of the right shapes, puts the real latents into the decodings, and
+  lets the tail of `__call__` (cropping, post-processing) run as it is.
 
 What such a cut can't carry is found while running, and raised as UnsupportedModel.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final, NotRequired, TypedDict
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 
 from diffusion_worker.model.records import hollow, outline, pack, unpack
 from diffusion_worker.model.retrace import Outline, Outlines, ProgressBar, Retrace
@@ -42,7 +46,7 @@ class Record(TypedDict):
 
 
 class Decoding(TypedDict):
-    """The first call that decodes, and its arguments."""
+    """A call that decodes, and its arguments."""
 
     name: str
     call: int
@@ -58,6 +62,9 @@ class Made(TypedDict):
     outputs: dict[str, list[Outline]]
     """By denoiser."""
     decoding: Decoding
+    """The first one."""
+    others: NotRequired[list[Decoding]]
+    """One of each other network that decodes."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,8 @@ def denoise(run: Run, records: Sequence[Record], retrace: Retrace) -> Made:
     def stop(name: str, call: int, _method: Method, args: Any, kwargs: Any) -> Any:
         if not taps.depth:
             reach(name, call, args, kwargs)
+            if len(reached) < len(decoders):
+                return (None,) if kwargs.get("return_dict") is False else SimpleNamespace(sample=None)
         raise Reached
 
     with Taps() as taps:
@@ -193,32 +202,41 @@ def denoise(run: Run, records: Sequence[Record], retrace: Retrace) -> Made:
         answers.attach(taps)
         for name, denoiser in run.parts.denoisers.items():
             taps.handle(denoiser, "forward", name, traced)
-        for name, decoder in run.parts.decoders.items():
+        decoders = {name: one for name, one in run.parts.decoders.items() if hasattr(one, "decode")}
+        for name, decoder in decoders.items():
             taps.handle(decoder, "decode", DIRECT + name, stop)
+        if len(decoders) > 1:
+            _process_nothing(taps, run.pipeline)
         retrace.attach(taps, run.pipeline)
         try:
             run.start(taps, answer)
         except Reached:
             outlines = [Record(name=r["name"], call=r["call"], result=hollow(r["result"])) for r in records]
-            return {"records": outlines, "outputs": retrace.outlines.kept, "decoding": reached[-1]}
+            made: Made = {"records": outlines, "outputs": retrace.outlines.kept, "decoding": reached[0]}
+            if len(reached) > 1:
+                made["others"] = reached[1:]
+            return made
     raise UnsupportedModel(f"{run.name} never calls decode of {_either(run.parts.decoders)}, so nothing decodes")
 
 
 def decode(run: Run, made: Made) -> Any:
     """Runs with zeros up to the decoding where `denoise` stopped, and from there for real. Returns the output.
 
-    Raises UnsupportedModel if the pipeline decodes more than once or denoises after it: what is decoded then depends
-    on what this role does not have.
+    Raises UnsupportedModel if one of its networks decodes more than once or it denoises after that: what is decoded
+    then depends on what this role does not have.
     """
-    target = made["decoding"]
+    targets = {(one["name"], one["call"]): one for one in (made["decoding"], *made.get("others", ()))}
     outlines = Outlines(made["outputs"])
-    entered = inside = False
+    entered: set[tuple[str, int]] = set()
+    inside = False
 
-    def enter(method: Method) -> Any:
-        nonlocal entered, inside
-        if entered:
+    def enter(key: tuple[str, int], method: Method) -> Any:
+        nonlocal inside
+        if key in entered:
             raise UnsupportedModel(f"{run.name} decodes more than once; it can't be cut by role")
-        entered = inside = True
+        entered.add(key)
+        inside = True
+        target = targets[key]
         run.generator.set_state(target["generator"])
         args = unpack(target["args"], run.device, run.generator)
         kwargs = unpack(target["kwargs"], run.device, run.generator)
@@ -229,15 +247,15 @@ def decode(run: Run, made: Made) -> Any:
     def answer(name: str, call: int, method: Method, args: Any, kwargs: Any) -> Any:
         if (name, call) in answers:
             return answers.give(name, call)
-        if (name, call) == (target["name"], target["call"]):
-            return enter(method)
+        if (name, call) in targets:
+            return enter((name, call), method)
         return method(*args, **kwargs)
 
     def decoder(name: str, call: int, method: Method, args: Any, kwargs: Any) -> Any:
         if inside:
             return method(*args, **kwargs)
-        if not taps.depth and (name, call) == (target["name"], target["call"]):
-            return enter(method)
+        if not taps.depth and (name, call) in targets:
+            return enter((name, call), method)
         raise UnsupportedModel(f"{run.name} decodes more than once ({name}); it can't be cut by role")
 
     def silent(name: str, _call: int, _forward: Method, _args: Any, _kwargs: Any) -> Any:
@@ -254,8 +272,8 @@ def decode(run: Run, made: Made) -> Any:
             taps.handle(component, "decode", DIRECT + name, decoder)
         taps.put(run.pipeline, "progress_bar", lambda iterable=None, total=None: ProgressBar(_ignore, iterable, total))
         result = run.start(taps, answer)
-    if not entered:
-        raise ModelError(f"{run.name} never came to {target['name']}, where its denoising ended")
+    if missed := [name for name, _ in targets.keys() - entered]:
+        raise ModelError(f"{run.name} never came to {missed[0]}, where its denoising ended")
     return result
 
 
@@ -289,6 +307,16 @@ class _Answers:
                 f"{self._run.name} encodes again after its denoising began ({name}); it can't be cut by role"
             )
         return self.give(name, call)
+
+
+def _process_nothing(taps: Taps, pipeline: Any) -> None:
+    """Lets the pipeline, which is one run's alone, pass by its post-processing."""
+    for name, processor in list(vars(pipeline).items()):
+        if isinstance(processor, VaeImageProcessor):
+            # Other runs of this pipeline share it.
+            pipeline.__dict__[name] = own = copy.copy(processor)
+            for method in ("postprocess", "postprocess_video"):
+                taps.handle(own, method, f"{name}.{method}", lambda *_: None)
 
 
 def _stop(_name: str, _call: int, _method: Method, _args: Any, _kwargs: Any) -> Any:

@@ -12,12 +12,15 @@ from diffusion_worker.model import arguments
 from diffusion_worker.model.families import (
     AS_LONG_AS_VIDEO,
     FPS_INPUTS,
+    NEEDED_CONFIG,
     NEEDED_INPUTS,
     OTHER_INPUTS,
     PICTURES,
     RESERVED_INPUTS,
     SEVERAL_PICTURES,
+    UNPARKABLE_INPUTS,
 )
+from diffusion_worker.model.folder import ModelFolder
 from diffusion_worker.model.inputs import as_taken, in_colour, length_of, requested_name, scaled, videos_of
 from diffusion_worker.model.types import InvalidRequest, Parameters, Pictures, Scalar
 from diffusionpipeline.words import VIDEO_INPUTS
@@ -88,6 +91,22 @@ def needed_images(pipeline_class: Any) -> list[str]:
         for name in image_inputs(pipeline_class)
         if name in needed or taken[name].default is inspect.Parameter.empty
     ]
+
+
+def untaken_images(folder: ModelFolder) -> dict[str, str]:
+    """Of the folder's own pipeline those that it can't do with, by the names that requests use, and why."""
+    name = folder.pipeline_class
+    found = {
+        taken: f"{name} takes it only with a model that was trained for it, whose {component} has {key} in its config"
+        for taken, (component, key) in NEEDED_CONFIG.get(name, {}).items()
+        if folder.component_config(component).get(key) is None
+    }
+    kept = dict.fromkeys(
+        UNPARKABLE_INPUTS.get(name, ()),
+        f"{name} carries what its network makes of it in the first step through all others, and no checkpoint does: "
+        "ask without it, or serve a model of another class",
+    )
+    return {requested_name(own): why for own, why in (found | kept).items()}
 
 
 def _images(pipeline_class: Any, parameters: Parameters) -> dict[str, Pictures]:

@@ -45,9 +45,17 @@ NEEDED_CONFIG: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = MappingProxy
     {
         # Only checkpoints that were trained on two frames tell one's embedding from the other's.
         "WanImage2VideoModularPipeline": {"last_image": ("transformer", "pos_embed_seq_len")},
+        "SkyReelsV2ImageToVideoPipeline": {"last_image": ("transformer", "pos_embed_seq_len")},
     }
 )
-"""By modular class and input: the component, and the value of its config without which it can't take that input."""
+"""By modular or replayed class and input: the component, and the value of its config without which it can't take that
+input."""
+
+UNPARKABLE_INPUTS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {"Flux2KleinKVPipeline": frozenset({"image"})}
+)
+"""Inputs of which a pipeline's network makes something in the first step that all later ones are given, and that is no
+tensor."""
 
 UNSPLITTABLE: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -223,6 +231,9 @@ def family_of(modular_class: str) -> Family:
     """The family of a modular pipeline class; an empty one where nothing is special."""
     return FAMILIES.get(modular_class, Family())
 
+
+SECOND_SCHEDULERS: Final[Mapping[str, str]] = MappingProxyType({"audio_scheduler": "scheduler"})
+"""Components that a folder may lack, and of which a pipeline then makes a copy of another for each request."""
 
 TILED: Final = frozenset({"AutoencoderKLAllegro"})
 """Autoencoders that decode in tiles alone, and must be told to."""

@@ -29,7 +29,6 @@ DTYPES: Final = ("float32", "bfloat16", "float16")
 DEFAULTS_FILE: Final = "generation_defaults.json"
 CONFIG_FILES: Final = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
 LORA_FILE: Final = "pytorch_lora_weights.safetensors"
-FROM_SINGLE_FILE: Final = "from_single_file and save_pretrained"
 INDEX_FILES: Final = ("model_index.json", "modular_model_index.json")
 LIBRARIES: Final = ("diffusers", "transformers")
 
@@ -173,7 +172,11 @@ def _instead(path: Path) -> str:
     if LORA_FILE in files:
         return f"; {LORA_FILE} is an adapter and no model: name the model that it was made for"
     if files:
-        return f"; {files[0]} may hold a whole model: make a folder of it with diffusers' {FROM_SINGLE_FILE}"
+        return (
+            f"; {files[0]} may hold a whole model: make a folder of it with `dpipe convert {path / files[0]} DIRECTORY`"
+        )
+    if ggufs := sorted(file.name for file in path.glob("*.gguf")):
+        return f"; {ggufs[0]} is GGUF, quantised for other programs: take the safetensors that it was made from"
     return ""
 
 
@@ -233,17 +236,22 @@ def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device
     import torch
 
     from diffusion_worker.model.intact import check_keys, check_weights
+    from diffusion_worker.model.quantised import check_kept, check_package, method
 
     component_class = folder.component_class(name)
     path = folder.component_path(name)
     arguments: dict[str, Any] = {"local_files_only": True}
     found: Weights | None = None
+    config: Mapping[str, Any] = {}
     if is_module := issubclass(component_class, torch.nn.Module):
+        library = "diffusers" if hasattr(component_class, "load_config") else "transformers"
+        config = folder.component_config(name)
+        check_package(path, config, library)
         # Half-precision folders crash with mixed types unless told; and nothing else keeps diffusers from *.bin.
         arguments |= {"dtype": dtype, "use_safetensors": None if allow_pickle else True, "output_loading_info": True}
         found = _readable_weights(folder, name)
         arguments["variant"] = found.variant or None
-        if not hasattr(component_class, "load_config"):
+        if library == "transformers":
             # What transformers raises for them names no tensor; what it tells of them does.
             arguments["ignore_mismatched_sizes"] = True
     if component_class.__name__.startswith("Auto"):
@@ -259,8 +267,11 @@ def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device
         return loaded
     component, info = loaded
     check_keys(component, info, path, found.files if found is not None else ())
+    check_kept(component, path, config)
     component.eval().requires_grad_(False)
-    component.to(device)
+    # Some quantised ones are loaded where they run, and refuse to be moved.
+    if not method(config) or any(weight.device.type != torch.device(device).type for weight in component.parameters()):
+        component.to(device)
     check_weights(component, path)
     return component
 
@@ -269,7 +280,13 @@ def _readable_weights(folder: ModelFolder, name: str) -> Weights:
     """A component's weights, all of them there. Raises UnsupportedModel."""
     path, found = folder.component_path(name), folder.weights(name)
     if found is None:
-        there = ", ".join(sorted(file.name for file in path.iterdir())) or "none"
+        files = sorted(file.name for file in path.iterdir())
+        if ggufs := [file for file in files if file.endswith(".gguf")]:
+            raise UnsupportedModel(
+                f"{path}: its weights are GGUF ({ggufs[0]}), which diffusers loads from no folder: take the "
+                "safetensors that they were made from"
+            )
+        there = ", ".join(files) or "none"
         raise UnsupportedModel(
             f"{path}: it has no weights by a name that its library reads, such as "
             f"{'model' if folder.whole_first(name) else 'diffusion_pytorch_model'}.safetensors; its files are: {there}"

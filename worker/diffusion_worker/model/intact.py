@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from diffusion_worker.model.failures import first_of
+from diffusion_worker.model.quantised import parts
 from diffusion_worker.model.types import ModelError, UnsupportedModel
 
 # Of normalisations: counts that only training reads. Published weights may lack them.
@@ -48,9 +49,14 @@ def check_keys(component: torch.nn.Module, info: Mapping[str, Any], where: Path,
 
 def check_weights(component: torch.nn.Module, where: Path) -> None:
     """Raises UnsupportedModel if a weight is not a finite number."""
-    ends = {name: _ends(weight.detach()) for name, weight in component.named_parameters() if weight.numel()}
-    if ends and not bool(torch.stack(list(ends.values())).isfinite().all()):
-        wrong = [name for name, end in ends.items() if not end.isfinite()]
+    ends = [
+        (name, _ends(part))
+        for name, weight in component.named_parameters()
+        for part in parts(weight.detach())
+        if part.numel()
+    ]
+    if ends and not bool(torch.stack([end for _, end in ends]).isfinite().all()):
+        wrong = {name for name, end in ends if not end.isfinite()}
         raise UnsupportedModel(
             f"{where}: NaN or infinite values in {first_of(wrong)} of {type(component).__name__}: get the weights "
             "again, or set a model.dtype that can hold them"

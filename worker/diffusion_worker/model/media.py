@@ -125,6 +125,15 @@ def encode_video(frames: Frames, fps: int, audio: Audio | None = None) -> Media:
         return Media(path.read_bytes(), "video/mp4", width, height, count)
 
 
+def sound_of(made: object, vocoder: object) -> Audio | None:
+    """What goes beside a video, of what `vocoder` made; None if that is nothing, or no rate is told."""
+    rate = getattr(getattr(vocoder, "config", None), "output_sampling_rate", None)
+    if not isinstance(made, torch.Tensor) or not isinstance(rate, int):
+        return None
+    samples = made[0].detach().float().cpu().numpy()
+    return Audio(samples.reshape(-1, samples.shape[-1])[:2], rate)
+
+
 def _add_sound(container: Any, audio: Audio) -> Any:
     stream = container.add_stream("aac", rate=audio.rate, layout="stereo" if len(audio.samples) == 2 else "mono")
     stream.codec_context.thread_count = 1

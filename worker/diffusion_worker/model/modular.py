@@ -216,7 +216,7 @@ class ModularModel:
         if self.output == "image":
             layered = self._cut.family.layered
             return media.encode_images(state.values["images"], made["output_format"], layered=layered)
-        audio = self._audio(state.values.get("audio"))
+        audio = media.sound_of(state.values.get("audio"), self._components.get("vocoder"))
         return [media.encode_video(frames, made["fps"], audio) for frames in media.frames_of(state.values["videos"])]
 
     # What follows runs one stage.
@@ -355,15 +355,6 @@ class ModularModel:
                 break
         side = patch[-1] if isinstance(patch, list | tuple) else patch
         return scale * max(side if isinstance(side, int) else 1, self._cut.family.packing)
-
-    def _audio(self, made: object) -> media.Audio | None:
-        if not isinstance(made, torch.Tensor):
-            return None
-        rate = getattr(getattr(self._components.get("vocoder"), "config", None), "output_sampling_rate", None)
-        if not isinstance(rate, int):
-            return None
-        samples = made[0].detach().float().cpu().numpy()
-        return media.Audio(samples.reshape(-1, samples.shape[-1])[:2], rate)
 
 
 def _begin(bound: Bound, inputs: dict[str, object], tags: Mapping[str, list[str]], generator: torch.Generator) -> Made:

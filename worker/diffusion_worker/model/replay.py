@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypedDict, cast
+from typing import Any, Final, TypedDict, cast
 
 import diffusers
 import torch
@@ -22,10 +22,10 @@ from diffusers.utils import DummyObject
 
 from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.adapters import Adapters, Chosen
-from diffusion_worker.model.classic import bind_call, image_inputs, needed_images
+from diffusion_worker.model.classic import bind_call, image_inputs, needed_images, untaken_images
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.failures import failure
-from diffusion_worker.model.families import FROM_VIDEO, SEVERAL_PICTURES
+from diffusion_worker.model.families import FROM_VIDEO, SECOND_SCHEDULERS, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.inputs import requested_name
 from diffusion_worker.model.intact import check_made, watched
@@ -40,6 +40,7 @@ from diffusion_worker.model.tiling import set_tiling
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
     AdapterFiles,
+    InvalidRequest,
     Media,
     ModelError,
     Offered,
@@ -49,6 +50,9 @@ from diffusion_worker.model.types import (
     Workflow,
 )
 from diffusionpipeline.words import Stage
+
+AFTER_DECODERS: Final = ("SafetyChecker", "Vocoder", "VocoderWithBWE")
+"""How classes of networks end that look at finished pictures, or make sound of what was decoded."""
 
 
 class Request(TypedDict):
@@ -91,6 +95,7 @@ class ReplayModel:
         self._device = torch.device(device)
         self._classes = _classes(self._folder)
         self.output = product_of(self._classes["own"])
+        self._untaken = untaken_images(self._folder)
         roles = _roles(self._folder)
         kinds = {name: self._folder.component_class(name) for name in roles}
         decoders = {name: kind for name, kind in kinds.items() if callable(getattr(kind, "decode", None))}
@@ -131,7 +136,8 @@ class ReplayModel:
     @property
     def image_inputs(self) -> frozenset[str]:
         """Names of all input images that some request may bring."""
-        return frozenset(requested_name(name) for one in self._classes.values() for name in image_inputs(one))
+        taken = {requested_name(name) for one in self._classes.values() for name in image_inputs(one)}
+        return frozenset(taken - self._untaken.keys())
 
     @property
     def several_inputs(self) -> frozenset[str]:
@@ -149,6 +155,8 @@ class ReplayModel:
     def encode(self, parameters: Parameters) -> Values:
         self._require(Stage.ENCODE)
         arguments.check_format(parameters.output_format, self.output)
+        for name in sorted(parameters.images.keys() & self._untaken.keys()):
+            raise InvalidRequest(f"{name}: {self._untaken[name]}")
         # An input that no class is for is refused by one that takes inputs at all.
         otherwise = [*self._classes][-1] if parameters.images else "own"
         kind = next((kind for kind in self._classes if kind in parameters.images), otherwise)
@@ -180,7 +188,8 @@ class ReplayModel:
                 made = capture.denoise(run, records, retrace)
         except Parked as parked:
             return {**values, "resume": parked.resume}
-        check_made(made["decoding"], Stage.DENOISE)
+        for decoding in (made["decoding"], *made.get("others", ())):
+            check_made(decoding, Stage.DENOISE)
         return {**request, **made}
 
     def decode(self, values: Values) -> list[Media]:
@@ -190,7 +199,8 @@ class ReplayModel:
             result = capture.decode(run, cast(capture.Made, values))
         if self.output == "image":
             return media.encode_images(_made(result), request["output_format"])
-        return [media.encode_video(one, request["fps"]) for one in media.frames_of(_made(result))]
+        sound = media.sound_of(getattr(result, "audio", None), self._components.get("vocoder"))
+        return [media.encode_video(one, request["fps"], sound) for one in media.frames_of(_made(result))]
 
     @contextmanager
     def _run(
@@ -202,6 +212,10 @@ class ReplayModel:
         for name, component in schedulers_of(self._components).items():
             # A scheduler keeps the state of one denoising, such as the history of a multistep method.
             setattr(pipeline, name, copy.deepcopy(component))
+        for second, copied in SECOND_SCHEDULERS.items():
+            if getattr(pipeline, second, self) is None:
+                # Its own copy, made while it runs, could be neither followed nor parked.
+                pipeline.__dict__[second] = copy.deepcopy(self._components[copied])
         parts = self._parts if driver is None else self._twins(driver, chosen)
         for name, part in parts.all():
             # Past the pipeline's own __setattr__, which would register it.
@@ -327,8 +341,7 @@ def _role(component_class: type) -> Stage:
         return Stage.DECODE
     if component_class.__module__.startswith("diffusers.models."):
         return Stage.DENOISE
-    # The one network of diffusers' pipelines that looks at finished pictures.
-    return Stage.DECODE if component_class.__name__.endswith("SafetyChecker") else Stage.ENCODE
+    return Stage.DECODE if component_class.__name__.endswith(AFTER_DECODERS) else Stage.ENCODE
 
 
 def _made(result: Any) -> Any:

@@ -38,8 +38,8 @@ class Retraced(TypedDict):
 
     step: int
     calls: int
-    result: object
-    """What the last of them gave."""
+    results: dict[str, object]
+    """What each scheduler gave last, by its name."""
     outputs: dict[str, list[Outline]]
     generator: torch.Tensor
     draws: dict[str, torch.Tensor]
@@ -89,7 +89,7 @@ class Retrace:
         self.outlines = Outlines(resume["outputs"] if resume else {})
         self._beginning: Beginning | None = None
         self._calls = 0
-        self._last: Any = None
+        self._last: dict[str, Any] = {}
 
     @property
     def skips(self) -> bool:
@@ -103,27 +103,27 @@ class Retrace:
 
     def attach(self, taps: Taps, pipeline: Any) -> None:
         """Listens to the schedulers and to the progress bar, which every family moves once after each step."""
-        for scheduler in self._schedulers.values():
-            taps.put(scheduler, "step", self._stepped(scheduler.step))
+        for name, scheduler in self._schedulers.items():
+            taps.put(scheduler, "step", self._stepped(name, scheduler.step))
         taps.put(pipeline, "progress_bar", self._begin_loop)
 
     def _begin_loop(self, iterable: Sequence[Any] | None = None, total: int | None = None) -> ProgressBar:
         self._looping = True
         return ProgressBar(self._report, iterable, total)
 
-    def _stepped(self, step: Any) -> Any:
+    def _stepped(self, name: str, step: Any) -> Any:
         @wraps(step)
         def stepped(*args: Any, **kwargs: Any) -> Any:
             if self._beginning is None:
                 self._beginning = Beginning(self._schedulers)
             self._calls += 1
             if self._resume is None:
-                self._last = step(*args, **kwargs)
-                return self._last
-            result = unpack(self._resume["result"], self._device, self._generator)
+                self._last[name] = step(*args, **kwargs)
+                return self._last[name]
+            result = unpack(self._resume["results"][name], self._device, self._generator)
             if self._calls == self._resume["calls"]:
                 self._arrive(self._resume)
-            self._last = result
+            self._last[name] = result
             return result
 
         return stepped
@@ -150,7 +150,10 @@ class Retrace:
         return {
             "step": step,
             "calls": self._calls,
-            "result": pack(self._last, "the scheduler's step", self._generator, layout=True),
+            "results": {
+                name: pack(last, "the scheduler's step", self._generator, layout=True)
+                for name, last in self._last.items()
+            },
             "outputs": self.outlines.kept,
             "generator": self._generator.get_state(),
             "draws": _draws(self._device),

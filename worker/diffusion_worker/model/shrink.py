@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from diffusion_worker.model.folder import DEFAULTS_FILE, INDEX_FILES, ModelFolder, open_folder
+from diffusion_worker.model.quantised import CONFIG as QUANTISATION
 
 DEPTH_KEYS: Final = ("num_layers", "num_single_layers", "num_refiner_layers", "n_refiner_layers", "n_layers", "depth")
 """What the networks of diffusers call their number of layers."""
@@ -66,6 +67,8 @@ def _small(folder: ModelFolder, name: str, *, dtype: torch.dtype, keep_depth: bo
             config = dict(component_class.load_config(path, local_files_only=True))
             return component_class.from_config(_shallow(config))
         config = component_class.config_class.from_pretrained(path, local_files_only=True)
+        if hasattr(config, QUANTISATION):
+            delattr(config, QUANTISATION)
         _shrink_encoder(config, keep_depth=keep_depth)
         return component_class(config)
     finally:
@@ -73,8 +76,8 @@ def _small(folder: ModelFolder, name: str, *, dtype: torch.dtype, keep_depth: bo
 
 
 def _shallow(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A diffusers config with fewer layers."""
-    small = dict(config)
+    """A diffusers config with fewer layers, whose weights are not quantised: random ones are not."""
+    small = {key: value for key, value in config.items() if key != QUANTISATION}
     for key in DEPTH_KEYS:
         if isinstance(small.get(key), int):
             small[key] = min(small[key], LAYERS)

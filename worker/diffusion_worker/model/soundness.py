@@ -1,7 +1,7 @@
 """Whether a pipeline's `__call__` can be cut in three at all, told from its source before any weight is loaded.
 
-Replay hands one decoding's input to the decoder. What more a pipeline decodes would be made of zeros there, so such
-pipelines are refused when a worker starts, and not in the middle of the first job.
+Replay hands one decoding's input to each network that decodes. What more a pipeline decodes would be made of zeros
+there, so such pipelines are refused when a worker starts, and not in the middle of the first job.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, Final, TypeGuard, Union, get_args, get_origin
 
 from diffusion_worker.model.arguments import FIELDS
+from diffusion_worker.model.families import SECOND_SCHEDULERS
 from diffusion_worker.model.types import UnsupportedModel
 
 LISTENING: Final = ("register_forward_hook", "register_forward_pre_hook", "set_attn_processor")
@@ -22,17 +23,18 @@ and what one role saw there no other has."""
 
 
 def check_cut(pipeline_class: Any, decoders: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModel if the pipeline has several `decoders` or decodes inside of its denoising loop.
+    """Raises UnsupportedModel if one of the `decoders` decodes other than once after the denoising loop.
 
     `decoders` are the classes of the components that decode, by name.
     """
     name = pipeline_class.__name__
-    if len(decoders) > 1:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(pipeline_class.__call__)))
+    called = list(_calls(tree))
+    if len(decoders) > 1 and any(called.count(f"self.{decoder}.decode") != 1 for decoder in decoders):
         raise UnsupportedModel(
             f"{name} decodes with {' and '.join(sorted(decoders))}, and a pipeline without blocks can be cut only "
-            f"before a single decoding"
+            f"before a single decoding of each, that its __call__ makes itself"
         )
-    tree = ast.parse(textwrap.dedent(inspect.getsource(pipeline_class.__call__)))
     listens = sorted({call for call in _calls(tree) if call.endswith(LISTENING)})
     if listens:
         raise UnsupportedModel(
@@ -40,7 +42,9 @@ def check_cut(pipeline_class: Any, decoders: Mapping[str, Any]) -> None:
             f"go through the same network: name a class in model_index.json that does not"
         )
     copies = [ast.unparse(one.args[0]) for one in ast.walk(tree) if _copies(one)]
-    if any(copied.startswith("self.") and copied.endswith("scheduler") for copied in copies):
+    taken = inspect.signature(pipeline_class.__init__).parameters
+    given = {f"self.{copied}" for second, copied in SECOND_SCHEDULERS.items() if second in taken}
+    if any(copied.startswith("self.") and copied.endswith("scheduler") for copied in copies if copied not in given):
         raise UnsupportedModel(
             f"{name} denoises with copies of its scheduler, of which a step can be neither followed nor parked"
         )
@@ -53,9 +57,9 @@ def check_cut(pipeline_class: Any, decoders: Mapping[str, Any]) -> None:
             )
     for loop in ast.walk(tree):
         if isinstance(loop, ast.For | ast.While):
-            called = set(_calls(loop))
-            decodes = sorted(call for call in called if _decodes(call, decoders))
-            if decodes and any(call.endswith("scheduler.step") for call in called):
+            looped = set(_calls(loop))
+            decodes = sorted(call for call in looped if _decodes(call, decoders))
+            if decodes and any(call.endswith("scheduler.step") for call in looped):
                 raise UnsupportedModel(
                     f"{name} calls {decodes[0]} inside of its denoising loop, so its decoder can't run apart from its "
                     f"denoiser"
@@ -91,9 +95,10 @@ def check_arguments(pipeline_class: Any, pictures: Collection[str]) -> None:
 
 
 def pictures_of(pipeline_class: Any) -> list[str]:
-    """Arguments that are pictures or frames of a video, without those of adapters."""
+    """Arguments that are pictures or frames of a video, without those of adapters and those that are latents."""
     taken = inspect.signature(pipeline_class.__call__).parameters
-    return [name for name, one in taken.items() if "Image" in str(one.annotation) and "adapter" not in name]
+    found = [name for name, one in taken.items() if "Image" in str(one.annotation)]
+    return [name for name in found if "adapter" not in name and not name.endswith("_latents")]
 
 
 def _is_scalar(annotation: Any) -> bool:

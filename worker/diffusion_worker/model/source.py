@@ -40,8 +40,8 @@ def resolve_model(
             path = Path(id).expanduser()
             if path.is_file():
                 raise UnsupportedModel(
-                    f"model.id: {path} is a file, and a model is a folder: make one of it with diffusers' "
-                    "from_single_file and save_pretrained"
+                    f"model.id: {path} is a file, and a model is a folder: make one of it with `dpipe convert {path} "
+                    "DIRECTORY`"
                 )
             if not path.is_dir():
                 raise UnsupportedModel(f"model.id: there is no folder {path}")

@@ -154,14 +154,14 @@ def _(folder: Path) -> None:
     (folder / "vae" / f"{NET}.safetensors.incomplete").write_bytes(b"half")
 
 
-@quirk("a file in its place", r"is a file, and a model is a folder.*from_single_file")
+@quirk("a file in its place", r"is a file, and a model is a folder.*`dpipe convert .*safetensors DIRECTORY`")
 def _(folder: Path) -> Path:
     return weights(folder, "transformer")
 
 
 @quirk(
     "only one file of all weights",
-    r"none of model_index\.json.*v1-5-pruned-emaonly\.safetensors may hold a whole model.*from_single_file",
+    r"none of model_index\.json.*v1-5-pruned-emaonly\.safetensors may hold a whole model.*`dpipe convert .* DIRECTORY`",
 )
 def _(folder: Path) -> Path:
     alone = folder.with_name("alone")

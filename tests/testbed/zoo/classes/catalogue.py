@@ -132,6 +132,7 @@ def _of_others() -> tuple[Tried, ...]:
         Tried("QwenImagePipeline", _QWEN, _SIZE),
         Tried("QwenImageImg2ImgPipeline", _QWEN, _SIZE, _IMAGE),
         Tried("QwenImageInpaintPipeline", _QWEN, _SIZE, _MASKED),
+        Tried("QwenImageEditInpaintPipeline", ("edited_pictures.qwen_edit",), _SIZE, _MASKED),
         Tried("QwenImageControlNetPipeline", (*_QWEN, "classes.controls.qwen"), _SIZE, _CONTROL),
         Tried(
             "QwenImageControlNetInpaintPipeline",

@@ -44,6 +44,53 @@ REFUSED_HEAD: Final = """
 | class | because |
 | --- | --- |
 """
+OTHER_WEIGHTS: Final = """\
+## A model that is one file
+
+A worker loads pipeline folders. Of the single `.safetensors` files that people trade, `dpipe convert` makes one, by
+diffusers' own loaders; it needs the worker's libraries (`pip install 'diffusion-operator[worker]'`) and no GPU. Tried
+with the transformer of the bundled model as the file, and its folder as the family's:
+
+```sh
+digits=$(python -c 'from diffusion_worker.model import resolve_model; print(resolve_model("Bundled", "digits", ""))')
+dpipe convert "$digits/transformer/diffusion_pytorch_model.safetensors" my-digits --config "$digits"
+```
+```
+my-digits: FluxPipeline
+from the file: transformer
+from the config: scheduler, text_encoder, text_encoder_2, tokenizer, tokenizer_2, vae
+next: dpipe check my-digits
+```
+
+In the worker's image it is:
+
+<!-- run: nowhere: needs a Docker engine -->
+```sh
+docker run --rm --user "$(id -u)" --volume /models:/models --entrypoint python diffusion-operator/worker:0.1.0 \\
+  -m diffusion_worker.model.convert /models/my-painter.safetensors /models/my-painter --config /models/sdxl
+```
+
+`--config` is the folder of a pipeline of the same family, from which configs, tokenizers and the scheduler are taken,
+and the networks that the file lacks: files of Flux, Wan or Z-Image mostly hold the transformer alone. It may be a
+repository of the hub, of which the configs alone are downloaded; left out, it is the one that diffusers knows for such
+files. Nothing else asks the network. The class is the config's, unless `--pipeline` names another. Of a pipeline with
+two denoisers (Wan 2.2) `--component` says which one the file holds; the other is made after it, with the first folder
+as `--config`.
+
+The folder is there whole or not at all: every tensor must be in the file, in the shape that the config says, and be a
+finite number, and what was made is loaded once as a worker does. Refused in words are adapters (they go under
+`model.adapters`, [adapters.md](adapters.md)), a VAE, a text encoder or a ControlNet alone, weights that are quantised
+with scales, GGUF, and pickles (`.ckpt`) without `--allow-pickle`.
+
+## Quantised weights
+
+A component whose config has a `quantization_config` stays quantised, and is loaded by the method's own package,
+which the worker's image has to have: torchao, optimum-quanto, bitsandbytes and others are not in it. A worker names the
+component, the method and the package if it is missing, and a method that its library does not know; it serves no
+quantised weights as full ones because the device can't run them, unless the config says `dequantize`. Weights with
+scales that no config speaks of are refused, and so is GGUF.
+
+"""
 _ROW: Final = re.compile(r"^\| (\w+Pipeline) \| .*\|$", re.MULTILINE)
 
 
@@ -82,7 +129,7 @@ def text(rows: Iterable[str], families: str) -> str:
     for line in sorted(rows):
         (served if line.count(" | ") > 1 else refused).append(line + "\n")
     head = HEAD.format(served=len(served), rounding=ROUNDING) + "".join(served)
-    return head + REFUSED_HEAD.format(refused=len(refused)) + "".join(refused) + f"\n{families}"
+    return head + REFUSED_HEAD.format(refused=len(refused)) + "".join(refused) + f"\n{OTHER_WEIGHTS}{families}"
 
 
 def rows_of(page: str) -> dict[str, str]:
