@@ -49,7 +49,8 @@ def classic(case: Case) -> tuple[Any, dict[str, Any]]:
     elif case.family in _OF_PICTURES:
         pipeline = getattr(diffusers, _OF_PICTURES[case.family]).from_pipe(pipeline)
     taken = inspect.signature(pipeline.__call__).parameters
-    given = {**family.request, **family.request.get("extra", {})}
+    request = {**family.request, **dict(case.changes)}
+    given = {**request, **request.get("extra", {})}
     given |= inputs_of(family, case.picture)
     if case.family in _WITH_ALPHA:
         # Their blocks do what the model was published with.

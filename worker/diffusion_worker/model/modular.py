@@ -8,7 +8,7 @@ the whole state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, TypedDict, cast
 
@@ -29,6 +29,7 @@ from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
 from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_instead
 from diffusion_worker.model.pipes import Pipe, Pipes, build
+from diffusion_worker.model.schedulers import Schedulers, draw_from
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
@@ -38,6 +39,7 @@ from diffusion_worker.model.types import (
     ModelError,
     Offered,
     Parameters,
+    SchedulerKind,
     UnsupportedModel,
     Values,
     Workflow,
@@ -72,6 +74,8 @@ class Made(_Handed):
     guidance_scale: float | None
     fps: int
     output_format: str
+    scheduler: str
+    """The name that the request gave; empty: the folder's own."""
 
 
 class ModularModel:
@@ -91,6 +95,7 @@ class ModularModel:
         device: str,
         allow_pickle: bool = False,
         adapters: AdapterFiles = NO_ADAPTERS,
+        schedulers: Sequence[SchedulerKind] = (),
     ) -> None:
         quieten()
         self.stages = stages
@@ -119,6 +124,7 @@ class ModularModel:
         }
         own = {name: self._components[name] for name in sorted(wanted)}
         self.adapters = Adapters(folder.pipeline_class, own, adapters)
+        self.schedulers = Schedulers(self._components, schedulers)
         read_too = {"adapters"} if self.adapters.may_touch(self.owned[Stage.ENCODE]) else set()
         self.workflows = tuple(
             Workflow(
@@ -150,6 +156,10 @@ class ModularModel:
     def folder(self) -> ModelFolder:
         """The model's folder."""
         return self._folder
+
+    @property
+    def schedulers_offered(self) -> Sequence[str]:
+        return self.schedulers.names
 
     def adapters_offered(self) -> list[Offered] | None:
         return self.adapters.offered() if self.adapters else None
@@ -205,6 +215,7 @@ class ModularModel:
     # What follows runs one stage.
 
     def _bind(self, parameters: Parameters) -> Bound:
+        self.schedulers.check(parameters.scheduler)
         return bind(parameters, self._cut, self._folder, output=self.output, size_multiple=self._size_multiple)
 
     def _run(
@@ -253,8 +264,12 @@ class ModularModel:
         inputs, tags = made["inputs"], made["tags"]
         for name, component in pipe.pipeline.components.items():
             if isinstance(component, SchedulerMixin):
-                # A scheduler keeps the state of one denoising, such as the history of a multistep method.
-                setattr(pipe.pipeline, name, type(component).from_config(component.config))
+                # A scheduler keeps the state of one denoising, such as the history of a multistep method. That which
+                # the pipe has may be of the kind that another request named.
+                own = self._components.get(name, component)
+                fresh = self.schedulers.fresh(name, made["scheduler"]) or type(own).from_config(own.config)
+                draw_from(fresh, made["generator"])
+                setattr(pipe.pipeline, name, fresh)
         given: dict[str, Any] = {}
         for parameter in self._cut.pieces(made["triggers"]).inputs_of(stage):
             if parameter.name == "generator":
@@ -373,6 +388,7 @@ def _begin(bound: Bound, inputs: dict[str, object], tags: Mapping[str, list[str]
         "guidance_scale": bound.guidance_scale,
         "fps": bound.fps,
         "output_format": bound.output_format,
+        "scheduler": bound.scheduler,
     }
 
 
