@@ -9,7 +9,15 @@ from pathlib import Path
 from platform import python_version
 from typing import Final
 
-from diffusion_worker.model import NO_ADAPTERS, AdapterFiles, UnsupportedModel, identify, load_model, resolve_model
+from diffusion_worker.model import (
+    NO_ADAPTERS,
+    AdapterFiles,
+    SchedulerKind,
+    UnsupportedModel,
+    identify,
+    load_model,
+    resolve_model,
+)
 from diffusion_worker.model.types import StageModel, Told
 from diffusion_worker.settings import Settings
 from diffusionpipeline.v1 import peer_pb2
@@ -42,6 +50,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         variant=settings.model_variant,
         allow_pickle=settings.allow_pickle,
         adapters=_adapters(settings, paused),
+        schedulers=[SchedulerKind(one.name, one.class_name, one.options) for one in settings.schedulers],
     )
     return Loaded(model, _identity(settings, digest, model.output))
 

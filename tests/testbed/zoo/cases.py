@@ -13,8 +13,8 @@ from testbed.zoo.family import Family
 @dataclass(frozen=True)
 class Case:
     """A family in one precision on one device, with fields of the request changed, and how often each input picture is
-    turned. adapters: that it is computed with, by a model that has some; None: by one that has none. scheduler: likewise,
-and empty the model's own."""
+    turned. adapters: that it is computed with, by a model that has some; None: by one that has none. scheduler:
+    likewise, and empty: by the model's own."""
 
     family: str
     dtype: str = "float32"
