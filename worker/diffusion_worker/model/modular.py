@@ -16,7 +16,6 @@ from typing import Any, Final, TypedDict, cast
 import diffusers
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model import media
 from diffusion_worker.model.adapters import Adapters, Chosen
@@ -30,7 +29,7 @@ from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
 from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_instead
 from diffusion_worker.model.pipes import Pipe, Pipes, build
-from diffusion_worker.model.schedulers import Schedulers, draw_from
+from diffusion_worker.model.schedulers import Schedulers
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
@@ -263,14 +262,7 @@ class ModularModel:
 
     def _call_with(self, pipe: Pipe, stage: Stage, made: Made) -> Any:
         inputs, tags = made["inputs"], made["tags"]
-        for name, component in pipe.pipeline.components.items():
-            if isinstance(component, SchedulerMixin):
-                # A scheduler keeps the state of one denoising, such as the history of a multistep method. That which
-                # the pipe has may be of the kind that another request named.
-                own = self._components.get(name, component)
-                fresh = self.schedulers.fresh(name, made["scheduler"]) or type(own).from_config(own.config)
-                draw_from(fresh, made["generator"])
-                setattr(pipe.pipeline, name, fresh)
+        self.schedulers.renew(pipe.pipeline, self._components, made["scheduler"], made["generator"])
         given: dict[str, Any] = {}
         for parameter in self._cut.pieces(made["triggers"]).inputs_of(stage):
             if parameter.name == "generator":

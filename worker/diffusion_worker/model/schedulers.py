@@ -53,6 +53,16 @@ class Schedulers:
         """
         return copy.deepcopy(self._made[name]) if name and component == COMPONENT else None
 
+    def renew(self, pipeline: Any, components: Mapping[str, Any], name: str, generator: torch.Generator) -> None:
+        """Gives a pipeline of blocks new ones for a run. `components`: the folder's own, for those which the pipeline
+        has may be what another request named."""
+        for component, held in pipeline.components.items():
+            if isinstance(held, SchedulerMixin):
+                own = components.get(component, held)
+                fresh = self.fresh(component, name) or type(own).from_config(own.config)
+                draw_from(fresh, generator)
+                setattr(pipeline, component, fresh)
+
 
 def draw_from(scheduler: Any, generator: torch.Generator) -> None:
     """Has its steps draw from the request's generator where the caller gives them none, as some families' blocks."""
