@@ -13,7 +13,6 @@ from diffusion_worker.model import (
     NO_ADAPTERS,
     AdapterFiles,
     SchedulerKind,
-    UnsupportedModel,
     identify,
     load_model,
     resolve_model,
@@ -77,6 +76,7 @@ def _adapters(settings: Settings, paused: Callable[[], None]) -> AdapterFiles:
         # Nothing that decodes can have any.
         return NO_ADAPTERS
     from diffusion_worker.model.adapter_files import at_path, from_hub, share_of
+    from diffusion_worker.model.adapter_folder import AdapterFolder
 
     listed = [
         at_path(one.name, one.id, one.file, one.scale)
@@ -92,8 +92,8 @@ def _adapters(settings: Settings, paused: Callable[[], None]) -> AdapterFiles:
         for one in settings.adapters
     ]
     folder = Path(settings.adapter_folder) if settings.adapter_folder else None
-    if folder is not None and not folder.is_dir():
-        raise UnsupportedModel(f"model.adapterSource: there is no folder {folder}: mount it into the workers")
+    if folder is not None:
+        AdapterFolder(folder).check()
     return AdapterFiles(listed, folder, settings.max_loaded_adapters)
 
 

@@ -103,7 +103,7 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:
     schedulers.check(None)
     with pytest.raises(InvalidRequest, match="scheduler: there is no 'c'; there are: b, a"):
         schedulers.check("c")
-    with pytest.raises(InvalidRequest, match="there are: none: name them in model.schedulers"):
+    with pytest.raises(InvalidRequest, match=r"there are: none: name them in model\.schedulers"):
         Schedulers({"scheduler": NOISE}, []).check("c")
     model = load_model(path=ensure(FLUX), stages=frozenset({Stage.ENCODE}), dtype="float32", device="cpu")
     with pytest.raises(InvalidRequest, match="scheduler: there is no 'c'"):
