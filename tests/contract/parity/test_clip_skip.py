@@ -1,4 +1,4 @@
-"""`clip_skip`, an argument of some families alone: it is heeded as by diffusers' pipeline, or refused, never ignored."""
+"""`clip_skip`, an argument of some families alone: heeded as by diffusers' pipeline, or refused, never ignored."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def test_split_equals_whole_and_the_classic_pipeline_and_differs_with_the_layers
 
 
 def test_a_family_without_it_refuses_it(pipeline: Any) -> None:
-    with pytest.raises(RoleError, match="clip_skip: Flux.* does not take it"):
+    with pytest.raises(RoleError, match=r"clip_skip: Flux.* does not take it"):
         pipeline.encoder.call("encode", skipping("flux", 1))
