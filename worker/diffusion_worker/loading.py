@@ -50,6 +50,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         allow_pickle=settings.allow_pickle,
         adapters=_adapters(settings, paused),
         schedulers=[SchedulerKind(one.name, one.class_name, one.options) for one in settings.schedulers],
+        vae_tiling=settings.vae_tiling,
     )
     return Loaded(model, _identity(settings, digest, model.output))
 

@@ -24,6 +24,8 @@ class Case:
     without_shells: bool = False
     adapters: tuple[tuple[str, float | None], ...] | None = None
     scheduler: str | None = None
+    tiled: bool = False
+    """Whether the VAE works in tiles."""
 
 
 @dataclass(frozen=True)

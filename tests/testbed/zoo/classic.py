@@ -48,9 +48,11 @@ def classic(case: Case) -> tuple[Any, dict[str, Any]]:
         pipeline = auto_pipeline.AutoPipelineForImage2Image.from_pipe(pipeline)
     elif case.family in _OF_PICTURES:
         pipeline = getattr(diffusers, _OF_PICTURES[case.family]).from_pipe(pipeline)
+    if case.tiled:
+        pipeline.vae.enable_tiling()
     taken = inspect.signature(pipeline.__call__).parameters
-    request = {**family.request, **dict(case.changes)}
-    given = {**request, **request.get("extra", {})}
+    fields = {**family.request, **dict(case.changes)}
+    given = {**fields, **fields.get("extra", {})}
     if "clip_skip" in given and not hasattr(pipeline.text_encoder, "text_model"):
         # Diffusers' code for it is of a transformers whose model had a tower in it, and now is that tower.
         pipeline.text_encoder.__dict__["text_model"] = pipeline.text_encoder

@@ -63,6 +63,7 @@ def load_model(
     allow_pickle: bool = False,
     adapters: AdapterFiles = NO_ADAPTERS,
     schedulers: Sequence[SchedulerKind] = (),
+    vae_tiling: bool = False,
 ) -> RoleModel:
     """Loads the weights that `stages` need, and no others, and what `adapters` have for these, and makes `schedulers`.
 
@@ -90,4 +91,5 @@ def load_model(
         allow_pickle=allow_pickle,
         adapters=adapters,
         schedulers=schedulers,
+        vae_tiling=vae_tiling,
     )

@@ -25,7 +25,7 @@ from diffusion_worker.model.adapters import Adapters, Chosen
 from diffusion_worker.model.classic import bind_call, image_inputs, needed_images
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.failures import failure
-from diffusion_worker.model.families import FROM_VIDEO, SEVERAL_PICTURES, TILED
+from diffusion_worker.model.families import FROM_VIDEO, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.inputs import requested_name
 from diffusion_worker.model.intact import check_made, watched
@@ -37,6 +37,7 @@ from diffusion_worker.model.schedulers import Schedulers
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_arguments, check_cut, is_sound, pictures_of
 from diffusion_worker.model.standins import Questions, stand_in
+from diffusion_worker.model.tiling import set_tiling
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
     AdapterFiles,
@@ -87,6 +88,7 @@ class ReplayModel:
         allow_pickle: bool = False,
         adapters: AdapterFiles = NO_ADAPTERS,
         schedulers: Sequence[SchedulerKind] = (),
+        vae_tiling: bool = False,
     ) -> None:
         quieten()
         self.stages = stages
@@ -118,9 +120,7 @@ class ReplayModel:
             else make_shell(self._folder, name, dtype=torch_dtype(dtype), device=device)
             for name in sorted(self._folder.components)
         }
-        for component in self._components.values():
-            if type(component).__name__ in TILED:
-                component.enable_tiling()
+        set_tiling(self._components, folder, wanted=vae_tiling)
         held = {name: self._components[name] for name in sorted(whole)}
         self.adapters = Adapters(folder.pipeline_class, held, adapters)
         self._parts = capture.Parts(
