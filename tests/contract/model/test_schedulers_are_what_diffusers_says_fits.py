@@ -97,6 +97,13 @@ def test_a_worker_with_one_that_does_not_fit_does_not_start_whichever_role_runs_
         )
 
 
+def test_of_a_model_without_a_scheduler_none_is_listed_but_for_roles_that_would_run_none() -> None:
+    listed = [SchedulerKind("a", ANCESTRAL)]
+    assert Schedulers({}, listed).names == ("a",)
+    with pytest.raises(UnsupportedModel, match=r"model\.schedulers: this model has no component scheduler"):
+        Schedulers({}, listed, denoises=True)
+
+
 def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:
     schedulers = Schedulers({"scheduler": NOISE}, [SchedulerKind("b", MULTISTEP), SchedulerKind("a", ANCESTRAL)])
     schedulers.check("a")

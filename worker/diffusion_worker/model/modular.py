@@ -140,7 +140,7 @@ class ModularModel:
         set_tiling(self._components, folder, wanted=vae_tiling)
         own = {name: self._components[name] for name in sorted(wanted)}
         self.adapters = Adapters(folder.pipeline_class, own, adapters)
-        self.schedulers = Schedulers(self._components, schedulers)
+        self.schedulers = Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
         read_too = {"adapters"} if self.adapters.may_touch(self.owned[Stage.ENCODE]) else set()
         self.workflows = tuple(
             Workflow(

@@ -128,7 +128,7 @@ class ReplayModel:
         )
         self._pipelines = {kind: self._build(one) for kind, one in self._classes.items()}
         # After those, for some mend the config of their scheduler when they are made.
-        self.schedulers = Schedulers(self._components, schedulers)
+        self.schedulers = Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
 
     @property
     def loaded(self) -> frozenset[str]:

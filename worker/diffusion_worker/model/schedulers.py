@@ -31,12 +31,18 @@ _CPU: Final = torch.device("cpu")
 class Schedulers:
     """Those of one model object."""
 
-    def __init__(self, components: Mapping[str, Any], kinds: Sequence[SchedulerKind]) -> None:
+    def __init__(
+        self, components: Mapping[str, Any], kinds: Sequence[SchedulerKind], *, denoises: bool = False
+    ) -> None:
         """`components`: what the object has. A role that runs no scheduler has none, and makes none.
 
         Raises UnsupportedModel, which names the field and the remedy.
         """
         own = components.get(COMPONENT)
+        if own is None and kinds and denoises:
+            raise UnsupportedModel(
+                "model.schedulers: this model has no component scheduler, in whose place others could be: leave them out"
+            )
         self.names = tuple(kind.name for kind in kinds)
         self._made = {kind.name: make(own, kind) for kind in kinds} if own is not None else {}
 
