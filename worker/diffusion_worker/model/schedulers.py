@@ -41,7 +41,7 @@ class Schedulers:
         own = components.get(COMPONENT)
         if own is None and kinds and denoises:
             raise UnsupportedModel(
-                "model.schedulers: this model has no component scheduler, which others could stand in for: leave them out"
+                "model.schedulers: this model has no component scheduler that others could stand in for: leave them out"
             )
         self.names = tuple(kind.name for kind in kinds)
         self._made = {kind.name: make(own, kind) for kind in kinds} if own is not None else {}
