@@ -118,6 +118,9 @@ def generate(
             "--adapter", metavar="NAME[:SCALE]", help="A LoRA adapter that the pipeline offers; several add up."
         ),
     ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A scheduler that the pipeline lists. Left out: the model's own.")
+    ] = None,
     exact: Annotated[
         bool | None, typer.Option("--exact", help="Computed by itself, where forwards are shared among requests.")
     ] = None,
@@ -150,6 +153,7 @@ def generate(
         "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt,
         "adapters": asked or None,
+        "scheduler": scheduler,
         "exact": exact,
         "strength": strength,
         "num_frames": frames,

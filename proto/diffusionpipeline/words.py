@@ -50,6 +50,7 @@ MAX_ADAPTERS: Final = 8
 """That one request may name."""
 ADAPTER_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """What a request may call one."""
+SCHEDULER_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 VIDEO_INPUTS: Final = ("video", "control_video", "mask_video")
 """Files of a request that are videos, by the argument that takes them. All others are pictures."""

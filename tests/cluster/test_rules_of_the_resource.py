@@ -39,6 +39,7 @@ BOUNDS = {
     "must match": "should match",
     "must be an integer or": "must be of type integer,string",
     "must be a quantity": "spec.roles.router.resources.limits.cpu",
+    "must be a number, a text": "must have at most 0",
     "must be": "must be of type",
     "is already given": "Duplicate value",
     "is given twice": "Duplicate value",

@@ -114,6 +114,7 @@ class JobService:
                     record.kills,
                     restored=True,
                     adapters=_adapters(parameters),
+                    scheduler=parameters.scheduler,
                 )
             )
         if self._live:
@@ -209,7 +210,12 @@ class JobService:
             key = self._conditionings.key(parameters)
             self._dispatcher.dispatch(
                 core.JobSubmitted(
-                    record.id, deadline, _shape(parameters), conditioning=key, adapters=_adapters(parameters)
+                    record.id,
+                    deadline,
+                    _shape(parameters),
+                    conditioning=key,
+                    adapters=_adapters(parameters),
+                    scheduler=parameters.scheduler,
                 )
             )
 
@@ -378,7 +384,9 @@ def _shape(parameters: stage_pb2.JobParameters) -> str:
     p = parameters
     # Adapters are computed beside the model's own weights.
     adapters = f"+{len(p.adapters)}" if p.adapters else ""
-    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}"
+    # Schedulers of second order make almost twice as many steps as are asked for.
+    scheduler = f" by {p.scheduler}" if p.scheduler else ""
+    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}{scheduler}"
 
 
 def _adapters(parameters: stage_pb2.JobParameters) -> frozenset[str]:

@@ -9,7 +9,14 @@ from pathlib import Path
 from platform import python_version
 from typing import Final
 
-from diffusion_worker.model import NO_ADAPTERS, AdapterFiles, UnsupportedModel, identify, load_model, resolve_model
+from diffusion_worker.model import (
+    NO_ADAPTERS,
+    AdapterFiles,
+    SchedulerKind,
+    identify,
+    load_model,
+    resolve_model,
+)
 from diffusion_worker.model.types import StageModel, Told
 from diffusion_worker.settings import Settings
 from diffusionpipeline.v1 import peer_pb2
@@ -42,6 +49,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         variant=settings.model_variant,
         allow_pickle=settings.allow_pickle,
         adapters=_adapters(settings, paused),
+        schedulers=[SchedulerKind(one.name, one.class_name, one.options) for one in settings.schedulers],
         vae_tiling=settings.vae_tiling,
     )
     return Loaded(model, _identity(settings, digest, model.output))
@@ -69,6 +77,7 @@ def _adapters(settings: Settings, paused: Callable[[], None]) -> AdapterFiles:
         # Nothing that decodes can have any.
         return NO_ADAPTERS
     from diffusion_worker.model.adapter_files import at_path, from_hub, share_of
+    from diffusion_worker.model.adapter_folder import AdapterFolder
 
     listed = [
         at_path(one.name, one.id, one.file, one.scale)
@@ -84,8 +93,8 @@ def _adapters(settings: Settings, paused: Callable[[], None]) -> AdapterFiles:
         for one in settings.adapters
     ]
     folder = Path(settings.adapter_folder) if settings.adapter_folder else None
-    if folder is not None and not folder.is_dir():
-        raise UnsupportedModel(f"model.adapterSource: there is no folder {folder}: mount it into the workers")
+    if folder is not None:
+        AdapterFolder(folder).check()
     return AdapterFiles(listed, folder, settings.max_loaded_adapters)
 
 

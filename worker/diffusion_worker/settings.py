@@ -6,14 +6,24 @@ import os
 import socket
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
-from diffusionpipeline.words import ADAPTER_NAME, MODEL_ROLES, STAGES, ModelRole, Stage
+from diffusionpipeline.words import ADAPTER_NAME, MODEL_ROLES, SCHEDULER_NAME, STAGES, ModelRole, Stage
 
 
 class AdapterSetting(BaseModel):
@@ -27,6 +37,16 @@ class AdapterSetting(BaseModel):
     revision: str = ""
     file: str = Field("", pattern=r"^[^/\\]*$", description="Of several in the folder")
     scale: float = Field(1.0, allow_inf_nan=False)
+
+
+class SchedulerSetting(BaseModel):
+    """One of the schedulers that the pipeline's resource lists."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=f"^{SCHEDULER_NAME}$")
+    class_name: str = Field(alias="class", pattern=r"^\w+$")
+    options: dict[str, StrictBool | StrictInt | StrictFloat | StrictStr] = Field({}, max_length=32)
 
 
 class Settings(ProcessSettings):
@@ -55,6 +75,7 @@ class Settings(ProcessSettings):
     adapters: list[AdapterSetting] = Field([], max_length=64, description="LoRA adapters, loaded at the start: JSON")
     adapter_folder: str = Field("", description="Folder of adapters that are loaded when requests first want them")
     max_loaded_adapters: int = Field(8, ge=1, le=256, description="Of that folder's, how many stay loaded")
+    schedulers: list[SchedulerSetting] = Field([], max_length=16, description="That requests may name: JSON")
     allow_pickle: bool = Field(False, description="Also read weights that are pickles, which can run any code")
     download_patience_seconds: float = Field(
         300.0, ge=0, description="Hub: a download is given up when nothing more came for so long"
@@ -136,11 +157,11 @@ class Settings(ProcessSettings):
     def _name(cls, value: str) -> str:
         return value or f"{socket.gethostname()}-{os.getpid()}"
 
-    @field_validator("adapters")
+    @field_validator("adapters", "schedulers")
     @classmethod
-    def _names_once(cls, value: list[AdapterSetting]) -> list[AdapterSetting]:
+    def _names_once(cls, value: list[Any]) -> list[Any]:
         if len({one.name for one in value}) < len(value):
-            raise ValueError("two adapters have one name")
+            raise ValueError("two have one name")
         return value
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +62,17 @@ class AdapterFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scheduler:
+    """What a request may have its denoising done by, in the place of the model's own."""
+
+    name: str
+    class_name: str
+    """Of diffusers."""
+    options: Mapping[str, bool | int | float | str]
+    """Over the config of the model's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     source: str
     """Bundled, Path, Hub, PersistentVolumeClaim or Image."""
@@ -80,6 +92,7 @@ class Model:
     vae_tiling: bool = False
     adapters: tuple[Adapter, ...] = ()
     adapter_folder: AdapterFolder | None = None
+    schedulers: tuple[Scheduler, ...] = ()
 
     @property
     def downloaded(self) -> bool:

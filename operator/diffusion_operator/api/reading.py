@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from diffusion_operator.api.isolation import isolation
 from diffusion_operator.api.labels import check_names
-from diffusion_operator.api.model import Adapter, AdapterFolder, Cache, Model, SecretKey
+from diffusion_operator.api.model import Adapter, AdapterFolder, Cache, Model, Scheduler, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
@@ -112,6 +112,10 @@ def _model(spec: Object) -> Model:
         vae_tiling=spec.get("vae", {}).get("tiling", False),
         adapters=tuple(_adapter(item) for item in spec.get("adapters", ())),
         adapter_folder=_adapter_folder(spec),
+        schedulers=tuple(
+            Scheduler(name=item["name"], class_name=item["class"], options=item.get("options", {}))
+            for item in spec.get("schedulers", ())
+        ),
     )
 
 

@@ -115,7 +115,9 @@ def _message(error: ValidationError) -> str:
     schema: Any = error.schema
     match error.validator:
         case "not" | "minItems" | "maxItems" | "minProperties" | "maxProperties" if schema.get(_OPEN):
-            return f"must be a quantity, such as 500m, 0.5 or 4Gi, not {_TYPE_NAMES[type(given)]} ({given!r})"
+            # True and false are no quantities, which are all others that may be of several types.
+            taken = "a quantity, such as 500m, 0.5 or 4Gi" if "not" in schema else "a number, a text, true or false"
+            return f"must be {taken}, not {_TYPE_NAMES[type(given)]} ({given!r})"
         case "type":
             return (
                 f"must be {_SCHEMA_TYPES[wanted]}, not {_TYPE_NAMES.get(type(given), type(given).__name__)} ({given!r})"

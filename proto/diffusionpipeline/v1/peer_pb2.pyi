@@ -141,6 +141,7 @@ class Register(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    SCHEDULERS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Random, made when the worker starts (or after it was fenced). The only identity of a peer."""
     pod_name: _builtins.str
@@ -189,6 +190,10 @@ class Register(_message.Message):
     def adapters(self) -> Global___Adapters:
         """Absent: it has none."""
 
+    @_builtins.property
+    def schedulers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the schedulers that requests may name."""
+
     def __init__(
         self,
         *,
@@ -210,10 +215,11 @@ class Register(_message.Message):
         probe: _stage_pb2.Descriptor | None = ...,
         probed: _abc.Iterable[Global___Probed] | None = ...,
         adapters: Global___Adapters | None = ...,
+        schedulers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "model", b"model", "pool", b"pool", "probe", b"probe", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probe", b"probe", "probed", b"probed", "process", b"process", "protocol", b"protocol", "roles", b"roles", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probe", b"probe", "probed", b"probed", "process", b"process", "protocol", b"protocol", "roles", b"roles", "schedulers", b"schedulers", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -256,6 +256,7 @@ class JobParameters(_message.Message):
     EXTRA_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    SCHEDULER_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     negative_prompt: _builtins.str
     width: _builtins.int
@@ -273,6 +274,8 @@ class JobParameters(_message.Message):
     """png, webp, jpeg or mp4."""
     exact: _builtins.bool
     """Computed by itself, whatever the pipeline's mode of batching: the bits depend on nothing but this request."""
+    scheduler: _builtins.str
+    """One of those that the pipeline lists, by its name. Absent: the model's own."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputFile]: ...
     @_builtins.property
@@ -301,10 +304,11 @@ class JobParameters(_message.Message):
         extra: _abc.Mapping[_builtins.str, Global___Scalar] | None = ...,
         exact: _builtins.bool | None = ...,
         adapters: _abc.Iterable[Global___Adapter] | None = ...,
+        scheduler: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "exact", b"exact", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_scheduler", b"_scheduler", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "exact", b"exact", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "scheduler", b"scheduler", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "adapters", b"adapters", "exact", b"exact", "extra", b"extra", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "inputs", b"inputs", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "output_format", b"output_format", "prompt", b"prompt", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_scheduler", b"_scheduler", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "adapters", b"adapters", "exact", b"exact", "extra", b"extra", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "inputs", b"inputs", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "output_format", b"output_format", "prompt", b"prompt", "scheduler", b"scheduler", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact: _TypeAlias = _typing.Literal["exact"]  # noqa: Y015
     _WhichOneofArgType__exact: _TypeAlias = _typing.Literal["_exact", b"_exact"]  # noqa: Y015
@@ -320,6 +324,8 @@ class JobParameters(_message.Message):
     _WhichOneofArgType__num_frames: _TypeAlias = _typing.Literal["_num_frames", b"_num_frames"]  # noqa: Y015
     _WhichOneofReturnType__num_inference_steps: _TypeAlias = _typing.Literal["num_inference_steps"]  # noqa: Y015
     _WhichOneofArgType__num_inference_steps: _TypeAlias = _typing.Literal["_num_inference_steps", b"_num_inference_steps"]  # noqa: Y015
+    _WhichOneofReturnType__scheduler: _TypeAlias = _typing.Literal["scheduler"]  # noqa: Y015
+    _WhichOneofArgType__scheduler: _TypeAlias = _typing.Literal["_scheduler", b"_scheduler"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
@@ -340,6 +346,8 @@ class JobParameters(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_frames) -> _WhichOneofReturnType__num_frames | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_inference_steps) -> _WhichOneofReturnType__num_inference_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduler) -> _WhichOneofReturnType__scheduler | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload

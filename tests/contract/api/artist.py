@@ -26,11 +26,17 @@ class Artist(ScriptedWorker):
     """While `allowed` is clear, it stops in the middle of denoising until it is set, or the task is cancelled."""
 
     def __init__(
-        self, target: str, output: str = "image", model: str = "scripted", adapters: Sequence[str] = ()
+        self,
+        target: str,
+        output: str = "image",
+        model: str = "scripted",
+        adapters: Sequence[str] = (),
+        schedulers: Sequence[str] = (),
     ) -> None:
-        """adapters: those that it offers; none is loaded before it says so."""
+        """adapters: those that it offers; none is loaded before it says so. schedulers: likewise."""
         super().__init__(target, "encoder", "denoiser", "decoder")
         self._adapters = adapters
+        self._schedulers = schedulers
         self.allowed = asyncio.Event()
         self.allowed.set()
         self.denoising = asyncio.Event()
@@ -46,6 +52,7 @@ class Artist(ScriptedWorker):
             register.model.makes = self._output
             register.model.id = self._model
             register.adapters.CopyFrom(self.offering())
+            register.schedulers.extend(self._schedulers)
         # A stream takes one write at a time.
         async with self._writing:
             await super().report(**report)

@@ -40,6 +40,7 @@ class ScriptedModel:
 
     output = "image"
     workflows = ()
+    schedulers_offered = ()
 
     def adapters_offered(self) -> None:
         return None

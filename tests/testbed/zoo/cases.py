@@ -13,7 +13,8 @@ from testbed.zoo.family import Family
 @dataclass(frozen=True)
 class Case:
     """A family in one precision on one device, with fields of the request changed, and how often each input picture is
-    turned. adapters: that it is computed with, by a model that has some; None: by one that has none."""
+    turned. adapters: that it is computed with, by a model that has some; None: by one that has none. scheduler:
+    likewise, and empty: by the model's own."""
 
     family: str
     dtype: str = "float32"
@@ -22,6 +23,7 @@ class Case:
     picture: int = 0
     without_shells: bool = False
     adapters: tuple[tuple[str, float | None], ...] | None = None
+    scheduler: str | None = None
     tiled: bool = False
     """Whether the VAE works in tiles."""
 
@@ -48,7 +50,13 @@ def parameters_of(case: Case) -> Any:
     output_format = "png" if family.output == "image" else "mp4"
     fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
     wanted = [Wanted(*one) for one in case.adapters or ()]
-    return Parameters(**fields, images=images, adapters=wanted, output_format=output_format)
+    return Parameters(
+        **fields,
+        images=images,
+        adapters=wanted,
+        scheduler=case.scheduler or None,
+        output_format=output_format,
+    )
 
 
 def inputs_of(family: Family, number: int) -> dict[str, Any]:

@@ -53,6 +53,9 @@ def classic(case: Case) -> tuple[Any, dict[str, Any]]:
     taken = inspect.signature(pipeline.__call__).parameters
     fields = {**family.request, **dict(case.changes)}
     given = {**fields, **fields.get("extra", {})}
+    if "clip_skip" in given and not hasattr(pipeline.text_encoder, "text_model"):
+        # Diffusers' code for it is of a transformers whose model had a tower in it, and now is that tower.
+        pipeline.text_encoder.__dict__["text_model"] = pipeline.text_encoder
     given |= inputs_of(family, case.picture)
     if case.family in _WITH_ALPHA:
         # Their blocks do what the model was published with.

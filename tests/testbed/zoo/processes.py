@@ -18,6 +18,7 @@ from testbed.zoo.cache import ensure
 from testbed.zoo.cases import Case, Stay, parameters_of
 from testbed.zoo.catalogue import FAMILIES
 from testbed.zoo.classic import classic, decoded_by, plain
+from testbed.zoo.schedulers import kinds_for, swap
 
 ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
 WHOLE = ENCODER + DENOISER + DECODER
@@ -101,7 +102,7 @@ class _Server:
 
         self._shell_makers = [(module, module.make_shell) for module in (modular, replay)]
         self._stages = stages
-        self._models: dict[tuple[str, str, str, bool, bool, bool], Any] = {}
+        self._models: dict[tuple[str, str, str, bool, bool, bool, bool], Any] = {}
         self._made: list[Any] = []
         original = media.frames_of
 
@@ -181,6 +182,8 @@ class _Server:
         pipeline, arguments = classic(case)
         if case.adapters is not None:
             put_on(pipeline, FAMILIES[case.family].checkpoint, case.adapters)
+        if case.scheduler:
+            swap(pipeline, FAMILIES[case.family].checkpoint, case.scheduler)
         with decoded_by(type(pipeline.vae)) as ours:
             self.whole(case, gathers=gathers)
         with decoded_by(type(pipeline.vae)) as classics:
@@ -238,8 +241,16 @@ class _Server:
         from diffusion_worker.model import NO_ADAPTERS, load_model
         from diffusionpipeline.words import Stage
 
-        checkpoint, adapted = FAMILIES[case.family].checkpoint, case.adapters is not None
-        key = (checkpoint.name, case.dtype, case.device, case.without_shells, adapted, case.tiled)
+        checkpoint, adapted, swapped = FAMILIES[case.family].checkpoint, case.adapters is not None, case.scheduler
+        key = (
+            checkpoint.name,
+            case.dtype,
+            case.device,
+            case.without_shells,
+            adapted,
+            swapped is not None,
+            case.tiled,
+        )
         if key not in self._models:
             try:
                 for module, _ in self._shell_makers if case.without_shells else ():
@@ -247,6 +258,7 @@ class _Server:
                 self._models[key] = load_model(
                     path=ensure(checkpoint),
                     adapters=adapter_files(checkpoint) if adapted else NO_ADAPTERS,
+                    schedulers=kinds_for(checkpoint) if swapped is not None else (),
                     stages=frozenset(Stage(stage) for stage in self._stages),
                     dtype=case.dtype,
                     device=case.device,

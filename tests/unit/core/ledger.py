@@ -33,6 +33,7 @@ from diffusion_router.core import (
     Welcome,
 )
 from diffusion_router.core.lifecycle import TRANSITIONS
+from diffusion_router.core.offers import of_scheduler
 from diffusion_router.core.scheduler import Scheduler
 from unit.core.workers import Where, Worker, content_of
 
@@ -52,6 +53,11 @@ class StoredJob:
     # Something other than a loss went wrong with it: it may fail.
     tainted: bool = False
     adapters: frozenset[str] = frozenset()
+    scheduler: str = ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.adapters | of_scheduler(self.scheduler)
 
 
 class Ledger:
@@ -119,22 +125,22 @@ class Ledger:
         self._place[action.task_id] = action.incarnation
         assert action.stage in stages
         if action.stage is Stage.DENOISE:
-            assert job.adapters <= self._core.peers[action.incarnation].offered, "it does not offer its adapters"
+            assert job.needs <= self._core.peers[action.incarnation].offered, "it does not offer what it needs"
         if isinstance(action.input, Where):
             assert action.input.generation == generation, "a tensor would cross generations"
             assert action.input.content == content_of(Stage(action.stage - 1), action.job_id)
         else:
             assert action.stage is Stage.ENCODE
             wanted = self._core.jobs[action.job_id].begins_in
-            could = self._could_end_in(wanted, job.adapters)
+            could = self._could_end_in(wanted, job.needs)
             assert generation == wanted or not could, f"it should have begun in {wanted}"
 
-    def _could_end_in(self, generation: str, adapters: frozenset[str]) -> bool:
-        """Every role that anybody has is there, in that generation too, with a denoiser that offers the adapters."""
+    def _could_end_in(self, generation: str, needs: frozenset[str]) -> bool:
+        """Every role that anybody has is there, in that generation too, with a denoiser that offers what it needs."""
         staying = [peer for peer in self._core.peers.values() if not peer.draining]
         of_generation = {stage for peer in staying if peer.generation == generation for stage in peer.stages}
         denoisers = [peer for peer in staying if peer.generation == generation and Stage.DENOISE in peer.stages]
-        if denoisers and not any(adapters <= peer.offered for peer in denoisers):
+        if denoisers and not any(needs <= peer.offered for peer in denoisers):
             return False
         return Stage.ENCODE in of_generation and of_generation == {stage for peer in staying for stage in peer.stages}
 

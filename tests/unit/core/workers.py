@@ -108,6 +108,7 @@ class Worker:
     """Times that it was told that its name is another's."""
     process: Process | None = None
     adapters: Adapters = field(default_factory=Adapters)
+    schedulers: frozenset[str] = frozenset()
     # Whether it says which outputs its tasks read, as those of older versions don't.
     says_inputs: bool = True
     tasks: dict[str, Held] = field(default_factory=dict)
@@ -157,6 +158,7 @@ class Worker:
             draining=self.draining,
             process=self.process,
             adapters=self.adapters,
+            schedulers=self.schedulers,
             tasks=tuple(held),
             outputs=tuple(self.outputs.values()),
         )

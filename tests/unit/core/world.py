@@ -84,6 +84,7 @@ class World:
                         restored=True,
                         conditioning=conditioning,
                         adapters=job.adapters,
+                        scheduler=job.scheduler,
                     )
                 )
 
@@ -146,11 +147,18 @@ class World:
     # ------------------------------------------------------------ clients
 
     def submit(
-        self, deadline: float = FAR, shape: str = "", conditioning: str = "", adapters: Iterable[str] = ()
+        self,
+        deadline: float = FAR,
+        shape: str = "",
+        conditioning: str = "",
+        adapters: Iterable[str] = (),
+        scheduler: str = "",
     ) -> str:
         job_id = f"j{len(self.store) + 1}" + (f"@{conditioning}" if conditioning else "")
-        job = self.store[job_id] = StoredJob(deadline, adapters=frozenset(adapters))
-        self.tell(JobSubmitted(job_id, deadline, shape, conditioning=conditioning, adapters=job.adapters))
+        job = self.store[job_id] = StoredJob(deadline, adapters=frozenset(adapters), scheduler=scheduler)
+        self.tell(
+            JobSubmitted(job_id, deadline, shape, conditioning=conditioning, adapters=job.adapters, scheduler=scheduler)
+        )
         return job_id
 
     def cancel(self, job_id: str) -> None:
@@ -232,7 +240,7 @@ class World:
     def respawn(self, worker: Worker, *, attach: bool = True, uid: str = "") -> Worker:
         """A new process in the same pod; uid: in another one of the same name."""
         same = {"generation": worker.generation, "capacity": worker.capacity, "slots": worker.slots}
-        same["adapters"] = worker.adapters
+        same |= {"adapters": worker.adapters, "schedulers": worker.schedulers}
         if uid:
             same["process"] = Process(uid, self.starts + 1)
         return self.spawn(*worker.stages, pod=worker.pod, attach=attach, real_slots=worker.real_slots, **same)

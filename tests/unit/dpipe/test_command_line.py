@@ -321,6 +321,21 @@ def test_adapters_are_sent_with_their_scales_in_order(monkeypatch: pytest.Monkey
     assert asked == [[{"name": "ink"}, {"name": "house-2.1", "scale": -0.5}], None]
 
 
+def test_a_scheduler_is_sent_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    async def generated(_url: str, request: dict[str, object], *_: object, **__: object) -> int:
+        asked.append(request)
+        return 0
+
+    monkeypatch.setattr("dpipe.client.generate.generate_files", generated)
+    made = ("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1")
+    assert dpipe(*made, "--scheduler", "fast")[0] == 0
+    assert dpipe(*made)[0] == 0
+    assert asked[0].get("scheduler") == "fast"
+    assert "scheduler" not in asked[1]
+
+
 def test_a_scale_that_is_no_number_is_named_with_what_it_should_be() -> None:
     code, text = dpipe("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1", "--adapter", "ink:half")
     assert code != 0

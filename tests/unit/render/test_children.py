@@ -377,6 +377,19 @@ def test_encoders_and_denoisers_alone_are_told_of_adapters() -> None:
     assert heard(pipeline(model=model, roles=colocated)) == {"router": {}, "denoiser": told}
 
 
+def test_all_workers_are_told_of_schedulers_and_of_their_options_as_they_were_given() -> None:
+    options = {"use_karras_sigmas": True, "shift": 3.0, "solver_order": 2, "algorithm_type": "sde-dpmsolver++"}
+    given = [
+        {"name": "fast", "class": "DPMSolverMultistepScheduler", "options": {**options, "left_out": None}},
+        {"name": "plain", "class": "DDIMScheduler"},
+    ]
+    for found in workers(render(pipeline(model={"schedulers": given}))):
+        first, second = json.loads(environment(found)["DIFFUSION_WORKER_SCHEDULERS"])
+        assert first == {"name": "fast", "class": "DPMSolverMultistepScheduler", "options": options}
+        assert [type(value) for value in first["options"].values()] == [bool, float, int, str]
+        assert second == {"name": "plain", "class": "DDIMScheduler", "options": {}}
+
+
 @pytest.mark.parametrize("source", ["Hub", "Path"])
 def test_workers_reach_a_hub_for_an_adapter_of_a_model_that_is_not_downloaded(source: str) -> None:
     model = {"adapters": [{"name": "ink", "source": source, "id": "/a/ink"}]}

@@ -9,6 +9,7 @@ from diffusion_operator.render import Images, names, render
 from unit.render.children import IMAGES, of_kind, pipeline, rdma_pipeline, shared_environment, workers
 
 HUB = {"source": "Hub", "id": "a/b"}
+KARRAS = {"name": "k", "class": "DDIMScheduler"}
 ADAPTER = {"name": "ink", "source": "Hub", "id": "a/ink"}
 
 
@@ -47,6 +48,10 @@ def test_what_changes_the_meaning_of_a_tensor_changes_the_generation() -> None:
                 roles={"denoiser": {"env": [{"name": "DIFFUSION_WORKER_ADAPTERS", "value": "[]"}]}},
             )
         ),
+        generation(pipeline(model={"schedulers": [KARRAS]})),
+        generation(pipeline(model={"schedulers": [{**KARRAS, "options": {"eta": 1}}]})),
+        generation(pipeline(model={"schedulers": [{**KARRAS, "options": {"eta": True}}]})),
+        generation(pipeline(model={"schedulers": [{**KARRAS, "name": "l"}]})),
         generation(pipeline(transport={"backend": "tcp"})),
         generation(pipeline(transport={"protocol": "auto"})),
         generation(rdma_pipeline({"resourceName": "rdma/hca"})),

@@ -278,6 +278,18 @@ def test_every_rule_of_the_definition_has_a_resource_here_that_breaks_it() -> No
 
 
 WRONG_VALUES = {
+    "model: {source: Bundled, schedulers: [{name: a}]}": "spec.model.schedulers[0]: lacks the required field class",
+    "model: {source: Bundled, schedulers: [{name: a, class: ../x}]}": "spec.model.schedulers[0].class: ",
+    "model: {source: Bundled, schedulers: [{name: a, class: A}, {name: a, class: B}]}": "spec.model.schedulers",
+    "model: {source: Bundled, schedulers: [{name: a, class: A, options: {b: [1]}}]}": (
+        "spec.model.schedulers[0].options.b: must be a number, a text, true or false, not a list ([1])"
+    ),
+    "model: {source: Bundled, schedulers: [{name: a, class: A, options: {b: {c: 1}}}]}": (
+        "spec.model.schedulers[0].options.b: must be a number, a text, true or false, not an object"
+    ),
+    "model: {source: Bundled, schedulers: [{name: a, class: A, options: {b: $(HF_TOKEN)}}]}": (
+        "spec.model.schedulers[0].options.b: "
+    ),
     "model: {source: Bundled, dtype: fp16}": "spec.model.dtype: must be one of bfloat16, float16, float32, not 'fp16'",
     "model: {id: ''}": "spec.model.id: must not be empty",
     "roles: {}": "spec: lacks the required field model",

@@ -13,6 +13,7 @@ from diffusion_router.api.errors import ApiError, not_found, translate
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import JOB
 from diffusion_router.api.limits import Limits
+from diffusion_router.api.schedulers import check_scheduler
 from diffusion_router.api.submission import settle_adapters, settle_output
 from diffusion_router.api.validation import RequestReader
 from diffusion_router.peers.registry import Registry
@@ -80,6 +81,7 @@ class Generation(job_pb2_grpc.JobServiceServicer):
 
     async def _create(self, request: job_pb2.CreateJobRequest) -> job_pb2.Job:
         generation = settle_adapters(self._registry, self._reader.read_parameters(request.parameters))
+        check_scheduler(self._registry, generation)
         model = settle_output(self._registry, generation, JOB)
         if not 0 <= request.timeout_seconds <= self._limits.max_seconds:
             bound = f"{self._limits.max_seconds:g}"

@@ -99,6 +99,7 @@ def request_fields(kind: Kind, limits: Limits) -> dict[str, Field]:
         ("adapters", KINDS, AdapterList("LoRA adapters by name, with their scales")),
         ("loras", KINDS, AdapterList("The same as `adapters`")),
         ("lora", KINDS, OneAdapter("The same as `adapters`, of one")),
+        ("scheduler", KINDS, Text("A scheduler that the pipeline lists, by name", 63, min_length=1)),
         ("exact", KINDS, Switch("Computed by itself, where the pipeline shares forwards among requests")),
         ("max_sequence_length", KINDS, Integer("Tokens of the prompt that count", 1, 65_536)),
         ("true_cfg_scale", KINDS, Number("Guidance by the negative prompt, of models with two kinds", 0, 1000)),

@@ -22,7 +22,8 @@ def model_routes(api: Api) -> APIRouter:
 
     def served() -> list[ModelObject | AdapterObject]:
         """Models first, so that one is found before an adapter of its name."""
-        models = [_object(model, created) for model in api.registry.models()]
+        schedulers = sorted(api.registry.schedulers() or ())
+        models = [_object(model, created, schedulers) for model in api.registry.models()]
         adapters = [
             AdapterObject(id=name, created=created, parent=model.id, output=model.makes)
             for name, model in sorted(api.registry.served_adapters().items())
@@ -50,5 +51,12 @@ def model_routes(api: Api) -> APIRouter:
     return routes
 
 
-def _object(model: peer_pb2.ModelIdentity, created: int) -> ModelObject:
-    return ModelObject(id=model.id, created=created, revision=model.revision, digest=model.digest, output=model.makes)
+def _object(model: peer_pb2.ModelIdentity, created: int, schedulers: list[str]) -> ModelObject:
+    return ModelObject(
+        id=model.id,
+        created=created,
+        revision=model.revision,
+        digest=model.digest,
+        output=model.makes,
+        schedulers=schedulers,
+    )

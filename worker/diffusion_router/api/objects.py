@@ -85,6 +85,8 @@ class ModelObject(BaseModel):
     revision: str
     digest: str
     output: str
+    schedulers: list[str]
+    """Names of those that requests may give in the place of its own."""
 
 
 class AdapterObject(BaseModel):

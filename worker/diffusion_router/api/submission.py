@@ -15,6 +15,7 @@ from diffusion_router.api.errors import ApiError, not_found
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import VIDEO_FORMAT, Kind
 from diffusion_router.api.limits import Limits
+from diffusion_router.api.schedulers import check_scheduler
 from diffusion_router.api.validation import Request as GenerationRequest
 from diffusion_router.api.validation import RequestReader
 from diffusion_router.peers.registry import Registry
@@ -58,6 +59,7 @@ class Api:
 
     async def _submit(self, body: Body, kind: Kind, key: str | None) -> Submitted:
         generation = settle_adapters(self.registry, self.reader.read(kind, body.values))
+        check_scheduler(self.registry, generation)
         model = settle_output(self.registry, generation, kind)
         kept: list[str] = []
         try:

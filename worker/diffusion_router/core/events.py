@@ -125,6 +125,8 @@ class JobSubmitted:
     """Jobs of the same encode the same: one of them does, for all. Empty: nobody encodes the same."""
     adapters: frozenset[str] = frozenset()
     """Only denoisers that offer all of them can take it."""
+    scheduler: str = ""
+    """Likewise. Empty: the model's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,8 @@ class PeerRegistered(Generic[R]):
     process: Process | None = None
     """None: an older worker, which does not say."""
     adapters: Adapters = Adapters()
+    schedulers: frozenset[str] = frozenset()
+    """That it can denoise by, by name."""
     tasks: tuple[HeldTask, ...] = ()
     outputs: tuple[StageResult[R], ...] = ()
 

@@ -9,6 +9,7 @@ from diffusion_router.core import outputs, sharing
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import FailureKind, JobChanged, JobEnded, JobStatus, JobSubmitted, R, Stage
 from diffusion_router.core.lifecycle import OUTPUT_OF, Move
+from diffusion_router.core.offers import of_scheduler
 from diffusion_router.core.state import Job, Output, Peer, StageRecord
 
 # Tries kept for the stage table.
@@ -26,7 +27,7 @@ def submit(book: Book[R], event: JobSubmitted) -> None:
         kills=event.kills,
         encodes=event.conditioning,
         ready_since=book.now,
-        adapters=event.adapters,
+        adapters=event.adapters | of_scheduler(event.scheduler),
         not_before=book.settle_until if event.restored else 0.0,
         begins_in=book.shares.of(event.job_id),
     )

@@ -38,7 +38,7 @@ from diffusion_router.core.events import (
     Tick,
 )
 from diffusion_router.core.lifecycle import Move
-from diffusion_router.core.offers import needs
+from diffusion_router.core.offers import in_words, needs
 from diffusion_router.core.state import Job, Loss, Peer
 
 _LATER_FIRST: Final = sorted(Stage, reverse=True)
@@ -121,8 +121,8 @@ class Core(Book[R]):
         if peer is None:
             return
         if event.adapters is not None:
-            peer.loaded = event.adapters.loaded
-        offered = peer.offered if event.adapters is None else event.adapters.offered
+            peer.loaded = event.adapters.loaded | peer.schedulers
+        offered = peer.offered if event.adapters is None else event.adapters.offered | peer.schedulers
         if offered != peer.offered or (event.draining and not peer.draining):
             peer.offered = offered
             peer.draining |= event.draining
@@ -196,7 +196,7 @@ class Core(Book[R]):
             if job is not None:
                 text = f"not finished by its deadline ({job.stage.name})"
                 if missing := self.scheduler.offers.missing(needs(job)):
-                    text += f": no denoiser offers its adapters {', '.join(sorted(missing))}"
+                    text += f": no denoiser offers its {in_words(missing)}"
                 jobs.end(self, job, Move.FAILED, FailureKind.DEADLINE, text)
         while self.stopping and self.stopping[0][0] <= self.now:
             _, incarnation, task_id = heapq.heappop(self.stopping)

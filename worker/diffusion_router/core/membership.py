@@ -24,6 +24,7 @@ from diffusion_router.core.events import (
     Welcome,
 )
 from diffusion_router.core.lifecycle import HELD, Move
+from diffusion_router.core.offers import NONE, of_scheduler
 from diffusion_router.core.state import Job, Loss, Output, Peer, Silent, StageRecord, Task, slots_needed
 
 
@@ -39,7 +40,8 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
     _learn_of_the_silent(book, event)
     peer = book.peers.get(event.incarnation) or _admit(book, event)
     peer.connected, peer.draining = True, event.draining
-    peer.offered, peer.loaded = event.adapters.offered, event.adapters.loaded
+    peer.schedulers = NONE.union(*map(of_scheduler, event.schedulers))
+    peer.offered, peer.loaded = event.adapters.offered | peer.schedulers, event.adapters.loaded | peer.schedulers
     book.hear(peer.incarnation)
     book.changed(peer)
     book.emit(Welcome(peer.incarnation))

@@ -1,4 +1,4 @@
-"""Which adapters the denoisers of each generation offer.
+"""What the denoisers of each generation offer: adapters and schedulers, by name.
 
 Denoisers alone are asked: an adapter changes what they compute, and what encoders do only where its file says so. All
 of a generation offer the same but for a while, when a file has come into their folder or gone from it.
@@ -15,6 +15,20 @@ from diffusion_router.core.state import Job, Peer
 Names = frozenset[str]
 
 NONE: Final[Names] = frozenset()
+_SCHEDULER: Final = "scheduler "
+# No adapter's name has a space in it.
+
+
+def of_scheduler(name: str) -> Names:
+    """A scheduler among what is offered and needed. Empty: none of its own."""
+    return frozenset([_SCHEDULER + name]) if name else NONE
+
+
+def in_words(names: Names) -> str:
+    """For people: which of a job's adapters, and which scheduler."""
+    adapters = sorted(name for name in names if not name.startswith(_SCHEDULER))
+    schedulers = sorted(names - set(adapters))
+    return " and ".join([*([f"adapters {', '.join(adapters)}"] if adapters else []), *schedulers])
 
 
 class Offers(Generic[R]):
@@ -59,7 +73,7 @@ class Offers(Generic[R]):
 
 
 def needs(job: Job[R]) -> Names:
-    """Adapters that a denoiser must offer for it, now or next."""
+    """What a denoiser must offer for it, now or next."""
     return job.adapters if job.adapters and job.stage is not Stage.DECODE else NONE
 
 

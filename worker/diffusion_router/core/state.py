@@ -113,7 +113,7 @@ class Job(Generic[R]):
     """Jobs of the same encode the same. Empty: nobody does."""
     ready_since: float
     adapters: frozenset[str] = frozenset()
-    """Which it is denoised with."""
+    """Which it is denoised with; and by which scheduler, if by another than the model's own."""
     not_before: float = 0.0
     begins_in: str = ""
     """The generation in which it is to begin; empty: any."""
@@ -201,8 +201,10 @@ class Peer(Generic[R]):
     connected: bool = True
     draining: bool = False
     process: Process | None = None
+    schedulers: frozenset[str] = frozenset()
+    """That it can denoise by: those that it registered with, as `offers` names them."""
     offered: frozenset[str] = frozenset()
-    """Adapters that it can compute with."""
+    """Those, and adapters that it can compute with."""
     loaded: frozenset[str] = frozenset()
     """Those in its memory, by its last word, and those that its tasks since then want."""
     stalled: set[str] = field(default_factory=set)

@@ -13,6 +13,7 @@ _MAX_FORWARDS: Final = 64
 # One for each stage, of some version.
 _MAX_PROBED: Final = 8
 _MAX_ERROR: Final = 2000
+_MAX_SCHEDULERS: Final = 64
 MAX_ADAPTERS: Final = 4096
 """Of one worker. What it offers beyond is passed over."""
 
@@ -35,6 +36,7 @@ def make_plausible(report: peer_pb2.PeerReport) -> int:
             return _plausible_timings(report.stage_done.timings)
         case "register":
             del report.register.probed[_MAX_PROBED:]
+            del report.register.schedulers[_MAX_SCHEDULERS:]
             return (
                 sum(_plausible_timings(done.timings) for done in report.register.outputs)
                 + sum(map(_plausible_probed, report.register.probed))

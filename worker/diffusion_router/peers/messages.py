@@ -41,6 +41,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         draining=message.draining,
         process=_process(message),
         adapters=_adapters(message.adapters),
+        schedulers=frozenset(message.schedulers),
         tasks=tuple(
             core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started, task.input_task_id)
             for task in message.tasks

@@ -89,8 +89,16 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             name: self._named(session.register.model)
             for peer in denoisers
             if (session := self._sessions.session(peer.incarnation)) is not None
-            for name in peer.offered
+            for name in peer.offered - peer.schedulers
         }
+
+    def schedulers(self) -> frozenset[str] | None:
+        """The names of those that denoisers offer. None: no denoiser is there."""
+        denoisers = [peer for peer in self._dispatcher.core.peers.values() if Stage.DENOISE in peer.stages]
+        if not denoisers:
+            return None
+        sessions = [self._sessions.session(peer.incarnation) for peer in denoisers]
+        return frozenset(name for session in sessions if session is not None for name in session.register.schedulers)
 
     def ready(self) -> bool:
         """Whether each role has a peer that takes tasks."""

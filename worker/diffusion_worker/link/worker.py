@@ -95,6 +95,7 @@ class Worker:
             probe=to_wire(probe, self._settings.generation) if probe is not None else None,
             probed=self._probing.found(),
             adapters=self._offering.all(),
+            schedulers=self._loaded.model.schedulers_offered,
         )
 
     def unsettled(self) -> Iterator[peer_pb2.PeerReport]:

@@ -5,7 +5,7 @@ Importing this package costs nothing; torch and diffusers come in with `load_mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffusion_worker.model.folder import identify
@@ -21,6 +21,7 @@ from diffusion_worker.model.types import (
     OnStep,
     Parameters,
     RoleModel,
+    SchedulerKind,
     StageModel,
     StepCancelled,
     UnsupportedModel,
@@ -40,6 +41,7 @@ __all__ = [
     "OnStep",
     "Parameters",
     "RoleModel",
+    "SchedulerKind",
     "StageModel",
     "StepCancelled",
     "UnsupportedModel",
@@ -60,9 +62,10 @@ def load_model(
     variant: str = "",
     allow_pickle: bool = False,
     adapters: AdapterFiles = NO_ADAPTERS,
+    schedulers: Sequence[SchedulerKind] = (),
     vae_tiling: bool = False,
 ) -> RoleModel:
-    """Loads the weights that `stages` need, and no others, and what `adapters` have for these.
+    """Loads the weights that `stages` need, and no others, and what `adapters` have for these, and makes `schedulers`.
 
     Cuts along the model's blocks where diffusers has sound ones, else by capture and replay of the classic pipeline.
     Raises UnsupportedModel, which names what is missing.
@@ -87,5 +90,6 @@ def load_model(
         device=device,
         allow_pickle=allow_pickle,
         adapters=adapters,
+        schedulers=schedulers,
         vae_tiling=vae_tiling,
     )

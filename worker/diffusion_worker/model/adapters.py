@@ -8,28 +8,25 @@ least recently used going first: one that is wanted again in the middle of a den
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import torch
 
+from diffusion_worker.model.adapter_folder import AdapterFolder
 from diffusion_worker.model.lora import Loader, drop, find_file, tuner_layers
 from diffusion_worker.model.types import (
     AdapterFile,
     AdapterFiles,
     InvalidRequest,
+    ModelError,
     Offered,
     UnsupportedModel,
     Wanted,
 )
-from diffusionpipeline.words import ADAPTER_NAME
-
-MAX_OFFERED: Final = 1000
-"""Of a folder's adapters."""
 
 
 @dataclass(slots=True)
@@ -62,7 +59,7 @@ class Adapters:
 
     def __init__(self, pipeline: str, components: Mapping[str, Any], files: AdapterFiles) -> None:
         """`components`: those held in full. Loads the listed ones. Raises UnsupportedModel."""
-        self._folder = files.folder
+        self._folder = AdapterFolder(files.folder) if files.folder is not None else None
         self._max_loaded = files.max_loaded
         self._known: dict[str, _Adapter] = {}
         # Least recently used first.
@@ -149,8 +146,12 @@ class Adapters:
     def _find(self, name: str, field: str) -> _Adapter:
         adapter = self._known_as(name)
         if adapter is None:
-            self._look()
+            answered = self._look()
             adapter = self._known_as(name)
+            if adapter is None and not answered:
+                raise ModelError(
+                    f"{field}: {name!r} was not seen in model.adapterSource before, and that folder does not answer now"
+                )
         if adapter is None:
             with self._lock:
                 there = ", ".join(sorted(self._known)[:20]) or "none yet"
@@ -161,24 +162,19 @@ class Adapters:
         with self._lock:
             return self._known.get(name)
 
-    def _look(self) -> None:
-        """Learns of what was put into the folder since, and of what was taken away."""
+    def _look(self) -> bool:
+        """Learns of what was put into the folder since, and of what was taken away. Whether the folder said it."""
         if self._folder is None:
-            return
-        try:
-            there = sorted(one for one in self._folder.iterdir() if one.suffix == ".safetensors" or one.is_dir())
-        except OSError:
-            there = []
-        by_name = {one.name.removesuffix(".safetensors"): one for one in there}
-        # No request can have another name.
-        found = {name: one for name, one in by_name.items() if re.fullmatch(ADAPTER_NAME, name, re.ASCII)}
+            return True
+        found, answered = self._folder.look()
         with self._lock:
-            for name, path in list(found.items())[:MAX_OFFERED]:
+            for name, path in found.items():
                 if name not in self._known:
                     self._known[name] = _Adapter(AdapterFile(name, path), listed=False)
             for name, adapter in list(self._known.items()):
                 if not adapter.listed and not adapter.loaded_as and name not in found:
                     del self._known[name]
+        return answered
 
     def _ensure(self, names: Sequence[str]) -> None:
         for name in names:

@@ -18,6 +18,7 @@ from diffusion_worker.model.families import FPS_INPUTS, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder
 from diffusion_worker.model.guidance import is_guider
 from diffusion_worker.model.inputs import as_taken
+from diffusion_worker.model.schedulers import is_run_by
 from diffusion_worker.model.types import Parameters, Pictures
 from diffusionpipeline.words import STAGES, Stage
 
@@ -36,6 +37,8 @@ class Bound:
     """None: the guider's own."""
     fps: int
     output_format: str
+    scheduler: str
+    """Empty: the folder's own."""
 
 
 def bind(parameters: Parameters, cut: Cut, folder: ModelFolder, *, output: str, size_multiple: int) -> Bound:
@@ -60,6 +63,7 @@ def bind(parameters: Parameters, cut: Cut, folder: ModelFolder, *, output: str, 
         guidance_scale=scale,
         fps=parameters.fps or folder.default_fps or _declared_fps(pieces) or cut.family.fps,
         output_format=parameters.output_format,
+        scheduler=parameters.scheduler or "",
     )
 
 
@@ -82,6 +86,8 @@ def encoding_reads(pieces: Pieces, cut: Cut) -> frozenset[str]:
     if guided and not cut.family.encodes_negative:
         # Whether a negative prompt is encoded depends on whether there will be guidance.
         reads.add(arguments.GUIDANCE)
+    if is_run_by(pieces.components(Stage.ENCODE)):
+        reads.add("scheduler")
     return frozenset(reads)
 
 

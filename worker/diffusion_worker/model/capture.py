@@ -133,6 +133,9 @@ def encode(run: Run) -> list[Record]:
             # Some methods of encoders use a tower inside of it, past the encoder's own forward.
             for tower in encoder.children():
                 taps.hear(tower, touch)
+            if hasattr(encoder, "final_layer_norm") and not hasattr(encoder, "text_model"):
+                # Pipelines with clip_skip use a tower inside of CLIP's model, with which transformers 5 made it one.
+                taps.put(encoder, "text_model", encoder)
             taps.handle(encoder, "forward", DIRECT + name, direct)
         for name, decoder in run.parts.decoders.items():
             taps.handle(decoder, "encode", f"{DIRECT}{name}.encode", direct)

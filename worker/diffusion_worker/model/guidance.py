@@ -37,7 +37,8 @@ class Gathered:
         guiders = [one for one in components.components.values() if isinstance(one, BaseGuidance)]
 
         def run() -> Any:
-            return self._block(components, block_state, *args, **indices)
+            with _told_all_steps(block_state):
+                return self._block(components, block_state, *args, **indices)
 
         if any(_changes_networks(guider) for guider in guiders):
             with self._questions.inline():
@@ -52,6 +53,22 @@ class Gathered:
 def is_guider(spec: Any) -> bool:
     """Whether a component's specification is a guider's."""
     return isinstance(spec.type_hint, type) and issubclass(spec.type_hint, BaseGuidance)
+
+
+@contextmanager
+def _told_all_steps(block_state: Any) -> Iterator[None]:
+    """Guiders take a step's place among the request's steps, and are off beyond the last. Some schedulers make more of
+    them than were asked for (one of second order almost twice as many), and classic pipelines guide them all."""
+    asked = getattr(block_state, "num_inference_steps", None)
+    timesteps = getattr(block_state, "timesteps", None)
+    if asked is None or timesteps is None or len(timesteps) <= asked:
+        yield
+        return
+    block_state.num_inference_steps = len(timesteps)
+    try:
+        yield
+    finally:
+        block_state.num_inference_steps = asked
 
 
 def _changes_networks(guider: BaseGuidance) -> bool:

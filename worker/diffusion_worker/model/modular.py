@@ -8,7 +8,7 @@ the whole state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, cast
@@ -16,7 +16,6 @@ from typing import Any, Final, TypedDict, cast
 import diffusers
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model import media
 from diffusion_worker.model.adapters import Adapters, Chosen
@@ -30,6 +29,7 @@ from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
 from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_instead
 from diffusion_worker.model.pipes import Pipe, Pipes, build
+from diffusion_worker.model.schedulers import Schedulers
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.tiling import set_tiling
 from diffusion_worker.model.types import (
@@ -40,6 +40,7 @@ from diffusion_worker.model.types import (
     ModelError,
     Offered,
     Parameters,
+    SchedulerKind,
     UnsupportedModel,
     Values,
     Workflow,
@@ -74,6 +75,8 @@ class Made(_Handed):
     guidance_scale: float | None
     fps: int
     output_format: str
+    scheduler: str
+    """The name that the request gave; empty: the folder's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,7 @@ class ModularModel:
         device: str,
         allow_pickle: bool = False,
         adapters: AdapterFiles = NO_ADAPTERS,
+        schedulers: Sequence[SchedulerKind] = (),
         vae_tiling: bool = False,
     ) -> None:
         quieten()
@@ -136,6 +140,7 @@ class ModularModel:
         set_tiling(self._components, folder, wanted=vae_tiling)
         own = {name: self._components[name] for name in sorted(wanted)}
         self.adapters = Adapters(folder.pipeline_class, own, adapters)
+        self.schedulers = Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
         read_too = {"adapters"} if self.adapters.may_touch(self.owned[Stage.ENCODE]) else set()
         self.workflows = tuple(
             Workflow(
@@ -167,6 +172,10 @@ class ModularModel:
     def folder(self) -> ModelFolder:
         """The model's folder."""
         return self._folder
+
+    @property
+    def schedulers_offered(self) -> Sequence[str]:
+        return self.schedulers.names
 
     def adapters_offered(self) -> list[Offered] | None:
         return self.adapters.offered() if self.adapters else None
@@ -222,6 +231,7 @@ class ModularModel:
     # What follows runs one stage.
 
     def _bind(self, parameters: Parameters) -> Bound:
+        self.schedulers.check(parameters.scheduler)
         return bind(parameters, self._cut, self._folder, output=self.output, size_multiple=self._size_multiple)
 
     def _run(self, stage: Stage, made: Made, denoising: Denoising = NOBODY) -> Made:
@@ -255,10 +265,7 @@ class ModularModel:
 
     def _call_with(self, pipe: Pipe, stage: Stage, made: Made) -> Any:
         inputs, tags = made["inputs"], made["tags"]
-        for name, component in pipe.pipeline.components.items():
-            if isinstance(component, SchedulerMixin):
-                # A scheduler keeps the state of one denoising, such as the history of a multistep method.
-                setattr(pipe.pipeline, name, type(component).from_config(component.config))
+        self.schedulers.renew(pipe.pipeline, self._components, made["scheduler"], made["generator"])
         given: dict[str, Any] = {}
         for parameter in self._cut.pieces(made["triggers"]).inputs_of(stage):
             if parameter.name == "generator":
@@ -368,6 +375,7 @@ def _begin(bound: Bound, inputs: dict[str, object], tags: Mapping[str, list[str]
         "guidance_scale": bound.guidance_scale,
         "fps": bound.fps,
         "output_format": bound.output_format,
+        "scheduler": bound.scheduler,
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypedDict, cast
 
@@ -33,6 +33,7 @@ from diffusion_worker.model.loops import Parked
 from diffusion_worker.model.products import product_of
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedulers_of
+from diffusion_worker.model.schedulers import Schedulers
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_arguments, check_cut, is_sound, pictures_of
 from diffusion_worker.model.standins import Questions, stand_in
@@ -45,6 +46,7 @@ from diffusion_worker.model.types import (
     ModelError,
     Offered,
     Parameters,
+    SchedulerKind,
     UnsupportedModel,
     Values,
     Workflow,
@@ -68,6 +70,8 @@ class Request(TypedDict):
     seed: int
     fps: int
     output_format: str
+    scheduler: str
+    """The name that the request gave; empty: the folder's own."""
 
 
 class ReplayModel:
@@ -87,6 +91,7 @@ class ReplayModel:
         device: str,
         allow_pickle: bool = False,
         adapters: AdapterFiles = NO_ADAPTERS,
+        schedulers: Sequence[SchedulerKind] = (),
         vae_tiling: bool = False,
     ) -> None:
         quieten()
@@ -127,6 +132,8 @@ class ReplayModel:
             *({name: self._components[name] for name, role in roles.items() if role is stage} for stage in Stage)
         )
         self._pipelines = {kind: self._build(one) for kind, one in self._classes.items()}
+        # After those, for some mend the config of their scheduler when they are made.
+        self.schedulers = Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -149,6 +156,10 @@ class ReplayModel:
         """The model's folder."""
         return self._folder
 
+    @property
+    def schedulers_offered(self) -> Sequence[str]:
+        return self.schedulers.names
+
     def adapters_offered(self) -> list[Offered] | None:
         return self.adapters.offered() if self.adapters else None
 
@@ -157,6 +168,7 @@ class ReplayModel:
         arguments.check_format(parameters.output_format, self.output)
         for name in sorted(parameters.images.keys() & self._untaken.keys()):
             raise InvalidRequest(f"{name}: {self._untaken[name]}")
+        self.schedulers.check(parameters.scheduler)
         # An input that no class is for is refused by one that takes inputs at all.
         otherwise = [*self._classes][-1] if parameters.images else "own"
         kind = next((kind for kind in self._classes if kind in parameters.images), otherwise)
@@ -169,6 +181,7 @@ class ReplayModel:
             "seed": parameters.seed,
             "fps": fps,
             "output_format": parameters.output_format,
+            "scheduler": parameters.scheduler or "",
         }
         self.adapters.activate_all(self.adapters.choose(parameters.adapters))
         with self._run(Stage.ENCODE, request) as run:
@@ -211,11 +224,12 @@ class ReplayModel:
         pipeline = copy.copy(self._pipelines[request["kind"]])
         for name, component in schedulers_of(self._components).items():
             # A scheduler keeps the state of one denoising, such as the history of a multistep method.
-            setattr(pipeline, name, copy.deepcopy(component))
+            fresh = self.schedulers.fresh(name, request["scheduler"])
+            setattr(pipeline, name, copy.deepcopy(component) if fresh is None else fresh)
         for second, copied in SECOND_SCHEDULERS.items():
             if getattr(pipeline, second, self) is None:
                 # Its own copy, made while it runs, could be neither followed nor parked.
-                pipeline.__dict__[second] = copy.deepcopy(self._components[copied])
+                pipeline.__dict__[second] = copy.deepcopy(getattr(pipeline, copied))
         parts = self._parts if driver is None else self._twins(driver, chosen)
         for name, part in parts.all():
             # Past the pipeline's own __setattr__, which would register it.

@@ -42,10 +42,10 @@ class Taps:
         while self._undo:
             self._undo.pop()()
 
-    def put(self, owner: Any, attribute: str, method: Method) -> None:
-        """Puts `method` in the place of one object's method."""
+    def put(self, owner: Any, attribute: str, value: Any) -> None:
+        """Puts `value` in the place of one object's method or attribute."""
         # Past nn.Module's and DiffusionPipeline's own __setattr__, which would register it.
-        owner.__dict__[attribute] = method
+        owner.__dict__[attribute] = value
         self._undo.append(lambda: owner.__dict__.pop(attribute, None))
 
     def hear(self, module: torch.nn.Module, heard: Callable[[], None]) -> None:

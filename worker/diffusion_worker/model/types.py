@@ -60,6 +60,15 @@ NO_ADAPTERS: Final = AdapterFiles()
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulerKind:
+    """A scheduler that requests may name: a class of diffusers, and options over the config of the folder's own."""
+
+    name: str
+    class_name: str
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Offered:
     """An adapter that a model can compute with. It was loaded `loads` times, of which the last took `load_seconds`."""
 
@@ -91,6 +100,8 @@ class Parameters:
     """Arguments that only this family of models has, such as max_sequence_length."""
     adapters: Sequence[Wanted] = ()
     """In this order: sums of several depend on it in their last bits."""
+    scheduler: str | None = None
+    """The name of one of those that the model was loaded with; None: the folder's own."""
     exact: bool | None = None
     """Computed with nobody else's request."""
     output_format: str = "png"
@@ -164,6 +175,10 @@ class StageModel(Protocol):
     @property
     def workflows(self) -> Sequence[Workflow]:
         """The uses that are served."""
+
+    @property
+    def schedulers_offered(self) -> Sequence[str]:
+        """Names of the schedulers that requests may name."""
 
     def adapters_offered(self) -> list[Offered] | None:
         """All that requests may name; None: this model never has any. Callable from any thread; may read a folder."""
