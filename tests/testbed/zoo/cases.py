@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.zoo.catalogue import FAMILIES
+from testbed.zoo.control_nets import Led
 from testbed.zoo.family import Family
 
 
 @dataclass(frozen=True)
 class Case:
     """A family in one precision on one device, with fields of the request changed, and how often each input picture is
-    turned. adapters: that it is computed with, by a model that has some; None: by one that has none."""
+    turned. adapters: that it is computed with, by a model that has some; None: by one that has none; controls: the same
+    of ControlNets."""
 
     family: str
     dtype: str = "float32"
@@ -22,6 +24,7 @@ class Case:
     picture: int = 0
     without_shells: bool = False
     adapters: tuple[tuple[str, float | None], ...] | None = None
+    controls: tuple[Led, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,22 @@ class Stay:
 
 def parameters_of(case: Case) -> Any:
     """The request."""
-    from diffusion_worker.model import Parameters, Wanted
+    from diffusion_worker.model import Control, Parameters, Wanted
 
     family = FAMILIES[case.family]
     images = inputs_of(family, case.picture)
     output_format = "png" if family.output == "image" else "mp4"
     fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
     wanted = [Wanted(*one) for one in case.adapters or ()]
-    return Parameters(**fields, images=images, adapters=wanted, output_format=output_format)
+    led = zip(case.controls or (), control_pictures(case), strict=True)
+    controls = [Control(**one._asdict(), image=picture) for one, picture in led]
+    return Parameters(**fields, images=images, adapters=wanted, controls=controls, output_format=output_format)
+
+
+def control_pictures(case: Case) -> list[Any]:
+    """Those that the case's ControlNets lead by, of the size of what is made."""
+    first = 100 + case.picture
+    return [_picture(FAMILIES[case.family].size, first + place) for place in range(len(case.controls or ()))]
 
 
 def inputs_of(family: Family, number: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from testbed.zoo.cache import ensure
 from testbed.zoo.cases import Case, Stay, parameters_of
 from testbed.zoo.catalogue import FAMILIES
 from testbed.zoo.classic import classic, decoded_by, plain
+from testbed.zoo.control_nets import control_net_files
 
 ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
 WHOLE = ENCODER + DENOISER + DECODER
@@ -101,7 +102,7 @@ class _Server:
 
         self._shell_makers = [(module, module.make_shell) for module in (modular, replay)]
         self._stages = stages
-        self._models: dict[tuple[str, str, str, bool, bool], Any] = {}
+        self._models: dict[tuple[str, str, str, bool, bool, bool], Any] = {}
         self._made: list[Any] = []
         original = media.frames_of
 
@@ -239,7 +240,8 @@ class _Server:
         from diffusionpipeline.words import Stage
 
         checkpoint, adapted = FAMILIES[case.family].checkpoint, case.adapters is not None
-        key = (checkpoint.name, case.dtype, case.device, case.without_shells, adapted)
+        led = case.controls is not None
+        key = (checkpoint.name, case.dtype, case.device, case.without_shells, adapted, led)
         if key not in self._models:
             try:
                 for module, _ in self._shell_makers if case.without_shells else ():
@@ -247,6 +249,7 @@ class _Server:
                 self._models[key] = load_model(
                     path=ensure(checkpoint),
                     adapters=adapter_files(checkpoint) if adapted else NO_ADAPTERS,
+                    control_nets=control_net_files(checkpoint) if led else (),
                     stages=frozenset(Stage(stage) for stage in self._stages),
                     dtype=case.dtype,
                     device=case.device,

@@ -5,8 +5,9 @@ Importing this package costs nothing; torch and diffusers come in with `load_mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffusion_worker.model.folder import identify
 from diffusion_worker.model.source import resolve_model
@@ -14,6 +15,8 @@ from diffusion_worker.model.types import (
     NO_ADAPTERS,
     AdapterFile,
     AdapterFiles,
+    Control,
+    ControlNetFiles,
     DownloadFailed,
     InvalidRequest,
     Media,
@@ -29,10 +32,15 @@ from diffusion_worker.model.types import (
 )
 from diffusionpipeline.words import Stage
 
+if TYPE_CHECKING:
+    from diffusion_worker.model.controlled import BaseModel
+
 __all__ = [
     "NO_ADAPTERS",
     "AdapterFile",
     "AdapterFiles",
+    "Control",
+    "ControlNetFiles",
     "DownloadFailed",
     "InvalidRequest",
     "Media",
@@ -60,8 +68,9 @@ def load_model(
     variant: str = "",
     allow_pickle: bool = False,
     adapters: AdapterFiles = NO_ADAPTERS,
+    control_nets: Sequence[ControlNetFiles] = (),
 ) -> RoleModel:
-    """Loads the weights that `stages` need, and no others, and what `adapters` have for these.
+    """Loads the weights that `stages` need, and no others, what `adapters` have for these, and `control_nets` beside.
 
     Cuts along the model's blocks where diffusers has sound ones, else by capture and replay of the classic pipeline.
     Raises UnsupportedModel, which names what is missing.
@@ -74,9 +83,14 @@ def load_model(
     folder = open_folder(path, variant=variant, allow_pickle=allow_pickle)
     check_folder(folder)
     if find_cut(folder) is not None:
-        way: Callable[..., RoleModel] = ModularModel
+        way: Callable[..., BaseModel] = ModularModel
     else:
         from diffusion_worker.model.replay import ReplayModel
 
         way = ReplayModel
-    return way(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle, adapters=adapters)
+    model = way(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle, adapters=adapters)
+    if not control_nets:
+        return model
+    from diffusion_worker.model.controlled import ControlledModel
+
+    return ControlledModel(model, control_nets, dtype=dtype, device=device, allow_pickle=allow_pickle)

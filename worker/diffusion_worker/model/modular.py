@@ -151,6 +151,11 @@ class ModularModel:
         """The model's folder."""
         return self._folder
 
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """By name: held in full, or as shells."""
+        return self._components
+
     def adapters_offered(self) -> list[Offered] | None:
         return self.adapters.offered() if self.adapters else None
 
