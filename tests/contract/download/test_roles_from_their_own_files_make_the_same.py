@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from diffusion_worker.model import Media, Parameters, RoleModel, load_model
 from diffusion_worker.model.driving import Direct
 from diffusionpipeline.words import STAGES, Stage
 from testbed.published import VARIANT
 from testbed.zoo.cache import ensure
+from testbed.zoo.cases import Case, parameters_of
 from testbed.zoo.catalogue import FAMILIES
 
 # One of each kind: published in pieces, statistics in the VAE's buffers, a video, and one that is replayed.
 GATE = ("sd3-image-to-image", "flux2-klein", "ltx", "sd15")
-
-
-def request_of(name: str) -> Parameters:
-    family = FAMILIES[name]
-    draw = np.random.default_rng(5)
-    images = {
-        name: Image.fromarray(draw.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-        for name, size in family.images.items()
-    }
-    return Parameters(**family.request, images=images, output_format="png" if family.output == "image" else "mp4")
 
 
 def made(encoder: RoleModel, denoiser: RoleModel, decoder: RoleModel, request: Parameters) -> list[Media]:
@@ -47,7 +36,7 @@ def test_three_roles_from_what_each_downloads_make_the_bytes_of_the_whole(hub, f
     id = "maker/sd3" if FAMILIES[name].checkpoint.name == "sd3" else "maker/other"
     if id == "maker/other":
         hub.add(id, checkpoint)
-    request = request_of(name)
+    request = parameters_of(Case(name))
 
     def load(path, *stages: Stage) -> RoleModel:
         return load_model(path=path, stages=frozenset(stages), dtype="float32", device="cpu")
@@ -59,7 +48,7 @@ def test_three_roles_from_what_each_downloads_make_the_bytes_of_the_whole(hub, f
 
 
 def test_in_a_cache_with_two_variants_each_worker_loads_the_one_that_it_was_told_of(fetched, published):
-    request = dataclasses.replace(request_of("sd3"), images={})
+    request = dataclasses.replace(parameters_of(Case("sd3")), images={})
     fetched(*STAGES, share={"variant": VARIANT})
     path = fetched(*STAGES)
 

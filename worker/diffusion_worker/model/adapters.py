@@ -36,7 +36,8 @@ MAX_OFFERED: Final = 1000
 class _Adapter:
     file: AdapterFile
     listed: bool
-    loaded: bool = False
+    loaded_as: str = ""
+    """PEFT allows no dots in names, so it is told others. Empty: not loaded."""
     load_seconds: float = 0.0
     bytes: int = 0
     loads: int = 0
@@ -64,8 +65,8 @@ class Adapters:
         self._folder = files.folder
         self._max_loaded = files.max_loaded
         self._known: dict[str, _Adapter] = {}
-        # Least recently used first. PEFT allows no dots in names, so it is told others.
-        self._loaded: dict[str, str] = {}
+        # Least recently used first.
+        self._loaded: dict[str, _Adapter] = {}
         self._count = 0
         self._lock = threading.Lock()
         self._active: dict[int, tuple[tuple[str, float], ...]] = {}
@@ -92,7 +93,7 @@ class Adapters:
         self._look()
         with self._lock:
             return [
-                Offered(name, one.file.scale, one.loaded, one.load_seconds, one.bytes, one.loads)
+                Offered(name, one.file.scale, bool(one.loaded_as), one.load_seconds, one.bytes, one.loads)
                 for name, one in sorted(self._known.items())
             ]
 
@@ -105,11 +106,12 @@ class Adapters:
             if wanted:
                 raise InvalidRequest("adapters: this pipeline has none: name them in its model.adapters")
             return None
-        chosen: list[tuple[str, float]] = []
-        for index, one in enumerate(wanted):
-            adapter = self._find(one.name, f"adapters[{index}].name")
-            chosen.append((one.name, adapter.file.scale if one.scale is None else one.scale))
-        hot = [name for name, _ in chosen if not self._known[name].listed]
+        found = [self._find(one.name, f"adapters[{index}].name") for index, one in enumerate(wanted)]
+        chosen = tuple(
+            (one.name, adapter.file.scale if one.scale is None else one.scale)
+            for one, adapter in zip(wanted, found, strict=True)
+        )
+        hot = [adapter for adapter in found if not adapter.listed]
         if len(hot) > self._max_loaded:
             raise InvalidRequest(
                 f"adapters: {len(hot)} of the adapter folder at once, at most {self._max_loaded} are loaded: ask for "
@@ -119,7 +121,7 @@ class Adapters:
             self._ensure([name for name, _ in chosen])
         except UnsupportedModel as error:
             raise InvalidRequest(f"adapters: {error}") from error
-        return Chosen(tuple(chosen), self)
+        return Chosen(chosen, self)
 
     def activate(self, network: torch.nn.Module, adapters: tuple[tuple[str, float], ...]) -> None:
         """From now on `network` computes with these, and no others."""
@@ -132,7 +134,7 @@ class Adapters:
         for layer in layers:
             layer.enable_adapters(bool(adapters))
         if adapters:
-            names, scales = [self._loaded[name] for name, _ in adapters], [scale for _, scale in adapters]
+            names, scales = [self._loaded[name].loaded_as for name, _ in adapters], [scale for _, scale in adapters]
             set_weights_and_activate_adapters(network, names, scales)
         self._active[id(network)] = adapters
 
@@ -145,13 +147,19 @@ class Adapters:
     # What follows loads and drops.
 
     def _find(self, name: str, field: str) -> _Adapter:
-        if name not in self._known:
-            self._look()
-        adapter = self._known.get(name)
+        adapter = self._known_as(name)
         if adapter is None:
-            there = ", ".join(sorted(self._known)[:20]) or "none yet"
+            self._look()
+            adapter = self._known_as(name)
+        if adapter is None:
+            with self._lock:
+                there = ", ".join(sorted(self._known)[:20]) or "none yet"
             raise InvalidRequest(f"{field}: there is no adapter {name!r}; there are: {there}")
         return adapter
+
+    def _known_as(self, name: str) -> _Adapter | None:
+        with self._lock:
+            return self._known.get(name)
 
     def _look(self) -> None:
         """Learns of what was put into the folder since, and of what was taken away."""
@@ -169,7 +177,7 @@ class Adapters:
                 if name not in self._known:
                     self._known[name] = _Adapter(AdapterFile(name, path), listed=False)
             for name, adapter in list(self._known.items()):
-                if not adapter.listed and not adapter.loaded and name not in found:
+                if not adapter.listed and not adapter.loaded_as and name not in found:
                     del self._known[name]
 
     def _ensure(self, names: Sequence[str]) -> None:
@@ -178,9 +186,9 @@ class Adapters:
                 self._loaded[name] = self._loaded.pop(name)
             else:
                 self._load(self._find(name, "adapters"))
-        kept = [name for name in self._loaded if not self._known[name].listed]
+        kept = [name for name, adapter in self._loaded.items() if not adapter.listed]
         for name in [name for name in kept if name not in names][: max(0, len(kept) - self._max_loaded)]:
-            self._drop(name)
+            self._drop(self._loaded.pop(name))
 
     def _load(self, adapter: _Adapter) -> None:
         assert self._loader is not None
@@ -193,19 +201,21 @@ class Adapters:
         with torch.no_grad():
             self._loader.load(contents, path, mine, inner)
         self._forget_state()
-        self._loaded[adapter.file.name] = inner
+        self._loaded[adapter.file.name] = adapter
         with self._lock:
-            adapter.loaded = True
+            # It may have been taken out of the folder meanwhile, and forgotten.
+            self._known[adapter.file.name] = adapter
+            adapter.loaded_as = inner
             adapter.loads += 1
             adapter.components = contents.components
             adapter.bytes = path.stat().st_size
             adapter.load_seconds = time.perf_counter() - begun
 
-    def _drop(self, name: str) -> None:
-        drop(list(self._networks.values()), self._loaded.pop(name))
+    def _drop(self, adapter: _Adapter) -> None:
+        drop(list(self._networks.values()), adapter.loaded_as)
         self._forget_state()
         with self._lock:
-            self._known[name].loaded = False
+            adapter.loaded_as = ""
 
     def _forget_state(self) -> None:
         """What is switched on where has changed with what there is."""

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusion_worker.model.cases import FRAMES
-from diffusion_worker.model.files import read_json
 from diffusion_worker.model.folder import DTYPES, ModelFolder, count_elements, open_folder
 from diffusion_worker.model.sizes import sizes_by_stage
 from diffusion_worker.model.source import resolve_model
@@ -197,17 +196,16 @@ def own_sides(folder: ModelFolder) -> list[int]:
     scale = 1
     if "vae" in folder.components or "vqvae" in folder.components or "movq" in folder.components:
         name = next(name for name in ("vae", "vqvae", "movq") if name in folder.components)
-        widths = _config(folder, name).get("block_out_channels")
+        widths = folder.component_config(name).get("block_out_channels")
         if not isinstance(widths, list):
             return []
         scale = 2 ** (len(widths) - 1)
-    sizes = [_config(folder, name).get("sample_size") for name in ("unet", "transformer") if name in folder.components]
+    sizes = [
+        folder.component_config(name).get("sample_size")
+        for name in ("unet", "transformer")
+        if name in folder.components
+    ]
     return [size * scale for size in sizes if isinstance(size, int)]
-
-
-def _config(folder: ModelFolder, name: str) -> Mapping[str, Any]:
-    file = folder.path / name / "config.json"
-    return read_json(file) if file.is_file() else {}
 
 
 def _run_trials(path: Path, work: Path, options: Options, *, small: bool) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from diffusion_worker.model.families import (
     Family,
     family_of,
 )
-from diffusion_worker.model.files import read_json
 from diffusion_worker.model.folder import ModelFolder
 from diffusion_worker.model.types import UnsupportedModel
 from diffusionpipeline.words import STAGES, Stage
@@ -222,14 +221,11 @@ def find_cut(folder: ModelFolder) -> Cut | None:
     if DENOISE_BLOCK not in blocks.sub_blocks:
         return None
     needed = NEEDED_CONFIG.get(name, {})
-    untaken = {taken for taken, (component, key) in needed.items() if _config_of(folder, component).get(key) is None}
+    untaken = {
+        taken for taken, (component, key) in needed.items() if folder.component_config(component).get(key) is None
+    }
     cut = Cut(type(base), blocks, folder.components, untaken)
     return cut if _is_for(cut, folder) else None
-
-
-def _config_of(folder: ModelFolder, component: str) -> Mapping[str, Any]:
-    file = folder.component_path(component) / "config.json" if component in folder.components else None
-    return read_json(file) if file is not None and file.is_file() else {}
 
 
 def _is_for(cut: Cut, folder: ModelFolder) -> bool:

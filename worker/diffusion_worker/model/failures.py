@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Final
 
 from diffusion_worker.model.types import InvalidRequest, ModelError
 from diffusionpipeline.words import Stage
+
+NAMED: Final = 3
+"""How many of several names a message gives."""
 
 
 def failure(stage: Stage, pipeline: str, error: Exception, *, absent: Sequence[str] = ()) -> ModelError:
@@ -33,3 +37,9 @@ def told(error: Exception) -> str:
     if isinstance(error, KeyError | IndexError):
         return f"it looked for {text}, which is not there"
     return text or "it gives no reason"
+
+
+def first_of(names: Collection[str]) -> str:
+    """The first names in their order, and how many more there are."""
+    first = sorted(names)[:NAMED]
+    return ", ".join(first) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -80,6 +80,11 @@ class ModelFolder:
             )
         return path
 
+    def component_config(self, name: str) -> Mapping[str, Any]:
+        """The config of a component; empty: it has none."""
+        file = self.path / name / "config.json"
+        return read_json(file) if file.is_file() else {}
+
     def component_class(self, name: str) -> Any:
         """The class of a component, from the installed libraries alone."""
         library, class_name = self.components[name]

@@ -6,7 +6,7 @@ place for, such as the scales of a quantisation. Both look like a model that wor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +14,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from diffusion_worker.model.failures import first_of
 from diffusion_worker.model.types import ModelError, UnsupportedModel
 
-NAMED: Final = 3
-"""How many tensors a message names."""
 # Of normalisations: counts that only training reads. Published weights may lack them.
 _UNREAD: Final = ("num_batches_tracked",)
 
@@ -28,21 +27,21 @@ def check_keys(component: torch.nn.Module, info: Mapping[str, Any], where: Path,
     `info` is what `from_pretrained` says with `output_loading_info`: it knows tied weights, and which keys the class
     ignores. `files` are those that were loaded from the folder `where`.
     """
-    name, held_by = type(component).__name__, f"{where}: {', '.join(files[:NAMED])}{' …' if len(files) > NAMED else ''}"
+    name, held_by = type(component).__name__, f"{where}: {first_of(files)}"
     if mismatched := [f"{key} ({list(there)}, not {list(due)})" for key, there, due in info["mismatched_keys"]]:
         raise UnsupportedModel(
-            f"{held_by}: other shapes than by the config of {name}: {_named(mismatched)}: config and weights are of "
+            f"{held_by}: other shapes than by the config of {name}: {first_of(mismatched)}: config and weights are of "
             "two models; take both from the same one"
         )
     if missing := [key for key in info["missing_keys"] if not key.endswith(_UNREAD)]:
         raise UnsupportedModel(
-            f"{held_by}: {name} lacks {_named(missing)}, which would be random values: get the file again, or the "
+            f"{held_by}: {name} lacks {first_of(missing)}, which would be random values: get the file again, or the "
             "weights that belong to this config"
         )
     computed = [key for key, _ in component.named_buffers() if key not in component.state_dict()]
     if unknown := [key for key in info["unexpected_keys"] if not key.endswith((*computed, *_UNREAD))]:
         raise UnsupportedModel(
-            f"{held_by}: {name} has no place for {_named(unknown)}, which would be left out: these are weights of "
+            f"{held_by}: {name} has no place for {first_of(unknown)}, which would be left out: these are weights of "
             "another class, or in a form that diffusers can't load (such as scaled fp8 of ComfyUI)"
         )
 
@@ -53,8 +52,8 @@ def check_weights(component: torch.nn.Module, where: Path) -> None:
     if ends and not bool(torch.stack(list(ends.values())).isfinite().all()):
         wrong = [name for name, end in ends.items() if not end.isfinite()]
         raise UnsupportedModel(
-            f"{where}: NaN or infinite values in {_named(wrong)} of {type(component).__name__}: get the weights again, "
-            "or set a model.dtype that can hold them"
+            f"{where}: NaN or infinite values in {first_of(wrong)} of {type(component).__name__}: get the weights "
+            "again, or set a model.dtype that can hold them"
         )
 
 
@@ -62,7 +61,7 @@ def check_made(values: object, what: str) -> None:
     """Raises ModelError if one of the tensors in `values`, which a stage made, is not finite."""
     wrong = [path for path, tensor in _tensors("", values) if tensor.numel() and not _ends(tensor).isfinite()]
     if wrong:
-        where = f" in {_named(wrong)}" if any(wrong) else ""
+        where = f" in {first_of(wrong)}" if any(wrong) else ""
         raise ModelError(
             f"{what}: NaN or infinite values{where}: the model's numbers overflow, as some models' do in float16; set "
             "model.dtype bfloat16 or float32"
@@ -114,8 +113,3 @@ def _tensors(path: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
     elif isinstance(value, list | tuple):
         for index, entry in enumerate(value):
             yield from _tensors(f"{path}.{index}".lstrip("."), entry)
-
-
-def _named(keys: Collection[str]) -> str:
-    first = sorted(keys)[:NAMED]
-    return ", ".join(first) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")

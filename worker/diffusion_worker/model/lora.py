@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import diffusers
 import torch
@@ -20,13 +20,12 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from transformers import PreTrainedModel
 
+from diffusion_worker.model.failures import first_of
 from diffusion_worker.model.files import check_weight_files, header
+from diffusion_worker.model.folder import LORA_FILE
 from diffusion_worker.model.intact import check_made
 from diffusion_worker.model.types import ModelError, UnsupportedModel
 
-USUAL_FILE: Final = "pytorch_lora_weights.safetensors"
-NAMED: Final = 3
-"""How many keys or files a message names."""
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 Networks = Mapping[str, torch.nn.Module]
@@ -76,7 +75,7 @@ class Loader:
         check_weight_files([file])
         if dora := sorted(key for key in json.loads(header(file)) if "dora_scale" in key):
             raise UnsupportedModel(
-                f"{file}: is DoRA ({_named(dora)}), of which diffusers would leave out the scales: take one that is "
+                f"{file}: is DoRA ({first_of(dora)}), of which diffusers would leave out the scales: take one that is "
                 "plain LoRA"
             )
         options: dict[str, Any] = {"return_lora_metadata": True, "use_safetensors": True, "local_files_only": True}
@@ -110,7 +109,7 @@ class Loader:
             if lost := sorted(layers.keys() - there):
                 drop(networks.values(), name)
                 raise UnsupportedModel(
-                    f"{file}: {component} ({type(networks[component]).__name__}) has no place for {_named(lost)}"
+                    f"{file}: {component} ({type(networks[component]).__name__}) has no place for {first_of(lost)}"
                 )
 
     def _load(self, contents: Contents, mine: dict[str, torch.Tensor], networks: Networks, name: str) -> None:
@@ -137,11 +136,11 @@ class Loader:
         strange = sorted(key for key in contents.tensors if key.split(".")[0] not in self.components)
         if strange:
             raise check(
-                f"{file}: diffusers has no place for {_named(strange)} in {self._pipeline}; it loads LoRA into "
+                f"{file}: diffusers has no place for {first_of(strange)} in {self._pipeline}; it loads LoRA into "
                 f"{', '.join(sorted(self.components))}"
             )
         if more := sorted(key for key in contents.tensors if "lora" not in key):
-            raise check(f"{file}: holds more than LoRA ({_named(more)}), which would change the model itself")
+            raise check(f"{file}: holds more than LoRA ({first_of(more)}), which would change the model itself")
         try:
             check_made(dict(contents.tensors), str(file))
         except ModelError as error:
@@ -158,10 +157,10 @@ def find_file(place: Path, file: str = "") -> Path:
         found = place / file
     else:
         there = sorted(one.name for one in place.glob("*.safetensors"))
-        if USUAL_FILE not in there and len(there) != 1:
-            text = f"{_named(there)}: say in `file` which" if there else "no safetensors file"
+        if LORA_FILE not in there and len(there) != 1:
+            text = f"{first_of(there)}: say in `file` which" if there else "no safetensors file"
             raise UnsupportedModel(f"{place}: has {text}")
-        found = place / (USUAL_FILE if USUAL_FILE in there else there[0])
+        found = place / (LORA_FILE if LORA_FILE in there else there[0])
     if found.suffix != ".safetensors":
         raise UnsupportedModel(f"{found}: adapters are read from safetensors files alone, which can run no code")
     return found
@@ -226,7 +225,7 @@ def _check_places(
     there = dict(network.named_modules())
     where = f"{file}: {component} ({type(network).__name__})"
     if lost := sorted(name for name in layers if name not in there):
-        raise UnsupportedModel(f"{where} has no layer {_named(lost)}: the adapter is made for another model")
+        raise UnsupportedModel(f"{where} has no layer {first_of(lost)}: the adapter is made for another model")
     for name, tensors in layers.items():
         weight = getattr(getattr(there[name], "base_layer", there[name]), "weight", None)
         if not isinstance(weight, torch.Tensor) or weight.ndim < 2:
@@ -258,7 +257,3 @@ def _layers_with(network: torch.nn.Module, name: str) -> set[str]:
 def _one_line(error: Exception) -> str:
     text = str(error).split("\n")[0].rstrip(".")
     return text[:300] or type(error).__name__
-
-
-def _named(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")

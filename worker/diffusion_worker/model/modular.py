@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, Final, TypedDict, cast
 
 import diffusers
@@ -72,6 +73,19 @@ class Made(_Handed):
     guidance_scale: float | None
     fps: int
     output_format: str
+
+
+@dataclass(frozen=True, eq=False)
+class Denoising:
+    """Who drives one, where it is in its loop, and with which adapters."""
+
+    driver: Driver | None = None
+    walk: Walk | None = None
+    adapters: Chosen | None = None
+
+
+NOBODY: Final = Denoising()
+"""Of stages that call no denoiser."""
 
 
 class ModularModel:
@@ -188,7 +202,7 @@ class ModularModel:
         walk = Walk(driver, generator, resume_of(values))
         chosen = self.adapters.choose(parameters.adapters)
         try:
-            latents = self._run(Stage.DENOISE, made, driver, walk, chosen)
+            latents = self._run(Stage.DENOISE, made, Denoising(driver, walk, chosen))
         except Parked as parked:
             return {**values, "resume": parked.resume}
         check_made(latents["inputs"], Stage.DENOISE)
@@ -212,16 +226,9 @@ class ModularModel:
     def _bind(self, parameters: Parameters) -> Bound:
         return bind(parameters, self._cut, self._folder, output=self.output, size_multiple=self._size_multiple)
 
-    def _run(
-        self,
-        stage: Stage,
-        made: Made,
-        driver: Driver | None = None,
-        walk: Walk | None = None,
-        chosen: Chosen | None = None,
-    ) -> Made:
+    def _run(self, stage: Stage, made: Made, denoising: Denoising = NOBODY) -> Made:
         """What later stages need: of what the stage was given, and of what it made."""
-        state = self._call(stage, made, driver, walk, chosen)
+        state = self._call(stage, made, denoising)
         needs = self._cut.pieces(made["triggers"]).needs_after(stage)
         merged = {**made["inputs"], **state.values}
         tags = dict(made["tags"])
@@ -238,19 +245,13 @@ class ModularModel:
             "tags": {tag: names for tag, names in kept.items() if names},
         }
 
-    def _call(
-        self,
-        stage: Stage,
-        made: Made,
-        driver: Driver | None = None,
-        walk: Walk | None = None,
-        chosen: Chosen | None = None,
-    ) -> Any:
+    def _call(self, stage: Stage, made: Made, denoising: Denoising = NOBODY) -> Any:
         """Runs the stage's blocks and returns their PipelineState."""
         triggers = made["triggers"]
         key = (stage, tuple(sorted(triggers.items())))
         with self._pipes.take(key, lambda: self._build(stage, self._cut.pieces(triggers))) as pipe:
-            pipe.questions.driver, pipe.questions.adapters, pipe.place.walk = driver, chosen, walk
+            pipe.questions.driver, pipe.questions.adapters = denoising.driver, denoising.adapters
+            pipe.place.walk = denoising.walk
             self._set_guidance(pipe, stage, made["guidance_scale"])
             return self._call_with(pipe, stage, made)
 
