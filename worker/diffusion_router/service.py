@@ -376,10 +376,12 @@ class JobService:
 def _shape(parameters: stage_pb2.JobParameters) -> str:
     """Requests of one shape take about the same time."""
     p = parameters
-    # Adapters are computed beside the model's own weights.
+    # Adapters and ControlNets are computed beside the model's own weights.
     adapters = f"+{len(p.adapters)}" if p.adapters else ""
-    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}"
+    controls = f"&{len(p.controls)}" if p.controls else ""
+    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}{controls}"
 
 
 def _adapters(parameters: stage_pb2.JobParameters) -> frozenset[str]:
-    return frozenset(adapter.name for adapter in parameters.adapters)
+    leading = (messages.among_adapters(control.name) for control in parameters.controls)
+    return frozenset(adapter.name for adapter in parameters.adapters).union(leading)

@@ -9,7 +9,15 @@ from pathlib import Path
 from platform import python_version
 from typing import Final
 
-from diffusion_worker.model import NO_ADAPTERS, AdapterFiles, UnsupportedModel, identify, load_model, resolve_model
+from diffusion_worker.model import (
+    NO_ADAPTERS,
+    AdapterFiles,
+    ControlNetFiles,
+    UnsupportedModel,
+    identify,
+    load_model,
+    resolve_model,
+)
 from diffusion_worker.model.types import StageModel, Told
 from diffusion_worker.settings import Settings
 from diffusionpipeline.v1 import peer_pb2
@@ -42,6 +50,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         variant=settings.model_variant,
         allow_pickle=settings.allow_pickle,
         adapters=_adapters(settings, paused),
+        control_nets=_control_nets(settings, paused),
     )
     return Loaded(model, _identity(settings, digest, model.output))
 
@@ -86,6 +95,31 @@ def _adapters(settings: Settings, paused: Callable[[], None]) -> AdapterFiles:
     if folder is not None and not folder.is_dir():
         raise UnsupportedModel(f"model.adapterSource: there is no folder {folder}: mount it into the workers")
     return AdapterFiles(listed, folder, settings.max_loaded_adapters)
+
+
+def _control_nets(settings: Settings, paused: Callable[[], None]) -> list[ControlNetFiles]:
+    """The folders of this worker's ControlNets, fetched. Raises UnsupportedModel, DownloadFailed."""
+    if not settings.control_nets:
+        return []
+    from diffusion_worker.model.control_files import Named, at_path, from_hub
+
+    found = []
+    for one in settings.control_nets:
+        named = Named(name=one.name, id=one.id, revision=one.revision, subfolder=one.subfolder, scale=one.scale)
+        if one.source == "Path":
+            found.append(at_path(named))
+            continue
+        found.append(
+            from_hub(
+                named,
+                whole=Stage.DENOISE in settings.stages,
+                variant=settings.model_variant,
+                allow_pickle=settings.allow_pickle,
+                patience_seconds=settings.download_patience_seconds,
+                paused=paused,
+            )
+        )
+    return found
 
 
 def adopt(model: StageModel, settings: Settings) -> Loaded:

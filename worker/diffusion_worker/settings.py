@@ -6,14 +6,14 @@ import os
 import socket
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
-from diffusionpipeline.words import ADAPTER_NAME, MODEL_ROLES, STAGES, ModelRole, Stage
+from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, MODEL_ROLES, STAGES, ModelRole, Stage
 
 
 class AdapterSetting(BaseModel):
@@ -27,6 +27,22 @@ class AdapterSetting(BaseModel):
     revision: str = ""
     file: str = Field("", pattern=r"^[^/\\]*$", description="Of several in the folder")
     scale: float = Field(1.0, allow_inf_nan=False)
+
+
+class ControlNetSetting(BaseModel):
+    """One of the ControlNets that the pipeline's resource lists."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=f"^{CONTROL_NAME}$")
+    source: Literal["Path", "Hub"]
+    id: str = Field(min_length=1, description="Path: a folder; Hub: owner/name")
+    revision: str = ""
+    subfolder: str = Field("", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", description="Of the folder or repository")
+    scale: float = Field(1.0, allow_inf_nan=False)
+
+
+Named = TypeVar("Named", AdapterSetting, ControlNetSetting)
 
 
 class Settings(ProcessSettings):
@@ -54,6 +70,9 @@ class Settings(ProcessSettings):
     adapters: list[AdapterSetting] = Field([], max_length=64, description="LoRA adapters, loaded at the start: JSON")
     adapter_folder: str = Field("", description="Folder of adapters that are loaded when requests first want them")
     max_loaded_adapters: int = Field(8, ge=1, le=256, description="Of that folder's, how many stay loaded")
+    control_nets: list[ControlNetSetting] = Field(
+        [], max_length=16, description="ControlNets that requests may name, loaded at the start: JSON"
+    )
     allow_pickle: bool = Field(False, description="Also read weights that are pickles, which can run any code")
     download_patience_seconds: float = Field(
         300.0, ge=0, description="Hub: a download is given up when nothing more came for so long"
@@ -135,11 +154,11 @@ class Settings(ProcessSettings):
     def _name(cls, value: str) -> str:
         return value or f"{socket.gethostname()}-{os.getpid()}"
 
-    @field_validator("adapters")
+    @field_validator("adapters", "control_nets")
     @classmethod
-    def _names_once(cls, value: list[AdapterSetting]) -> list[AdapterSetting]:
+    def _names_once(cls, value: list[Named]) -> list[Named]:
         if len({one.name for one in value}) < len(value):
-            raise ValueError("two adapters have one name")
+            raise ValueError("two have one name")
         return value
 
     @model_validator(mode="after")

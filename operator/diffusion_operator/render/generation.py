@@ -3,8 +3,8 @@
 A generation is the hash of the pod template, and peers of different generations never exchange tensors. Roles have
 different templates (devices, threads, arguments), yet must work together, and a change of one role's threads must not
 part it from the others. So there is one generation a pipeline: the hash over the parts of the worker pods' templates
-that decide what a tensor means and how it travels: image, model, revision, dtype, adapters and transport. All worker
-roles of one revision of the resource carry the same value, in a label and in DIFFUSION_WORKER_GENERATION.
+that decide what a tensor means and how it travels: image, model, revision, dtype, adapters, ControlNets and transport.
+All worker roles of one revision of the resource carry the same value, in a label and in DIFFUSION_WORKER_GENERATION.
 
 Adapters are among them although requests choose them by name: what an encoder made with a name's weights and scale is
 gone on with by a denoiser, and what a denoiser parked by another, so within a generation a name means one thing. How
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, Role, RoleSpec
-from diffusion_operator.render import adapters, names, rdma, storage
+from diffusion_operator.render import adapters, controls, names, rdma, storage
 from diffusion_operator.render.images import reference
 
 VARIABLE: Final = "DIFFUSION_WORKER_GENERATION"
@@ -54,15 +54,21 @@ def variables(pipeline: Pipeline) -> dict[str, str]:
 def generation(pipeline: Pipeline, image: str) -> str:
     """Ten hexadecimal digits. `image` is the one that the operator was installed with."""
     model, shared, named = pipeline.model, variables(pipeline), adapters.meaning(pipeline.model)
+    leading = controls.variables(model)
     parts = {
         "image": reference(pipeline.image, image),
         "model": [model.source, model.id, model.claim, model.sub_path],
         "variables": shared,
         # Not where there are none, or pipelines from before the field would be of another generation.
         **({"adapters": named} if named else {}),
+        **({"controlNets": leading} if leading else {}),
         "devices": rdma.given(pipeline),
         # What a user puts in their place.
-        "roles": {spec.role: own for spec, _ in pipeline.workers() if (own := list(_own(spec, {**shared, **named})))},
+        "roles": {
+            spec.role: own
+            for spec, _ in pipeline.workers()
+            if (own := list(_own(spec, {**shared, **named, **leading})))
+        },
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]

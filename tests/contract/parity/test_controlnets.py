@@ -13,7 +13,7 @@ FAMILIES = ("sd15", "sdxl", "sd3", "flux", "qwen-image")
 ONE = (Led("edges", 0.6),)
 BOTH = (Led("edges", 0.6), Led("depth", start=0.1, end=0.9))
 TWICE = (Led("edges", 0.6), Led("edges", 0.3))
-SEVERAL = {family: BOTH for family in FAMILIES} | {"qwen-image": TWICE}
+SEVERAL = dict.fromkeys(FAMILIES, BOTH) | {"qwen-image": TWICE}
 KINDS = (Led("union", 0.6, mode=1), Led("edges", 0.4))
 
 pytestmark = pytest.mark.timeout(900)

@@ -194,8 +194,8 @@ def test_one_that_nobody_offers_waits_until_its_deadline_which_says_so(world: Wo
     world.run(rounds=60)
     assert [world.store[job_id].status for job_id in jobs] == [JobStatus.FAILED] * 2
     assert [world.store[job_id].message for job_id in jobs] == [
-        "not finished by its deadline (ENCODE): no denoiser offers its adapters b",
-        "not finished by its deadline (ENCODE): no denoiser offers its adapters a, c",
+        "not finished by its deadline (ENCODE): no denoiser offers what it names: b",
+        "not finished by its deadline (ENCODE): no denoiser offers what it names: a, c",
     ]
 
 

@@ -1,4 +1,4 @@
-"""`/v1/models`: what the registered workers serve, and the adapters that they offer with it."""
+"""`/v1/models`: what the registered workers serve, and the adapters and ControlNets that they offer with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def model_routes(api: Api) -> APIRouter:
 
     def served() -> list[ModelObject | AdapterObject]:
         """Models first, so that one is found before an adapter of its name."""
-        models = [_object(model, created) for model in api.registry.models()]
+        leading = api.registry.control_nets() or {}
+        models = [
+            _object(model, created, sorted(name for name, led in leading.items() if led.id == model.id))
+            for model in api.registry.models()
+        ]
         adapters = [
             AdapterObject(id=name, created=created, parent=model.id, output=model.makes)
             for name, model in sorted(api.registry.served_adapters().items())
@@ -50,5 +54,12 @@ def model_routes(api: Api) -> APIRouter:
     return routes
 
 
-def _object(model: peer_pb2.ModelIdentity, created: int) -> ModelObject:
-    return ModelObject(id=model.id, created=created, revision=model.revision, digest=model.digest, output=model.makes)
+def _object(model: peer_pb2.ModelIdentity, created: int, control_nets: list[str]) -> ModelObject:
+    return ModelObject(
+        id=model.id,
+        created=created,
+        revision=model.revision,
+        digest=model.digest,
+        output=model.makes,
+        control_nets=control_nets,
+    )

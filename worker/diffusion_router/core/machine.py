@@ -196,7 +196,7 @@ class Core(Book[R]):
             if job is not None:
                 text = f"not finished by its deadline ({job.stage.name})"
                 if missing := self.scheduler.offers.missing(needs(job)):
-                    text += f": no denoiser offers its adapters {', '.join(sorted(missing))}"
+                    text += f": no denoiser offers what it names: {', '.join(sorted(missing))}"
                 jobs.end(self, job, Move.FAILED, FailureKind.DEADLINE, text)
         while self.stopping and self.stopping[0][0] <= self.now:
             _, incarnation, task_id = heapq.heappop(self.stopping)

@@ -68,6 +68,8 @@ def _plausible_adapters(adapters: peer_pb2.Adapters) -> int:
     wrong = max(0, len(adapters.offered) - MAX_ADAPTERS)
     if wrong:
         del adapters.offered[MAX_ADAPTERS:]
+    wrong += max(0, len(adapters.control_nets) - MAX_ADAPTERS)
+    del adapters.control_nets[MAX_ADAPTERS:]
     for adapter in adapters.offered:
         if not _is_duration(adapter.load_seconds):
             adapter.ClearField("load_seconds")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from diffusion_router import core
 from diffusion_router.peers.claims import MalformedReport, check_result
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
-from diffusionpipeline.words import ADAPTER_NAME
+from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME
 
 Report: TypeAlias = peer_pb2.StageDone
 Core: TypeAlias = core.Core[Report]
@@ -56,12 +56,29 @@ def _version_of_ip(pool: peer_pb2.Pool) -> str:
     return "IPv6" if pool.url.startswith(f"{pool.mode}://[") else "IPv4"
 
 
+_CONTROL_NET: Final = "ControlNet "
+# No adapter's name has a space.
+
+
+def among_adapters(control_net: str) -> str:
+    """What the core calls a ControlNet: to it, it is an adapter that is always loaded."""
+    return _CONTROL_NET + control_net
+
+
+def control_net_of(name: str) -> str | None:
+    """The inverse; None: this is an adapter's name."""
+    return name.removeprefix(_CONTROL_NET) if name.startswith(_CONTROL_NET) else None
+
+
 def _adapters(told: peer_pb2.Adapters) -> core.Adapters:
     # A file may have a name that no request can say.
     named = [adapter for adapter in told.offered if re.fullmatch(ADAPTER_NAME, adapter.name, re.ASCII)]
+    leading = frozenset(
+        among_adapters(name) for name in told.control_nets if re.fullmatch(CONTROL_NAME, name, re.ASCII)
+    )
     return core.Adapters(
-        offered=frozenset(adapter.name for adapter in named),
-        loaded=frozenset(adapter.name for adapter in named if adapter.loaded),
+        offered=leading.union(adapter.name for adapter in named),
+        loaded=leading.union(adapter.name for adapter in named if adapter.loaded),
     )
 
 
