@@ -26,11 +26,17 @@ class Artist(ScriptedWorker):
     """While `allowed` is clear, it stops in the middle of denoising until it is set, or the task is cancelled."""
 
     def __init__(
-        self, target: str, output: str = "image", model: str = "scripted", adapters: Sequence[str] = ()
+        self,
+        target: str,
+        output: str = "image",
+        model: str = "scripted",
+        adapters: Sequence[str] = (),
+        control_nets: Sequence[str] = (),
     ) -> None:
-        """adapters: those that it offers; none is loaded before it says so."""
+        """adapters: those that it offers; none is loaded before it says so. control_nets: the same."""
         super().__init__(target, "encoder", "denoiser", "decoder")
         self._adapters = adapters
+        self._control_nets = control_nets
         self.allowed = asyncio.Event()
         self.allowed.set()
         self.denoising = asyncio.Event()
@@ -53,12 +59,13 @@ class Artist(ScriptedWorker):
     def offering(self, seconds: float = 0.0, /, **loads: int) -> peer_pb2.Adapters:
         """loads: how often those that are loaded were."""
         return peer_pb2.Adapters(
+            control_nets=self._control_nets,
             offered=[
                 peer_pb2.OfferedAdapter(
                     name=name, scale=1, loaded=name in loads, load_seconds=seconds, loads=loads.get(name, 0)
                 )
                 for name in self._adapters
-            ]
+            ],
         )
 
     async def cut(self) -> None:

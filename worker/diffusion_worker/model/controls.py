@@ -69,11 +69,11 @@ def open_networks(
             one.path.parent, "", {one.path.name: ("diffusers", led.network)}, {}, variant=folder.variant
         )
         try:
-            network = (
-                load_component(alone, one.path.name, dtype=dtype, device=device, allow_pickle=allow_pickle)
-                if whole
-                else make_shell(alone, one.path.name, dtype=dtype, device=device)
-            )
+            if whole:
+                alone.weights(one.path.name, allow_pickle=allow_pickle)
+                network = load_component(alone, one.path.name, dtype=dtype, device=device, allow_pickle=allow_pickle)
+            else:
+                network = make_shell(alone, one.path.name, dtype=dtype, device=device)
         except UnsupportedModel as error:
             raise UnsupportedModel(f"{at}: {error}") from error
         made[one.name] = ControlNet(one.name, one.scale, config, network)
