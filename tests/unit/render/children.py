@@ -24,6 +24,7 @@ BASES = {
     "digits-two-denoisers": SIMPLEST,
     "flux-rdma": SIMPLEST,
     "adapters": SIMPLEST,
+    "control-nets": SIMPLEST,
     "pod-templates": SIMPLEST,
     "caches-and-claims": "digits-colocated",
     "isolated-and-monitored": "digits-colocated",
