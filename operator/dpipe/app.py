@@ -227,6 +227,7 @@ def check(
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load pickles, which may run any code.")] = False,
+    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="As model.vae.tiling says it.")] = False,
 ) -> None:
     """Find out for which uses a model can be served in roles.
 
@@ -239,7 +240,8 @@ def check(
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
         fail("this needs the worker's libraries: pip install 'diffusion-operator[worker]'")
     command = [sys.executable, "-m", "diffusion_worker.model.check", model]
-    switches = {"--quick": quick, "--sizes": sizes, "--json": as_json, "--allow-pickle": allow_pickle}
+    switches = {"--quick": quick, "--sizes": sizes, "--json": as_json}
+    switches |= {"--allow-pickle": allow_pickle, "--vae-tiling": vae_tiling}
     values = {"--revision": revision, "--variant": variant, "--dtype": dtype, "--device": device, "--threads": threads}
     command += [name for name, given in switches.items() if given]
     command += [text for name, value in values.items() if value is not None for text in (name, str(value))]

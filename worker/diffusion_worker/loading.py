@@ -51,6 +51,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         allow_pickle=settings.allow_pickle,
         adapters=_adapters(settings, paused),
         control_nets=_control_nets(settings, paused),
+        vae_tiling=settings.vae_tiling,
     )
     return Loaded(model, _identity(settings, digest, model.output))
 

@@ -67,6 +67,7 @@ class Settings(ProcessSettings):
         "", pattern=r"^[\w-]*$", description="Variant of the weights where a component has it, such as fp16"
     )
     model_dtype: str = Field("float32", description="Element type of the weights, such as bfloat16")
+    vae_tiling: bool = Field(False, description="Read and draw pictures in tiles: less memory, slightly other pixels")
     adapters: list[AdapterSetting] = Field([], max_length=64, description="LoRA adapters, loaded at the start: JSON")
     adapter_folder: str = Field("", description="Folder of adapters that are loaded when requests first want them")
     max_loaded_adapters: int = Field(8, ge=1, le=256, description="Of that folder's, how many stay loaded")

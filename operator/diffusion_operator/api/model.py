@@ -94,6 +94,7 @@ class Model:
     allow_pickle: bool
     token: SecretKey | None
     cache: Cache
+    vae_tiling: bool = False
     adapters: tuple[Adapter, ...] = ()
     adapter_folder: AdapterFolder | None = None
     control_nets: tuple[ControlNet, ...] = ()

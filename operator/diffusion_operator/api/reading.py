@@ -110,6 +110,7 @@ def _model(spec: Object) -> Model:
             read_only=cache["readOnly"] or filled,
             download=cache["downloadPolicy"] == "IfNotPresent" and not filled,
         ),
+        vae_tiling=spec.get("vae", {}).get("tiling", False),
         adapters=tuple(_adapter(item) for item in spec.get("adapters", ())),
         adapter_folder=_adapter_folder(spec),
         control_nets=tuple(_control_net(item) for item in spec.get("controlNets", ())),

@@ -3,8 +3,9 @@
 A generation is the hash of the pod template, and peers of different generations never exchange tensors. Roles have
 different templates (devices, threads, arguments), yet must work together, and a change of one role's threads must not
 part it from the others. So there is one generation a pipeline: the hash over the parts of the worker pods' templates
-that decide what a tensor means and how it travels: image, model, revision, dtype, adapters, ControlNets and transport.
-All worker roles of one revision of the resource carry the same value, in a label and in DIFFUSION_WORKER_GENERATION.
+that decide what a tensor means and how it travels: image, model, revision, dtype, tiles, adapters, ControlNets and
+transport. All worker roles of one revision of the resource carry the same value, in a label and in
+DIFFUSION_WORKER_GENERATION.
 
 Adapters are among them although requests choose them by name: what an encoder made with a name's weights and scale is
 gone on with by a denoiser, and what a denoiser parked by another, so within a generation a name means one thing. How
@@ -43,6 +44,8 @@ def variables(pipeline: Pipeline) -> dict[str, str]:
         **({"DIFFUSION_WORKER_MODEL_VARIANT": model.variant} if model.variant else {}),
         "DIFFUSION_WORKER_MODEL_DTYPE": model.dtype,
         "DIFFUSION_WORKER_ALLOW_PICKLE": str(model.allow_pickle).lower(),
+        # Only where it is so, for the same reason.
+        **({"DIFFUSION_WORKER_VAE_TILING": "true"} if model.vae_tiling else {}),
         "DIFFUSION_WORKER_BACKEND": transport.backend,
         "DIFFUSION_WORKER_PROTOCOL": transport.protocol,
         "DIFFUSION_WORKER_FALLBACK": transport.fallback,

@@ -82,7 +82,7 @@ async def test_i2_a_stranger_who_writes_mooncakes_pools_spoils_no_picture(tmp_pa
             async with httpx.AsyncClient(base_url=local.http_url) as client:
                 for _ in range(ROUNDS):
                     answered += await asyncio.gather(*(ask(client, load, number) for number in range(CLIENTS)))
-        assert written[0] > 1000
+        assert written[0] > len(answered), "fewer bytes than pictures"
         assert any(answered), "no picture came, right or wrong"
         async with httpx.AsyncClient(base_url=local.http_url) as client:
             assert await ask(client, load, 0), "nothing is left of him"

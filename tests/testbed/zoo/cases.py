@@ -25,6 +25,8 @@ class Case:
     without_shells: bool = False
     adapters: tuple[tuple[str, float | None], ...] | None = None
     controls: tuple[Led, ...] | None = None
+    tiled: bool = False
+    """Whether the VAE works in tiles."""
 
 
 @dataclass(frozen=True)

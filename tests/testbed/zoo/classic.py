@@ -49,8 +49,11 @@ def classic(case: Case) -> tuple[Any, dict[str, Any]]:
         pipeline = auto_pipeline.AutoPipelineForImage2Image.from_pipe(pipeline)
     elif case.family in _OF_PICTURES:
         pipeline = getattr(diffusers, _OF_PICTURES[case.family]).from_pipe(pipeline)
+    if case.tiled:
+        pipeline.vae.enable_tiling()
     taken = inspect.signature(pipeline.__call__).parameters
-    given = {**family.request, **family.request.get("extra", {})}
+    fields = {**family.request, **dict(case.changes)}
+    given = {**fields, **fields.get("extra", {})}
     given |= inputs_of(family, case.picture)
     if case.family in _WITH_ALPHA:
         # Their blocks do what the model was published with.

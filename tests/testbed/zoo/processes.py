@@ -102,7 +102,7 @@ class _Server:
 
         self._shell_makers = [(module, module.make_shell) for module in (modular, replay)]
         self._stages = stages
-        self._models: dict[tuple[str, str, str, bool, bool, bool], Any] = {}
+        self._models: dict[tuple[str, str, str, bool, bool, bool, bool], Any] = {}
         self._made: list[Any] = []
         original = media.frames_of
 
@@ -227,11 +227,11 @@ class _Server:
             "denoised": _write(denoised),
         }
 
-    def distance_to_plain(self, case: Case) -> float:
+    def distance_to_plain(self, case: Case, *, gathers: bool = False) -> float:
         """The largest difference of a pixel (0 to 1) to what diffusers' own pipeline makes, with nothing of ours."""
         import numpy as np
 
-        self.whole(case)
+        self.whole(case, gathers=gathers)
         (made,) = self._made
         return float(np.abs(np.asarray(made) - np.asarray(plain(case))).max())
 
@@ -241,7 +241,7 @@ class _Server:
 
         checkpoint, adapted = FAMILIES[case.family].checkpoint, case.adapters is not None
         led = case.controls is not None
-        key = (checkpoint.name, case.dtype, case.device, case.without_shells, adapted, led)
+        key = (checkpoint.name, case.dtype, case.device, case.without_shells, adapted, led, case.tiled)
         if key not in self._models:
             try:
                 for module, _ in self._shell_makers if case.without_shells else ():
@@ -253,6 +253,7 @@ class _Server:
                     stages=frozenset(Stage(stage) for stage in self._stages),
                     dtype=case.dtype,
                     device=case.device,
+                    vae_tiling=case.tiled,
                 )
             finally:
                 for module, maker in self._shell_makers:

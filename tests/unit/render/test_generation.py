@@ -31,6 +31,7 @@ def test_what_changes_the_meaning_of_a_tensor_changes_the_generation() -> None:
         generation(pipeline(image={"digest": "sha256:" + "0" * 64})),
         generation(pipeline(model={"dtype": "bfloat16"})),
         generation(pipeline(model={"allowPickle": True})),
+        generation(pipeline(model={"vae": {"tiling": True}})),
         generation(pipeline(model=HUB)),
         generation(pipeline(model={**HUB, "revision": "2"})),
         generation(pipeline(model={**HUB, "variant": "fp16"})),
@@ -82,6 +83,7 @@ def test_scaling_tuning_and_placing_leave_the_generation_as_it_is() -> None:
     assert generation(pipeline(roles={"denoiser": tuned}, router={"leaseSeconds": 30})) == usual
     assert generation(pipeline(transport={"poolSize": "1Gi"}, sharedMemorySize="0", suspend=True)) == usual
     assert generation(pipeline(restart={"id": "a"})) == usual
+    assert generation(pipeline(model={"vae": {"tiling": False}})) == usual
     folder = {"adapterSource": {"path": "/adapters"}}
     assert generation(pipeline(model={**folder, "maxLoadedAdapters": 2})) == generation(pipeline(model=folder))
     with_devices = generation(rdma_pipeline({"resourceName": "rdma/hca"}))

@@ -69,6 +69,7 @@ def load_model(
     allow_pickle: bool = False,
     adapters: AdapterFiles = NO_ADAPTERS,
     control_nets: Sequence[ControlNetFiles] = (),
+    vae_tiling: bool = False,
 ) -> RoleModel:
     """Loads the weights that `stages` need, and no others, what `adapters` have for these, and `control_nets` beside.
 
@@ -88,9 +89,19 @@ def load_model(
         from diffusion_worker.model.replay import ReplayModel
 
         way = ReplayModel
-    model = way(folder, stages=stages, dtype=dtype, device=device, allow_pickle=allow_pickle, adapters=adapters)
+    model = way(
+        folder,
+        stages=stages,
+        dtype=dtype,
+        device=device,
+        allow_pickle=allow_pickle,
+        adapters=adapters,
+        vae_tiling=vae_tiling,
+    )
     if not control_nets:
         return model
     from diffusion_worker.model.controlled import ControlledModel
 
-    return ControlledModel(model, control_nets, dtype=dtype, device=device, allow_pickle=allow_pickle)
+    return ControlledModel(
+        model, control_nets, dtype=dtype, device=device, allow_pickle=allow_pickle, vae_tiling=vae_tiling
+    )

@@ -51,6 +51,7 @@ class Options:
     threads: int
     allow_pickle: bool
     variant: str
+    vae_tiling: bool = False
 
 
 def check(path: Path, options: Options, *, quick: bool) -> dict[str, Any]:
@@ -125,8 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--allow-pickle", action="store_true", help="load pickled weights, which may run any code")
+    parser.add_argument("--vae-tiling", action="store_true", help="have the VAE work in tiles")
     given = parser.parse_args(argv)
-    options = Options(given.dtype, given.device, given.threads, given.allow_pickle, given.variant)
+    options = Options(
+        given.dtype, given.device, given.threads, given.allow_pickle, given.variant, vae_tiling=given.vae_tiling
+    )
     try:
         if given.sizes:
             found = sizes_by_stage(
@@ -214,6 +218,7 @@ def _run_trials(path: Path, work: Path, options: Options, *, small: bool) -> dic
     command += ["--dtype", options.dtype, "--device", options.device, "--threads", str(options.threads)]
     command += ["--variant", options.variant] if options.variant else []
     command += ["--allow-pickle"] if options.allow_pickle else []
+    command += ["--vae-tiling"] if options.vae_tiling else []
     command += ["--small"] if small else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)

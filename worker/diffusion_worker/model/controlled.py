@@ -66,6 +66,7 @@ class ControlledModel:
         dtype: str,
         device: str,
         allow_pickle: bool = False,
+        vae_tiling: bool = False,
     ) -> None:
         """Raises UnsupportedModel, which names the network that can't lead `base`."""
         self._base = base
@@ -77,7 +78,9 @@ class ControlledModel:
             device=device,
             allow_pickle=allow_pickle,
         )
-        self._led = _Led(base, self._networks, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        self._led = _Led(
+            base, self._networks, dtype=dtype, device=device, allow_pickle=allow_pickle, vae_tiling=vae_tiling
+        )
         self.stages = base.stages
         self.output = base.output
         self.way = base.way
@@ -122,6 +125,7 @@ class _Led(ReplayModel):
         dtype: str,
         device: str,
         allow_pickle: bool,
+        vae_tiling: bool,
     ) -> None:
         self._controlled: Controlled = led_by(base.folder)
         self._networks = networks
@@ -133,6 +137,7 @@ class _Led(ReplayModel):
             dtype=dtype,
             device=device,
             allow_pickle=allow_pickle,
+            vae_tiling=vae_tiling,
             beside=Beside(
                 classes=classes,
                 components=base.components,

@@ -31,6 +31,7 @@ from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
 from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_instead
 from diffusion_worker.model.pipes import Pipe, Pipes, build
 from diffusion_worker.model.shells import is_shell, make_shell
+from diffusion_worker.model.tiling import set_tiling
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
     AdapterFiles,
@@ -105,6 +106,7 @@ class ModularModel:
         device: str,
         allow_pickle: bool = False,
         adapters: AdapterFiles = NO_ADAPTERS,
+        vae_tiling: bool = False,
     ) -> None:
         quieten()
         self.stages = stages
@@ -131,6 +133,7 @@ class ModularModel:
             for name in sorted(self._folder.components.keys() - wanted)
             if self._folder.is_module(name)
         }
+        set_tiling(self._components, folder, wanted=vae_tiling)
         own = {name: self._components[name] for name in sorted(wanted)}
         self.adapters = Adapters(folder.pipeline_class, own, adapters)
         read_too = {"adapters"} if self.adapters.may_touch(self.owned[Stage.ENCODE]) else set()

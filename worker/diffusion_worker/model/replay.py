@@ -26,7 +26,7 @@ from diffusion_worker.model.adapters import Adapters, Chosen
 from diffusion_worker.model.classic import bind_call, image_inputs, needed_images
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.failures import failure
-from diffusion_worker.model.families import FROM_VIDEO, SEVERAL_PICTURES, TILED
+from diffusion_worker.model.families import FROM_VIDEO, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.inputs import requested_name
 from diffusion_worker.model.intact import check_made, watched
@@ -37,6 +37,7 @@ from diffusion_worker.model.retrace import OwnDraws, Retrace, Retraced, schedule
 from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.soundness import check_arguments, check_cut, is_sound, pictures_of
 from diffusion_worker.model.standins import Questions, stand_in
+from diffusion_worker.model.tiling import set_tiling
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
     AdapterFiles,
@@ -97,6 +98,7 @@ class ReplayModel:
         device: str,
         allow_pickle: bool = False,
         adapters: AdapterFiles = NO_ADAPTERS,
+        vae_tiling: bool = False,
         beside: Beside | None = None,
     ) -> None:
         """`beside`: instead of the folder's own classes and adapters."""
@@ -135,9 +137,7 @@ class ReplayModel:
                 )
             else:
                 self._components[name] = make_shell(self._folder, name, dtype=torch_dtype(dtype), device=device)
-        for component in self._components.values():
-            if type(component).__name__ in TILED:
-                component.enable_tiling()
+        set_tiling(self._components, folder, wanted=vae_tiling)
         held = {name: self._components[name] for name in sorted(whole)}
         self.adapters = Adapters(folder.pipeline_class, held, adapters) if beside is None else beside.adapters
         encoders, denoisers, decoders = (

@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--variant", default="")
     parser.add_argument("--allow-pickle", action="store_true")
+    parser.add_argument("--vae-tiling", action="store_true")
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args(argv)
     try:
@@ -147,6 +148,7 @@ def _trial(options: argparse.Namespace, *stages: Stage) -> dict[str, Any]:
         dtype=options.dtype,
         device=options.device,
         allow_pickle=options.allow_pickle,
+        vae_tiling=options.vae_tiling,
     )
     load_seconds = time.monotonic() - started
     cases_file = options.work / "cases.json"
