@@ -81,7 +81,7 @@ def generated(client: httpx.Client, controls: Any) -> bytes:
 
 def edited(client: httpx.Client, controls: Any, pictures: list[Image.Image], image: Image.Image) -> bytes:
     form = {"prompt": PROMPT, "seed": str(SEED), "strength": "0.6", "controls": json.dumps(controls)}
-    files = [("image", ("image.png", png(image))), *(("controls.image", ("c.png", png(one))) for one in pictures)]
+    files = [("image", ("image.png", png(image))), *(("controls[image]", ("c.png", png(one))) for one in pictures)]
     return picture_of(client.post("/v1/images/edits", data=form, files=files))
 
 

@@ -76,7 +76,7 @@ async def generate_files(
             if video:
                 await _refuse_images(client)
             pictures = [("image", image)] if image else []
-            pictures += [("controls.image", control) for control in controls]
+            pictures += [("controls[image]", control) for control in controls]
             files = [(field, (picture.name, picture.read_bytes())) for field, picture in pictures]
             with progress_bars(progress) as on_change:
                 jobs = await run_jobs(client, request, files, on_change)

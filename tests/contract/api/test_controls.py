@@ -60,7 +60,7 @@ async def test_they_reach_the_workers_with_their_pictures_by_every_way_and_are_s
 
     painter.denoising.clear()
     texts = {"prompt": "x", "controls": json.dumps([{"name": "depth", "scale": 0.5, "end": 0.75}, {"name": "edges"}])}
-    files = [("controls.image", ("a.png", ONE)), ("image", ("i.png", IMAGE)), ("controls.image", ("b.png", OTHER))]
+    files = [("controls[image]", ("a.png", ONE)), ("image", ("i.png", IMAGE)), ("controls[image]", ("b.png", OTHER))]
     answer = await http.post(JOBS, data=texts, files=files)
     assert answer.status_code == 202, answer.text
     await painter.denoising.wait()
@@ -94,7 +94,7 @@ async def test_without_a_picture_it_is_refused(
 ) -> None:
     answer = await http.post(GENERATIONS, json={"prompt": "x", "controls": [control]})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
-    files = {"image": ("i.png", IMAGE), "controls.image": ("c.png", ONE)}
+    files = {"image": ("i.png", IMAGE), "controls[image]": ("c.png", ONE)}
     two = json.dumps([{"name": "edges"}, {"name": "depth"}])
     answer = await http.post(EDITS, data={"prompt": "x", "controls": two}, files=files)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "controls[1].image")

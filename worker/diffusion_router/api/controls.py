@@ -15,7 +15,7 @@ from diffusion_router.api.fields import Integer, InvalidField, Number
 from diffusionpipeline.v1 import stage_pb2
 from diffusionpipeline.words import CONTROL_NAME, CONTROLS, MAX_CONTROLS
 
-FORM_FILE: Final = "controls.image"
+FORM_FILE: Final = "controls[image]"
 """What a form calls the picture of a control."""
 IMAGE: Final = "image"
 
