@@ -35,6 +35,7 @@ def thorough(case: Case) -> Any:
         pytest.param(Case("sd15", controls=BOTH), id="sd15-2"),
         *(thorough(Case(family, controls=SEVERAL[family])) for family in FAMILIES if family != "sd15"),
         *(thorough(Case("flux", controls=controls)) for controls in (KINDS[:1], KINDS)),
+        pytest.param(Case("sd15", controls=TWICE), id="sd15-twice", marks=pytest.mark.thorough),
     ],
 )
 def test_split_equals_whole_and_the_classic_pipeline(pipeline: Any, case: Case) -> None:
@@ -63,6 +64,17 @@ def test_a_picture_is_redrawn_as_led(pipeline: Any, case: Case) -> None:
 def test_in_half_precision_split_equals_whole(pipeline: Any, led: str) -> None:
     made = pipeline.run(Case(led, "bfloat16", controls=ONE))
     assert made["split"]["files"] == made["whole"]["files"]
+
+
+@each_family
+def test_each_role_loads_of_the_model_what_it_loads_without_them(pipeline: Any, led: str) -> None:
+    """Of a hub's model it has no more than that."""
+    for role in (pipeline.encoder, pipeline.denoiser, pipeline.decoder):
+        with_them, without = role.call("describe", Case(led, controls=())), role.call("describe", Case(led))
+        assert with_them["loaded"] == without["loaded"]
+        assert with_them["way"] == without["way"]
+        assert {"edges", "depth"} <= set(with_them["leading"]) or role is not pipeline.denoiser
+        assert not with_them["leading"] or role is pipeline.denoiser
 
 
 @each_family

@@ -120,7 +120,8 @@ class _Server:
         return {
             "way": model.way,
             "output": model.output,
-            "loaded": sorted(name for name in model.loaded if folder.is_module(name)),
+            "loaded": sorted(one for one in model.loaded if one in folder.components and folder.is_module(one)),
+            "leading": sorted(model.loaded - folder.components.keys()),
             "weights": sorted(name for name in folder.components if folder.is_module(name)),
             "resumable": {workflow.resumable for workflow in model.workflows},
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import diffusers
 import torch
@@ -40,6 +40,15 @@ from diffusion_worker.model.types import (
     Workflow,
 )
 from diffusionpipeline.words import CONTROLS, Stage
+
+_LEFT_OUT: Final = OPTIONAL_NETWORKS - {"safety_checker"}
+"""Of the folder's components: the eyes of image adapters, which no request brings pictures for."""
+_INPUTS: Final[Mapping[str, frozenset[str]]] = {
+    "own": frozenset(),
+    "image": frozenset({"image"}),
+    "mask_image": frozenset({"image", "mask_image"}),
+}
+"""Of a request, by the kind of led pipeline that it is for."""
 
 
 class BaseModel(RoleModel, Protocol):
@@ -174,15 +183,6 @@ class _Led(ReplayModel):
         networks: list[torch.nn.Module] = [parts.denoisers[_part(name)] for name in request["controls"]]
         # Past the pipeline's own __setattr__, which would register it.
         pipeline.__dict__["controlnet"] = combined(networks, self._controlled)
-
-
-_LEFT_OUT = OPTIONAL_NETWORKS - {"safety_checker"}
-_INPUTS: Mapping[str, frozenset[str]] = {
-    "own": frozenset(),
-    "image": frozenset({"image"}),
-    "mask_image": frozenset({"image", "mask_image"}),
-}
-"""Of a request, by the kind of pipeline that it is for."""
 
 
 def _part(name: str) -> str:

@@ -19,8 +19,8 @@ from diffusion_worker.model.shells import make_shell
 from diffusion_worker.model.types import Control, ControlNetFiles, InvalidRequest, UnsupportedModel
 
 CONFIG_FILE: Final = "config.json"
-SET_BY_CONTROLS: Final = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
 MODE: Final = "control_mode"
+SET_BY_CONTROLS: Final = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end", MODE)
 _LEADING: Final = ("transformer", "unet")
 
 
