@@ -118,6 +118,12 @@ def generate(
             "--adapter", metavar="NAME[:SCALE]", help="A LoRA adapter that the pipeline offers; several add up."
         ),
     ] = None,
+    controls: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control", metavar="NAME=FILE[:SCALE]", help="A ControlNet that the pipeline offers, led by this picture."
+        ),
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="NAME", help="A scheduler that the pipeline lists. Left out: the model's own.")
     ] = None,
@@ -137,11 +143,12 @@ def generate(
     """
     import asyncio
 
-    from dpipe.client.generate import adapter, generate_files, output_format
+    from dpipe.client.generate import adapter, control, generate_files, output_format
 
     try:
         wanted = output_format(output, video=video)
         asked = [adapter(text) for text in adapters or ()]
+        led = [control(text) for text in controls or ()]
     except ValueError as error:
         fail(str(error))
     request = {
@@ -154,6 +161,7 @@ def generate(
         "negative_prompt": negative_prompt,
         "adapters": asked or None,
         "scheduler": scheduler,
+        "controls": [one for one, _ in led] or None,
         "exact": exact,
         "strength": strength,
         "num_frames": frames,
@@ -161,8 +169,9 @@ def generate(
         "output_format": wanted,
     }
     given = {name: value for name, value in request.items() if value is not None}
+    pictures = [picture for _, picture in led]
     raise SystemExit(
-        asyncio.run(generate_files(_url(url, pipeline), given, image, output, video=video, as_json=as_json))
+        asyncio.run(generate_files(_url(url, pipeline), given, image, pictures, output, video=video, as_json=as_json))
     )
 
 

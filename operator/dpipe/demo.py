@@ -64,7 +64,7 @@ async def _draw(url: str, console: Console) -> tuple[list[Job], list[bytes]]:
         async with asyncio.timeout(JOBS_SECONDS), RouterClient(url) as client:
             with progress_bars(console) as on_change:
                 requests = [{"prompt": prompt, "seed": SEED} for prompt in PROMPTS]
-                nested = await asyncio.gather(*(run_jobs(client, request, {}, on_change) for request in requests))
+                nested = await asyncio.gather(*(run_jobs(client, request, [], on_change) for request in requests))
             jobs = [job for jobs in nested for job in jobs]
             if failed := failures(jobs):
                 raise DemoError("\n".join(failed))

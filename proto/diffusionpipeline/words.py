@@ -52,6 +52,13 @@ ADAPTER_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """What a request may call one."""
 SCHEDULER_NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
+CONTROLS: Final = "controls"
+"""What a request calls its ControlNets; files of this name are their pictures, in the same order."""
+MAX_CONTROLS: Final = 4
+"""That one request may name."""
+CONTROL_NAME: Final = ADAPTER_NAME
+"""What a request may call one."""
+
 VIDEO_INPUTS: Final = ("video", "control_video", "mask_video")
 """Files of a request that are videos, by the argument that takes them. All others are pictures."""
 

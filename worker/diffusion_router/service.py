@@ -21,6 +21,7 @@ import structlog
 from diffusion_router import core, views
 from diffusion_router.admission import Admission, check_same, digest_of, new_records
 from diffusion_router.clock import StoreClock
+from diffusion_router.core.offers import of_control_net
 from diffusion_router.housekeeping import Housekeeping
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
@@ -382,12 +383,14 @@ class JobService:
 def _shape(parameters: stage_pb2.JobParameters) -> str:
     """Requests of one shape take about the same time."""
     p = parameters
-    # Adapters are computed beside the model's own weights.
+    # Adapters and ControlNets are computed beside the model's own weights.
     adapters = f"+{len(p.adapters)}" if p.adapters else ""
+    controls = f"&{len(p.controls)}" if p.controls else ""
     # Schedulers of second order make almost twice as many steps as are asked for.
     scheduler = f" by {p.scheduler}" if p.scheduler else ""
-    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}{scheduler}"
+    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}{controls}{scheduler}"
 
 
 def _adapters(parameters: stage_pb2.JobParameters) -> frozenset[str]:
-    return frozenset(adapter.name for adapter in parameters.adapters)
+    leading = (of_control_net(control.name) for control in parameters.controls)
+    return frozenset(adapter.name for adapter in parameters.adapters).union(leading)

@@ -12,6 +12,7 @@ from typing import Final
 from diffusion_worker.model import (
     NO_ADAPTERS,
     AdapterFiles,
+    ControlNetFiles,
     SchedulerKind,
     identify,
     load_model,
@@ -49,6 +50,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         variant=settings.model_variant,
         allow_pickle=settings.allow_pickle,
         adapters=_adapters(settings, paused),
+        control_nets=_control_nets(settings, paused),
         schedulers=[SchedulerKind(one.name, one.class_name, one.options) for one in settings.schedulers],
         vae_tiling=settings.vae_tiling,
     )
@@ -96,6 +98,31 @@ def _adapters(settings: Settings, paused: Callable[[], None]) -> AdapterFiles:
     if folder is not None:
         AdapterFolder(folder).check()
     return AdapterFiles(listed, folder, settings.max_loaded_adapters)
+
+
+def _control_nets(settings: Settings, paused: Callable[[], None]) -> list[ControlNetFiles]:
+    """The folders of this worker's ControlNets, fetched. Raises UnsupportedModel, DownloadFailed."""
+    if not settings.control_nets:
+        return []
+    from diffusion_worker.model.control_files import Named, at_path, from_hub
+
+    found = []
+    for one in settings.control_nets:
+        named = Named(name=one.name, id=one.id, revision=one.revision, subfolder=one.subfolder, scale=one.scale)
+        if one.source == "Path":
+            found.append(at_path(named))
+            continue
+        found.append(
+            from_hub(
+                named,
+                whole=Stage.DENOISE in settings.stages,
+                variant=settings.model_variant,
+                allow_pickle=settings.allow_pickle,
+                patience_seconds=settings.download_patience_seconds,
+                paused=paused,
+            )
+        )
+    return found
 
 
 def adopt(model: StageModel, settings: Settings) -> Loaded:

@@ -129,7 +129,7 @@ class Serving:
             )
             probing = Probing(transport, stream.send, self._metrics.set_peer_pull)
             stack.callback(probing.close)
-            offering = Offering(loaded.model)
+            offering = Offering(loaded.model, [one.name for one in self._settings.control_nets])
             await offering.look()
             looking = asyncio.create_task(offering.keep())
             stack.callback(looking.cancel)

@@ -6,7 +6,7 @@ import os
 import socket
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
-from diffusionpipeline.words import ADAPTER_NAME, MODEL_ROLES, SCHEDULER_NAME, STAGES, ModelRole, Stage
+from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, MODEL_ROLES, SCHEDULER_NAME, STAGES, ModelRole, Stage
 
 
 class AdapterSetting(BaseModel):
@@ -47,6 +47,22 @@ class SchedulerSetting(BaseModel):
     name: str = Field(pattern=f"^{SCHEDULER_NAME}$")
     class_name: str = Field(alias="class", pattern=r"^\w+$")
     options: dict[str, StrictBool | StrictInt | StrictFloat | StrictStr] = Field({}, max_length=32)
+
+
+class ControlNetSetting(BaseModel):
+    """One of the ControlNets that the pipeline's resource lists."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=f"^{CONTROL_NAME}$")
+    source: Literal["Path", "Hub"]
+    id: str = Field(min_length=1, description="Path: a folder; Hub: owner/name")
+    revision: str = ""
+    subfolder: str = Field("", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", description="Of the folder or repository")
+    scale: float = Field(1.0, allow_inf_nan=False)
+
+
+Named = TypeVar("Named", AdapterSetting, ControlNetSetting, SchedulerSetting)
 
 
 class Settings(ProcessSettings):
@@ -76,6 +92,9 @@ class Settings(ProcessSettings):
     adapter_folder: str = Field("", description="Folder of adapters that are loaded when requests first want them")
     max_loaded_adapters: int = Field(8, ge=1, le=256, description="Of that folder's, how many stay loaded")
     schedulers: list[SchedulerSetting] = Field([], max_length=16, description="That requests may name: JSON")
+    control_nets: list[ControlNetSetting] = Field(
+        [], max_length=16, description="ControlNets that requests may name, loaded at the start: JSON"
+    )
     allow_pickle: bool = Field(False, description="Also read weights that are pickles, which can run any code")
     download_patience_seconds: float = Field(
         300.0, ge=0, description="Hub: a download is given up when nothing more came for so long"
@@ -157,9 +176,9 @@ class Settings(ProcessSettings):
     def _name(cls, value: str) -> str:
         return value or f"{socket.gethostname()}-{os.getpid()}"
 
-    @field_validator("adapters", "schedulers")
+    @field_validator("adapters", "control_nets", "schedulers")
     @classmethod
-    def _names_once(cls, value: list[Any]) -> list[Any]:
+    def _names_once(cls, value: list[Named]) -> list[Named]:
         if len({one.name for one in value}) < len(value):
             raise ValueError("two have one name")
         return value

@@ -73,6 +73,23 @@ class Scheduler:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ControlNet:
+    """A network that leads a request by a picture, where it names it."""
+
+    name: str
+    source: str
+    """Hub or Path."""
+    id: str
+    """A repository, or an absolute path of a folder."""
+    revision: str
+    """Of source Hub. Empty: the repository's default branch."""
+    subfolder: str
+    """Of the repository or folder. Empty: its root."""
+    scale: float
+    """Where a request gives none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     source: str
     """Bundled, Path, Hub, PersistentVolumeClaim or Image."""
@@ -93,9 +110,10 @@ class Model:
     adapters: tuple[Adapter, ...] = ()
     adapter_folder: AdapterFolder | None = None
     schedulers: tuple[Scheduler, ...] = ()
+    control_nets: tuple[ControlNet, ...] = ()
 
     @property
     def downloaded(self) -> bool:
-        """Whether workers may have to fetch it, or an adapter, from a hub."""
-        from_hub = self.source == "Hub" or any(adapter.source == "Hub" for adapter in self.adapters)
-        return from_hub and self.cache.download
+        """Whether workers may have to fetch it, or what lies beside it, from a hub."""
+        sources = [self.source, *(one.source for one in self.adapters), *(one.source for one in self.control_nets)]
+        return "Hub" in sources and self.cache.download

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from diffusion_operator.api.isolation import isolation
 from diffusion_operator.api.labels import check_names
-from diffusion_operator.api.model import Adapter, AdapterFolder, Cache, Model, Scheduler, SecretKey
+from diffusion_operator.api.model import Adapter, AdapterFolder, Cache, ControlNet, Model, Scheduler, SecretKey
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
@@ -41,6 +41,7 @@ MAX_TOKENS: Final = 65536
 MAX_REQUESTS: Final = 8
 MAX_LOADED_ADAPTERS: Final = 8
 ADAPTER_SCALE: Final = 1.0
+CONTROL_SCALE: Final = 1.0
 
 _EDGES: Final = {"encoderToDenoiser": Role.ENCODER, "denoiserToDecoder": Role.DENOISER}
 """By the role that makes what is sent."""
@@ -116,6 +117,7 @@ def _model(spec: Object) -> Model:
             Scheduler(name=item["name"], class_name=item["class"], options=item.get("options", {}))
             for item in spec.get("schedulers", ())
         ),
+        control_nets=tuple(_control_net(item) for item in spec.get("controlNets", ())),
     )
 
 
@@ -127,6 +129,17 @@ def _adapter(spec: Object) -> Adapter:
         revision=spec.get("revision", ""),
         file=spec.get("file", ""),
         scale=float(spec.get("scale", ADAPTER_SCALE)),
+    )
+
+
+def _control_net(spec: Object) -> ControlNet:
+    return ControlNet(
+        name=spec["name"],
+        source=spec["source"],
+        id=spec["id"],
+        revision=spec.get("revision", ""),
+        subfolder=spec.get("subfolder", ""),
+        scale=float(spec.get("scale", CONTROL_SCALE)),
     )
 
 

@@ -42,8 +42,32 @@ def adapter(text: str) -> dict[str, object]:
         raise ValueError(f"--adapter {text}: what follows the name is its scale, such as {name}:0.8") from None
 
 
+def control(text: str) -> tuple[dict[str, object], Path]:
+    """NAME=FILE or NAME=FILE:SCALE: as the API has it, and the picture. Raises ValueError."""
+    name, given, rest = text.partition("=")
+    file, _, scale = rest.rpartition(":")
+    found: dict[str, object] = {"name": name}
+    path = Path(rest)
+    # A file's name may have colons of its own.
+    if file and not path.is_file():
+        try:
+            found, path = {"name": name, "scale": float(scale)}, Path(file)
+        except ValueError:
+            raise ValueError(f"--control {text}: what follows the file is its scale, such as {file}:0.8") from None
+    if not (name and given and path.is_file()):
+        raise ValueError(f"--control {text}: there is no file {path}: give a name and a picture, as in edges=lines.png")
+    return found, path
+
+
 async def generate_files(
-    url: str, request: Mapping[str, object], image: Path | None, output: Path, *, video: bool, as_json: bool
+    url: str,
+    request: Mapping[str, object],
+    image: Path | None,
+    controls: Sequence[Path],
+    output: Path,
+    *,
+    video: bool,
+    as_json: bool,
 ) -> int:
     """The exit status: 0 when every job completed. Progress goes to standard error, JSON to standard output."""
     progress = Console(stderr=True, quiet=as_json)
@@ -51,7 +75,9 @@ async def generate_files(
         async with RouterClient(url) as client:
             if video:
                 await _refuse_images(client)
-            files = {"image": (image.name, image.read_bytes())} if image else {}
+            pictures = [("image", image)] if image else []
+            pictures += [("controls[image]", control) for control in controls]
+            files = [(field, (picture.name, picture.read_bytes())) for field, picture in pictures]
             with progress_bars(progress) as on_change:
                 jobs = await run_jobs(client, request, files, on_change)
             finished = [job for job in jobs if job["status"] == "completed"]

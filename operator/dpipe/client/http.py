@@ -10,13 +10,14 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import httpx
 
 Job = dict[str, Any]
-Files = Mapping[str, tuple[str, bytes]]
+Files = Sequence[tuple[str, tuple[str, bytes]]]
+"""By form field, in order: name and contents."""
 
 ENDED: Final = ("completed", "failed", "cancelled")
 _PATIENCE_SECONDS: Final = 60.0
@@ -47,10 +48,8 @@ class RouterClient:
         """The accepted jobs, one for each picture. Raises RouterError."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         if files:
-            form = {
-                name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in request.items()
-            }
-            answer = await self._request("POST", "/v1/jobs", data=form, files=dict(files), headers=headers)
+            form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in request.items()}
+            answer = await self._request("POST", "/v1/jobs", data=form, files=list(files), headers=headers)
         else:
             answer = await self._request("POST", "/v1/jobs", json=dict(request), headers=headers)
         jobs: list[Job] = answer.json()["data"]

@@ -164,8 +164,8 @@ class InputFile(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The pipeline's argument that takes it: image, mask_image, last_image, video, … Several files of one name are taken
-    together, in their order.
+    """The pipeline's argument that takes it: image, mask_image, last_image, video, … or controls. Several files of one name
+    are taken together, in their order.
     """
     key: _builtins.str
     media_type: _builtins.str
@@ -213,6 +213,58 @@ class Adapter(_message.Message):
 Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
 
 @_typing.final
+class Control(_message.Message):
+    """A ControlNet that leads a request by a picture: the InputFile called "controls" of the same place in their order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As the pipeline's resource calls it."""
+    scale: _builtins.float
+    """How much it counts. Absent: the resource's, or 1."""
+    start: _builtins.float
+    """The share of the steps in which it leads, 0 to 1. Absent: all of them."""
+    end: _builtins.float
+    mode: _builtins.int
+    """Which kind of picture it is, of a network for several. Absent: of one for a single kind."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        scale: _builtins.float | None = ...,
+        start: _builtins.float | None = ...,
+        end: _builtins.float | None = ...,
+        mode: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_mode", b"_mode", "_scale", b"_scale", "_start", b"_start", "end", b"end", "mode", b"mode", "scale", b"scale", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_mode", b"_mode", "_scale", b"_scale", "_start", b"_start", "end", b"end", "mode", b"mode", "name", b"name", "scale", b"scale", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
+    _WhichOneofReturnType__mode: _TypeAlias = _typing.Literal["mode"]  # noqa: Y015
+    _WhichOneofArgType__mode: _TypeAlias = _typing.Literal["_mode", b"_mode"]  # noqa: Y015
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mode) -> _WhichOneofReturnType__mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+
+Global___Control: _TypeAlias = Control  # noqa: Y015
+
+@_typing.final
 class JobParameters(_message.Message):
     """What one job makes. Absent means "the model's default"; the router fills in `seed` before it writes the job down,
     so that every retry makes the same bytes.
@@ -256,6 +308,7 @@ class JobParameters(_message.Message):
     EXTRA_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
     SCHEDULER_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     negative_prompt: _builtins.str
@@ -286,6 +339,8 @@ class JobParameters(_message.Message):
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]:
         """In this order: sums of several depend on it in their last bits."""
 
+    @_builtins.property
+    def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Control]: ...
     def __init__(
         self,
         *,
@@ -304,11 +359,12 @@ class JobParameters(_message.Message):
         extra: _abc.Mapping[_builtins.str, Global___Scalar] | None = ...,
         exact: _builtins.bool | None = ...,
         adapters: _abc.Iterable[Global___Adapter] | None = ...,
+        controls: _abc.Iterable[Global___Control] | None = ...,
         scheduler: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_scheduler", b"_scheduler", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "exact", b"exact", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "scheduler", b"scheduler", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_scheduler", b"_scheduler", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "adapters", b"adapters", "exact", b"exact", "extra", b"extra", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "inputs", b"inputs", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "output_format", b"output_format", "prompt", b"prompt", "scheduler", b"scheduler", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_scheduler", b"_scheduler", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "adapters", b"adapters", "controls", b"controls", "exact", b"exact", "extra", b"extra", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "inputs", b"inputs", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "output_format", b"output_format", "prompt", b"prompt", "scheduler", b"scheduler", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact: _TypeAlias = _typing.Literal["exact"]  # noqa: Y015
     _WhichOneofArgType__exact: _TypeAlias = _typing.Literal["_exact", b"_exact"]  # noqa: Y015

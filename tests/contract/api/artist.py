@@ -32,11 +32,13 @@ class Artist(ScriptedWorker):
         model: str = "scripted",
         adapters: Sequence[str] = (),
         schedulers: Sequence[str] = (),
+        control_nets: Sequence[str] = (),
     ) -> None:
-        """adapters: those that it offers; none is loaded before it says so. schedulers: likewise."""
+        """adapters: those that it offers; none is loaded before it says so. schedulers, control_nets: likewise."""
         super().__init__(target, "encoder", "denoiser", "decoder")
         self._adapters = adapters
         self._schedulers = schedulers
+        self._control_nets = control_nets
         self.allowed = asyncio.Event()
         self.allowed.set()
         self.denoising = asyncio.Event()
@@ -60,12 +62,13 @@ class Artist(ScriptedWorker):
     def offering(self, seconds: float = 0.0, /, **loads: int) -> peer_pb2.Adapters:
         """loads: how often those that are loaded were."""
         return peer_pb2.Adapters(
+            control_nets=self._control_nets,
             offered=[
                 peer_pb2.OfferedAdapter(
                     name=name, scale=1, loaded=name in loads, load_seconds=seconds, loads=loads.get(name, 0)
                 )
                 for name in self._adapters
-            ]
+            ],
         )
 
     async def cut(self) -> None:

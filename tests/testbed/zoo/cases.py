@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.zoo.catalogue import FAMILIES
+from testbed.zoo.control_nets import Led
 from testbed.zoo.family import Family
 
 
 @dataclass(frozen=True)
 class Case:
     """A family in one precision on one device, with fields of the request changed, and how often each input picture is
-    turned. adapters: that it is computed with, by a model that has some; None: by one that has none. scheduler:
-    likewise, and empty: by the model's own."""
+    turned. adapters: that it is computed with, by a model that has some; None: by one that has none. controls, of
+    ControlNets, and scheduler: likewise; an empty scheduler: the model's own."""
 
     family: str
     dtype: str = "float32"
@@ -24,6 +25,7 @@ class Case:
     without_shells: bool = False
     adapters: tuple[tuple[str, float | None], ...] | None = None
     scheduler: str | None = None
+    controls: tuple[Led, ...] | None = None
     tiled: bool = False
     """Whether the VAE works in tiles."""
 
@@ -43,20 +45,28 @@ class Stay:
 
 def parameters_of(case: Case) -> Any:
     """The request."""
-    from diffusion_worker.model import Parameters, Wanted
+    from diffusion_worker.model import Control, Parameters, Wanted
 
     family = FAMILIES[case.family]
     images = inputs_of(family, case.picture)
     output_format = "png" if family.output == "image" else "mp4"
     fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
     wanted = [Wanted(*one) for one in case.adapters or ()]
+    led = zip(case.controls or (), control_pictures(case), strict=True)
     return Parameters(
         **fields,
         images=images,
         adapters=wanted,
+        controls=[Control(**one._asdict(), image=picture) for one, picture in led],
         scheduler=case.scheduler or None,
         output_format=output_format,
     )
+
+
+def control_pictures(case: Case) -> list[Any]:
+    """Those that the case's ControlNets lead by, of the size of what is made."""
+    first = 100 + case.picture
+    return [_picture(FAMILIES[case.family].size, first + place) for place in range(len(case.controls or ()))]
 
 
 def inputs_of(family: Family, number: int) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from testbed.zoo.cache import ensure
-from testbed.zoo.cases import Case, inputs_of
+from testbed.zoo.cases import Case, control_pictures, inputs_of
 from testbed.zoo.catalogue import FAMILIES
+from testbed.zoo.control_nets import lead
 
 _OF_PICTURES = {
     "ltx-image-to-video": "LTXImageToVideoPipeline",
@@ -65,7 +66,10 @@ def classic(case: Case) -> tuple[Any, dict[str, Any]]:
     given["video_length"] = given.get("num_frames")
     given["true_cfg_scale"] = given.get("guidance_scale")
     arguments = {name: value for name, value in given.items() if name in taken and value is not None}
-    return pipeline, {**arguments, "generator": torch.Generator("cpu").manual_seed(given["seed"])}
+    arguments |= {"generator": torch.Generator("cpu").manual_seed(given["seed"])}
+    if case.controls:
+        return lead(pipeline, family.checkpoint, case.controls, arguments | {"controls": control_pictures(case)})
+    return pipeline, arguments
 
 
 @contextlib.contextmanager

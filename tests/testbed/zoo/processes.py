@@ -18,6 +18,7 @@ from testbed.zoo.cache import ensure
 from testbed.zoo.cases import Case, Stay, parameters_of
 from testbed.zoo.catalogue import FAMILIES
 from testbed.zoo.classic import classic, decoded_by, plain
+from testbed.zoo.control_nets import control_net_files
 from testbed.zoo.schedulers import kinds_for, swap
 
 ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
@@ -120,7 +121,8 @@ class _Server:
         return {
             "way": model.way,
             "output": model.output,
-            "loaded": sorted(name for name in model.loaded if folder.is_module(name)),
+            "loaded": sorted(one for one in model.loaded if one in folder.components and folder.is_module(one)),
+            "leading": sorted(model.loaded - folder.components.keys()),
             "weights": sorted(name for name in folder.components if folder.is_module(name)),
             "resumable": {workflow.resumable for workflow in model.workflows},
         }
@@ -241,16 +243,9 @@ class _Server:
         from diffusion_worker.model import NO_ADAPTERS, load_model
         from diffusionpipeline.words import Stage
 
-        checkpoint, adapted, swapped = FAMILIES[case.family].checkpoint, case.adapters is not None, case.scheduler
-        key = (
-            checkpoint.name,
-            case.dtype,
-            case.device,
-            case.without_shells,
-            adapted,
-            swapped is not None,
-            case.tiled,
-        )
+        checkpoint = FAMILIES[case.family].checkpoint
+        adapted, led, swapped = (one is not None for one in (case.adapters, case.controls, case.scheduler))
+        key = (checkpoint.name, case.dtype, case.device, case.without_shells, adapted, led, swapped, case.tiled)
         if key not in self._models:
             try:
                 for module, _ in self._shell_makers if case.without_shells else ():
@@ -258,7 +253,8 @@ class _Server:
                 self._models[key] = load_model(
                     path=ensure(checkpoint),
                     adapters=adapter_files(checkpoint) if adapted else NO_ADAPTERS,
-                    schedulers=kinds_for(checkpoint) if swapped is not None else (),
+                    control_nets=control_net_files(checkpoint) if led else (),
+                    schedulers=kinds_for(checkpoint) if swapped else (),
                     stages=frozenset(Stage(stage) for stage in self._stages),
                     dtype=case.dtype,
                     device=case.device,

@@ -19,12 +19,12 @@ MESSAGE = stage_pb2.JobParameters.DESCRIPTOR
 def test_a_field_of_the_protobuf_can_be_asked_for_and_is_shown() -> None:
     by_size = {"width", "height"}
     assert request_fields(JOB, LIMITS).keys() >= PARAMETERS - by_size
-    assert set(ParametersObject.model_fields) == (PARAMETERS - by_size) | {"size", "model_args", "adapters"}
+    assert set(ParametersObject.model_fields) == (PARAMETERS - by_size) | {"size", "model_args", "adapters", "controls"}
 
 
 def test_a_worker_knows_every_field() -> None:
     names = {field.name for field in dataclasses.fields(Parameters)}
-    assert names == PARAMETERS | {"images", "extra", "adapters"}
+    assert names == PARAMETERS | {"images", "extra", "adapters", "controls"}
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
@@ -46,6 +46,8 @@ def test_a_jobs_parameters_are_shown_as_they_were_asked_for() -> None:
         "model_args": {"eta": 0.5},
     }
     asked["adapters"] = [{"name": "ink", "scale": 0.5}, {"name": "house", "scale": None}]
+    unsaid = {"start": None, "end": None, "mode": None}
+    asked["controls"] = [{"name": "edges", "scale": 0.0, **unsaid}, {"name": "depth", "scale": None, **unsaid}]
     request = READER.read(JOB, {**asked, "output_format": "mp4"})
     job = job_pb2.Job(status=job_pb2.JOB_STATUS_QUEUED, parameters=request.parameters)
     shown = job_object(job, "", 0.0).parameters.model_dump()

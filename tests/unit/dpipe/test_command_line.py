@@ -340,3 +340,38 @@ def test_a_scale_that_is_no_number_is_named_with_what_it_should_be() -> None:
     code, text = dpipe("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1", "--adapter", "ink:half")
     assert code != 0
     assert "--adapter ink:half: what follows the name is its scale, such as ink:0.8" in text
+
+
+def test_controls_are_sent_with_their_pictures_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[object] = []
+
+    async def generated(
+        _url: str, request: dict[str, object], image: Path | None, controls: list[Path], *_: object, **__: object
+    ) -> int:
+        asked.append((request.get("controls"), [one.name for one in controls]))
+        return 0
+
+    monkeypatch.setattr("dpipe.client.generate.generate_files", generated)
+    lines, odd = tmp_path / "lines.png", tmp_path / "far:2.png"
+    for one in (lines, odd):
+        one.write_bytes(b"")
+    made = ("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1")
+    assert dpipe(*made, "--control", f"edges={lines}:0.5", "--control", f"depth={odd}")[0] == 0
+    assert dpipe(*made)[0] == 0
+    edges, depth = {"name": "edges", "scale": 0.5}, {"name": "depth"}
+    assert asked == [([edges, depth], ["lines.png", "far:2.png"]), (None, [])]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("edges", "there is no file"),
+        ("edges=none.png", "there is no file none.png: give a name and a picture, as in edges=lines.png"),
+        ("edges=none.png:half", "what follows the file is its scale, such as none.png:0.8"),
+        ("=README.md", "give a name and a picture"),
+    ],
+)
+def test_a_control_that_is_none_is_named_with_what_it_should_be(given: str, said: str) -> None:
+    code, text = dpipe("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1", "--control", given)
+    assert code != 0
+    assert said in text

@@ -25,6 +25,7 @@ BASES = {
     "flux-rdma": SIMPLEST,
     "adapters": SIMPLEST,
     "schedulers": SIMPLEST,
+    "control-nets": SIMPLEST,
     "pod-templates": SIMPLEST,
     "caches-and-claims": "digits-colocated",
     "isolated-and-monitored": "digits-colocated",

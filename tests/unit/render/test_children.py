@@ -390,9 +390,20 @@ def test_all_workers_are_told_of_schedulers_and_of_their_options_as_they_were_gi
         assert second == {"name": "plain", "class": "DDIMScheduler", "options": {}}
 
 
+def test_all_workers_are_told_of_control_nets() -> None:
+    model = {"controlNets": [{"name": "edges", "source": "Hub", "id": "a/edges", "subfolder": "canny"}]}
+    told = [{"name": "edges", "source": "Hub", "id": "a/edges", "revision": "", "subfolder": "canny", "scale": 1.0}]
+    heard = {
+        role: json.loads(environment(found).get("DIFFUSION_WORKER_CONTROL_NETS", "null"))
+        for role, found in stateful_sets(render(pipeline(model=model))).items()
+    }
+    assert heard == {"router": None, "encoder": told, "denoiser": told, "decoder": told}
+
+
+@pytest.mark.parametrize("beside", ["adapters", "controlNets"])
 @pytest.mark.parametrize("source", ["Hub", "Path"])
-def test_workers_reach_a_hub_for_an_adapter_of_a_model_that_is_not_downloaded(source: str) -> None:
-    model = {"adapters": [{"name": "ink", "source": source, "id": "/a/ink"}]}
+def test_workers_reach_a_hub_for_what_is_beside_a_model_that_is_not_downloaded(source: str, beside: str) -> None:
+    model = {beside: [{"name": "ink", "source": source, "id": "/a/ink"}]}
     policies = of_kind(render(pipeline(model=model, networkPolicy={"mode": "Isolate"})), "NetworkPolicy")
     egress = policies["digits-workers"]["spec"]["egress"]
     assert ({"ports": [{"protocol": "TCP", "port": 443}]} in egress) == (source == "Hub")

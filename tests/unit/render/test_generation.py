@@ -11,6 +11,7 @@ from unit.render.children import IMAGES, of_kind, pipeline, rdma_pipeline, share
 HUB = {"source": "Hub", "id": "a/b"}
 KARRAS = {"name": "k", "class": "DDIMScheduler"}
 ADAPTER = {"name": "ink", "source": "Hub", "id": "a/ink"}
+CONTROL_NET = {"name": "edges", "source": "Hub", "id": "a/edges"}
 
 
 def generation(given: Pipeline, images: Images = IMAGES) -> str:
@@ -42,6 +43,17 @@ def test_what_changes_the_meaning_of_a_tensor_changes_the_generation() -> None:
         generation(pipeline(model={"adapters": [{**ADAPTER, "revision": "2"}]})),
         generation(pipeline(model={"adapters": [{**ADAPTER, "scale": 0.5}]})),
         generation(pipeline(model={"adapterSource": {"path": "/adapters"}})),
+        generation(pipeline(model={"controlNets": [CONTROL_NET]})),
+        generation(pipeline(model={"controlNets": [{**CONTROL_NET, "revision": "2"}]})),
+        generation(pipeline(model={"controlNets": [{**CONTROL_NET, "subfolder": "a"}]})),
+        generation(pipeline(model={"controlNets": [{**CONTROL_NET, "scale": 0.5}]})),
+        generation(pipeline(model={"controlNets": [CONTROL_NET, {**CONTROL_NET, "name": "b"}]})),
+        generation(
+            pipeline(
+                model={"controlNets": [CONTROL_NET]},
+                roles={"denoiser": {"env": [{"name": "DIFFUSION_WORKER_CONTROL_NETS", "value": "[]"}]}},
+            )
+        ),
         generation(
             pipeline(
                 model={"adapters": [ADAPTER]},

@@ -125,9 +125,21 @@ BROKEN_RULES = {
         "spec.model.adapters[0]: id names a file already"
     ),
     "model: {source: Bundled, adapters: [{name: a, source: Path, id: /a}], tokenSecretRef: {name: s}}": (
-        "spec.model: tokenSecretRef belongs to source Hub, of the model or of an adapter"
+        "spec.model: tokenSecretRef belongs to source Hub, of the model, an adapter"
     ),
     "model: {id: a/b, cache: {type: ModelCache, modelCacheName: c}, adapters: [{name: a, source: Hub, id: c/d}]}": (
+        "spec.model: a ModelCache holds its model alone"
+    ),
+    "model: {source: Bundled, controlNets: [{name: a, source: Path, id: a}]}": (
+        "spec.model.controlNets[0]: id must be an absolute path when source is Path"
+    ),
+    "model: {source: Bundled, controlNets: [{name: a, source: Path, id: /a, revision: main}]}": (
+        "spec.model.controlNets[0]: revision belongs to source Hub"
+    ),
+    "model: {source: Bundled, controlNets: [{name: a, source: Path, id: /a, subfolder: ../b}]}": (
+        "spec.model.controlNets[0].subfolder: "
+    ),
+    "model: {id: a/b, cache: {type: ModelCache, modelCacheName: c}, controlNets: [{name: a, source: Hub, id: c/d}]}": (
         "spec.model: a ModelCache holds its model alone"
     ),
     "model: {source: Bundled, maxLoadedAdapters: 2}": "spec.model: maxLoadedAdapters is about the adapters of",

@@ -18,12 +18,13 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from diffusion_router.api import plain_json
+from diffusion_router.api.controls import FORM_FILE, pictures, without_pictures
 from diffusion_router.api.errors import ApiError, too_large
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import SEVERAL, Kind
 from diffusion_router.api.limits import Limits
 from diffusion_router.api.validation import RequestReader
-from diffusionpipeline.words import VIDEO_INPUTS
+from diffusionpipeline.words import CONTROLS, VIDEO_INPUTS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class BodyReader:
             if media_type in ("application/json", ""):
                 body = b"".join([chunk async for chunk in chunks])
                 values = await self._json(body)
-                return await self._body(kind, await self._parse(len(body), inlined, kind, values), values)
+                return await self._inlined(len(body), kind, values)
         except ClientDisconnect:
             text = "The client hung up before its request was complete"
             raise ApiError(400, text, code="client_disconnected") from None
@@ -156,13 +157,20 @@ class BodyReader:
             raise InvalidField(given[-1][0], text)
         files: list[File] = []
         for name, data in given:
-            argument = kind.files[name]
+            argument = CONTROLS if name.startswith(CONTROLS) else kind.files[name]
             if argument not in SEVERAL and any(file.argument == argument for file in files):
                 raise InvalidField(name, f"File {name!r} is given twice, and no model takes several of it")
             files.append(await read_file(name, argument, data, self._limits.max_pixels))
         if kind.needs_image and all(file.argument != "image" for file in files):
             raise InvalidField("image", "A file 'image' is required", code="missing_field")
         return Body({name: value for name, value in values.items() if name not in kind.files}, files)
+
+    async def _inlined(self, length: int, kind: Kind, values: Mapping[str, object]) -> Body:
+        """length: of the body, in bytes."""
+        given = await self._parse(length, inlined, kind, values)
+        if CONTROLS in values:
+            values = {**values, CONTROLS: without_pictures(values[CONTROLS])}
+        return await self._body(kind, given, values)
 
     async def _parts(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> FormData:
         parser = MultiPartParser(
@@ -205,18 +213,24 @@ def inlined(kind: Kind, values: Mapping[str, object]) -> list[tuple[str, bytes]]
     An address of another kind is never followed.
     """
     found: list[tuple[str, bytes]] = []
-    for name in (name for name in kind.files if values.get(name) is not None):
+    for name in (name for name in kind.files if name != FORM_FILE and values.get(name) is not None):
         value = values[name]
-        for one in value if isinstance(value, list) else [value]:
-            head, _, text = one.rpartition(",") if isinstance(one, str) else ("", "", "")
-            try:
-                if not text or (head and not _DATA_URL.fullmatch(head)):
-                    raise ValueError
-                found.append((name, base64.b64decode(text, validate=True)))
-            except ValueError:
-                wanted = "must be a file in base64 or as a data URL (data:image/png;base64,…), or a list of them"
-                raise InvalidField(name, f"Field {name!r} {wanted}", code="invalid_type") from None
-    return found
+        found += [
+            (name, _unpacked(name, one, ", or a list of them"))
+            for one in (value if isinstance(value, list) else [value])
+        ]
+    return found + [(name, _unpacked(name, one)) for name, one in pictures(values.get(CONTROLS))]
+
+
+def _unpacked(name: str, value: object, several: str = "") -> bytes:
+    head, _, text = value.rpartition(",") if isinstance(value, str) else ("", "", "")
+    try:
+        if not text or (head and not _DATA_URL.fullmatch(head)):
+            raise ValueError
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        wanted = f"must be a file in base64 or as a data URL (data:image/png;base64,…){several}"
+        raise InvalidField(name, f"Field {name!r} {wanted}", code="invalid_type") from None
 
 
 async def read_file(name: str, argument: str, data: bytes, max_pixels: int) -> File:

@@ -1,4 +1,4 @@
-"""`/v1/models`: what the registered workers serve, and the adapters that they offer with it."""
+"""`/v1/models`: what the registered workers serve, and the adapters and ControlNets that they offer with it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ def model_routes(api: Api) -> APIRouter:
 
     def served() -> list[ModelObject | AdapterObject]:
         """Models first, so that one is found before an adapter of its name."""
+        leading = api.registry.control_nets() or {}
         schedulers = sorted(api.registry.schedulers() or ())
-        models = [_object(model, created, schedulers) for model in api.registry.models()]
+        models = [
+            _object(model, created, sorted(name for name, led in leading.items() if led.id == model.id), schedulers)
+            for model in api.registry.models()
+        ]
         adapters = [
             AdapterObject(id=name, created=created, parent=model.id, output=model.makes)
             for name, model in sorted(api.registry.served_adapters().items())
@@ -51,7 +55,7 @@ def model_routes(api: Api) -> APIRouter:
     return routes
 
 
-def _object(model: peer_pb2.ModelIdentity, created: int, schedulers: list[str]) -> ModelObject:
+def _object(model: peer_pb2.ModelIdentity, created: int, control_nets: list[str], schedulers: list[str]) -> ModelObject:
     return ModelObject(
         id=model.id,
         created=created,
@@ -59,4 +63,5 @@ def _object(model: peer_pb2.ModelIdentity, created: int, schedulers: list[str]) 
         digest=model.digest,
         output=model.makes,
         schedulers=schedulers,
+        control_nets=control_nets,
     )

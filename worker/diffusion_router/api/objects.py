@@ -87,6 +87,8 @@ class ModelObject(BaseModel):
     output: str
     schedulers: list[str]
     """Names of those that requests may give in the place of its own."""
+    control_nets: list[str]
+    """What requests may name in `controls`."""
 
 
 class AdapterObject(BaseModel):
@@ -161,12 +163,21 @@ class ShownAdapter(BaseModel):
     scale: float | None
 
 
+class ShownControl(BaseModel):
+    name: str
+    scale: float | None
+    start: float | None
+    end: float | None
+    mode: int | None
+
+
 class ParametersObject(_Shown):
     """What a job was asked for, in the protobuf's fields."""
 
     seed: int
     size: str
     adapters: list[ShownAdapter]
+    controls: list[ShownControl]
     model_args: dict[str, bool | int | float | str | None]
 
 
@@ -280,9 +291,15 @@ def _parameters_object(given: stage_pb2.JobParameters) -> ParametersObject:
             ShownAdapter(name=adapter.name, scale=adapter.scale if adapter.HasField("scale") else None)
             for adapter in given.adapters
         ],
+        controls=[_shown(control) for control in given.controls],
         model_args={name: scalar_value(scalar) for name, scalar in given.extra.items()},
         **{field.name: present.get(field.name, None if field.has_presence else "") for field in _SHOWN},
     )
+
+
+def _shown(control: stage_pb2.Control) -> ShownControl:
+    given = {field.name: value for field, value in control.ListFields()}
+    return ShownControl(**{name: given.get(name) for name in ShownControl.model_fields})
 
 
 def _stage_object(report: job_pb2.StageReport) -> StageObject:

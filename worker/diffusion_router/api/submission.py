@@ -11,6 +11,7 @@ import structlog
 from starlette.requests import Request
 
 from diffusion_router.api.body import Body, BodyReader
+from diffusion_router.api.controls import check_pictures
 from diffusion_router.api.errors import ApiError, not_found
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import VIDEO_FORMAT, Kind
@@ -22,7 +23,7 @@ from diffusion_router.peers.registry import Registry
 from diffusion_router.service import JobService
 from diffusion_router.store import StoreError
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
-from diffusionpipeline.words import MAX_ADAPTERS
+from diffusionpipeline.words import CONTROLS, MAX_ADAPTERS
 
 _MAX_KEY_CHARS: Final = 255
 # Of a message.
@@ -60,6 +61,7 @@ class Api:
     async def _submit(self, body: Body, kind: Kind, key: str | None) -> Submitted:
         generation = settle_adapters(self.registry, self.reader.read(kind, body.values))
         check_scheduler(self.registry, generation)
+        settle_controls(self.registry, generation.parameters, [file.argument for file in body.files].count(CONTROLS))
         model = settle_output(self.registry, generation, kind)
         kept: list[str] = []
         try:
@@ -133,15 +135,24 @@ def settle_adapters(registry: Registry, generation: GenerationRequest) -> Genera
     return generation
 
 
-def _not_offered(name: str, offered: Sequence[str]) -> str:
+def settle_controls(registry: Registry, parameters: stage_pb2.JobParameters, pictures: int) -> None:
+    """Raises InvalidField for a ControlNet that no denoiser offers, and for one without a picture, or the other way."""
+    offered = registry.control_nets()
+    for index, control in enumerate(parameters.controls):
+        if offered is not None and control.name not in offered:
+            text = _not_offered(control.name, sorted(offered), "ControlNet", "spec.model.controlNets")
+            raise InvalidField(f"{CONTROLS}[{index}].name", text)
+    check_pictures(len(parameters.controls), pictures)
+
+
+def _not_offered(name: str, offered: Sequence[str], what: str = "Adapter", field: str = "spec.model.adapters") -> str:
     if not offered:
-        return f"Adapter {name!r}: this pipeline has no adapters; leave it out, or add it to spec.model.adapters"
+        some = "ControlNets" if what == "ControlNet" else "adapters"
+        return f"{what} {name!r}: this pipeline has no {some}; leave it out, or add it to {field}"
     names = ", ".join(offered[:_MAX_NAMES])
     if len(offered) > _MAX_NAMES:
         names += f" and {len(offered) - _MAX_NAMES} more (GET /v1/models has them all)"
-    return (
-        f"Adapter {name!r} is not offered here; there are {names}. Name one of these, or add it to spec.model.adapters"
-    )
+    return f"{what} {name!r} is not offered here; there are {names}. Name one of these, or add it to {field}"
 
 
 def settle_output(registry: Registry, generation: GenerationRequest, kind: Kind) -> str:

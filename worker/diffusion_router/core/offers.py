@@ -1,4 +1,4 @@
-"""What the denoisers of each generation offer: adapters and schedulers, by name.
+"""What the denoisers of each generation offer: adapters, ControlNets and schedulers, by name.
 
 Denoisers alone are asked: an adapter changes what they compute, and what encoders do only where its file says so. All
 of a generation offer the same but for a while, when a file has come into their folder or gone from it.
@@ -15,8 +15,9 @@ from diffusion_router.core.state import Job, Peer
 Names = frozenset[str]
 
 NONE: Final[Names] = frozenset()
+_CONTROL_NET: Final = "ControlNet "
 _SCHEDULER: Final = "scheduler "
-# No adapter's name has a space in it.
+# No adapter's name has a space in it; what is no adapter is named by its kind and its name.
 
 
 def of_scheduler(name: str) -> Names:
@@ -24,11 +25,21 @@ def of_scheduler(name: str) -> Names:
     return frozenset([_SCHEDULER + name]) if name else NONE
 
 
+def of_control_net(name: str) -> str:
+    """A ControlNet among what is offered and needed."""
+    return _CONTROL_NET + name
+
+
+def control_net_of(name: str) -> str | None:
+    """The inverse; None: this is the name of something else."""
+    return name.removeprefix(_CONTROL_NET) if name.startswith(_CONTROL_NET) else None
+
+
 def in_words(names: Names) -> str:
-    """For people: which of a job's adapters, and which scheduler."""
-    adapters = sorted(name for name in names if not name.startswith(_SCHEDULER))
-    schedulers = sorted(names - set(adapters))
-    return " and ".join([*([f"adapters {', '.join(adapters)}"] if adapters else []), *schedulers])
+    """For people: which of a job's adapters, which ControlNets, and which scheduler."""
+    adapters = sorted(name for name in names if " " not in name)
+    others = sorted(names - set(adapters))
+    return " and ".join([*([f"adapters {', '.join(adapters)}"] if adapters else []), *others])
 
 
 class Offers(Generic[R]):

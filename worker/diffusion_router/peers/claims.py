@@ -67,9 +67,12 @@ def _plausible_timings(timings: stage_pb2.StageTimings) -> int:
 
 
 def _plausible_adapters(adapters: peer_pb2.Adapters) -> int:
-    wrong = max(0, len(adapters.offered) - MAX_ADAPTERS)
-    if wrong:
-        del adapters.offered[MAX_ADAPTERS:]
+    wrong = 0
+    for names in (adapters.offered, adapters.control_nets):
+        # To change an absent message makes it a present one.
+        if too_many := max(0, len(names) - MAX_ADAPTERS):
+            del names[MAX_ADAPTERS:]
+            wrong += too_many
     for adapter in adapters.offered:
         if not _is_duration(adapter.load_seconds):
             adapter.ClearField("load_seconds")

@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from diffusion_router.core import SharesSet, Stage
+from diffusion_router.core.offers import control_net_of
 from diffusion_router.core.shares import checked
 from diffusion_router.core.tallies import Tally
 from diffusion_router.peers import messages
@@ -36,9 +37,9 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self._served: list[peer_pb2.ModelIdentity] = []
         # The revision of the list of peers whose models they are.
         self._models_of = 0
-        self._adapters: dict[str, peer_pb2.ModelIdentity] | None = None
+        self._offered: dict[str, peer_pb2.ModelIdentity] | None = None
+        self._offered_of = 0
         self._served_adapters: dict[str, peer_pb2.ModelIdentity] = {}
-        self._adapters_of = 0
         self._loadings = Loadings()
 
     def models(self) -> list[peer_pb2.ModelIdentity]:
@@ -71,9 +72,8 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
 
     def adapters(self) -> dict[str, peer_pb2.ModelIdentity] | None:
         """The names of those that denoisers offer, each with the model that it is for. None: no denoiser is there."""
-        if self._adapters_of != self._dispatcher.core.revision:
-            self._adapters_of, self._adapters = self._dispatcher.core.revision, self._find_adapters()
-        return self._adapters
+        offered = self._all_offered()
+        return offered and {name: model for name, model in offered.items() if control_net_of(name) is None}
 
     def served_adapters(self) -> dict[str, peer_pb2.ModelIdentity]:
         """Those of `adapters`; while no denoiser is there, those that were offered last."""
@@ -81,7 +81,20 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self._served_adapters = self._served_adapters if offered is None else offered
         return self._served_adapters
 
-    def _find_adapters(self) -> dict[str, peer_pb2.ModelIdentity] | None:
+    def control_nets(self) -> dict[str, peer_pb2.ModelIdentity] | None:
+        """The same of ControlNets."""
+        offered = self._all_offered()
+        if offered is None:
+            return None
+        named = ((control_net_of(name), model) for name, model in offered.items())
+        return {name: model for name, model in named if name is not None}
+
+    def _all_offered(self) -> dict[str, peer_pb2.ModelIdentity] | None:
+        if self._offered_of != self._dispatcher.core.revision:
+            self._offered_of, self._offered = self._dispatcher.core.revision, self._find_offered()
+        return self._offered
+
+    def _find_offered(self) -> dict[str, peer_pb2.ModelIdentity] | None:
         denoisers = [peer for peer in self._dispatcher.core.peers.values() if Stage.DENOISE in peer.stages]
         if not denoisers:
             return None

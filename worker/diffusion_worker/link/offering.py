@@ -1,8 +1,9 @@
-"""What the router is told of a model's adapters: which there are, and which of them are loaded."""
+"""What the router is told of a model's ControlNets and adapters: which there are, and which adapters are loaded."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from diffusion_worker.model.types import Offered, StageModel
@@ -13,8 +14,10 @@ LOOK_SECONDS: Final = 2.0
 
 
 class Offering:
-    def __init__(self, model: StageModel) -> None:
+    def __init__(self, model: StageModel, control_nets: Sequence[str] = ()) -> None:
+        """`control_nets`: names of those that the model was loaded with."""
         self._model = model
+        self._control_nets = control_nets
         self._offered: list[Offered] | None = None
         self._said: list[Offered] | None = None
 
@@ -31,24 +34,21 @@ class Offering:
     def all(self) -> peer_pb2.Adapters | None:
         """What is known; None: this model never has any."""
         self._said = self._offered
-        return None if self._offered is None else _to_wire(self._offered)
+        if self._offered is None and not self._control_nets:
+            return None
+        return peer_pb2.Adapters(offered=map(_to_wire, self._offered or ()), control_nets=self._control_nets)
 
     def news(self) -> peer_pb2.Adapters | None:
         """What is known, if it is something else than was said last."""
         return None if self._offered == self._said else self.all()
 
 
-def _to_wire(offered: list[Offered]) -> peer_pb2.Adapters:
-    return peer_pb2.Adapters(
-        offered=[
-            peer_pb2.OfferedAdapter(
-                name=one.name,
-                scale=one.scale,
-                loaded=one.loaded,
-                load_seconds=one.load_seconds,
-                bytes=one.bytes,
-                loads=one.loads,
-            )
-            for one in offered
-        ]
+def _to_wire(one: Offered) -> peer_pb2.OfferedAdapter:
+    return peer_pb2.OfferedAdapter(
+        name=one.name,
+        scale=one.scale,
+        loaded=one.loaded,
+        load_seconds=one.load_seconds,
+        bytes=one.bytes,
+        loads=one.loads,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffusion_worker.model.folder import identify
 from diffusion_worker.model.source import resolve_model
@@ -14,6 +15,8 @@ from diffusion_worker.model.types import (
     NO_ADAPTERS,
     AdapterFile,
     AdapterFiles,
+    Control,
+    ControlNetFiles,
     DownloadFailed,
     InvalidRequest,
     Media,
@@ -30,10 +33,15 @@ from diffusion_worker.model.types import (
 )
 from diffusionpipeline.words import Stage
 
+if TYPE_CHECKING:
+    from diffusion_worker.model.controlled import BaseModel
+
 __all__ = [
     "NO_ADAPTERS",
     "AdapterFile",
     "AdapterFiles",
+    "Control",
+    "ControlNetFiles",
     "DownloadFailed",
     "InvalidRequest",
     "Media",
@@ -62,10 +70,12 @@ def load_model(
     variant: str = "",
     allow_pickle: bool = False,
     adapters: AdapterFiles = NO_ADAPTERS,
+    control_nets: Sequence[ControlNetFiles] = (),
     schedulers: Sequence[SchedulerKind] = (),
     vae_tiling: bool = False,
 ) -> RoleModel:
-    """Loads the weights that `stages` need, and no others, and what `adapters` have for these, and makes `schedulers`.
+    """Loads the weights that `stages` need, and no others, what `adapters` have for these, and `control_nets` beside;
+    makes `schedulers`.
 
     Cuts along the model's blocks where diffusers has sound ones, else by capture and replay of the classic pipeline.
     Raises UnsupportedModel, which names what is missing.
@@ -78,12 +88,12 @@ def load_model(
     folder = open_folder(path, variant=variant, allow_pickle=allow_pickle)
     check_folder(folder)
     if find_cut(folder) is not None:
-        way: Callable[..., RoleModel] = ModularModel
+        way: Callable[..., BaseModel] = ModularModel
     else:
         from diffusion_worker.model.replay import ReplayModel
 
         way = ReplayModel
-    return way(
+    model = way(
         folder,
         stages=stages,
         dtype=dtype,
@@ -92,4 +102,11 @@ def load_model(
         adapters=adapters,
         schedulers=schedulers,
         vae_tiling=vae_tiling,
+    )
+    if not control_nets:
+        return model
+    from diffusion_worker.model.controlled import ControlledModel
+
+    return ControlledModel(
+        model, control_nets, dtype=dtype, device=device, allow_pickle=allow_pickle, vae_tiling=vae_tiling
     )

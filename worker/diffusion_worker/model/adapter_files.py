@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -45,36 +45,53 @@ def from_hub(
 
     What is in the cache is not asked for again. Raises DownloadFailed, OSError (a full disk).
     """
+
+    def get(asked: Download, *, local: bool) -> Path | None:
+        found = asked.snapshot([file or "*.safetensors"], local=local)
+        return found if not local or ((found / file).is_file() if file else any(found.glob("*.safetensors"))) else None
+
+    at = f"model.adapters[{name}]"
+    found = obtain(at, share, get, Patience(patience_seconds, paused=paused), endpoint, cache, offline=offline)
+    if file and not (found / file).is_file():
+        raise DownloadFailed(f"{at}.file: repository {share.id} has no {file}")
+    return AdapterFile(name, found, file, scale)
+
+
+class Get(Protocol):
+    """Fetches what is wanted, or with `local` looks for it in the cache; None: not all is there."""
+
+    def __call__(self, asked: Download, *, local: bool) -> Path | None: ...
+
+
+def obtain(
+    at: str, share: Share, get: Get, patience: Patience, endpoint: str, cache: Path | None, *, offline: bool | None
+) -> Path:
+    """What `get` finds in the cache, else fetches. `at`: the resource's field that names the repository.
+
+    Raises DownloadFailed, OSError (a full disk).
+    """
     hub_logging.set_verbosity(logging.CRITICAL)
     cache = cache or Path(constants.HF_HUB_CACHE)
     asked = Download(share, lambda done, total: None, endpoint or constants.ENDPOINT, cache)
-    get = partial(
-        huggingface_hub.snapshot_download,
-        **asked.common,
-        revision=share.revision or None,
-        allow_patterns=[file or "*.safetensors"],
-        tqdm_class=None,
-    )
     try:
-        there = Path(get(local_files_only=True))
-        if (there / file).is_file() if file else any(there.glob("*.safetensors")):
-            return AdapterFile(name, there, file, scale)
+        there = get(asked, local=True)
     except LocalEntryNotFoundError:
-        pass
+        there = None
+    if there is not None:
+        return there
     if constants.is_offline_mode() if offline is None else offline:
         raise DownloadFailed(
-            f"model.adapters[{name}]: {cache} lacks {asked.name}, and nothing may be downloaded (downloadPolicy Never, "
+            f"{at}: {cache} lacks {asked.name}, and nothing may be downloaded (downloadPolicy Never, "
             "or HF_HUB_OFFLINE): put it there, or name it by source Path"
         )
-    patience = Patience(patience_seconds, paused=paused)
     huggingface_hub.set_client_factory(lambda: PatientClient(patience))
     try:
-        found = Path(asked.patiently(patience, get))
+        found = asked.patiently(patience, partial(get, asked, local=False))
     except DownloadFailed as error:
-        raise DownloadFailed(_of_adapter(name, str(error))) from error
-    if file and not (found / file).is_file():
-        raise DownloadFailed(f"model.adapters[{name}].file: repository {asked.name} has no {file}")
-    return AdapterFile(name, found, file, scale)
+        raise DownloadFailed(_of(at, str(error))) from error
+    if found is None:
+        raise DownloadFailed(f"{at}.id: repository {asked.name} lacks some of it")
+    return found
 
 
 def share_of(id: str, revision: str) -> Share:
@@ -82,7 +99,7 @@ def share_of(id: str, revision: str) -> Share:
     return Share(id=id, revision=revision, stages=frozenset(Stage))
 
 
-def _of_adapter(name: str, why: str) -> str:
+def _of(at: str, why: str) -> str:
     for field in _FIELDS:
-        why = why.replace(field, field.replace("model.", f"model.adapters[{name}]."))
+        why = why.replace(field, field.replace("model.", f"{at}."))
     return why

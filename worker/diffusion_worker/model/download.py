@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -141,8 +141,8 @@ class Download:
     def from_cache(self) -> tuple[Path | None, str]:
         """The folder, if all of the share is in the cache; else None and what is not."""
         try:
-            path = self._index(local_files_only=True)
-            listing = self._listing(path)
+            path = self._index(local=True)
+            listing = self.listing(path)
             folder = self._open(path)
             missing = sorted(name for name in self._files(folder, listing) if not (path / name).exists())
         except (LocalEntryNotFoundError, HFValidationError):
@@ -211,7 +211,7 @@ class Download:
     def plan(self) -> tuple[Path, frozenset[str], Mapping[str, int]]:
         """The folder, which has index and configs; the files that the share is made of; sizes of all there are."""
         path = self._index()
-        listing = self._listing(path)
+        listing = self.listing(path)
         folder = self._open(path)
         configs = config_files(listing, folder.components)
         self._get(path.name, configs, _Progress(0, 0, lambda done, total: None, lambda there: None))
@@ -235,16 +235,26 @@ class Download:
             self._most = there
             patience.got_on()
 
-    def _index(self, **options: Any) -> Path:
+    def _index(self, *, local: bool = False) -> Path:
         """Where the index is, or would be: the folder of a commit."""
-        patterns = [*INDEX_FILES, DEFAULTS_FILE]
+        return self.snapshot([*INDEX_FILES, DEFAULTS_FILE], local=local)
+
+    def snapshot(self, patterns: Sequence[str], *, local: bool = False) -> Path:
+        """The folder of a commit with those of its files that match; with `local`, of what the cache has.
+
+        Raises LocalEntryNotFoundError, where the cache has no such commit, and what the hub raises.
+        """
         revision = self._share.revision or None
         found = huggingface_hub.snapshot_download(
-            **self.common, revision=revision, allow_patterns=patterns, tqdm_class=_Silent, **options
+            **self.common,
+            revision=revision,
+            allow_patterns=list(patterns),
+            tqdm_class=_Silent,
+            local_files_only=local,
         )
         return Path(found)
 
-    def _listing(self, path: Path) -> Mapping[str, int]:
+    def listing(self, path: Path) -> Mapping[str, int]:
         """Sizes of the commit's files by name: the hub's list of them, or without it, of what is there."""
         try:
             tree = huggingface_hub.get_cached_repo_tree(self._share.id, revision=path.name, cache_dir=self.cache)

@@ -235,6 +235,98 @@ def family_of(modular_class: str) -> Family:
 SECOND_SCHEDULERS: Final[Mapping[str, str]] = MappingProxyType({"audio_scheduler": "scheduler"})
 """Components that a folder may lack, and of which a pipeline then makes a copy of another for each request."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Controlled:
+    """What diffusers has for a pipeline that ControlNets lead."""
+
+    network: str
+    """The class of such a network."""
+    several: str
+    """The class that makes one of several."""
+    pipelines: Mapping[str, str]
+    """The led pipeline, by the input that it is for beside the controls; own: for none."""
+    alike: tuple[str, ...]
+    """Values of its config that must be those of the network that it leads."""
+    together: tuple[str, ...] = ()
+    """Values of its config that several must share: pipelines read them of the first, and take them for all."""
+    served: Mapping[str, tuple[object, str]] = field(default_factory=dict)
+    """The one value of its config that is served, and what it does with others."""
+    one_at_a_time: bool = False
+    """Whether several pictures are for one and the same network alone."""
+    guided_by: str = "guidance_scale"
+    """What the led pipeline calls the request's guidance."""
+
+
+_OF_UNETS: Final = (
+    "addition_embed_type",
+    "block_out_channels",
+    "cross_attention_dim",
+    "in_channels",
+    "projection_class_embeddings_input_dim",
+)
+_OF_TRANSFORMERS: Final = ("attention_head_dim", "in_channels", "joint_attention_dim", "num_attention_heads")
+_FOR_INPAINTING: Final = "it mends pictures by a mask of its own"
+
+CONTROLLED: Final[Mapping[str, Controlled]] = MappingProxyType(
+    {
+        "FluxPipeline": Controlled(
+            network="FluxControlNetModel",
+            several="FluxMultiControlNetModel",
+            pipelines={
+                "own": "FluxControlNetPipeline",
+                "image": "FluxControlNetImg2ImgPipeline",
+                "mask_image": "FluxControlNetInpaintPipeline",
+            },
+            alike=(*_OF_TRANSFORMERS, "pooled_projection_dim"),
+            together=("conditioning_embedding_channels",),
+        ),
+        "QwenImagePipeline": Controlled(
+            network="QwenImageControlNetModel",
+            several="QwenImageMultiControlNetModel",
+            pipelines={"own": "QwenImageControlNetPipeline"},
+            alike=_OF_TRANSFORMERS,
+            served={"extra_condition_channels": (0, _FOR_INPAINTING)},
+            one_at_a_time=True,
+            guided_by="true_cfg_scale",
+        ),
+        "StableDiffusion3Pipeline": Controlled(
+            network="SD3ControlNetModel",
+            several="SD3MultiControlNetModel",
+            pipelines={"own": "StableDiffusion3ControlNetPipeline"},
+            alike=(*_OF_TRANSFORMERS, "pooled_projection_dim"),
+            together=("force_zeros_for_pooled_projection", "joint_attention_dim"),
+            served={
+                "extra_conditioning_channels": (0, _FOR_INPAINTING),
+                "use_pos_embed": (True, "it takes its positions from the weights of the network that it leads"),
+            },
+        ),
+        "StableDiffusionPipeline": Controlled(
+            network="ControlNetModel",
+            several="MultiControlNetModel",
+            pipelines={
+                "own": "StableDiffusionControlNetPipeline",
+                "image": "StableDiffusionControlNetImg2ImgPipeline",
+                "mask_image": "StableDiffusionControlNetInpaintPipeline",
+            },
+            alike=_OF_UNETS,
+            together=("global_pool_conditions",),
+        ),
+        "StableDiffusionXLPipeline": Controlled(
+            network="ControlNetModel",
+            several="MultiControlNetModel",
+            pipelines={
+                "own": "StableDiffusionXLControlNetPipeline",
+                "image": "StableDiffusionXLControlNetImg2ImgPipeline",
+                "mask_image": "StableDiffusionXLControlNetInpaintPipeline",
+            },
+            alike=_OF_UNETS,
+            together=("global_pool_conditions",),
+        ),
+    }
+)
+"""Pipelines that can have ControlNets beside them, by the class in `model_index.json`."""
+
 TILED: Final = frozenset({"AutoencoderKLAllegro"})
 """Autoencoders that decode in tiles alone, and must be told to."""
 

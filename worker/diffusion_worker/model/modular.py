@@ -177,6 +177,11 @@ class ModularModel:
     def schedulers_offered(self) -> Sequence[str]:
         return self.schedulers.names
 
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """By name: held in full, or as shells."""
+        return self._components
+
     def adapters_offered(self) -> list[Offered] | None:
         return self.adapters.offered() if self.adapters else None
 

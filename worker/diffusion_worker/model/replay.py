@@ -12,7 +12,8 @@ import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypedDict, cast
+from dataclasses import dataclass, field
+from typing import Any, Final, NotRequired, TypedDict, cast
 
 import diffusers
 import torch
@@ -72,6 +73,21 @@ class Request(TypedDict):
     output_format: str
     scheduler: str
     """The name that the request gave; empty: the folder's own."""
+    controls: NotRequired[list[str]]
+    """Names of the ControlNets that lead it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What a model is made of that another model object of the same folder has already."""
+
+    classes: Mapping[str, Any]
+    """Pipelines by the input that they are for; own: for none."""
+    components: Mapping[str, Any]
+    adapters: Adapters
+    schedulers: Schedulers
+    denoisers: Mapping[str, torch.nn.Module] = field(default_factory=dict)
+    """Networks that are no components of the folder."""
 
 
 class ReplayModel:
@@ -93,12 +109,14 @@ class ReplayModel:
         adapters: AdapterFiles = NO_ADAPTERS,
         schedulers: Sequence[SchedulerKind] = (),
         vae_tiling: bool = False,
+        beside: Beside | None = None,
     ) -> None:
+        """`beside`: instead of the folder's own classes, adapters and schedulers."""
         quieten()
         self.stages = stages
         self._folder = folder
         self._device = torch.device(device)
-        self._classes = _classes(self._folder)
+        self._classes = _classes(self._folder) if beside is None else dict(beside.classes)
         self.output = product_of(self._classes["own"])
         self._untaken = untaken_images(self._folder)
         roles = _roles(self._folder)
@@ -119,21 +137,31 @@ class ReplayModel:
             for one in self._classes.values()
         )
         whole = {name for stage in stages for name in self.owned[stage]}
-        self._components: dict[str, Any] = {
-            name: load_component(self._folder, name, dtype=torch_dtype(dtype), device=device, allow_pickle=allow_pickle)
-            if name in whole or name not in roles
-            else make_shell(self._folder, name, dtype=torch_dtype(dtype), device=device)
-            for name in sorted(self._folder.components)
-        }
+        there = {} if beside is None else beside.components
+        self._components: dict[str, Any] = {}
+        for name in sorted(self._folder.components):
+            if name in there and not (is_shell(there[name]) and name in whole):
+                self._components[name] = there[name]
+            elif name in whole or name not in roles:
+                self._components[name] = load_component(
+                    self._folder, name, dtype=torch_dtype(dtype), device=device, allow_pickle=allow_pickle
+                )
+            else:
+                self._components[name] = make_shell(self._folder, name, dtype=torch_dtype(dtype), device=device)
         set_tiling(self._components, folder, wanted=vae_tiling)
         held = {name: self._components[name] for name in sorted(whole)}
-        self.adapters = Adapters(folder.pipeline_class, held, adapters)
-        self._parts = capture.Parts(
-            *({name: self._components[name] for name, role in roles.items() if role is stage} for stage in Stage)
+        self.adapters = Adapters(folder.pipeline_class, held, adapters) if beside is None else beside.adapters
+        encoders, denoisers, decoders = (
+            {name: self._components[name] for name, role in roles.items() if role is stage} for stage in Stage
         )
+        self._parts = capture.Parts(encoders, denoisers | dict(beside.denoisers if beside else {}), decoders)
         self._pipelines = {kind: self._build(one) for kind, one in self._classes.items()}
         # After those, for some mend the config of their scheduler when they are made.
-        self.schedulers = Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
+        self.schedulers = (
+            Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
+            if beside is None
+            else beside.schedulers
+        )
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -160,29 +188,18 @@ class ReplayModel:
     def schedulers_offered(self) -> Sequence[str]:
         return self.schedulers.names
 
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """By name: held in full, or as shells."""
+        return self._components
+
     def adapters_offered(self) -> list[Offered] | None:
         return self.adapters.offered() if self.adapters else None
 
     def encode(self, parameters: Parameters) -> Values:
         self._require(Stage.ENCODE)
         arguments.check_format(parameters.output_format, self.output)
-        for name in sorted(parameters.images.keys() & self._untaken.keys()):
-            raise InvalidRequest(f"{name}: {self._untaken[name]}")
-        self.schedulers.check(parameters.scheduler)
-        # An input that no class is for is refused by one that takes inputs at all.
-        otherwise = [*self._classes][-1] if parameters.images else "own"
-        kind = next((kind for kind in self._classes if kind in parameters.images), otherwise)
-        call, fps = bind_call(self._classes[kind], parameters, self._folder.defaults)
-        request: Request = {
-            "pipeline": self._folder.pipeline_class,
-            "diffusers": diffusers.__version__,
-            "kind": kind,
-            "call": pack(call, "the request"),
-            "seed": parameters.seed,
-            "fps": fps,
-            "output_format": parameters.output_format,
-            "scheduler": parameters.scheduler or "",
-        }
+        request = self._bind(parameters)
         self.adapters.activate_all(self.adapters.choose(parameters.adapters))
         with self._run(Stage.ENCODE, request) as run:
             return {**request, "records": capture.encode(run)}
@@ -215,6 +232,36 @@ class ReplayModel:
         sound = media.sound_of(getattr(result, "audio", None), self._components.get("vocoder"))
         return [media.encode_video(one, request["fps"], sound) for one in media.frames_of(_made(result))]
 
+    def _kind(self, parameters: Parameters) -> str:
+        """Which of the classes is for it. Raises InvalidRequest."""
+        # An input that no class is for is refused by one that takes inputs at all.
+        otherwise = [*self._classes][-1] if parameters.images else "own"
+        return next((kind for kind in self._classes if kind in parameters.images), otherwise)
+
+    def _bind(self, parameters: Parameters) -> Request:
+        for name in sorted(parameters.images.keys() & self._untaken.keys()):
+            raise InvalidRequest(f"{name}: {self._untaken[name]}")
+        self.schedulers.check(parameters.scheduler)
+        kind = self._kind(parameters)
+        call, fps = self._arguments(self._classes[kind], parameters)
+        return {
+            "pipeline": self._folder.pipeline_class,
+            "diffusers": diffusers.__version__,
+            "kind": kind,
+            "call": pack(call, "the request"),
+            "seed": parameters.seed,
+            "fps": fps,
+            "output_format": parameters.output_format,
+            "scheduler": parameters.scheduler or "",
+        }
+
+    def _arguments(self, pipeline_class: Any, parameters: Parameters) -> tuple[dict[str, Any], int]:
+        """What the pipeline is called with, and the frames per second of a video. Raises InvalidRequest."""
+        return bind_call(pipeline_class, parameters, self._folder.defaults)
+
+    def _equip(self, pipeline: Any, parts: capture.Parts, request: Request) -> None:
+        """Gives the pipeline of one run what is no component of the folder."""
+
     @contextmanager
     def _run(
         self, stage: Stage, request: Request, driver: Driver | None = None, chosen: Chosen | None = None
@@ -234,6 +281,7 @@ class ReplayModel:
         for name, part in parts.all():
             # Past the pipeline's own __setattr__, which would register it.
             pipeline.__dict__[name] = part
+        self._equip(pipeline, parts, request)
         call = unpack(request["call"], self._device) | {"generator": generator, "output_type": "np"}
         taken = inspect.signature(type(pipeline).__call__).parameters
         call = {name: value for name, value in call.items() if name in taken}
@@ -283,7 +331,7 @@ class ReplayModel:
                 f"the input was made by {made_by[0]} of diffusers {made_by[1]}; this worker runs "
                 f"{self._folder.pipeline_class} of diffusers {diffusers.__version__}"
             )
-        return cast(Request, {name: value for name, value in values.items() if name in Request.__required_keys__})
+        return cast(Request, {name: value for name, value in values.items() if name in Request.__annotations__})
 
     def _require(self, stage: Stage) -> None:
         if stage not in self.stages:

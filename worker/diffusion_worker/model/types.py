@@ -69,6 +69,31 @@ class SchedulerKind:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlNetFiles:
+    """Where a ControlNet is that a model is to have beside its own networks: a folder with config.json and weights."""
+
+    name: str
+    path: Path
+    scale: float = 1.0
+    """How much it counts where a request gives nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """A ControlNet that leads a request, and the picture by which it does. None means the network's own."""
+
+    name: str
+    image: Image | None = None
+    """None: in roles after the encoder, which has made what it could of it."""
+    scale: float | None = None
+    start: float = 0.0
+    """From this share of the steps on, 0 to 1."""
+    end: float = 1.0
+    mode: int | None = None
+    """Which kind of picture it is, of a network that was trained on several."""
+
+
+@dataclass(frozen=True, slots=True)
 class Offered:
     """An adapter that a model can compute with. It was loaded `loads` times, of which the last took `load_seconds`."""
 
@@ -102,6 +127,7 @@ class Parameters:
     """In this order: sums of several depend on it in their last bits."""
     scheduler: str | None = None
     """The name of one of those that the model was loaded with; None: the folder's own."""
+    controls: Sequence[Control] = ()
     exact: bool | None = None
     """Computed with nobody else's request."""
     output_format: str = "png"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from diffusion_worker.model.types import InvalidRequest, Parameters, Pictures, Wanted
+from diffusion_worker.model.types import Control, InvalidRequest, Parameters, Pictures, Wanted
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
 from diffusion_worker.work.outcomes import Output
 from diffusion_worker.work.store import StoreRefused
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from diffusionpipeline.words import Stage, number
+from diffusionpipeline.words import CONTROLS, Stage, number
 
 if TYPE_CHECKING:
     import asyncio
@@ -96,14 +96,32 @@ class Task:
         return self.order < other.order
 
 
-def parameters(message: stage_pb2.JobParameters, images: Mapping[str, Pictures]) -> Parameters:
-    """What the model is asked for; an absent field is the model's own default."""
+def parameters(message: stage_pb2.JobParameters, files: Mapping[str, Any]) -> Parameters:
+    """What the model is asked for; an absent field is the model's own default. `files`: None: all but its names."""
     given = {field.name: value for field, value in message.ListFields() if field.message_type is None}
     return Parameters(
         **{"prompt": "", "seed": 0, **given},
-        images=images,
+        images={name: one for name, one in files.items() if name != CONTROLS},
         adapters=tuple(Wanted(one.name, one.scale if one.HasField("scale") else None) for one in message.adapters),
+        controls=_controls(message, files.get(CONTROLS)),
         extra={name: _scalar(value) for name, value in message.extra.items()},
+    )
+
+
+def _controls(message: stage_pb2.JobParameters, pictures: Pictures | None) -> tuple[Control, ...]:
+    """Each with its picture, of those that came in the same order."""
+    images = pictures if isinstance(pictures, Sequence) else [pictures]
+    given = [*images, *[None] * len(message.controls)]
+    return tuple(
+        Control(
+            name=one.name,
+            image=image,
+            scale=one.scale if one.HasField("scale") else None,
+            start=one.start if one.HasField("start") else 0.0,
+            end=one.end if one.HasField("end") else 1.0,
+            mode=one.mode if one.HasField("mode") else None,
+        )
+        for one, image in zip(message.controls, given, strict=False)
     )
 
 
