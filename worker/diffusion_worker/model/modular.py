@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, cast
 
 import diffusers
 import numpy as np
@@ -25,6 +25,7 @@ from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.failures import failure
 from diffusion_worker.model.families import PICTURES_ALONE, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
+from diffusion_worker.model.handed import Conditioning, Made, begin, is_same, plain
 from diffusion_worker.model.intact import check_made, watched
 from diffusion_worker.model.loops import Parked, Walk, can_park, resume_of
 from diffusion_worker.model.ownership import declared, owned_by_blocks, shell_instead
@@ -49,34 +50,6 @@ from diffusionpipeline.words import Stage
 
 ANY_GUIDANCE: Final = 2.0
 """A scale with which a guider is on; encoders ask for no more."""
-
-
-class _Handed(TypedDict):
-    pipeline: str
-    diffusers: str
-    """Its version."""
-    inputs: dict[str, object]
-    tags: Mapping[str, list[str]]
-    """Names of inputs by the kind that blocks ask for."""
-
-
-class Conditioning(_Handed, total=False):
-    """What encoding makes of what it reads."""
-
-    generator: torch.Generator
-    """Where encoding drew from it."""
-
-
-class Made(_Handed):
-    """What denoising hands to decoding: all of it, since nobody shares it."""
-
-    generator: torch.Generator
-    triggers: Mapping[str, object]
-    guidance_scale: float | None
-    fps: int
-    output_format: str
-    scheduler: str
-    """The name that the request gave; empty: the folder's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,14 +163,14 @@ class ModularModel:
         bound = self._bind(parameters)
         self.adapters.activate_all(self.adapters.choose(parameters.adapters))
         generator = torch.Generator("cpu").manual_seed(parameters.seed)
-        made = _begin(bound, {**bound.inputs, **pictures(parameters, self._cut, self._folder)}, {}, generator)
+        made = begin(bound, {**bound.inputs, **pictures(parameters, self._cut, self._folder)}, {}, generator)
         shipped = self._run(Stage.ENCODE, made)
         conditioning: Conditioning = {
             "pipeline": shipped["pipeline"],
             "diffusers": shipped["diffusers"],
             # What a later role knows from the request itself is no part of it.
             "inputs": {
-                name: value for name, value in shipped["inputs"].items() if not _is_same(value, bound.inputs.get(name))
+                name: value for name, value in shipped["inputs"].items() if not is_same(value, bound.inputs.get(name))
             },
             "tags": shipped["tags"],
         }
@@ -210,7 +183,7 @@ class ModularModel:
         conditioning = self._unpack(values, Conditioning.__required_keys__)
         bound = self._bind(parameters)
         generator = conditioning.get("generator") or torch.Generator("cpu").manual_seed(parameters.seed)
-        made = _begin(bound, {**bound.inputs, **conditioning["inputs"]}, conditioning["tags"], generator)
+        made = begin(bound, {**bound.inputs, **conditioning["inputs"]}, conditioning["tags"], generator)
         walk = Walk(driver, generator, resume_of(values))
         chosen = self.adapters.choose(parameters.adapters)
         try:
@@ -248,7 +221,7 @@ class ModularModel:
         for tag, names in state.kwargs_mapping.items():
             tags[tag] = list(dict.fromkeys([*tags.get(tag, []), *names]))
         wanted = needs.names.union(*(tags.get(tag, []) for tag in needs.tags)) - {GENERATOR, "output_type"}
-        shipped = {name: _plain(merged[name]) for name in sorted(wanted) if merged.get(name) is not None}
+        shipped = {name: plain(merged[name]) for name in sorted(wanted) if merged.get(name) is not None}
         kept = {tag: [name for name in names if name in shipped] for tag, names in sorted(tags.items())}
         return {
             **made,
@@ -367,38 +340,3 @@ class ModularModel:
                 break
         side = patch[-1] if isinstance(patch, list | tuple) else patch
         return scale * max(side if isinstance(side, int) else 1, self._cut.family.packing)
-
-
-def _begin(bound: Bound, inputs: dict[str, object], tags: Mapping[str, list[str]], generator: torch.Generator) -> Made:
-    return {
-        "pipeline": "",
-        "diffusers": "",
-        "inputs": inputs,
-        "tags": tags,
-        "generator": generator,
-        "triggers": bound.triggers,
-        "guidance_scale": bound.guidance_scale,
-        "fps": bound.fps,
-        "output_format": bound.output_format,
-        "scheduler": bound.scheduler,
-    }
-
-
-def _is_same(value: object, given: object) -> bool:
-    """Whether a block passed on what it was given."""
-    return isinstance(value, bool | int | float | str) and type(value) is type(given) and value == given
-
-
-def _plain(value: object) -> object:
-    """The value in the plain types that a payload carries."""
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_plain(entry) for entry in value)
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return value

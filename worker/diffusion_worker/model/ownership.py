@@ -18,7 +18,7 @@ def owned_components(folder: ModelFolder) -> Owned:
     cut = find_cut(folder)
     if cut is not None:
         return owned_by_blocks(cut, folder)
-    from diffusion_worker.model.replay import owned_by_kind
+    from diffusion_worker.model.kinds import owned_by_kind
 
     return owned_by_kind(folder)
 

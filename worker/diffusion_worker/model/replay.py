@@ -1,35 +1,31 @@
 """The second way to cut a model: capture and replay of the pipeline's own `__call__`, for families without blocks.
 
-Each role holds the weights of its own components and shells for the rest, and runs the same pipeline code (see
-`capture.py`). Roles are told apart by what a component is, not by its name: encoders come from transformers, what has
-a `decode` decodes, and the other networks of diffusers denoise.
+Each role holds the weights of its own components (see `kinds.py`) and shells for the rest, and runs the same pipeline
+code (see `capture.py`).
 """
 
 from __future__ import annotations
 
 import copy
-import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.pipelines import auto_pipeline
-from diffusers.utils import DummyObject
 
 from diffusion_worker.model import arguments, capture, media
 from diffusion_worker.model.adapters import Adapters, Chosen
 from diffusion_worker.model.classic import bind_call, image_inputs, needed_images, untaken_images
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.failures import failure
-from diffusion_worker.model.families import FROM_VIDEO, SECOND_SCHEDULERS, SEVERAL_PICTURES
+from diffusion_worker.model.families import SECOND_SCHEDULERS, SEVERAL_PICTURES
 from diffusion_worker.model.folder import ModelFolder, load_component, quieten, torch_dtype
 from diffusion_worker.model.inputs import requested_name
 from diffusion_worker.model.intact import check_made, watched
+from diffusion_worker.model.kinds import classes_of, owned_of, roles_of
 from diffusion_worker.model.loops import Parked
 from diffusion_worker.model.products import product_of
 from diffusion_worker.model.records import pack, unpack
@@ -53,9 +49,6 @@ from diffusion_worker.model.types import (
     Workflow,
 )
 from diffusionpipeline.words import Stage
-
-AFTER_DECODERS: Final = ("SafetyChecker", "Vocoder", "VocoderWithBWE")
-"""How classes of networks end that look at finished pictures, or make sound of what was decoded."""
 
 
 class Request(TypedDict):
@@ -116,10 +109,10 @@ class ReplayModel:
         self.stages = stages
         self._folder = folder
         self._device = torch.device(device)
-        self._classes = _classes(self._folder) if beside is None else dict(beside.classes)
+        self._classes = classes_of(self._folder) if beside is None else dict(beside.classes)
         self.output = product_of(self._classes["own"])
         self._untaken = untaken_images(self._folder)
-        roles = _roles(self._folder)
+        roles = roles_of(self._folder)
         kinds = {name: self._folder.component_class(name) for name in roles}
         decoders = {name: kind for name, kind in kinds.items() if callable(getattr(kind, "decode", None))}
         own = self._classes["own"]
@@ -130,7 +123,7 @@ class ReplayModel:
             for kind, one in self._classes.items()
             if kind == "own" or is_sound(one, decoders, image_inputs(one))
         }
-        self.owned = _owned(self._folder, roles, self._classes)
+        self.owned = owned_of(self._folder, roles, self._classes)
         """Components with weights, by the stage that loads them: of all stages, not only of this object's."""
         self.workflows = tuple(
             Workflow(images=frozenset(map(requested_name, needed_images(one))), encoding_reads=None, resumable=True)
@@ -336,74 +329,6 @@ class ReplayModel:
     def _require(self, stage: Stage) -> None:
         if stage not in self.stages:
             raise ModelError(f"{stage}: this model was loaded for {', '.join(sorted(self.stages))} alone")
-
-
-def owned_by_kind(folder: ModelFolder) -> Mapping[Stage, frozenset[str]]:
-    """Components with weights, by the stage that loads them. Raises UnsupportedModel."""
-    return _owned(folder, _roles(folder), _classes(folder))
-
-
-def _owned(folder: ModelFolder, roles: Mapping[str, Stage], classes: Mapping[str, Any]) -> dict[Stage, frozenset[str]]:
-    owned = {stage: frozenset(name for name, role in roles.items() if role is stage) for stage in Stage}
-    # An input picture becomes latents before denoising starts, whatever the argument is called.
-    owned[Stage.ENCODE] |= {
-        name for name in owned[Stage.DECODE] if any(_encodes(one, name) for one in classes.values())
-    }
-    return owned
-
-
-def _encodes(pipeline_class: Any, decoder: str) -> bool:
-    """Whether the pipeline's own code calls `encode` of this component."""
-    owners = (one for one in inspect.getmro(pipeline_class) if one.__module__.startswith("diffusers.pipelines."))
-    return any(f"self.{decoder}.encode(" in inspect.getsource(one) for one in owners if one is not DiffusionPipeline)
-
-
-def _classes(folder: ModelFolder) -> dict[str, Any]:
-    """The pipeline class of the index ("own"), and its siblings for requests with an input, by that input's name."""
-    own = getattr(diffusers, folder.pipeline_class, None)
-    if own is None:
-        raise UnsupportedModel(
-            f"{folder.path}: diffusers {diffusers.__version__} has no pipeline {folder.pipeline_class!r}, and no code "
-            f"of the model's own is run"
-        )
-    if isinstance(own, DummyObject):
-        lacks = sorted(name for name in own._backends if importlib.util.find_spec(name) is None)
-        raise UnsupportedModel(
-            f"{folder.path}: {folder.pipeline_class} needs {', '.join(lacks)}, which is not installed"
-        )
-    if "generator" not in inspect.signature(own.__call__).parameters:
-        raise UnsupportedModel(f"{folder.path}: {own.__name__} takes no generator, so its results can't be repeated")
-    if image_inputs(own):
-        return {"own": own}
-    siblings = {
-        "mask_image": auto_pipeline._get_task_class(auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING, own.__name__, False),
-        "image": auto_pipeline._get_task_class(auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, own.__name__, False),
-        "video": getattr(diffusers, FROM_VIDEO.get(own.__name__, ""), None),
-    }
-    return {"own": own} | {kind: one for kind, one in siblings.items() if one is not None}
-
-
-def _roles(folder: ModelFolder) -> dict[str, Stage]:
-    """The stage of each component with weights.
-
-    Raises UnsupportedModel if nothing denoises or decodes.
-    """
-    roles = {name: _role(folder.component_class(name)) for name in folder.components if folder.is_module(name)}
-    for stage in (Stage.DENOISE, Stage.DECODE):
-        if stage not in roles.values():
-            raise UnsupportedModel(
-                f"{folder.path}: {folder.pipeline_class} has no component that can {stage}; it has "
-                f"{', '.join(f'{name} ({folder.components[name][1]})' for name in roles) or 'no networks at all'}"
-            )
-    return roles
-
-
-def _role(component_class: type) -> Stage:
-    if callable(getattr(component_class, "decode", None)):
-        return Stage.DECODE
-    if component_class.__module__.startswith("diffusers.models."):
-        return Stage.DENOISE
-    return Stage.DECODE if component_class.__name__.endswith(AFTER_DECODERS) else Stage.ENCODE
 
 
 def _made(result: Any) -> Any:
