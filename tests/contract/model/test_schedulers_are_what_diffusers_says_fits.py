@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import diffusers
 import pytest
@@ -78,11 +79,11 @@ def test_one_that_draws_what_no_seed_decides_is_refused(monkeypatch: pytest.Monk
 
 
 def test_one_that_could_not_be_parked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory: dict[int, float] = {}
+    memory: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     def step(self: Any, model_output: Any, timestep: Any, sample: Any, return_dict: bool = True) -> Any:
-        memory[id(self)] = memory.get(id(self), 0.0) + 1
-        return (sample + memory[id(self)],)
+        memory[self] = memory.get(self, 0.0) + 1
+        return (sample + memory[self],)
 
     monkeypatch.setattr(diffusers.DDIMScheduler, "step", step)
     with pytest.raises(UnsupportedModel, match=r"schedulers\[a\]: a denoising by DDIMScheduler can't be gone on with"):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from functools import wraps
 from typing import Any, Final
 
 import torch
@@ -72,15 +71,24 @@ class Schedulers:
 
 def draw_from(scheduler: Any, generator: torch.Generator) -> None:
     """Has its steps draw from the request's generator where the caller gives them none, as some families' blocks."""
-    own = scheduler.step
-    if "generator" not in inspect.signature(own).parameters:
-        return
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        scheduler.step = _DrawingStep(scheduler, generator)
 
-    @wraps(own)
-    def step(*args: Any, **kwargs: Any) -> Any:
-        return own(*args, **{"generator": generator, **kwargs})
 
-    scheduler.step = step
+class _DrawingStep:
+    """A scheduler's `step` with a generator. A copy of the scheduler, as blocks make one for a video's sound, has one
+    of its own."""
+
+    def __init__(self, scheduler: Any, generator: torch.Generator) -> None:
+        self._scheduler = scheduler
+        self._generator = generator
+        self.__signature__ = inspect.signature(type(scheduler).step.__get__(scheduler))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return type(self._scheduler).step(self._scheduler, *args, **{"generator": self._generator, **kwargs})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _DrawingStep:
+        return _DrawingStep(copy.deepcopy(self._scheduler, memo), self._generator)
 
 
 def is_run_by(specs: Mapping[str, Any]) -> bool:
