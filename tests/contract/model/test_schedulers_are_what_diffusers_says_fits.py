@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +13,7 @@ import torch
 from diffusion_worker.model import InvalidRequest, Parameters, SchedulerKind, UnsupportedModel, load_model
 from diffusion_worker.model.binding import encoding_reads
 from diffusion_worker.model.cut import Pieces
-from diffusion_worker.model.schedulers import Schedulers, make
+from diffusion_worker.model.schedulers import Schedulers, draw_from, make
 from diffusionpipeline.words import Stage
 from testbed.zoo.cache import ensure
 from testbed.zoo.catalogue import FLUX
@@ -137,3 +138,23 @@ def test_encoding_blocks_that_run_a_scheduler_read_which_one_a_request_names(run
 
     reads = encoding_reads(Pieces({stage: Encoding() for stage in Stage}), OfCut())  # type: ignore[arg-type]
     assert reads == ({"prompt", "scheduler"} if runs else {"prompt"})
+
+
+def test_a_copy_steps_by_itself_and_draws_from_the_same_generator() -> None:
+    """As blocks copy one for the sound of a video."""
+    scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(NOISE.config)
+    scheduler.set_timesteps(2)
+    draw_from(scheduler, torch.Generator().manual_seed(1))
+    copied = copy.deepcopy(scheduler)
+
+    latents = torch.ones(1, 4, 8, 8)
+    by_copy = copied.step(latents, copied.timesteps[0], latents, return_dict=False)[0]
+
+    assert (copied.step_index, scheduler.step_index) == (1, None)
+    itself = scheduler.step(latents, scheduler.timesteps[0], latents, return_dict=False)[0]
+    assert not torch.equal(by_copy, itself), "the copy has drawn already"
+    drawn = torch.Generator().manual_seed(1)
+    again = diffusers.EulerAncestralDiscreteScheduler.from_config(NOISE.config)
+    again.set_timesteps(2)
+    expected = again.step(latents, again.timesteps[0], latents, generator=drawn, return_dict=False)[0]
+    assert torch.equal(by_copy, expected)
