@@ -130,3 +130,12 @@ def test_with_an_adapter_it_equals_the_classic_pipeline_with_it(pipeline: Any) -
     assert made["split"]["files"] == made["whole"]["files"]
     assert pipeline.whole.call("distance_to_classic", case, gathers=True) == 0.0
     assert made["split"]["files"] != pipeline.run(Case("sd15", controls=ONE, adapters=()))["split"]["files"]
+
+
+@pytest.mark.parametrize("led", ["sd15", "sdxl"])
+def test_by_another_scheduler_it_equals_the_classic_pipeline_with_that(pipeline: Any, led: str) -> None:
+    case = Case(led, controls=ONE, scheduler="ancestral")
+    made = pipeline.run(case)
+    assert made["split"]["files"] == made["whole"]["files"]
+    assert pipeline.whole.call("distance_to_classic", case, gathers=True) == 0.0
+    assert made["split"]["files"] != pipeline.run(Case(led, controls=ONE, scheduler=""))["split"]["files"]

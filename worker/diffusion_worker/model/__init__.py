@@ -108,5 +108,11 @@ def load_model(
     from diffusion_worker.model.controlled import ControlledModel
 
     return ControlledModel(
-        model, control_nets, dtype=dtype, device=device, allow_pickle=allow_pickle, vae_tiling=vae_tiling
+        model,
+        control_nets,
+        dtype=dtype,
+        device=device,
+        allow_pickle=allow_pickle,
+        schedulers=schedulers,
+        vae_tiling=vae_tiling,
     )

@@ -29,7 +29,6 @@ from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.families import OPTIONAL_NETWORKS, Controlled
 from diffusion_worker.model.folder import ModelFolder, torch_dtype
 from diffusion_worker.model.replay import Beside, ReplayModel, Request
-from diffusion_worker.model.schedulers import Schedulers
 from diffusion_worker.model.types import (
     ControlNetFiles,
     InvalidRequest,
@@ -37,6 +36,7 @@ from diffusion_worker.model.types import (
     Offered,
     Parameters,
     RoleModel,
+    SchedulerKind,
     Values,
     Workflow,
 )
@@ -64,9 +64,6 @@ class BaseModel(RoleModel, Protocol):
     @property
     def adapters(self) -> Adapters: ...
 
-    @property
-    def schedulers(self) -> Schedulers: ...
-
 
 class ControlledModel:
     """A model that ControlNets can lead. Implements StageModel."""
@@ -79,6 +76,7 @@ class ControlledModel:
         dtype: str,
         device: str,
         allow_pickle: bool = False,
+        schedulers: Sequence[SchedulerKind] = (),
         vae_tiling: bool = False,
     ) -> None:
         """Raises UnsupportedModel, which names the network that can't lead `base`."""
@@ -92,7 +90,13 @@ class ControlledModel:
             allow_pickle=allow_pickle,
         )
         self._led = _Led(
-            base, self._networks, dtype=dtype, device=device, allow_pickle=allow_pickle, vae_tiling=vae_tiling
+            base,
+            self._networks,
+            dtype=dtype,
+            device=device,
+            allow_pickle=allow_pickle,
+            schedulers=schedulers,
+            vae_tiling=vae_tiling,
         )
         self.stages = base.stages
         self.output = base.output
@@ -142,6 +146,7 @@ class _Led(ReplayModel):
         dtype: str,
         device: str,
         allow_pickle: bool,
+        schedulers: Sequence[SchedulerKind],
         vae_tiling: bool,
     ) -> None:
         self._controlled: Controlled = led_by(base.folder)
@@ -154,12 +159,12 @@ class _Led(ReplayModel):
             dtype=dtype,
             device=device,
             allow_pickle=allow_pickle,
+            schedulers=schedulers,
             vae_tiling=vae_tiling,
             beside=Beside(
                 classes=classes,
                 components=base.components,
                 adapters=base.adapters,
-                schedulers=base.schedulers,
                 denoisers={_part(name): one.network for name, one in networks.items()},
             ),
         )

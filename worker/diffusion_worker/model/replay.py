@@ -78,7 +78,6 @@ class Beside:
     """Pipelines by the input that they are for; own: for none."""
     components: Mapping[str, Any]
     adapters: Adapters
-    schedulers: Schedulers
     denoisers: Mapping[str, torch.nn.Module] = field(default_factory=dict)
     """Networks that are no components of the folder."""
 
@@ -104,7 +103,7 @@ class ReplayModel:
         vae_tiling: bool = False,
         beside: Beside | None = None,
     ) -> None:
-        """`beside`: instead of the folder's own classes, adapters and schedulers."""
+        """`beside`: instead of the folder's own classes and adapters."""
         quieten()
         self.stages = stages
         self._folder = folder
@@ -150,11 +149,7 @@ class ReplayModel:
         self._parts = capture.Parts(encoders, denoisers | dict(beside.denoisers if beside else {}), decoders)
         self._pipelines = {kind: self._build(one) for kind, one in self._classes.items()}
         # After those, for some mend the config of their scheduler when they are made.
-        self.schedulers = (
-            Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
-            if beside is None
-            else beside.schedulers
-        )
+        self.schedulers = Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
 
     @property
     def loaded(self) -> frozenset[str]:
