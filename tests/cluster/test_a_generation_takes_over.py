@@ -79,6 +79,8 @@ def test_it_takes_over_step_by_step_and_the_other_goes(surging: Surging) -> None
     surging.user.edit(image={"tag": "7"})
     new = surging.until_takes_over()
     surging.until(lambda: set(surging.serving().values()) == {new}, "the other is gone")
+    # Its last pod is gone before the router hears of it.
+    surging.until(lambda: surging.router.shares[-1] == {new: 100}, "all jobs begin in the one that is left")
     assert surging.router.shares == [{old: 100 - share, new: share} for share in (0, 50, 100)] + [{new: 100}]
     assert sorted(surging.serving()) == [f"digits-{role}-b-0" for role in sorted(MODEL_ROLES)]
     surging.user.until_condition("Progressing", "False", "Complete")

@@ -143,7 +143,9 @@ def _check_kind(file: Path, keys: Collection[str]) -> None:
             "the file in bf16 or fp16"
         )
     if any(key.startswith(_CONTROLNET) for key in keys):
-        raise UnsupportedModel(f"{file}: is a ControlNet and no model: it goes beside one")
+        raise UnsupportedModel(
+            f"{file}: is a ControlNet and no model: put its diffusers folder under model.controlNets"
+        )
     if all(key.startswith(_TEXT) for key in keys):
         raise UnsupportedModel(
             f"{file}: is a text encoder alone: give the file of the whole model or of its denoiser; text encoders are "
