@@ -93,7 +93,7 @@ class Settings(ProcessSettings):
     max_loaded_adapters: int = Field(8, ge=1, le=256, description="Of that folder's, how many stay loaded")
     schedulers: list[SchedulerSetting] = Field([], max_length=16, description="That requests may name: JSON")
     control_nets: list[ControlNetSetting] = Field(
-        [], max_length=16, description="ControlNets that requests may name, loaded at the start: JSON"
+        [], max_length=8, description="ControlNets that requests may name, loaded at the start: JSON"
     )
     allow_pickle: bool = Field(False, description="Also read weights that are pickles, which can run any code")
     download_patience_seconds: float = Field(

@@ -4,13 +4,12 @@ A generation is the hash of the pod template, and peers of different generations
 different templates (devices, threads, arguments), yet must work together, and a change of one role's threads must not
 part it from the others. So there is one generation a pipeline: the hash over the parts of the worker pods' templates
 that decide what a tensor means and how it travels: image, model, revision, dtype, tiles, adapters, ControlNets,
-schedulers and
-transport. All worker roles of one revision of the resource carry the same value, in a label and in
+schedulers and transport. All worker roles of one revision of the resource carry the same value, in a label and in
 DIFFUSION_WORKER_GENERATION.
 
-Adapters and schedulers are among them although requests choose them by name: what an encoder made with a name's weights
-and scale is gone on with by a denoiser, and what a denoiser parked by another, so within a generation a name means one
-thing. How many of a folder's are kept loaded decides nothing but time, and is not.
+Adapters, ControlNets and schedulers are among them although requests choose them by name: what an encoder made with a
+name's weights and scale is gone on with by a denoiser, and what a denoiser parked by another, so within a generation a
+name means one thing. How many of a folder's are kept loaded decides nothing but time, and is not.
 
 The variables among these parts make the generation's ConfigMap, which is immutable, as its name is made of their hash.
 """
