@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.api.artist import Artist, picture, until
-from contract.router.conftest import Router, Start
+from contract.api.artist import Artist, picture
+from contract.router.conftest import Router
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import CONTROLS
 
@@ -118,25 +118,3 @@ async def test_the_model_lists_them_and_they_are_no_adapters(http: httpx.AsyncCl
     await painter.report(heartbeat=peer_pb2.Heartbeat(slots_used=1))
     led = await http.post(GENERATIONS, json={"prompt": "x", "controls": [inline("edges", ONE)]})
     assert led.status_code == 200, "a heartbeat that says nothing of them takes none away"
-
-
-async def test_a_job_goes_where_denoisers_have_what_leads_it_also_after_a_restart(start_router: Start) -> None:
-    first = await start_router(lease_seconds=300.0)
-    async with httpx.AsyncClient(base_url=first.url) as http:
-        asked = {"prompt": "x", "output_format": "png", "controls": [inline("edges", ONE)]}
-        job = (await http.post(JOBS, json=asked)).json()["data"][0]["id"]
-    await first.shut_down()
-    second = await start_router(lease_seconds=300.0, settle_seconds=0.0)
-    workers = [Artist(second.target), Artist(second.target, control_nets=["edges"])]
-    for worker in workers:
-        await worker.attach()
-        worker.work()
-    async with httpx.AsyncClient(base_url=second.url) as http:
-        await until(lambda: any(one.stage == stage_pb2.STAGE_DECODE for w in workers for one in w.executed))
-        assert job in (await http.get(f"{JOBS}/{job}")).text
-    denoised = [
-        [task.job_id for task in worker.executed if task.stage == stage_pb2.STAGE_DENOISE] for worker in workers
-    ]
-    assert denoised == [[], [job]]
-    for worker in workers:
-        await worker.cut()
