@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from diffusion_worker.model import Control, ControlNetFiles, Parameters, load_model, resolve_model
@@ -26,14 +24,7 @@ from testbed.waiting import until
 SIZE = 64
 PROMPT, SEED = "a red seven", 7
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the pipeline's workers have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def drawn(seed: int) -> Image.Image:

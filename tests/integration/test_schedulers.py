@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import torch
 
 from diffusion_worker.model import Parameters, SchedulerKind, load_model, resolve_model
 from diffusion_worker.model.driving import Direct
@@ -25,14 +23,7 @@ LISTED: list[dict[str, Any]] = [
 ]
 NAMES = (None, "karras", "drawn")
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the pipeline's workers have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 async def test_each_request_is_denoised_by_the_scheduler_that_it_names(tmp_path: Path) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from diffusion_worker.model import Media, Parameters, load_model
@@ -28,14 +26,7 @@ from testbed.zoo import FAMILIES, Family, ensure
 FORM_FIELDS = {"mask_image": "mask"}
 Files = dict[str, list[bytes]]
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the pipeline's workers have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

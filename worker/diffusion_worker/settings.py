@@ -23,20 +23,31 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
-from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, MODEL_ROLES, SCHEDULER_NAME, STAGES, ModelRole, Stage
+from diffusionpipeline.words import ADAPTER_NAME, MODEL_ROLES, SCHEDULER_NAME, STAGES, ModelRole, Stage
 
 
-class AdapterSetting(BaseModel):
-    """One of the adapters that the pipeline's resource lists."""
+class WeightsSetting(BaseModel):
+    """Weights beside the model's own, which the pipeline's resource lists."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=f"^{ADAPTER_NAME}$")
     source: Literal["Path", "Hub"]
-    id: str = Field(min_length=1, description="Path: a folder or file; Hub: owner/name")
+    id: str = Field(min_length=1, description="Path: where it is; Hub: owner/name")
     revision: str = ""
-    file: str = Field("", pattern=r"^[^/\\]*$", description="Of several in the folder")
     scale: float = Field(1.0, allow_inf_nan=False)
+
+
+class AdapterSetting(WeightsSetting):
+    """Its `id` by Path: a folder or file."""
+
+    file: str = Field("", pattern=r"^[^/\\]*$", description="Of several in the folder")
+
+
+class ControlNetSetting(WeightsSetting):
+    """Its `id` by Path: a folder."""
+
+    subfolder: str = Field("", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", description="Of the folder or repository")
 
 
 class SchedulerSetting(BaseModel):
@@ -47,19 +58,6 @@ class SchedulerSetting(BaseModel):
     name: str = Field(pattern=f"^{SCHEDULER_NAME}$")
     class_name: str = Field(alias="class", pattern=r"^\w+$")
     options: dict[str, StrictBool | StrictInt | StrictFloat | StrictStr] = Field({}, max_length=32)
-
-
-class ControlNetSetting(BaseModel):
-    """One of the ControlNets that the pipeline's resource lists."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(pattern=f"^{CONTROL_NAME}$")
-    source: Literal["Path", "Hub"]
-    id: str = Field(min_length=1, description="Path: a folder; Hub: owner/name")
-    revision: str = ""
-    subfolder: str = Field("", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", description="Of the folder or repository")
-    scale: float = Field(1.0, allow_inf_nan=False)
 
 
 Named = TypeVar("Named", AdapterSetting, ControlNetSetting, SchedulerSetting)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -27,6 +28,15 @@ _SETTLE_SECONDS: Final = 0.05
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class _Offered:
+    """By denoisers, by name: each with the model that it is for."""
+
+    adapters: dict[str, peer_pb2.ModelIdentity] = field(default_factory=dict)
+    control_nets: dict[str, peer_pb2.ModelIdentity] = field(default_factory=dict)
+    schedulers: set[str] = field(default_factory=set)
+
+
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, model_id: str) -> None:
         """model_id: the pipeline's name for its model; empty: whatever the workers call it."""
@@ -37,7 +47,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         self._served: list[peer_pb2.ModelIdentity] = []
         # The revision of the list of peers whose models they are.
         self._models_of = 0
-        self._offered: dict[str, peer_pb2.ModelIdentity] | None = None
+        self._offered: _Offered | None = None
         self._offered_of = 0
         self._served_adapters: dict[str, peer_pb2.ModelIdentity] = {}
         self._loadings = Loadings()
@@ -72,8 +82,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
 
     def adapters(self) -> dict[str, peer_pb2.ModelIdentity] | None:
         """The names of those that denoisers offer, each with the model that it is for. None: no denoiser is there."""
-        offered = self._all_offered()
-        return offered and {name: model for name, model in offered.items() if control_net_of(name) is None}
+        return found.adapters if (found := self._offered_now()) else None
 
     def served_adapters(self) -> dict[str, peer_pb2.ModelIdentity]:
         """Those of `adapters`; while no denoiser is there, those that were offered last."""
@@ -83,35 +92,36 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
 
     def control_nets(self) -> dict[str, peer_pb2.ModelIdentity] | None:
         """The same of ControlNets."""
-        offered = self._all_offered()
-        if offered is None:
-            return None
-        named = ((control_net_of(name), model) for name, model in offered.items())
-        return {name: model for name, model in named if name is not None}
+        return found.control_nets if (found := self._offered_now()) else None
 
-    def _all_offered(self) -> dict[str, peer_pb2.ModelIdentity] | None:
+    def schedulers(self) -> Set[str] | None:
+        """The names of those that denoisers offer. None: no denoiser is there."""
+        return found.schedulers if (found := self._offered_now()) else None
+
+    def _offered_now(self) -> _Offered | None:
+        # As of the models.
         if self._offered_of != self._dispatcher.core.revision:
             self._offered_of, self._offered = self._dispatcher.core.revision, self._find_offered()
         return self._offered
 
-    def _find_offered(self) -> dict[str, peer_pb2.ModelIdentity] | None:
+    def _find_offered(self) -> _Offered | None:
         denoisers = [peer for peer in self._dispatcher.core.peers.values() if Stage.DENOISE in peer.stages]
         if not denoisers:
             return None
-        return {
-            name: self._named(session.register.model)
-            for peer in denoisers
-            if (session := self._sessions.session(peer.incarnation)) is not None
-            for name in peer.offered - peer.schedulers
-        }
-
-    def schedulers(self) -> frozenset[str] | None:
-        """The names of those that denoisers offer. None: no denoiser is there."""
-        denoisers = [peer for peer in self._dispatcher.core.peers.values() if Stage.DENOISE in peer.stages]
-        if not denoisers:
-            return None
-        sessions = [self._sessions.session(peer.incarnation) for peer in denoisers]
-        return frozenset(name for session in sessions if session is not None for name in session.register.schedulers)
+        found = _Offered()
+        for peer in denoisers:
+            session = self._sessions.session(peer.incarnation)
+            if session is None:
+                continue
+            model = self._named(session.register.model)
+            for name in peer.offered - peer.schedulers:
+                control_net = control_net_of(name)
+                if control_net is None:
+                    found.adapters[name] = model
+                else:
+                    found.control_nets[control_net] = model
+            found.schedulers.update(session.register.schedulers)
+        return found
 
     def ready(self) -> bool:
         """Whether each role has a peer that takes tasks."""
