@@ -59,6 +59,13 @@ MAX_CONTROLS: Final = 4
 CONTROL_NAME: Final = ADAPTER_NAME
 """What a request may call one."""
 
+IP_ADAPTERS: Final = "ip_adapters"
+"""What a request calls its IP-Adapters; files of this name are their pictures, in the same order."""
+MAX_IP_ADAPTERS: Final = 4
+"""That one request may name."""
+IP_ADAPTER_NAME: Final = ADAPTER_NAME
+"""What a request may call one."""
+
 VIDEO_INPUTS: Final = ("video", "control_video", "mask_video")
 """Files of a request that are videos, by the argument that takes them. All others are pictures."""
 

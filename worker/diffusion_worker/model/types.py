@@ -94,6 +94,30 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
+class IPAdapterFiles:
+    """Where an IP-Adapter is that a model is to have. None: in roles that have no use for it."""
+
+    name: str
+    file: Path | None
+    """Its weights; for encoders and denoisers."""
+    image_encoder: Path | None
+    """A folder with config.json and weights; for encoders."""
+    scale: float = 1.0
+    """How much it counts where a request gives nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IPAdapter:
+    """An IP-Adapter that a request is computed with, and the picture that it shows the model."""
+
+    name: str
+    image: Image | None = None
+    """None: in roles after the encoder, which has made what it could of it."""
+    scale: float | None = None
+    """None: the adapter's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Offered:
     """An adapter that a model can compute with. It was loaded `loads` times, of which the last took `load_seconds`."""
 
@@ -128,6 +152,7 @@ class Parameters:
     scheduler: str | None = None
     """The name of one of those that the model was loaded with; None: the folder's own."""
     controls: Sequence[Control] = ()
+    ip_adapters: Sequence[IPAdapter] = ()
     exact: bool | None = None
     """Computed with nobody else's request."""
     output_format: str = "png"
