@@ -62,9 +62,18 @@ def show(pipeline: Any, checkpoint: Checkpoint, shown: Sequence[Shown], pictures
         weight_name=[f"{name}.safetensors" for name, _ in shown],
         **(named if flux else {"image_encoder_folder": encoder}),
     )
+    network = pipeline.transformer if flux else pipeline.unet
+    for name, weight in network.named_parameters():
+        if name.startswith("encoder_hid_proj.") or ".processor." in name:
+            # Kernels round by where in memory weights begin, and diffusers leaves these where they lie in the file.
+            weight.data = weight.data.clone()
     own = {"style": OWN_SCALE}
     pipeline.set_ip_adapter_scale([own.get(name, 1.0) if scale is None else scale for name, scale in shown])
-    return {"ip_adapter_image": list(pictures)}
+    arguments = {"ip_adapter_image": list(pictures)}
+    if type(pipeline).__name__ == "FluxControlNetPipeline" and len(pictures) > 1:
+        # Which it makes for one alone.
+        arguments["negative_ip_adapter_image"] = [pictures[0].point(lambda _: 0)] * len(pictures)
+    return arguments
 
 
 def _names(checkpoint: Checkpoint) -> Sequence[str]:

@@ -37,7 +37,8 @@ from diffusionpipeline.words import CONTROLS, IP_ADAPTERS
 
 PICTURE: Final = "ip_adapter_image"
 """What pipelines call the pictures of IP-Adapters."""
-_SET_BY_IP_ADAPTERS: Final = (PICTURE, f"{PICTURE}_embeds", f"negative_{PICTURE}", f"negative_{PICTURE}_embeds")
+_NEGATIVE: Final = f"negative_{PICTURE}"
+_SET_BY_IP_ADAPTERS: Final = (PICTURE, f"{PICTURE}_embeds", _NEGATIVE, f"{_NEGATIVE}_embeds")
 _LEFT_OUT: Final = OPTIONAL_NETWORKS - {"safety_checker"}
 """Of the folder's components: an image encoder that none of its requests has a picture for. IP-Adapters have their own."""
 _INPUTS: Final[Mapping[str, frozenset[str]]] = {
@@ -137,8 +138,12 @@ class BesideModel(ReplayModel):
                 raise InvalidRequest(f"{name}: is set by ip_adapters and can't be given")
         if shown and not _takes(pipeline_class):
             raise InvalidRequest(f"ip_adapters: {pipeline_class.__name__}, which is for such a request, takes none")
-        pictures = [in_colour(one.image) for one in shown if one.image is not None]
-        return call | ({PICTURE: pictures} if pictures else {}), fps
+        if shown:
+            call[PICTURE] = [in_colour(one.image) for one in shown if one.image is not None]
+        if shown and _NEGATIVE in inspect.signature(pipeline_class.__call__).parameters:
+            # Black, as by default; but that some of diffusers' pipelines make for one adapter alone.
+            call[_NEGATIVE] = [Image.new("RGB", (8, 8))] * len(shown)
+        return call, fps
 
     def _equip(self, pipeline: Any, parts: capture.Parts, request: Request) -> None:
         if (shown := self._shown(request)) is None:

@@ -35,10 +35,14 @@ _ENCODER: Final = ("transformers", "CLIPVisionModelWithProjection")
 
 @dataclass(frozen=True)
 class Shown:
-    """What one request's networks are shown; equal for requests that may share a forward."""
+    """What one request's network is shown; equal for requests that may share a forward."""
 
     used: Used
     owner: IPAdapters = field(repr=False, compare=False)
+
+    def is_for(self, network: torch.nn.Module) -> bool:
+        """Whether it is this network that they show things to."""
+        return network is self.owner.network
 
     @contextmanager
     def on(self, network: torch.nn.Module) -> Iterator[None]:
@@ -73,6 +77,7 @@ class IPAdapters:
 
         Raises UnsupportedModel, which names the first that was not made for it.
         """
+        self.network = network
         self.scales = {one.name: one.scale for one in files}
         self._loaded: dict[str, _Loaded] = {}
         self._encoders: dict[str, torch.nn.Module] = {}
