@@ -83,7 +83,7 @@ def test_what_can_not_be_served_is_refused_by_field(
 
 
 def test_an_ip_adapter_leads_in_all_steps() -> None:
-    with pytest.raises(InvalidField, match="Unknown field 'ip_adapters.0..start'"):
+    with pytest.raises(InvalidField, match=r"Unknown field 'ip_adapters\[0\]\.start'"):
         READER.read(JOB, {"prompt": "x", "ip_adapters": [{"name": "a", "start": 0.5}]})
 
 
