@@ -25,8 +25,9 @@ from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
 from diffusionpipeline.words import ADAPTER_NAME, MODEL_ROLES, SCHEDULER_NAME, STAGES, ModelRole, Stage
 
-# In a folder or repository; empty: its root.
+# As in the resource: a path in a folder or repository, which leaves neither. No folder: its root.
 _FOLDER: Final = r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$"
+_FILE: Final = r"([^./\\][^/\\]*/)*[^./\\][^/\\]*"
 
 
 class WeightsSetting(BaseModel):
@@ -44,7 +45,7 @@ class WeightsSetting(BaseModel):
 class AdapterSetting(WeightsSetting):
     """Its `id` by Path: a folder or file."""
 
-    file: str = Field("", pattern=r"^[^/\\]*$", description="Of several in the folder")
+    file: str = Field("", pattern=rf"^({_FILE})?$", description="Of several in the folder or repository")
 
 
 class ControlNetSetting(WeightsSetting):
@@ -56,10 +57,7 @@ class ControlNetSetting(WeightsSetting):
 class IPAdapterSetting(WeightsSetting):
     """Its `id` by Path: a folder."""
 
-    file: str = Field(
-        pattern=r"^([^./\\][^/\\]*/)*[^./\\][^/\\]*\.(safetensors|bin)$",
-        description="Weights in the folder or repository",
-    )
+    file: str = Field(pattern=rf"^{_FILE}\.(safetensors|bin)$", description="Of weights in the folder or repository")
     image_encoder: str = Field("", pattern=_FOLDER, description="A folder there. Empty: image_encoder beside the file")
 
 

@@ -315,6 +315,26 @@ WRONG_VALUES = {
     "model: {source: Bundled, schedulers: [{name: a, class: A, options: {b: $(HF_TOKEN)}}]}": (
         "spec.model.schedulers[0].options.b: "
     ),
+    "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: /a}]}": (
+        "spec.model.ipAdapters[0]: lacks the required field file"
+    ),
+    **{
+        f"model: {{source: Bundled, ipAdapters: [{{name: a, source: Path, id: /a, file: '{file}'}}]}}": (
+            "spec.model.ipAdapters[0].file: must match"
+        )
+        for file in (
+            "/b.safetensors",
+            "../b.safetensors",
+            "b/../c.safetensors",
+            "b//c.safetensors",
+            "b/",
+            "b.pt",
+            ".bin",
+        )
+    },
+    "model: {id: a/b, ipAdapters: [{name: a, source: Hub, id: c/d, file: e.safetensors, imageEncoder: ../f}]}": (
+        "spec.model.ipAdapters[0].imageEncoder: must match"
+    ),
     "model: {source: Bundled, dtype: fp16}": "spec.model.dtype: must be one of bfloat16, float16, float32, not 'fp16'",
     "model: {id: ''}": "spec.model.id: must not be empty",
     "roles: {}": "spec: lacks the required field model",
