@@ -131,11 +131,12 @@ def _ip_adapters(settings: Settings, paused: Callable[[], None]) -> list[IPAdapt
     """What this worker needs of its IP-Adapters, fetched. Raises UnsupportedModel, DownloadFailed."""
     if not settings.ip_adapters:
         return []
-    from diffusion_worker.model.ip_adapter_files import NamedIPAdapter, at_path, from_hub
+    from diffusion_worker.model.ip_adapter_files import ImageEncoder, NamedIPAdapter, at_path, from_hub
 
     found = []
     for one in settings.ip_adapters:
-        named = NamedIPAdapter(**one.model_dump(exclude={"source"}))
+        encoder = ImageEncoder(**one.image_encoder.model_dump())
+        named = NamedIPAdapter(**one.model_dump(exclude={"source", "image_encoder"}), image_encoder=encoder)
         if one.source == "Path":
             found.append(at_path(named, stages=settings.stages))
             continue

@@ -54,11 +54,21 @@ class ControlNetSetting(WeightsSetting):
     subfolder: str = Field("", pattern=_FOLDER, description="Of the folder or repository")
 
 
+class ImageEncoderSetting(BaseModel):
+    """Where an IP-Adapter's is. No `id`: in its own folder or repository."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = ""
+    revision: str = ""
+    subfolder: str = Field("", pattern=_FOLDER, description="Empty: image_encoder beside the file, or an id's root")
+
+
 class IPAdapterSetting(WeightsSetting):
     """Its `id` by Path: a folder."""
 
     file: str = Field(pattern=rf"^{_FILE}\.(safetensors|bin)$", description="Of weights in the folder or repository")
-    image_encoder: str = Field("", pattern=_FOLDER, description="A folder there. Empty: image_encoder beside the file")
+    image_encoder: ImageEncoderSetting = ImageEncoderSetting()
 
 
 class SchedulerSetting(BaseModel):

@@ -90,6 +90,18 @@ class ControlNet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageEncoder:
+    """Where the encoder is that looks at the pictures of an IP-Adapter."""
+
+    id: str
+    """As the IP-Adapter's. Empty: that."""
+    revision: str
+    """Of an `id`. Empty: the repository's default branch."""
+    subfolder: str
+    """Of the repository or folder. Empty: with an `id`, its root, else `image_encoder` beside the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class IPAdapter:
     """Weights by which a request shows the model a picture, where it names them."""
 
@@ -102,8 +114,7 @@ class IPAdapter:
     """Of source Hub. Empty: the repository's default branch."""
     file: str
     """In the repository or folder."""
-    image_encoder: str
-    """Folder in the repository or folder. Empty: `image_encoder` beside the file."""
+    image_encoder: ImageEncoder
     scale: float
     """Where a request gives none."""
 

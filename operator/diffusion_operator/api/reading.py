@@ -16,6 +16,7 @@ from diffusion_operator.api.model import (
     AdapterFolder,
     Cache,
     ControlNet,
+    ImageEncoder,
     IPAdapter,
     Model,
     Scheduler,
@@ -129,10 +130,14 @@ def _model(spec: Object) -> Model:
             ControlNet(**_weights(item), subfolder=item.get("subfolder", "")) for item in spec.get("controlNets", ())
         ),
         ip_adapters=tuple(
-            IPAdapter(**_weights(item), file=item["file"], image_encoder=item.get("imageEncoder", ""))
+            IPAdapter(**_weights(item), file=item["file"], image_encoder=_image_encoder(item.get("imageEncoder", {})))
             for item in spec.get("ipAdapters", ())
         ),
     )
+
+
+def _image_encoder(spec: Object) -> ImageEncoder:
+    return ImageEncoder(id=spec.get("id", ""), revision=spec.get("revision", ""), subfolder=spec.get("subfolder", ""))
 
 
 def _weights(spec: Object) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_a_pickle_is_taken_where_it_is_allowed(get) -> None:
             r"^model\.controlNets\[edges\]\.revision: repository maker/nets of the hub has no .* 'v9'",
         ),
         ({"subfolder": "no"}, r"^model\.controlNets\[edges\]\.id: repository maker/nets has no no/config.json"),
-        ({"subfolder": "none"}, r"^model\.controlNets\[edges\]\.id: repository maker/nets lacks weights in none/"),
+        ({"subfolder": "none"}, r"^model\.controlNets\[edges\]\.id: repository maker/nets lacks weights in none"),
         ({"offline": True}, r"^model\.controlNets\[edges\]: .* lacks maker/nets, and nothing may be downloaded"),
     ],
     ids=["no such repository", "no such revision", "no such folder", "no weights", "nothing may be downloaded"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_worker.model import DownloadFailed, IPAdapterFiles, UnsupportedModel
-from diffusion_worker.model.ip_adapter_files import NamedIPAdapter, at_path, from_hub
+from diffusion_worker.model.ip_adapter_files import ImageEncoder, NamedIPAdapter, at_path, from_hub
 from diffusionpipeline.words import Stage
 
 ENCODE, DENOISE, DECODE = (frozenset([stage]) for stage in Stage)
@@ -46,11 +46,13 @@ def get(hub, tmp_path: Path) -> Callable[..., IPAdapterFiles]:
         id: str = "maker/looks",
         revision: str = "",
         file: str = FILE,
-        image_encoder: str = "",
+        subfolder: str = "",
+        encoder_id: str = "",
         **given: object,
     ) -> IPAdapterFiles:
+        encoder = ImageEncoder(id=encoder_id, subfolder=subfolder)
         return from_hub(
-            NamedIPAdapter(name="style", id=id, revision=revision, file=file, image_encoder=image_encoder, scale=0.5),
+            NamedIPAdapter(name="style", id=id, revision=revision, file=file, image_encoder=encoder, scale=0.5),
             stages=stages,
             patience_seconds=5.0,
             endpoint=hub.endpoint,
@@ -87,20 +89,33 @@ def test_encoders_get_both_denoisers_the_file_and_decoders_nothing(hub, get) -> 
 
 
 def test_an_encoder_elsewhere_is_named(get) -> None:
-    found = get(file=VIT_H, image_encoder=SHARED)
+    found = get(file=VIT_H, subfolder=SHARED)
     assert fetched(found) == [f"{SHARED}/config.json", f"{SHARED}/model.safetensors", VIT_H]
-    alone = get(file="alone.safetensors", image_encoder=OWN)
+    alone = get(file="alone.safetensors", subfolder=OWN)
     assert alone.file is not None
     assert alone.file.name == "alone.safetensors"
 
 
+def test_an_encoder_may_be_in_a_repository_of_its_own(hub, get, tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin", "preprocessor_config.json"):
+        (tmp_path / "clip" / name).write_bytes(b"0123456789")
+    hub.add("maker/clip", tmp_path / "clip")
+    found = get(encoder_id="maker/clip")
+    assert fetched(found) == [FILE]
+    assert sorted(file.name for file in found.image_encoder.iterdir()) == ["config.json", "model.safetensors"]
+    hub.forget()
+    assert get(encoder_id="maker/clip", offline=True) == found
+    assert not hub.asked()
+
+
 def test_beside_a_file_in_the_root_it_is_in_the_root_too() -> None:
-    assert NamedIPAdapter(name="style", id="maker/looks", file="alone.safetensors").encoder == "image_encoder"
+    assert NamedIPAdapter(name="style", id="maker/looks", file="alone.safetensors").encoder.subfolder == "image_encoder"
 
 
 def test_the_encoders_weights_are_those_that_are_loaded(get) -> None:
     assert f"{OWN}/model.fp16.safetensors" in fetched(get(variant="fp16"))
-    assert [one for one in fetched(get(image_encoder="pieces")) if one.startswith("pieces/")] == [
+    assert [one for one in fetched(get(subfolder="pieces")) if one.startswith("pieces/")] == [
         "pieces/config.json",
         "pieces/model.safetensors",
     ]
@@ -108,8 +123,8 @@ def test_the_encoders_weights_are_those_that_are_loaded(get) -> None:
 
 def test_a_pickle_is_taken_where_it_is_allowed(hub, get) -> None:
     with pytest.raises(UnsupportedModel, match=r"^model\.ipAdapters\[style\]\.imageEncoder: .* a pickle that may run"):
-        get(image_encoder="old")
-    assert "old/pytorch_model.bin" in fetched(get(image_encoder="old", allow_pickle=True))
+        get(subfolder="old")
+    assert "old/pytorch_model.bin" in fetched(get(subfolder="old", allow_pickle=True))
     hub.forget()
     with pytest.raises(
         UnsupportedModel, match=r"^model\.ipAdapters\[style\]\.file: sdxl_models/ip-adapter_sdxl\.bin is"
@@ -126,17 +141,27 @@ def test_a_pickle_is_taken_where_it_is_allowed(hub, get) -> None:
     [
         ({"id": "maker/nothing"}, r"^model\.ipAdapters\[style\]\.id: .* maker/nothing \(401\)"),
         (
+            {"encoder_id": "maker/nothing"},
+            r"^model\.ipAdapters\[style\]\.imageEncoder\.id: .* maker/nothing \(401\)",
+        ),
+        (
+            {"encoder_id": "maker/looks"},
+            r"^model\.ipAdapters\[style\]\.imageEncoder: repository maker/looks has no config\.json",
+        ),
+        (
             {"revision": "v9"},
             r"^model\.ipAdapters\[style\]\.revision: repository maker/looks of the hub has no .* 'v9'",
         ),
         ({"file": "no.bin", "allow_pickle": True}, r"\[style\]\.file: repository maker/looks has no no\.bin"),
-        ({"image_encoder": "no"}, r"\[style\]\.imageEncoder: repository maker/looks has no no/config\.json"),
-        ({"image_encoder": "none"}, r"\[style\]\.imageEncoder: repository maker/looks lacks weights in none"),
-        ({"image_encoder": "half"}, r"\[style\]\.imageEncoder: repository maker/looks lacks weights in half"),
+        ({"subfolder": "no"}, r"\[style\]\.imageEncoder: repository maker/looks has no no/config\.json"),
+        ({"subfolder": "none"}, r"\[style\]\.imageEncoder: repository maker/looks lacks weights in none"),
+        ({"subfolder": "half"}, r"\[style\]\.imageEncoder: repository maker/looks lacks weights in half"),
         ({"offline": True}, r"^model\.ipAdapters\[style\]: .* lacks maker/looks, and nothing may be downloaded"),
     ],
     ids=[
         "no such repository",
+        "no such repository of the encoder",
+        "no encoder in its root",
         "no such revision",
         "no such file",
         "no such encoder",
@@ -152,7 +177,7 @@ def test_why_there_is_none_is_said_by_field(get, wrong: dict[str, object], said:
 
 def test_that_its_file_is_missing_is_known_before_the_encoder_comes(hub, get) -> None:
     with pytest.raises(DownloadFailed, match=r"has no none\.safetensors"):
-        get(file="none.safetensors", image_encoder=OWN)
+        get(file="none.safetensors", subfolder=OWN)
     assert hub.asked("*model.safetensors") == []
 
 

@@ -71,7 +71,7 @@ def test_each_has_the_picture_of_its_place() -> None:
         [{"name": "a", "source": "Path", "id": "/x", "file": "../y.safetensors"}],
         [{"name": "a", "source": "Path", "id": "/x", "file": "/y.safetensors"}],
         [{"name": "a", "source": "Path", "id": "/x", "file": "y.pt"}],
-        [{"name": "a", "source": "Path", "id": "/x", "file": "y.bin", "image_encoder": "../z"}],
+        [{"name": "a", "source": "Path", "id": "/x", "file": "y.bin", "image_encoder": {"subfolder": "../z"}}],
         [{"name": "a", "source": "Path", "id": "/x", "file": "y.bin"}] * 2,
         [{"name": "a", "source": "Path", "id": "/x", "file": "y.bin", "scale": "NaN"}],
     ],

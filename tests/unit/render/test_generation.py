@@ -58,7 +58,8 @@ def test_what_changes_the_meaning_of_a_tensor_changes_the_generation() -> None:
         generation(pipeline(model={"ipAdapters": [IP_ADAPTER]})),
         generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "revision": "2"}]})),
         generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "file": "c.safetensors"}]})),
-        generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "imageEncoder": "d"}]})),
+        generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "imageEncoder": {"subfolder": "d"}}]})),
+        generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "imageEncoder": {"id": "d/e"}}]})),
         generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "scale": 0.5}]})),
         generation(pipeline(model={"ipAdapters": [IP_ADAPTER, {**IP_ADAPTER, "name": "b"}]})),
         generation(

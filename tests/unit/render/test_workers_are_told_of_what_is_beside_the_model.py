@@ -57,13 +57,23 @@ def test_all_workers_are_told_of_schedulers_and_of_their_options_as_they_were_gi
     ("field", "variable", "own", "own_told"),
     [
         ("controlNets", "CONTROL_NETS", {"subfolder": "canny"}, {"subfolder": "canny"}),
-        ("ipAdapters", "IP_ADAPTERS", {"file": "b/c.bin"}, {"file": "b/c.bin", "image_encoder": ""}),
-        ("ipAdapters", "IP_ADAPTERS", {"file": "b.bin", "imageEncoder": "d"}, {"file": "b.bin", "image_encoder": "d"}),
+        (
+            "ipAdapters",
+            "IP_ADAPTERS",
+            {"file": "b/c.bin"},
+            {"file": "b/c.bin", "image_encoder": {"id": "", "revision": "", "subfolder": ""}},
+        ),
+        (
+            "ipAdapters",
+            "IP_ADAPTERS",
+            {"file": "b.bin", "imageEncoder": {"id": "d/e", "revision": "f", "subfolder": "g"}},
+            {"file": "b.bin", "image_encoder": {"id": "d/e", "revision": "f", "subfolder": "g"}},
+        ),
     ],
     ids=["ControlNets", "IP-Adapters", "an image encoder elsewhere"],
 )
 def test_all_workers_are_told_of_what_requests_bring_pictures_for(
-    field: str, variable: str, own: dict[str, str], own_told: dict[str, str]
+    field: str, variable: str, own: dict[str, Any], own_told: dict[str, Any]
 ) -> None:
     model = {field: [{"name": "a", "source": "Hub", "id": "b/c", **own}], "allowPickle": True}
     told = [{"name": "a", "source": "Hub", "id": "b/c", "revision": "", "scale": 1.0, **own_told}]

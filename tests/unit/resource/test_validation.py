@@ -148,6 +148,12 @@ BROKEN_RULES = {
     "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: /a, file: b.safetensors, revision: main}]}": (
         "spec.model.ipAdapters[0]: revision belongs to source Hub"
     ),
+    "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: /a, file: b.safetensors, "
+    "imageEncoder: {id: c}}]}": "spec.model.ipAdapters[0]: imageEncoder.id must be an absolute path when source is",
+    "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: /a, file: b.safetensors, "
+    "imageEncoder: {id: /c, revision: d}}]}": "spec.model.ipAdapters[0]: imageEncoder.revision belongs to source Hub",
+    "model: {id: a/b, ipAdapters: [{name: a, source: Hub, id: c/d, file: b.safetensors, "
+    "imageEncoder: {revision: d}}]}": "spec.model.ipAdapters[0].imageEncoder: revision is of a repository of its own",
     "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: /a, file: b.bin}]}": (
         "spec.model: a .bin is a pickle, which can run any code: name the IP-Adapter's .safetensors as its file"
     ),
@@ -332,9 +338,8 @@ WRONG_VALUES = {
             ".bin",
         )
     },
-    "model: {id: a/b, ipAdapters: [{name: a, source: Hub, id: c/d, file: e.safetensors, imageEncoder: ../f}]}": (
-        "spec.model.ipAdapters[0].imageEncoder: must match"
-    ),
+    "model: {id: a/b, ipAdapters: [{name: a, source: Hub, id: c/d, file: e.safetensors, "
+    "imageEncoder: {subfolder: ../f}}]}": ("spec.model.ipAdapters[0].imageEncoder.subfolder: must match"),
     "model: {source: Bundled, dtype: fp16}": "spec.model.dtype: must be one of bfloat16, float16, float32, not 'fp16'",
     "model: {id: ''}": "spec.model.id: must not be empty",
     "roles: {}": "spec: lacks the required field model",

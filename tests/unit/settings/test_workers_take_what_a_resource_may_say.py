@@ -14,7 +14,8 @@ HUB = {"name": "a", "source": "Hub", "id": "b/c"}
 SAID: list[tuple[str, dict[str, Any]]] = [
     ("adapters", {"adapters": [{**HUB, "file": "d e/f.safetensors"}, {**HUB, "name": "g", "scale": 0.5}]}),
     ("control_nets", {"controlNets": [{**HUB, "subfolder": "d/e"}, {**HUB, "name": "g", "revision": "h/i"}]}),
-    ("ip_adapters", {"ipAdapters": [{**HUB, "file": "d e/f.safetensors", "imageEncoder": "g/h"}]}),
+    ("ip_adapters", {"ipAdapters": [{**HUB, "file": "d e/f.safetensors", "imageEncoder": {"subfolder": "g/h"}}]}),
+    ("ip_adapters", {"ipAdapters": [{**HUB, "file": "d.safetensors", "imageEncoder": {"id": "e/f", "revision": "g"}}]}),
     ("ip_adapters", {"ipAdapters": [{**HUB, "file": "d.bin", "scale": -1}], "allowPickle": True}),
     ("schedulers", {"schedulers": [{"name": "a", "class": "B", "options": {"c": 1, "d": True, "e": "f"}}]}),
 ]

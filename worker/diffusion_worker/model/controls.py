@@ -11,6 +11,7 @@ from typing import Any, Final
 import diffusers
 import torch
 
+from diffusion_worker.model.component_files import CONFIG_FILE
 from diffusion_worker.model.families import CONTROLLED, Controlled
 from diffusion_worker.model.files import read_json
 from diffusion_worker.model.folder import ModelFolder, load_component
@@ -18,7 +19,6 @@ from diffusion_worker.model.inputs import scaled
 from diffusion_worker.model.shells import make_shell
 from diffusion_worker.model.types import Control, ControlNetFiles, InvalidRequest, UnsupportedModel
 
-CONFIG_FILE: Final = "config.json"
 MODE: Final = "control_mode"
 SET_BY_CONTROLS: Final = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end", MODE)
 _LEADING: Final = ("transformer", "unet")
