@@ -151,7 +151,7 @@ def test_why_there_is_none_is_said_by_field(get, wrong: dict[str, object], said:
 
 
 def test_that_its_file_is_missing_is_known_before_the_encoder_comes(hub, get) -> None:
-    with pytest.raises(DownloadFailed, match="has no none.safetensors"):
+    with pytest.raises(DownloadFailed, match=r"has no none\.safetensors"):
         get(file="none.safetensors", image_encoder=OWN)
     assert hub.asked("*model.safetensors") == []
 

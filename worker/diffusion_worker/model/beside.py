@@ -37,15 +37,16 @@ from diffusionpipeline.words import CONTROLS, IP_ADAPTERS
 
 PICTURE: Final = "ip_adapter_image"
 """What pipelines call the pictures of IP-Adapters."""
-_SET_BY_IP_ADAPTERS: Final = (PICTURE, f"{PICTURE}_embeds", f"negative_{PICTURE}", f"negative_{PICTURE}_embeds")
+_NEGATIVE: Final = f"negative_{PICTURE}"
+_SET_BY_IP_ADAPTERS: Final = (PICTURE, f"{PICTURE}_embeds", _NEGATIVE, f"{_NEGATIVE}_embeds")
 _LEFT_OUT: Final = OPTIONAL_NETWORKS - {"safety_checker"}
-"""Of the folder's components: an image encoder that none of its requests has a picture for. IP-Adapters have their own."""
+"""Of the folder's components: an image encoder that no request has a picture for. IP-Adapters have their own."""
 _INPUTS: Final[Mapping[str, frozenset[str]]] = {
     "own": frozenset(),
     "image": frozenset({"image"}),
     "mask_image": frozenset({"image", "mask_image"}),
 }
-"""Of a request, by the kind of led pipeline that it is for."""
+"""Of a request, by the kind of pipeline that it is for; of others the kind itself."""
 
 
 class BaseModel(RoleModel, Protocol):
@@ -106,6 +107,11 @@ class BesideModel(ReplayModel):
             ),
         )
 
+        self.workflows = tuple(
+            replace(one, images=one.images | _INPUTS.get(kind, frozenset({kind})))
+            for kind, one in zip(self._classes, self.workflows, strict=True)
+        )
+
     @property
     def kinds(self) -> Sequence[str]:
         """Of its requests, in the order of `workflows`."""
@@ -137,8 +143,12 @@ class BesideModel(ReplayModel):
                 raise InvalidRequest(f"{name}: is set by ip_adapters and can't be given")
         if shown and not _takes(pipeline_class):
             raise InvalidRequest(f"ip_adapters: {pipeline_class.__name__}, which is for such a request, takes none")
-        pictures = [in_colour(one.image) for one in shown if one.image is not None]
-        return call | ({PICTURE: pictures} if pictures else {}), fps
+        if shown:
+            call[PICTURE] = [in_colour(one.image) for one in shown if one.image is not None]
+        if shown and _NEGATIVE in inspect.signature(pipeline_class.__call__).parameters:
+            # Black, as by default; but that some of diffusers' pipelines make for one adapter alone.
+            call[_NEGATIVE] = [Image.new("RGB", (8, 8))] * len(shown)
+        return call, fps
 
     def _equip(self, pipeline: Any, parts: capture.Parts, request: Request) -> None:
         if (shown := self._shown(request)) is None:

@@ -101,7 +101,8 @@ def stand_in(network: torch.nn.Module, questions: Questions) -> torch.nn.Module:
 
     @wraps(forward)
     def ask(*args: Any, **kwargs: Any) -> Any:
-        return questions.put(bind(network, names, args, kwargs, questions.adapters, questions.shown))
+        shown = questions.shown if questions.shown is not None and questions.shown.is_for(network) else None
+        return questions.put(bind(network, names, args, kwargs, questions.adapters, shown))
 
     # Past nn.Module's own __setattr__.
     twin.__dict__["forward"] = ask
