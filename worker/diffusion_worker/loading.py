@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import Final
+from typing import Any, Final
 
 from diffusion_worker.model import (
     NO_ADAPTERS,
@@ -108,23 +108,9 @@ def _control_nets(settings: Settings, paused: Callable[[], None]) -> list[Contro
         return []
     from diffusion_worker.model.control_files import Named, at_path, from_hub
 
-    found = []
-    for one in settings.control_nets:
-        named = Named(name=one.name, id=one.id, revision=one.revision, subfolder=one.subfolder, scale=one.scale)
-        if one.source == "Path":
-            found.append(at_path(named))
-            continue
-        found.append(
-            from_hub(
-                named,
-                whole=Stage.DENOISE in settings.stages,
-                variant=settings.model_variant,
-                allow_pickle=settings.allow_pickle,
-                patience_seconds=settings.download_patience_seconds,
-                paused=paused,
-            )
-        )
-    return found
+    whole, how = Stage.DENOISE in settings.stages, _downloads(settings, paused)
+    named = [(one.source, Named(**one.model_dump(exclude={"source"}))) for one in settings.control_nets]
+    return [at_path(one) if source == "Path" else from_hub(one, whole=whole, **how) for source, one in named]
 
 
 def _ip_adapters(settings: Settings, paused: Callable[[], None]) -> list[IPAdapterFiles]:
@@ -133,24 +119,24 @@ def _ip_adapters(settings: Settings, paused: Callable[[], None]) -> list[IPAdapt
         return []
     from diffusion_worker.model.ip_adapter_files import ImageEncoder, NamedIPAdapter, at_path, from_hub
 
+    stages, how = settings.stages, _downloads(settings, paused)
     found = []
     for one in settings.ip_adapters:
         encoder = ImageEncoder(**one.image_encoder.model_dump())
         named = NamedIPAdapter(**one.model_dump(exclude={"source", "image_encoder"}), image_encoder=encoder)
-        if one.source == "Path":
-            found.append(at_path(named, stages=settings.stages))
-            continue
-        found.append(
-            from_hub(
-                named,
-                stages=settings.stages,
-                variant=settings.model_variant,
-                allow_pickle=settings.allow_pickle,
-                patience_seconds=settings.download_patience_seconds,
-                paused=paused,
-            )
-        )
+        by_path = one.source == "Path"
+        found.append(at_path(named, stages=stages) if by_path else from_hub(named, stages=stages, **how))
     return found
+
+
+def _downloads(settings: Settings, paused: Callable[[], None]) -> dict[str, Any]:
+    """How weights beside the model's own are fetched."""
+    return {
+        "variant": settings.model_variant,
+        "allow_pickle": settings.allow_pickle,
+        "patience_seconds": settings.download_patience_seconds,
+        "paused": paused,
+    }
 
 
 def adopt(model: StageModel, settings: Settings) -> Loaded:

@@ -71,7 +71,8 @@ async def generate_files(
 ) -> int:
     """`pictures`: by the fields of the form that they go into, in order.
 
-    The exit status: 0 when every job completed. Progress goes to standard error, JSON to standard output."""
+    The exit status: 0 when every job completed. Progress goes to standard error, JSON to standard output.
+    """
     progress = Console(stderr=True, quiet=as_json)
     try:
         async with RouterClient(url) as client:

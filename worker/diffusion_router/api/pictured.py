@@ -15,7 +15,7 @@ from diffusion_router.api import plain_json
 from diffusion_router.api.fields import Integer, InvalidField, Number
 from diffusionpipeline.v1 import stage_pb2
 
-IMAGE: Final = "image"
+_IMAGE: Final = "image"
 _MISSING: Final = "missing_field"
 # Of values in a form's text: a list of objects of few fields each.
 _VALUES_OF_ONE: Final = 16
@@ -48,7 +48,7 @@ class PicturedList(Generic[Item]):
     @property
     def form_file(self) -> str:
         """What a form calls the picture of each."""
-        return f"{self.field}[{IMAGE}]"
+        return f"{self.field}[{_IMAGE}]"
 
     def check(self, name: str, value: object) -> list[Item]:
         if not isinstance(value, list):
@@ -82,7 +82,7 @@ class PicturedList(Generic[Item]):
         schema: dict[str, Any] = self.schema()
         item = schema["items"]
         picture = {"type": "string", "format": "base64", "description": "A PNG, JPEG or WebP picture, or its data URL"}
-        items = {**item, "properties": item["properties"] | {IMAGE: picture}, "required": ["name", IMAGE]}
+        items = {**item, "properties": item["properties"] | {_IMAGE: picture}, "required": ["name", _IMAGE]}
         return {**schema, "items": items}
 
     def pictures(self, given: object) -> Iterator[tuple[str, object]]:
@@ -90,15 +90,15 @@ class PicturedList(Generic[Item]):
         for index, item in enumerate(given if isinstance(given, list) else []):
             # What else may be wrong with it is found when it is checked.
             if isinstance(item, dict):
-                at = f"{self.field}[{index}].{IMAGE}"
-                if item.get(IMAGE) is None:
+                at = f"{self.field}[{index}].{_IMAGE}"
+                if item.get(_IMAGE) is None:
                     raise InvalidField(at, f"Field {at!r} is required: {self.needs}", code=_MISSING)
-                yield at, item[IMAGE]
+                yield at, item[_IMAGE]
 
     def check_pictures(self, named: int, files: int) -> None:
         """Raises InvalidField unless each has a picture, and each picture is of one."""
         if files < named:
-            at = f"{self.field}[{files}].{IMAGE}"
+            at = f"{self.field}[{files}].{_IMAGE}"
             text = f"Of {named} {self.kind}s {files} have a picture: send a file {self.form_file!r} for each, in order"
             raise InvalidField(at, text, code=_MISSING)
         if files > named:
@@ -113,9 +113,9 @@ class PicturedList(Generic[Item]):
                 unknown = f"{at}.{key[:64]}"
                 raise InvalidField(unknown, f"Unknown field {unknown!r}: {self._remedy}", code="unknown_field")
         item = self.message(name=self._name(f"{at}.name", value.get("name")))
-        for key, kind in self.numbers.items():
+        for key, number in self.numbers.items():
             if value.get(key) is not None:
-                setattr(item, key, kind.check(f"{at}.{key}", value[key]))
+                setattr(item, key, number.check(f"{at}.{key}", value[key]))
         self.check_together(at, item)
         return item
 
@@ -137,6 +137,6 @@ def without_pictures(given: object) -> object:
     if not isinstance(given, list):
         return given
     return [
-        {name: value for name, value in item.items() if name != IMAGE} if isinstance(item, dict) else item
+        {name: value for name, value in item.items() if name != _IMAGE} if isinstance(item, dict) else item
         for item in given
     ]
