@@ -9,13 +9,14 @@ from typing import Any
 from testbed.zoo.catalogue import FAMILIES
 from testbed.zoo.control_nets import Led
 from testbed.zoo.family import Family
+from testbed.zoo.ip_adapters import Shown
 
 
 @dataclass(frozen=True)
 class Case:
     """A family in one precision on one device, with fields of the request changed, and how often each input picture is
     turned. adapters: that it is computed with, by a model that has some; None: by one that has none. controls, of
-    ControlNets, and scheduler: likewise; an empty scheduler: the model's own."""
+    ControlNets, shown, of IP-Adapters, and scheduler: likewise; an empty scheduler: the model's own."""
 
     family: str
     dtype: str = "float32"
@@ -26,6 +27,7 @@ class Case:
     adapters: tuple[tuple[str, float | None], ...] | None = None
     scheduler: str | None = None
     controls: tuple[Led, ...] | None = None
+    shown: tuple[Shown, ...] | None = None
     tiled: bool = False
     """Whether the VAE works in tiles."""
 
@@ -45,7 +47,7 @@ class Stay:
 
 def parameters_of(case: Case) -> Any:
     """The request."""
-    from diffusion_worker.model import Control, Parameters, Wanted
+    from diffusion_worker.model import Control, IPAdapter, Parameters, Wanted
 
     family = FAMILIES[case.family]
     images = inputs_of(family, case.picture)
@@ -53,11 +55,13 @@ def parameters_of(case: Case) -> Any:
     fields: Mapping[str, Any] = {**family.request, **dict(case.changes)}
     wanted = [Wanted(*one) for one in case.adapters or ()]
     led = zip(case.controls or (), control_pictures(case), strict=True)
+    seen = zip(case.shown or (), shown_pictures(case), strict=True)
     return Parameters(
         **fields,
         images=images,
         adapters=wanted,
         controls=[Control(**one._asdict(), image=picture) for one, picture in led],
+        ip_adapters=[IPAdapter(name=name, scale=scale, image=picture) for (name, scale), picture in seen],
         scheduler=case.scheduler or None,
         output_format=output_format,
     )
@@ -67,6 +71,11 @@ def control_pictures(case: Case) -> list[Any]:
     """Those that the case's ControlNets lead by, of the size of what is made."""
     first = 100 + case.picture
     return [_picture(FAMILIES[case.family].size, first + place) for place in range(len(case.controls or ()))]
+
+
+def shown_pictures(case: Case) -> list[Any]:
+    """Those that the case's IP-Adapters show: of sizes of their own."""
+    return [_picture((40 + case.picture, 30 + place), 200 + case.picture + place) for place in range(len(case.shown or ()))]
 
 
 def inputs_of(family: Family, number: int) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from testbed.zoo.cache import ensure
-from testbed.zoo.cases import Case, control_pictures, inputs_of
+from testbed.zoo.cases import Case, control_pictures, inputs_of, shown_pictures
 from testbed.zoo.catalogue import FAMILIES
 from testbed.zoo.control_nets import lead
+from testbed.zoo.ip_adapters import show
 
 _OF_PICTURES = {
     "ltx-image-to-video": "LTXImageToVideoPipeline",
@@ -68,7 +69,10 @@ def classic(case: Case) -> tuple[Any, dict[str, Any]]:
     arguments = {name: value for name, value in given.items() if name in taken and value is not None}
     arguments |= {"generator": torch.Generator("cpu").manual_seed(given["seed"])}
     if case.controls:
-        return lead(pipeline, family.checkpoint, case.controls, arguments | {"controls": control_pictures(case)})
+        led = arguments | {"controls": control_pictures(case)}
+        pipeline, arguments = lead(pipeline, family.checkpoint, case.controls, led)
+    if case.shown:
+        arguments |= show(pipeline, family.checkpoint, case.shown, shown_pictures(case))
     return pipeline, arguments
 
 

@@ -19,6 +19,7 @@ from testbed.zoo.cases import Case, Stay, parameters_of
 from testbed.zoo.catalogue import FAMILIES
 from testbed.zoo.classic import classic, decoded_by, plain
 from testbed.zoo.control_nets import control_net_files
+from testbed.zoo.ip_adapters import ip_adapter_files
 from testbed.zoo.schedulers import kinds_for, swap
 
 ENCODER, DENOISER, DECODER = ("encode",), ("denoise",), ("decode",)
@@ -103,7 +104,7 @@ class _Server:
 
         self._shell_makers = [(module, module.make_shell) for module in (modular, replay)]
         self._stages = stages
-        self._models: dict[tuple[str, str, str, bool, bool, bool, bool], Any] = {}
+        self._models: dict[tuple[object, ...], Any] = {}
         self._made: list[Any] = []
         original = media.frames_of
 
@@ -244,8 +245,9 @@ class _Server:
         from diffusionpipeline.words import Stage
 
         checkpoint = FAMILIES[case.family].checkpoint
-        adapted, led, swapped = (one is not None for one in (case.adapters, case.controls, case.scheduler))
-        key = (checkpoint.name, case.dtype, case.device, case.without_shells, adapted, led, swapped, case.tiled)
+        beside = (case.adapters, case.controls, case.shown, case.scheduler)
+        adapted, led, shown, swapped = has = tuple(one is not None for one in beside)
+        key = (checkpoint.name, case.dtype, case.device, case.without_shells, case.tiled, has)
         if key not in self._models:
             try:
                 for module, _ in self._shell_makers if case.without_shells else ():
@@ -254,6 +256,7 @@ class _Server:
                     path=ensure(checkpoint),
                     adapters=adapter_files(checkpoint) if adapted else NO_ADAPTERS,
                     control_nets=control_net_files(checkpoint) if led else (),
+                    ip_adapters=ip_adapter_files(checkpoint) if shown else (),
                     schedulers=kinds_for(checkpoint) if swapped else (),
                     stages=frozenset(Stage(stage) for stage in self._stages),
                     dtype=case.dtype,

@@ -36,7 +36,7 @@ from diffusion_worker.model.types import (
 from diffusionpipeline.words import Stage
 
 if TYPE_CHECKING:
-    from diffusion_worker.model.controlled import BaseModel
+    from diffusion_worker.model.beside import BaseModel
 
 __all__ = [
     "NO_ADAPTERS",
@@ -79,8 +79,8 @@ def load_model(
     schedulers: Sequence[SchedulerKind] = (),
     vae_tiling: bool = False,
 ) -> RoleModel:
-    """Loads the weights that `stages` need, and no others, what `adapters` have for these, and `control_nets` beside;
-    makes `schedulers`.
+    """Loads the weights that `stages` need, and no others, what `adapters` have for these, `control_nets` and
+    `ip_adapters` beside; makes `schedulers`.
 
     Cuts along the model's blocks where diffusers has sound ones, else by capture and replay of the classic pipeline.
     Raises UnsupportedModel, which names what is missing.
@@ -108,16 +108,12 @@ def load_model(
         schedulers=schedulers,
         vae_tiling=vae_tiling,
     )
-    if not control_nets:
+    if not control_nets and not ip_adapters:
         return model
-    from diffusion_worker.model.controlled import ControlledModel
+    from diffusion_worker.model.beside import Options
+    from diffusion_worker.model.extended import ExtendedModel
 
-    return ControlledModel(
-        model,
-        control_nets,
-        dtype=dtype,
-        device=device,
-        allow_pickle=allow_pickle,
-        schedulers=schedulers,
-        vae_tiling=vae_tiling,
+    options = Options(
+        dtype=dtype, device=device, allow_pickle=allow_pickle, schedulers=schedulers, vae_tiling=vae_tiling
     )
+    return ExtendedModel(model, options, control_nets=control_nets, ip_adapters=ip_adapters)

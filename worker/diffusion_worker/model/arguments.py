@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FIELDS: Final = tuple(
     field.name
     for field in dataclasses.fields(Parameters)
-    if field.name not in ("seed", "images", "extra", "adapters", "controls", "scheduler", "exact", "output_format")
+    if field.name not in ("seed", "images", "extra", "adapters", "controls", "ip_adapters", "scheduler", "exact", "output_format")
 )
 FORMATS: Final = {"image": ("png", "webp", "jpeg"), "video": ("mp4",)}
 SCALARS: Final[frozenset[type]] = frozenset({int, float, str, bool})
@@ -28,11 +28,13 @@ GUIDANCE: Final = "guidance_scale"
 def given_fields(parameters: Parameters) -> dict[str, object]:
     """The fields that a request carries, flat, `extra` by its own names and aliases resolved.
 
-    Raises InvalidRequest for a field that is given twice or is no finite number, and for controls: who can be led by
-    some takes them away first.
+    Raises InvalidRequest for a field that is given twice or is no finite number, and for controls
+    and IP-Adapters: who has some takes them away first.
     """
     if parameters.controls:
         raise InvalidRequest("controls: this pipeline has no ControlNets: name them in its model.controlNets")
+    if parameters.ip_adapters:
+        raise InvalidRequest("ip_adapters: this pipeline has no IP-Adapters: name them in its model.ipAdapters")
     fields: dict[str, object] = {name: value for name in FIELDS if (value := getattr(parameters, name)) is not None}
     for name, value in parameters.extra.items():
         target = ALIASES.get(name, name)

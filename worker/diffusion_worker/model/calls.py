@@ -24,6 +24,7 @@ import torch
 
 if TYPE_CHECKING:
     from diffusion_worker.model.adapters import Chosen
+    from diffusion_worker.model.ip_adapters import Shown
 
 _PLAIN: Final = (str, bool, int, float, type(None), torch.dtype, torch.device)
 
@@ -41,6 +42,8 @@ class Call:
     main: str
     adapters: Chosen | None = None
     """None: the network never has any."""
+    shown: Shown | None = None
+    """By IP-Adapters; None: this request has none."""
 
     @property
     def batch(self) -> int:
@@ -76,13 +79,16 @@ class Call:
             else _outline(value, self.batch, lists=self.lists)
             for name, value in self.arguments.items()
         }
-        return (id(self.network), self.adapters, tuple(sorted(outlines.items(), key=lambda entry: entry[0])))
+        return (id(self.network), self.adapters, self.shown, tuple(sorted(outlines.items(), key=lambda entry: entry[0])))
 
     def run(self) -> Any:
         """What the network makes of it."""
         if self.adapters is not None:
             self.adapters.activate(self.network)
-        return self.network(**self.arguments)
+        if self.shown is None:
+            return self.network(**self.arguments)
+        with self.shown.on(self.network):
+            return self.network(**self.arguments)
 
 
 def bind(
@@ -91,6 +97,7 @@ def bind(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     adapters: Chosen | None = None,
+    shown: Shown | None = None,
 ) -> Call:
     """The call `network(*args, **kwargs)`, whose `forward` has positional parameters of these names.
 
@@ -99,7 +106,7 @@ def bind(
     arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     if len(arguments) != len(args) + len(kwargs):
         raise TypeError(f"{type(network).__name__} takes {', '.join(names)}, each once")
-    return Call(network, arguments, names[0], adapters)
+    return Call(network, arguments, names[0], adapters, shown)
 
 
 def merge(calls: Sequence[Call]) -> Call:

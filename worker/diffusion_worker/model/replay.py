@@ -10,8 +10,8 @@ import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NotRequired, TypedDict, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import diffusers
 import torch
@@ -50,6 +50,9 @@ from diffusion_worker.model.types import (
 )
 from diffusionpipeline.words import Stage
 
+if TYPE_CHECKING:
+    from diffusion_worker.model.ip_adapters import Shown
+
 
 class Request(TypedDict):
     """What goes with a request through all stages, beside what they make."""
@@ -68,6 +71,8 @@ class Request(TypedDict):
     """The name that the request gave; empty: the folder's own."""
     controls: NotRequired[list[str]]
     """Names of the ControlNets that lead it."""
+    ip_adapters: NotRequired[list[tuple[str, float]]]
+    """Names of the IP-Adapters that show it pictures, and how much each counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,8 @@ class Beside:
     adapters: Adapters
     denoisers: Mapping[str, torch.nn.Module] = field(default_factory=dict)
     """Networks that are no components of the folder."""
+    encoders: Mapping[str, torch.nn.Module] = field(default_factory=dict)
+    """The same."""
 
 
 class ReplayModel:
@@ -146,7 +153,9 @@ class ReplayModel:
         encoders, denoisers, decoders = (
             {name: self._components[name] for name, role in roles.items() if role is stage} for stage in Stage
         )
-        self._parts = capture.Parts(encoders, denoisers | dict(beside.denoisers if beside else {}), decoders)
+        if beside is not None:
+            encoders, denoisers = encoders | dict(beside.encoders), denoisers | dict(beside.denoisers)
+        self._parts = capture.Parts(encoders, denoisers, decoders)
         self._pipelines = {kind: self._build(one) for kind, one in self._classes.items()}
         # After those, for some mend the config of their scheduler when they are made.
         self.schedulers = Schedulers(self._components, schedulers, denoises=Stage.DENOISE in stages)
@@ -248,7 +257,11 @@ class ReplayModel:
         return bind_call(pipeline_class, parameters, self._folder.defaults)
 
     def _equip(self, pipeline: Any, parts: capture.Parts, request: Request) -> None:
-        """Gives the pipeline of one run what is no component of the folder."""
+        """Gives the pipeline of one run what is no component of the folder. `parts` are its own."""
+
+    def _shown(self, request: Request) -> Shown | None:
+        """What IP-Adapters show its networks."""
+        return None
 
     @contextmanager
     def _run(
@@ -265,7 +278,7 @@ class ReplayModel:
             if getattr(pipeline, second, self) is None:
                 # Its own copy, made while it runs, could be neither followed nor parked.
                 pipeline.__dict__[second] = copy.deepcopy(getattr(pipeline, copied))
-        parts = self._parts if driver is None else self._twins(driver, chosen)
+        parts = self._silent() if driver is None else self._twins(driver, chosen, self._shown(request))
         for name, part in parts.all():
             # Past the pipeline's own __setattr__, which would register it.
             pipeline.__dict__[name] = part
@@ -285,14 +298,19 @@ class ReplayModel:
             absent = [requested_name(name) for name in pictures_of(type(pipeline)) if call.get(name) is None]
             raise failure(stage, type(pipeline).__name__, error, absent=absent) from error
 
-    def _twins(self, driver: Driver, chosen: Chosen | None) -> capture.Parts:
+    def _silent(self) -> capture.Parts:
+        """Parts of one run that does not denoise."""
+        denoisers = {name: copy.copy(one) for name, one in self._parts.denoisers.items()}
+        return replace(self._parts, denoisers=denoisers)
+
+    def _twins(self, driver: Driver, chosen: Chosen | None, shown: Shown | None) -> capture.Parts:
         """Parts that one denoising may listen to while others wait in the middle of theirs. None of them computes.
 
         (Computing is for originals: transformers notes on a module that it put hooks into its layers, and puts more
         into the same layers for a copy that lacks the note.)
         """
         questions = Questions()
-        questions.driver, questions.adapters = driver, chosen
+        questions.driver, questions.adapters, questions.shown = driver, chosen, shown
         return capture.Parts(
             {name: copy.copy(one) for name, one in self._parts.encoders.items()},
             {name: stand_in(one, questions) for name, one in self._parts.denoisers.items()},

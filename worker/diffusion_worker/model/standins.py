@@ -21,6 +21,7 @@ from diffusion_worker.model.types import ModelError
 
 if TYPE_CHECKING:
     from diffusion_worker.model.adapters import Chosen
+    from diffusion_worker.model.ip_adapters import Shown
 
 
 class Asked(BaseException):
@@ -39,6 +40,7 @@ class Questions:
         """Whose denoising runs just now."""
         self.adapters: Chosen | None = None
         """That its networks compute with."""
+        self.shown: Shown | None = None
         self._collecting = False
         self._answers: list[tuple[Call, Any]] | None = None
         self._inline = False
@@ -99,7 +101,8 @@ def stand_in(network: torch.nn.Module, questions: Questions) -> torch.nn.Module:
 
     @wraps(forward)
     def ask(*args: Any, **kwargs: Any) -> Any:
-        return questions.put(bind(network, names, args, kwargs, questions.adapters))
+        shown = questions.shown if questions.shown is not None and questions.shown.is_for(network) else None
+        return questions.put(bind(network, names, args, kwargs, questions.adapters, shown))
 
     # Past nn.Module's own __setattr__.
     twin.__dict__["forward"] = ask

@@ -1,0 +1,149 @@
+"""IP-Adapters beside a model: split equals whole and the classic pipeline, and they leave nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from testbed.zoo.control_nets import Led
+from testbed.zoo.processes import Case, Stay
+
+FAMILIES = ("sd15", "sdxl", "flux")
+ONE = (("look", 0.6),)
+BOTH = (("look", 0.6), ("style", None))
+TWICE = (("look", 0.6), ("look", 0.3))
+PLUS = (("plus", 0.5), ("look", 0.5))
+
+pytestmark = pytest.mark.timeout(900)
+
+NEAR = 1e-3
+"""As a share of the largest value, or of latents: the order of sums."""
+
+each_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def thorough(case: Case) -> Any:
+    return pytest.param(case, marks=pytest.mark.thorough, id=f"{case.family}-{'-'.join(name for name, _ in case.shown)}")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(pytest.param(Case(family, shown=ONE), id=family) for family in FAMILIES),
+        pytest.param(Case("sd15", shown=PLUS), id="sd15-plus-look"),
+        thorough(Case("sdxl", shown=PLUS)),
+        *(thorough(Case(family, shown=shown)) for family in FAMILIES for shown in (BOTH, TWICE, (("elsewhere", None),))),
+    ],
+)
+def test_split_equals_whole_and_the_classic_pipeline(pipeline: Any, case: Case) -> None:
+    made = pipeline.run(case)
+    assert made["split"]["files"] == made["whole"]["files"]
+    assert made["split"]["pixels"] == made["whole"]["pixels"]
+    assert pipeline.whole.call("distance_to_classic", case, gathers=True) == 0.0
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case("sd15-image-to-image", shown=ONE), id="sd15-image-to-image"),
+        *(thorough(Case(f"{family}-image-to-image", shown=ONE)) for family in ("sdxl", "flux")),
+        *(thorough(Case(f"{family}-mask", shown=ONE)) for family in ("sd15", "sdxl")),
+    ],
+)
+def test_a_picture_is_redrawn_as_shown(pipeline: Any, case: Case) -> None:
+    """What an encoder makes of a picture comes in another order of axes than in the classic pipeline."""
+    made = pipeline.run(case)
+    assert made["split"]["files"] == made["whole"]["files"]
+    assert pipeline.whole.call("distance_to_classic", case, gathers=True) < NEAR
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case("sd15", shown=ONE, controls=(Led("edges", 0.6),)), id="controls"),
+        pytest.param(Case("sd15", shown=ONE, adapters=(("one", 0.5),)), id="adapters"),
+        pytest.param(Case("sd15", shown=ONE, scheduler="ancestral"), id="scheduler"),
+        *(
+            pytest.param(Case(family, shown=BOTH, controls=(Led("edges", 0.6),), adapters=(("one", 0.5),)), id=family)
+            for family in FAMILIES
+        ),
+    ],
+)
+def test_with_what_else_a_request_names_it_equals_the_classic_pipeline_with_it(pipeline: Any, case: Case) -> None:
+    made = pipeline.run(case)
+    assert made["split"]["files"] == made["whole"]["files"]
+    assert pipeline.whole.call("distance_to_classic", case, gathers=True) == 0.0
+    without = dataclasses.replace(case, **{name: () for name in ("controls", "adapters") if getattr(case, name)})
+    without = dataclasses.replace(without, scheduler="" if case.scheduler else None)
+    assert made["split"]["files"] != pipeline.run(without)["split"]["files"]
+
+
+@each_family
+def test_in_half_precision_split_equals_whole(pipeline: Any, family: str) -> None:
+    made = pipeline.run(Case(family, "bfloat16", shown=ONE))
+    assert made["split"]["files"] == made["whole"]["files"]
+
+
+@each_family
+def test_each_role_loads_of_the_model_what_it_loads_without_them(pipeline: Any, family: str) -> None:
+    for role in (pipeline.encoder, pipeline.denoiser, pipeline.decoder):
+        with_them, without = role.call("describe", Case(family, shown=())), role.call("describe", Case(family))
+        assert with_them["loaded"] == without["loaded"]
+        assert with_them["way"] == without["way"]
+
+
+@each_family
+def test_pictures_go_no_further_than_the_encoder(pipeline: Any, family: str) -> None:
+    """What is handed on is no larger for a larger picture."""
+    one, other = (pipeline.encoder.call("encode", Case(family, shown=ONE, picture=number)) for number in (0, 500))
+    assert one != other
+    assert len(one) == len(other)
+
+
+@each_family
+def test_they_leave_no_trace(pipeline: Any, family: str) -> None:
+    def make(shown: Any) -> Any:
+        return pipeline.split(Case(family, shown=shown))["denoised"]
+
+    never = pipeline.split(Case(family))
+    assert pipeline.split(Case(family, shown=())) == never
+    one, both = make(ONE), make(BOTH)
+    assert len({never["denoised"], one, both}) == 3
+    for shown, expected in (((), never["denoised"]), (ONE, one), ((), never["denoised"]), (BOTH, both)):
+        assert make(shown) == expected
+
+
+@each_family
+def test_those_who_are_shown_different_things_take_nothing_of_each_other(pipeline: Any, family: str) -> None:
+    cases = [
+        Case(family, shown=()),
+        Case(family, shown=ONE),
+        Case(family, shown=ONE, picture=3),
+        Case(family, shown=(("look", 0.2),)),
+        Case(family, shown=(("style", 0.6),)),
+        Case(family, shown=BOTH),
+    ]
+    alone = [pipeline.split(case) for case in cases]
+    stays = [Stay(case, one["encoded"]) for case, one in zip(cases, alone, strict=True)]
+    together = pipeline.denoiser.call("denoise_together", stays)
+    gathered = [
+        pipeline.denoiser.call("denoise", case, one["encoded"], gathers=True)[0]
+        for case, one in zip(cases, alone, strict=True)
+    ]
+    distances = [
+        pipeline.denoiser.call("distance", one, other)
+        for one, other in zip(together["denoised"], gathered, strict=True)
+    ]
+    assert max(distances) < NEAR
+    assert len(set(together["denoised"])) == len(cases)
+
+
+@each_family
+def test_a_denoising_goes_on_where_it_was_parked(pipeline: Any, family: str) -> None:
+    case = Case(family, shown=BOTH)
+    encoded = pipeline.encoder.call("encode", case)
+    at_once, _ = pipeline.denoiser.call("denoise", case, encoded)
+    parked, _ = pipeline.denoiser.call("denoise", case, encoded, park_at=1)
+    assert pipeline.denoiser.call("denoise", case, parked)[0] == at_once
