@@ -72,7 +72,7 @@ _CHANGES: Final = Step(
         "tests/cluster/test_steady_state.py",
         "tests/cluster/test_killed_at_every_request.py",
     ),
-    (GATE, "--every=5"),
+    (GATE, "--every=8"),
     again=True,
 )
 # In one run of pytest, which puts together what all of their processes wrote.
