@@ -124,6 +124,14 @@ def generate(
             "--control", metavar="NAME=FILE[:SCALE]", help="A ControlNet that the pipeline offers, led by this picture."
         ),
     ] = None,
+    ip_adapters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ip-adapter",
+            metavar="NAME=FILE[:SCALE]",
+            help="An IP-Adapter that the pipeline offers, which shows the model this picture.",
+        ),
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="NAME", help="A scheduler that the pipeline lists. Left out: the model's own.")
     ] = None,
@@ -143,12 +151,13 @@ def generate(
     """
     import asyncio
 
-    from dpipe.client.generate import adapter, control, generate_files, output_format
+    from dpipe.client.generate import adapter, generate_files, output_format, pictured
 
     try:
         wanted = output_format(output, video=video)
         asked = [adapter(text) for text in adapters or ()]
-        led = [control(text) for text in controls or ()]
+        led = [pictured("--control", text) for text in controls or ()]
+        shown = [pictured("--ip-adapter", text) for text in ip_adapters or ()]
     except ValueError as error:
         fail(str(error))
     request = {
@@ -162,6 +171,7 @@ def generate(
         "adapters": asked or None,
         "scheduler": scheduler,
         "controls": [one for one, _ in led] or None,
+        "ip_adapters": [one for one, _ in shown] or None,
         "exact": exact,
         "strength": strength,
         "num_frames": frames,
@@ -169,9 +179,13 @@ def generate(
         "output_format": wanted,
     }
     given = {name: value for name, value in request.items() if value is not None}
-    pictures = [picture for _, picture in led]
+    pictures = [
+        *([("image", image)] if image else ()),
+        *(("controls[image]", picture) for _, picture in led),
+        *(("ip_adapters[image]", picture) for _, picture in shown),
+    ]
     raise SystemExit(
-        asyncio.run(generate_files(_url(url, pipeline), given, image, pictures, output, video=video, as_json=as_json))
+        asyncio.run(generate_files(_url(url, pipeline), given, pictures, output, video=video, as_json=as_json))
     )
 
 

@@ -21,7 +21,7 @@ import structlog
 from diffusion_router import core, views
 from diffusion_router.admission import Admission, check_same, digest_of, new_records
 from diffusion_router.clock import StoreClock
-from diffusion_router.core.offers import of_control_net
+from diffusion_router.core.offers import of_control_net, of_ip_adapter
 from diffusion_router.housekeeping import Housekeeping
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
@@ -383,14 +383,16 @@ class JobService:
 def _shape(parameters: stage_pb2.JobParameters) -> str:
     """Requests of one shape take about the same time."""
     p = parameters
-    # Adapters and ControlNets are computed beside the model's own weights.
+    # Adapters, ControlNets and IP-Adapters are computed beside the model's own weights.
     adapters = f"+{len(p.adapters)}" if p.adapters else ""
     controls = f"&{len(p.controls)}" if p.controls else ""
+    ip_adapters = f"^{len(p.ip_adapters)}" if p.ip_adapters else ""
     # Schedulers of second order make almost twice as many steps as are asked for.
     scheduler = f" by {p.scheduler}" if p.scheduler else ""
-    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}{controls}{scheduler}"
+    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}{controls}{ip_adapters}{scheduler}"
 
 
 def _adapters(parameters: stage_pb2.JobParameters) -> frozenset[str]:
     leading = (of_control_net(control.name) for control in parameters.controls)
-    return frozenset(adapter.name for adapter in parameters.adapters).union(leading)
+    showing = (of_ip_adapter(one.name) for one in parameters.ip_adapters)
+    return frozenset(adapter.name for adapter in parameters.adapters).union(leading, showing)

@@ -13,6 +13,7 @@ from diffusion_worker.model import (
     NO_ADAPTERS,
     AdapterFiles,
     ControlNetFiles,
+    IPAdapterFiles,
     SchedulerKind,
     identify,
     load_model,
@@ -51,6 +52,7 @@ def load(settings: Settings, told: Told, paused: Callable[[], None]) -> Loaded:
         allow_pickle=settings.allow_pickle,
         adapters=_adapters(settings, paused),
         control_nets=_control_nets(settings, paused),
+        ip_adapters=_ip_adapters(settings, paused),
         schedulers=[SchedulerKind(one.name, one.class_name, one.options) for one in settings.schedulers],
         vae_tiling=settings.vae_tiling,
     )
@@ -116,6 +118,31 @@ def _control_nets(settings: Settings, paused: Callable[[], None]) -> list[Contro
             from_hub(
                 named,
                 whole=Stage.DENOISE in settings.stages,
+                variant=settings.model_variant,
+                allow_pickle=settings.allow_pickle,
+                patience_seconds=settings.download_patience_seconds,
+                paused=paused,
+            )
+        )
+    return found
+
+
+def _ip_adapters(settings: Settings, paused: Callable[[], None]) -> list[IPAdapterFiles]:
+    """What this worker needs of its IP-Adapters, fetched. Raises UnsupportedModel, DownloadFailed."""
+    if not settings.ip_adapters:
+        return []
+    from diffusion_worker.model.ip_adapter_files import NamedIPAdapter, at_path, from_hub
+
+    found = []
+    for one in settings.ip_adapters:
+        named = NamedIPAdapter(**one.model_dump(exclude={"source"}))
+        if one.source == "Path":
+            found.append(at_path(named, stages=settings.stages))
+            continue
+        found.append(
+            from_hub(
+                named,
+                stages=settings.stages,
                 variant=settings.model_variant,
                 allow_pickle=settings.allow_pickle,
                 patience_seconds=settings.download_patience_seconds,

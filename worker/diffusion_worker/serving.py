@@ -129,7 +129,11 @@ class Serving:
             )
             probing = Probing(transport, stream.send, self._metrics.set_peer_pull)
             stack.callback(probing.close)
-            offering = Offering(loaded.model, [one.name for one in self._settings.control_nets])
+            offering = Offering(
+                loaded.model,
+                control_nets=[one.name for one in settings.control_nets],
+                ip_adapters=[one.name for one in settings.ip_adapters],
+            )
             await offering.look()
             looking = asyncio.create_task(offering.keep())
             stack.callback(looking.cancel)

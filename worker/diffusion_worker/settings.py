@@ -6,7 +6,7 @@ import os
 import socket
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,10 @@ from diffusion_worker.model.batching import Batching, Mode
 from diffusionpipeline.process.settings import ProcessSettings
 from diffusionpipeline.words import ADAPTER_NAME, MODEL_ROLES, SCHEDULER_NAME, STAGES, ModelRole, Stage
 
+# As in the resource: a path in a folder or repository, which leaves neither. No folder: its root.
+_FOLDER: Final = r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$"
+_FILE: Final = r"([^./\\][^/\\]*/)*[^./\\][^/\\]*"
+
 
 class WeightsSetting(BaseModel):
     """Weights beside the model's own, which the pipeline's resource lists."""
@@ -41,13 +45,20 @@ class WeightsSetting(BaseModel):
 class AdapterSetting(WeightsSetting):
     """Its `id` by Path: a folder or file."""
 
-    file: str = Field("", pattern=r"^[^/\\]*$", description="Of several in the folder")
+    file: str = Field("", pattern=rf"^({_FILE})?$", description="Of several in the folder or repository")
 
 
 class ControlNetSetting(WeightsSetting):
     """Its `id` by Path: a folder."""
 
-    subfolder: str = Field("", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", description="Of the folder or repository")
+    subfolder: str = Field("", pattern=_FOLDER, description="Of the folder or repository")
+
+
+class IPAdapterSetting(WeightsSetting):
+    """Its `id` by Path: a folder."""
+
+    file: str = Field(pattern=rf"^{_FILE}\.(safetensors|bin)$", description="Of weights in the folder or repository")
+    image_encoder: str = Field("", pattern=_FOLDER, description="A folder there. Empty: image_encoder beside the file")
 
 
 class SchedulerSetting(BaseModel):
@@ -60,7 +71,7 @@ class SchedulerSetting(BaseModel):
     options: dict[str, StrictBool | StrictInt | StrictFloat | StrictStr] = Field({}, max_length=32)
 
 
-Named = TypeVar("Named", AdapterSetting, ControlNetSetting, SchedulerSetting)
+Named = TypeVar("Named", AdapterSetting, ControlNetSetting, IPAdapterSetting, SchedulerSetting)
 
 
 class Settings(ProcessSettings):
@@ -92,6 +103,9 @@ class Settings(ProcessSettings):
     schedulers: list[SchedulerSetting] = Field([], max_length=16, description="That requests may name: JSON")
     control_nets: list[ControlNetSetting] = Field(
         [], max_length=8, description="ControlNets that requests may name, loaded at the start: JSON"
+    )
+    ip_adapters: list[IPAdapterSetting] = Field(
+        [], max_length=8, description="IP-Adapters that requests may name, loaded at the start: JSON"
     )
     allow_pickle: bool = Field(False, description="Also read weights that are pickles, which can run any code")
     download_patience_seconds: float = Field(
@@ -174,7 +188,7 @@ class Settings(ProcessSettings):
     def _name(cls, value: str) -> str:
         return value or f"{socket.gethostname()}-{os.getpid()}"
 
-    @field_validator("adapters", "control_nets", "schedulers")
+    @field_validator("adapters", "control_nets", "ip_adapters", "schedulers")
     @classmethod
     def _names_once(cls, value: list[Named]) -> list[Named]:
         if len({one.name for one in value}) < len(value):

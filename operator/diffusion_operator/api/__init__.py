@@ -25,7 +25,16 @@ from diffusion_operator.api.crd import (
 from diffusion_operator.api.errors import FieldError, InvalidResourceError
 from diffusion_operator.api.isolation import Isolation
 from diffusion_operator.api.live import read_live
-from diffusion_operator.api.model import Adapter, AdapterFolder, Cache, ControlNet, Model, Scheduler, SecretKey
+from diffusion_operator.api.model import (
+    Adapter,
+    AdapterFolder,
+    Cache,
+    ControlNet,
+    IPAdapter,
+    Model,
+    Scheduler,
+    SecretKey,
+)
 from diffusion_operator.api.modelcache import ModelCache
 from diffusion_operator.api.pipeline import CaBundle, Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.platform import Platform, load_platform
@@ -54,6 +63,7 @@ __all__ = [
     "Cache",
     "ControlNet",
     "FieldError",
+    "IPAdapter",
     "Image",
     "InvalidResourceError",
     "Isolation",

@@ -90,6 +90,25 @@ class ControlNet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IPAdapter:
+    """Weights by which a request shows the model a picture, where it names them."""
+
+    name: str
+    source: str
+    """Hub or Path."""
+    id: str
+    """A repository, or an absolute path of a folder."""
+    revision: str
+    """Of source Hub. Empty: the repository's default branch."""
+    file: str
+    """In the repository or folder."""
+    image_encoder: str
+    """Folder in the repository or folder. Empty: `image_encoder` beside the file."""
+    scale: float
+    """Where a request gives none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     source: str
     """Bundled, Path, Hub, PersistentVolumeClaim or Image."""
@@ -111,9 +130,10 @@ class Model:
     adapter_folder: AdapterFolder | None = None
     schedulers: tuple[Scheduler, ...] = ()
     control_nets: tuple[ControlNet, ...] = ()
+    ip_adapters: tuple[IPAdapter, ...] = ()
 
     @property
     def downloaded(self) -> bool:
         """Whether workers may have to fetch it, or what lies beside it, from a hub."""
-        sources = [self.source, *(one.source for one in self.adapters), *(one.source for one in self.control_nets)]
-        return "Hub" in sources and self.cache.download
+        beside: tuple[Adapter | ControlNet | IPAdapter, ...] = (*self.adapters, *self.control_nets, *self.ip_adapters)
+        return "Hub" in (self.source, *(one.source for one in beside)) and self.cache.download

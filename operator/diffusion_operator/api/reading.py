@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from diffusion_operator.api.isolation import isolation
 from diffusion_operator.api.labels import check_names
-from diffusion_operator.api.model import Adapter, AdapterFolder, Cache, ControlNet, Model, Scheduler, SecretKey
+from diffusion_operator.api.model import (
+    Adapter,
+    AdapterFolder,
+    Cache,
+    ControlNet,
+    IPAdapter,
+    Model,
+    Scheduler,
+    SecretKey,
+)
 from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
@@ -40,8 +49,7 @@ STARTUP_SECONDS: Final = 1800
 MAX_TOKENS: Final = 65536
 MAX_REQUESTS: Final = 8
 MAX_LOADED_ADAPTERS: Final = 8
-ADAPTER_SCALE: Final = 1.0
-CONTROL_SCALE: Final = 1.0
+WEIGHTS_SCALE: Final = 1.0
 
 _EDGES: Final = {"encoderToDenoiser": Role.ENCODER, "denoiserToDecoder": Role.DENOISER}
 """By the role that makes what is sent."""
@@ -111,36 +119,31 @@ def _model(spec: Object) -> Model:
             download=cache["downloadPolicy"] == "IfNotPresent" and not filled,
         ),
         vae_tiling=spec.get("vae", {}).get("tiling", False),
-        adapters=tuple(_adapter(item) for item in spec.get("adapters", ())),
+        adapters=tuple(Adapter(**_weights(item), file=item.get("file", "")) for item in spec.get("adapters", ())),
         adapter_folder=_adapter_folder(spec),
         schedulers=tuple(
             Scheduler(name=item["name"], class_name=item["class"], options=item.get("options", {}))
             for item in spec.get("schedulers", ())
         ),
-        control_nets=tuple(_control_net(item) for item in spec.get("controlNets", ())),
+        control_nets=tuple(
+            ControlNet(**_weights(item), subfolder=item.get("subfolder", "")) for item in spec.get("controlNets", ())
+        ),
+        ip_adapters=tuple(
+            IPAdapter(**_weights(item), file=item["file"], image_encoder=item.get("imageEncoder", ""))
+            for item in spec.get("ipAdapters", ())
+        ),
     )
 
 
-def _adapter(spec: Object) -> Adapter:
-    return Adapter(
-        name=spec["name"],
-        source=spec["source"],
-        id=spec["id"],
-        revision=spec.get("revision", ""),
-        file=spec.get("file", ""),
-        scale=float(spec.get("scale", ADAPTER_SCALE)),
-    )
-
-
-def _control_net(spec: Object) -> ControlNet:
-    return ControlNet(
-        name=spec["name"],
-        source=spec["source"],
-        id=spec["id"],
-        revision=spec.get("revision", ""),
-        subfolder=spec.get("subfolder", ""),
-        scale=float(spec.get("scale", CONTROL_SCALE)),
-    )
+def _weights(spec: Object) -> dict[str, Any]:
+    """What all kinds of weights beside the model's own have in common."""
+    return {
+        "name": spec["name"],
+        "source": spec["source"],
+        "id": spec["id"],
+        "revision": spec.get("revision", ""),
+        "scale": float(spec.get("scale", WEIGHTS_SCALE)),
+    }
 
 
 def _adapter_folder(spec: Object) -> AdapterFolder | None:

@@ -5,11 +5,10 @@ Decoders compute with none, so only encoders and denoisers have these variables.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Final
 
 from diffusion_operator.api import Model
+from diffusion_operator.render import listed
 
 ADAPTERS: Final = "DIFFUSION_WORKER_ADAPTERS"
 FOLDER: Final = "DIFFUSION_WORKER_ADAPTER_FOLDER"
@@ -18,10 +17,7 @@ MAX_LOADED: Final = "DIFFUSION_WORKER_MAX_LOADED_ADAPTERS"
 
 def meaning(model: Model) -> dict[str, str]:
     """Variables that decide what an adapter's name means. None where there are no adapters."""
-    found = {}
-    if model.adapters:
-        adapters = [asdict(adapter) for adapter in model.adapters]
-        found[ADAPTERS] = json.dumps(adapters, ensure_ascii=False, separators=(",", ":"))
+    found = listed.variable(ADAPTERS, model.adapters)
     if model.adapter_folder is not None:
         found[FOLDER] = model.adapter_folder.path
     return found

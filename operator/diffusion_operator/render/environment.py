@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion_operator.api import Batching, CaBundle, Pipeline, Role, RoleSpec, SecretKey
-from diffusion_operator.render import adapters, controls, names, rdma, schedulers, storage
+from diffusion_operator.render import adapters, controls, ip_adapters, names, rdma, schedulers, storage
 from diffusion_operator.render.ports import transfer_ports
 
 Variable = dict[str, Any]
@@ -41,6 +41,7 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
         # A decoder of a pipeline without blocks runs the pipeline's own code, by the scheduler that it was made with.
         *(_value(name, value) for name, value in schedulers.meaning(model).items()),
         *(_value(name, value) for name, value in controls.variables(model).items()),
+        *(_value(name, value) for name, value in ip_adapters.variables(model).items()),
     ]
     if not model.cache.download:
         env.append(_value("HF_HUB_OFFLINE", "1"))

@@ -4,12 +4,12 @@ A generation is the hash of the pod template, and peers of different generations
 different templates (devices, threads, arguments), yet must work together, and a change of one role's threads must not
 part it from the others. So there is one generation a pipeline: the hash over the parts of the worker pods' templates
 that decide what a tensor means and how it travels: image, model, revision, dtype, tiles, adapters, ControlNets,
-schedulers and transport. All worker roles of one revision of the resource carry the same value, in a label and in
-DIFFUSION_WORKER_GENERATION.
+IP-Adapters, schedulers and transport. All worker roles of one revision of the resource carry the same value, in a label
+and in DIFFUSION_WORKER_GENERATION.
 
-Adapters, ControlNets and schedulers are among them although requests choose them by name: what an encoder made with a
-name's weights and scale is gone on with by a denoiser, and what a denoiser parked by another, so within a generation a
-name means one thing. How many of a folder's are kept loaded decides nothing but time, and is not.
+Adapters, ControlNets, IP-Adapters and schedulers are among them although requests choose them by name: what an encoder
+made with a name's weights and scale is gone on with by a denoiser, and what a denoiser parked by another, so within a
+generation a name means one thing. How many of a folder's are kept loaded decides nothing but time, and is not.
 
 The variables among these parts make the generation's ConfigMap, which is immutable, as its name is made of their hash.
 """
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from diffusion_operator.api import Pipeline, Role, RoleSpec
-from diffusion_operator.render import adapters, controls, names, rdma, schedulers, storage
+from diffusion_operator.render import adapters, controls, ip_adapters, names, rdma, schedulers, storage
 from diffusion_operator.render.images import reference
 
 VARIABLE: Final = "DIFFUSION_WORKER_GENERATION"
@@ -57,7 +57,8 @@ def variables(pipeline: Pipeline) -> dict[str, str]:
 def generation(pipeline: Pipeline, image: str) -> str:
     """Ten hexadecimal digits. `image` is the one that the operator was installed with."""
     model, shared = pipeline.model, variables(pipeline)
-    named, leading, by = adapters.meaning(model), controls.variables(model), schedulers.meaning(model)
+    named, by = adapters.meaning(model), schedulers.meaning(model)
+    leading, showing = controls.variables(model), ip_adapters.variables(model)
     parts = {
         "image": reference(pipeline.image, image),
         "model": [model.source, model.id, model.claim, model.sub_path],
@@ -65,13 +66,14 @@ def generation(pipeline: Pipeline, image: str) -> str:
         # Not where there are none, or pipelines from before the field would be of another generation.
         **({"adapters": named} if named else {}),
         **({"controlNets": leading} if leading else {}),
+        **({"ipAdapters": showing} if showing else {}),
         **({"schedulers": by} if by else {}),
         "devices": rdma.given(pipeline),
         # What a user puts in their place.
         "roles": {
             spec.role: own
             for spec, _ in pipeline.workers()
-            if (own := list(_own(spec, {**shared, **named, **leading, **by})))
+            if (own := list(_own(spec, {**shared, **named, **leading, **showing, **by})))
         },
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

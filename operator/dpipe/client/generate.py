@@ -42,8 +42,8 @@ def adapter(text: str) -> dict[str, object]:
         raise ValueError(f"--adapter {text}: what follows the name is its scale, such as {name}:0.8") from None
 
 
-def control(text: str) -> tuple[dict[str, object], Path]:
-    """NAME=FILE or NAME=FILE:SCALE: as the API has it, and the picture. Raises ValueError."""
+def pictured(option: str, text: str) -> tuple[dict[str, object], Path]:
+    """NAME=FILE or NAME=FILE:SCALE of an option: as the API has it, and the picture. Raises ValueError."""
     name, given, rest = text.partition("=")
     file, _, scale = rest.rpartition(":")
     found: dict[str, object] = {"name": name}
@@ -53,30 +53,30 @@ def control(text: str) -> tuple[dict[str, object], Path]:
         try:
             found, path = {"name": name, "scale": float(scale)}, Path(file)
         except ValueError:
-            raise ValueError(f"--control {text}: what follows the file is its scale, such as {file}:0.8") from None
+            raise ValueError(f"{option} {text}: what follows the file is its scale, such as {file}:0.8") from None
     if not (name and given and path.is_file()):
-        raise ValueError(f"--control {text}: there is no file {path}: give a name and a picture, as in edges=lines.png")
+        example = f"{name or 'name'}=picture.png"
+        raise ValueError(f"{option} {text}: there is no file {path}: give a name and a picture, as in {example}")
     return found, path
 
 
 async def generate_files(
     url: str,
     request: Mapping[str, object],
-    image: Path | None,
-    controls: Sequence[Path],
+    pictures: Sequence[tuple[str, Path]],
     output: Path,
     *,
     video: bool,
     as_json: bool,
 ) -> int:
-    """The exit status: 0 when every job completed. Progress goes to standard error, JSON to standard output."""
+    """`pictures`: by the fields of the form that they go into, in order.
+
+    The exit status: 0 when every job completed. Progress goes to standard error, JSON to standard output."""
     progress = Console(stderr=True, quiet=as_json)
     try:
         async with RouterClient(url) as client:
             if video:
                 await _refuse_images(client)
-            pictures = [("image", image)] if image else []
-            pictures += [("controls[image]", control) for control in controls]
             files = [(field, (picture.name, picture.read_bytes())) for field, picture in pictures]
             with progress_bars(progress) as on_change:
                 jobs = await run_jobs(client, request, files, on_change)

@@ -227,27 +227,33 @@ Global___Register: _TypeAlias = Register  # noqa: Y015
 
 @_typing.final
 class Adapters(_message.Message):
-    """All adapters that a worker can compute with, and all ControlNets."""
+    """All adapters that a worker can compute with, all ControlNets and all IP-Adapters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OFFERED_FIELD_NUMBER: _builtins.int
     CONTROL_NETS_FIELD_NUMBER: _builtins.int
+    IP_ADAPTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def offered(self) -> _containers.RepeatedCompositeFieldContainer[Global___OfferedAdapter]: ...
     @_builtins.property
     def control_nets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By name. They are always loaded."""
 
+    @_builtins.property
+    def ip_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Likewise."""
+
     def __init__(
         self,
         *,
         offered: _abc.Iterable[Global___OfferedAdapter] | None = ...,
         control_nets: _abc.Iterable[_builtins.str] | None = ...,
+        ip_adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_nets", b"control_nets", "offered", b"offered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_nets", b"control_nets", "ip_adapters", b"ip_adapters", "offered", b"offered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

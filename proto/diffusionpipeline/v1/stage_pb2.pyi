@@ -164,8 +164,8 @@ class InputFile(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The pipeline's argument that takes it: image, mask_image, last_image, video, … or controls. Several files of one name
-    are taken together, in their order.
+    """The pipeline's argument that takes it: image, mask_image, last_image, video, …, controls or ip_adapters. Several files
+    of one name are taken together, in their order.
     """
     key: _builtins.str
     media_type: _builtins.str
@@ -265,6 +265,34 @@ class Control(_message.Message):
 Global___Control: _TypeAlias = Control  # noqa: Y015
 
 @_typing.final
+class IPAdapter(_message.Message):
+    """An IP-Adapter that shows the model a picture: the InputFile called "ip_adapters" of the same place in their order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As the pipeline's resource calls it."""
+    scale: _builtins.float
+    """How much it counts. Absent: the resource's, or 1."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        scale: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "name", b"name", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+
+Global___IPAdapter: _TypeAlias = IPAdapter  # noqa: Y015
+
+@_typing.final
 class JobParameters(_message.Message):
     """What one job makes. Absent means "the model's default"; the router fills in `seed` before it writes the job down,
     so that every retry makes the same bytes.
@@ -310,6 +338,7 @@ class JobParameters(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     CONTROLS_FIELD_NUMBER: _builtins.int
     SCHEDULER_FIELD_NUMBER: _builtins.int
+    IP_ADAPTERS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     negative_prompt: _builtins.str
     width: _builtins.int
@@ -341,6 +370,8 @@ class JobParameters(_message.Message):
 
     @_builtins.property
     def controls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Control]: ...
+    @_builtins.property
+    def ip_adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___IPAdapter]: ...
     def __init__(
         self,
         *,
@@ -361,10 +392,11 @@ class JobParameters(_message.Message):
         adapters: _abc.Iterable[Global___Adapter] | None = ...,
         controls: _abc.Iterable[Global___Control] | None = ...,
         scheduler: _builtins.str | None = ...,
+        ip_adapters: _abc.Iterable[Global___IPAdapter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_scheduler", b"_scheduler", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "exact", b"exact", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "scheduler", b"scheduler", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_scheduler", b"_scheduler", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "adapters", b"adapters", "controls", b"controls", "exact", b"exact", "extra", b"extra", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "inputs", b"inputs", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "output_format", b"output_format", "prompt", b"prompt", "scheduler", b"scheduler", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_fps", b"_fps", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_inference_steps", b"_num_inference_steps", "_scheduler", b"_scheduler", "_seed", b"_seed", "_strength", b"_strength", "_width", b"_width", "adapters", b"adapters", "controls", b"controls", "exact", b"exact", "extra", b"extra", "fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "inputs", b"inputs", "ip_adapters", b"ip_adapters", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "output_format", b"output_format", "prompt", b"prompt", "scheduler", b"scheduler", "seed", b"seed", "strength", b"strength", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact: _TypeAlias = _typing.Literal["exact"]  # noqa: Y015
     _WhichOneofArgType__exact: _TypeAlias = _typing.Literal["_exact", b"_exact"]  # noqa: Y015

@@ -33,12 +33,14 @@ class Artist(ScriptedWorker):
         adapters: Sequence[str] = (),
         schedulers: Sequence[str] = (),
         control_nets: Sequence[str] = (),
+        ip_adapters: Sequence[str] = (),
     ) -> None:
-        """adapters: those that it offers; none is loaded before it says so. schedulers, control_nets: likewise."""
+        """adapters: those that it offers; none is loaded before it says so. The others: likewise."""
         super().__init__(target, "encoder", "denoiser", "decoder")
         self._adapters = adapters
         self._schedulers = schedulers
         self._control_nets = control_nets
+        self._ip_adapters = ip_adapters
         self.allowed = asyncio.Event()
         self.allowed.set()
         self.denoising = asyncio.Event()
@@ -63,6 +65,7 @@ class Artist(ScriptedWorker):
         """loads: how often those that are loaded were."""
         return peer_pb2.Adapters(
             control_nets=self._control_nets,
+            ip_adapters=self._ip_adapters,
             offered=[
                 peer_pb2.OfferedAdapter(
                     name=name, scale=1, loaded=name in loads, load_seconds=seconds, loads=loads.get(name, 0)

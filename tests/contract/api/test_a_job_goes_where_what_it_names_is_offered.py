@@ -13,16 +13,18 @@ from contract.router.conftest import Start
 from diffusionpipeline.v1 import stage_pb2
 
 JOBS = "/v1/jobs"
+PICTURE = base64.b64encode(picture()).decode()
 
 
 @pytest.mark.parametrize(
     ("named", "offered"),
     [
         ({"adapters": [{"name": "ink"}]}, {"adapters": ["ink"]}),
-        ({"controls": [{"name": "edges", "image": base64.b64encode(picture()).decode()}]}, {"control_nets": ["edges"]}),
+        ({"controls": [{"name": "edges", "image": PICTURE}]}, {"control_nets": ["edges"]}),
+        ({"ip_adapters": [{"name": "style", "image": PICTURE}]}, {"ip_adapters": ["style"]}),
         ({"scheduler": "karras"}, {"schedulers": ["karras"]}),
     ],
-    ids=["adapters", "controls", "scheduler"],
+    ids=["adapters", "controls", "ip_adapters", "scheduler"],
 )
 async def test_after_a_restart(start_router: Start, named: dict[str, Any], offered: dict[str, Any]) -> None:
     first = await start_router(lease_seconds=300.0)

@@ -25,7 +25,9 @@ each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def thorough(case: Case) -> Any:
-    return pytest.param(case, marks=pytest.mark.thorough, id=f"{case.family}-{'-'.join(name for name, _ in case.shown)}")
+    return pytest.param(
+        case, marks=pytest.mark.thorough, id=f"{case.family}-{'-'.join(name for name, _ in case.shown)}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,11 @@ def thorough(case: Case) -> Any:
         *(pytest.param(Case(family, shown=ONE), id=family) for family in FAMILIES),
         pytest.param(Case("sd15", shown=PLUS), id="sd15-plus-look"),
         thorough(Case("sdxl", shown=PLUS)),
-        *(thorough(Case(family, shown=shown)) for family in FAMILIES for shown in (BOTH, TWICE, (("elsewhere", None),))),
+        *(
+            thorough(Case(family, shown=shown))
+            for family in FAMILIES
+            for shown in (BOTH, TWICE, (("elsewhere", None),))
+        ),
     ],
 )
 def test_split_equals_whole_and_the_classic_pipeline(pipeline: Any, case: Case) -> None:

@@ -12,6 +12,7 @@ from contract.api.artist import picture
 from contract.router.conftest import Router, Start
 from contract.router.scripted_worker import DEADLINE, ScriptedWorker, attach_all
 from contract.router.test_jobs_and_streams import create, ended, heard, peers
+from diffusion_router.peers.claims import MAX_ADAPTERS, make_plausible
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 from diffusionpipeline.words import PROTOCOL
 from testbed.waiting import eventually
@@ -86,6 +87,14 @@ async def test_forwards_that_took_no_possible_time_are_not_shown(router: Router)
     await worker.report(heartbeat=peer_pb2.Heartbeat(forwards=forwards))
     await heard(router, worker)
     assert await count(router, 'diffusion_router_ignored_reports_total{reason="impossible"}') == 2
+
+
+@pytest.mark.parametrize("kind", ["control_nets", "ip_adapters"])
+def test_of_more_names_than_a_worker_can_have_the_rest_is_passed_over(kind: str) -> None:
+    told = peer_pb2.Adapters(**{kind: [f"n{index}" for index in range(MAX_ADAPTERS + 3)]})
+    report = peer_pb2.PeerReport(heartbeat=peer_pb2.Heartbeat(adapters=told))
+    assert make_plausible(report) == 3
+    assert len(getattr(report.heartbeat.adapters, kind)) == MAX_ADAPTERS
 
 
 @pytest.mark.parametrize("key", ["inputs/x", "jobs/other/0.png", "../jobs.db", ""])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 
-from diffusion_worker.model import InvalidRequest, Media, Parameters, Values
+from diffusion_worker.model import InvalidRequest, IPAdapter, Media, Parameters, Values
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.driving import Driver
 from diffusionpipeline.words import Stage
@@ -59,6 +59,7 @@ class ScriptedModel:
         self.before_stage: Callable[[Stage], None] = lambda stage: None
         self.calls: list[tuple[Stage, str]] = []
         self.images: dict[str, Image.Image] = {}
+        self.ip_adapters: Sequence[IPAdapter] = ()
         self.held = False
         """Whether a step waits just now."""
         self._permits = threading.Semaphore(0)
@@ -70,7 +71,7 @@ class ScriptedModel:
         self._begin(Stage.ENCODE, parameters.prompt)
         if parameters.width == 13:
             raise InvalidRequest("width: 13 is not a multiple of 8")
-        self.images = dict(parameters.images)
+        self.images, self.ip_adapters = dict(parameters.images), parameters.ip_adapters
         nbytes = self.nbytes_of.get(parameters.prompt, self.nbytes)
         noise = np.full(nbytes, parameters.seed % 256, np.uint8)
         return {"prompt": parameters.prompt, "noise": noise, "steps": parameters.num_inference_steps or 1}

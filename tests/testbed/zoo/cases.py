@@ -75,7 +75,9 @@ def control_pictures(case: Case) -> list[Any]:
 
 def shown_pictures(case: Case) -> list[Any]:
     """Those that the case's IP-Adapters show: of sizes of their own."""
-    return [_picture((40 + case.picture, 30 + place), 200 + case.picture + place) for place in range(len(case.shown or ()))]
+    return [
+        _picture((40 + case.picture, 30 + place), 200 + case.picture + place) for place in range(len(case.shown or ()))
+    ]
 
 
 def inputs_of(family: Family, number: int) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""IP-Adapters for a checkpoint, with random weights: "look" and "style", "elsewhere" with an image encoder of its own, and
-for UNets "plus", of the kind that looks at patches of a picture."""
+"""IP-Adapters for a checkpoint, with random weights: "look" and "style", "elsewhere" with an image encoder of its own,
+and for UNets "plus", of the kind that looks at patches of a picture."""
 
 from __future__ import annotations
 
@@ -80,42 +80,51 @@ def _names(checkpoint: Checkpoint) -> Sequence[str]:
     return NAMES if checkpoint.pipeline == "FluxPipeline" else (*NAMES, PLUS)
 
 
-def _make(checkpoint: Checkpoint, path: Path) -> None:
-    import diffusers
+def write(network: Any, path: Path, names: Sequence[str]) -> Path:
+    """Files of these names for a network, and both image encoders, in the folder `path`."""
     import torch
     from safetensors.torch import save_file
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    pipeline = getattr(diffusers, checkpoint.pipeline).from_pretrained(ensure(checkpoint))
-    config = CLIPVisionConfig(
-        hidden_size=_HIDDEN,
-        intermediate_size=37,
-        projection_dim=_EMBEDDING,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=30,
-        patch_size=10,
-    )
     with torch.random.fork_rng():
         for seed, name in enumerate((ENCODER, OTHER_ENCODER)):
+            write_encoder(path / name, seed)
+        for seed, name in enumerate(names):
             torch.manual_seed(seed)
-            CLIPVisionModelWithProjection(config).save_pretrained(path / name)
-        for seed, name in enumerate(_names(checkpoint)):
-            torch.manual_seed(seed)
-            save_file(_tensors(pipeline, patches=name == PLUS), path / f"{name}.safetensors")
+            save_file(_tensors(network, patches=name == PLUS), path / f"{name}.safetensors")
+    return path
 
 
-def _tensors(pipeline: Any, *, patches: bool) -> dict[str, Any]:
+def write_encoder(path: Path, seed: int = 0, **changes: Any) -> Path:
+    """One that looks at pictures. `changes` of its config."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    sizes = {"hidden_size": _HIDDEN, "projection_dim": _EMBEDDING, "image_size": 30, "patch_size": 10}
+    sizes |= {"intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        CLIPVisionModelWithProjection(CLIPVisionConfig(**{**sizes, **changes})).save_pretrained(path)
+    return path
+
+
+def _make(checkpoint: Checkpoint, path: Path) -> None:
+    import diffusers
+
+    pipeline = getattr(diffusers, checkpoint.pipeline).from_pretrained(ensure(checkpoint))
+    network = pipeline.transformer if checkpoint.pipeline == "FluxPipeline" else pipeline.unet
+    write(network, path, _names(checkpoint))
+
+
+def _tensors(network: Any, *, patches: bool) -> dict[str, Any]:
     """A file's tensors, by the names of those who trained the first."""
-    if hasattr(pipeline, "unet"):
-        width = pipeline.unet.config.cross_attention_dim
+    if hasattr(network.config, "cross_attention_dim"):
+        width = network.config.cross_attention_dim
         layers = [
-            (2 * number + 1, pipeline.unet.get_submodule(name.removesuffix(".processor")).inner_dim)
-            for number, name in enumerate(one for one in pipeline.unet.attn_processors if ".attn2." in one)
+            (2 * number + 1, network.get_submodule(name.removesuffix(".processor")).inner_dim)
+            for number, name in enumerate(one for one in network.attn_processors if ".attn2." in one)
         ]
         attention = _attention(layers, width, bias=False)
     else:
-        network = pipeline.transformer
         width = network.config.joint_attention_dim
         layers = [(number, network.inner_dim) for number in range(network.config.num_layers)]
         attention = _attention(layers, width, bias=True)

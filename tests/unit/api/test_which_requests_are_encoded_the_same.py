@@ -59,6 +59,16 @@ def test_pictures_of_one_name_count_by_order_and_number() -> None:
     assert len({key(asked(inputs=files), READS) for files in inputs}) == len(orders)
 
 
+def test_what_pictures_are_for_counts_with_them() -> None:
+    files = [stage_pb2.InputFile(name="ip_adapters", key="inputs/1")]
+    style, face = stage_pb2.IPAdapter(name="style"), stage_pb2.IPAdapter(name="face")
+    of_style = key(asked(inputs=files, ip_adapters=[style]), READS)
+    assert key(asked(inputs=files, ip_adapters=[face]), READS) != of_style
+    assert key(asked(inputs=files, ip_adapters=[style], seed=8), READS) == of_style
+    led = [stage_pb2.Control(name="edges"), stage_pb2.Control(name="depth")]
+    assert len({key(asked(inputs=files, controls=[one]), READS) for one in led}) == 2
+
+
 def test_arguments_of_one_family_always_count() -> None:
     other = asked()
     other.extra["clip_skip"].int_value = 2

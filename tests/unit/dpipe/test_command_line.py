@@ -342,13 +342,16 @@ def test_a_scale_that_is_no_number_is_named_with_what_it_should_be() -> None:
     assert "--adapter ink:half: what follows the name is its scale, such as ink:0.8" in text
 
 
-def test_controls_are_sent_with_their_pictures_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_controls_and_ip_adapters_are_sent_with_their_pictures_in_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked: list[object] = []
 
     async def generated(
-        _url: str, request: dict[str, object], image: Path | None, controls: list[Path], *_: object, **__: object
+        _url: str, request: dict[str, object], pictures: list[tuple[str, Path]], *_: object, **__: object
     ) -> int:
-        asked.append((request.get("controls"), [one.name for one in controls]))
+        named = {name: request[name] for name in ("controls", "ip_adapters") if name in request}
+        asked.append((named, [(field, file.name) for field, file in pictures]))
         return 0
 
     monkeypatch.setattr("dpipe.client.generate.generate_files", generated)
@@ -356,22 +359,36 @@ def test_controls_are_sent_with_their_pictures_in_order(monkeypatch: pytest.Monk
     for one in (lines, odd):
         one.write_bytes(b"")
     made = ("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1")
-    assert dpipe(*made, "--control", f"edges={lines}:0.5", "--control", f"depth={odd}")[0] == 0
+    led = ("--control", f"edges={lines}:0.5", "--control", f"depth={odd}")
+    assert dpipe(*made, *led)[0] == 0
+    assert dpipe(*made, "--ip-adapter", f"style={odd}:0.5", "--ip-adapter", f"style={lines}")[0] == 0
+    assert dpipe(*made, *led[:2], "--ip-adapter", f"style={odd}", "--image", str(lines))[0] == 0
     assert dpipe(*made)[0] == 0
-    edges, depth = {"name": "edges", "scale": 0.5}, {"name": "depth"}
-    assert asked == [([edges, depth], ["lines.png", "far:2.png"]), (None, [])]
+    edges, depth, style = {"name": "edges", "scale": 0.5}, {"name": "depth"}, {"name": "style"}
+    control, shown = "controls[image]", "ip_adapters[image]"
+    assert asked == [
+        ({"controls": [edges, depth]}, [(control, "lines.png"), (control, "far:2.png")]),
+        ({"ip_adapters": [{**style, "scale": 0.5}, style]}, [(shown, "far:2.png"), (shown, "lines.png")]),
+        (
+            {"controls": [edges], "ip_adapters": [style]},
+            [("image", "lines.png"), (control, "lines.png"), (shown, "far:2.png")],
+        ),
+        ({}, []),
+    ]
 
 
+@pytest.mark.parametrize("option", ["--control", "--ip-adapter"])
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ("edges", "there is no file"),
-        ("edges=none.png", "there is no file none.png: give a name and a picture, as in edges=lines.png"),
+        ("edges=none.png", "there is no file none.png: give a name and a picture, as in edges=picture.png"),
         ("edges=none.png:half", "what follows the file is its scale, such as none.png:0.8"),
         ("=README.md", "give a name and a picture"),
     ],
 )
-def test_a_control_that_is_none_is_named_with_what_it_should_be(given: str, said: str) -> None:
-    code, text = dpipe("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1", "--control", given)
+def test_one_without_a_picture_is_named_with_what_it_should_be(option: str, given: str, said: str) -> None:
+    code, text = dpipe("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1", option, given)
     assert code != 0
+    assert f"{option} {given}: " in text
     assert said in text

@@ -26,6 +26,7 @@ BASES = {
     "adapters": SIMPLEST,
     "schedulers": SIMPLEST,
     "control-nets": SIMPLEST,
+    "ip-adapters": SIMPLEST,
     "pod-templates": SIMPLEST,
     "caches-and-claims": "digits-colocated",
     "isolated-and-monitored": "digits-colocated",

@@ -12,6 +12,7 @@ HUB = {"source": "Hub", "id": "a/b"}
 KARRAS = {"name": "k", "class": "DDIMScheduler"}
 ADAPTER = {"name": "ink", "source": "Hub", "id": "a/ink"}
 CONTROL_NET = {"name": "edges", "source": "Hub", "id": "a/edges"}
+IP_ADAPTER = {"name": "style", "source": "Hub", "id": "a/looks", "file": "b.safetensors"}
 
 
 def generation(given: Pipeline, images: Images = IMAGES) -> str:
@@ -52,6 +53,18 @@ def test_what_changes_the_meaning_of_a_tensor_changes_the_generation() -> None:
             pipeline(
                 model={"controlNets": [CONTROL_NET]},
                 roles={"denoiser": {"env": [{"name": "DIFFUSION_WORKER_CONTROL_NETS", "value": "[]"}]}},
+            )
+        ),
+        generation(pipeline(model={"ipAdapters": [IP_ADAPTER]})),
+        generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "revision": "2"}]})),
+        generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "file": "c.safetensors"}]})),
+        generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "imageEncoder": "d"}]})),
+        generation(pipeline(model={"ipAdapters": [{**IP_ADAPTER, "scale": 0.5}]})),
+        generation(pipeline(model={"ipAdapters": [IP_ADAPTER, {**IP_ADAPTER, "name": "b"}]})),
+        generation(
+            pipeline(
+                model={"ipAdapters": [IP_ADAPTER]},
+                roles={"denoiser": {"env": [{"name": "DIFFUSION_WORKER_IP_ADAPTERS", "value": "[]"}]}},
             )
         ),
         generation(

@@ -1,4 +1,4 @@
-"""Adapters, ControlNets and schedulers that a resource names reach the workers that need them."""
+"""Adapters, ControlNets, IP-Adapters and schedulers that a resource names reach the workers that need them."""
 
 from __future__ import annotations
 
@@ -53,20 +53,32 @@ def test_all_workers_are_told_of_schedulers_and_of_their_options_as_they_were_gi
         assert second == {"name": "plain", "class": "DDIMScheduler", "options": {}}
 
 
-def test_all_workers_are_told_of_control_nets() -> None:
-    model = {"controlNets": [{"name": "edges", "source": "Hub", "id": "a/edges", "subfolder": "canny"}]}
-    told = [{"name": "edges", "source": "Hub", "id": "a/edges", "revision": "", "subfolder": "canny", "scale": 1.0}]
+@pytest.mark.parametrize(
+    ("field", "variable", "own", "own_told"),
+    [
+        ("controlNets", "CONTROL_NETS", {"subfolder": "canny"}, {"subfolder": "canny"}),
+        ("ipAdapters", "IP_ADAPTERS", {"file": "b/c.bin"}, {"file": "b/c.bin", "image_encoder": ""}),
+        ("ipAdapters", "IP_ADAPTERS", {"file": "b.bin", "imageEncoder": "d"}, {"file": "b.bin", "image_encoder": "d"}),
+    ],
+    ids=["ControlNets", "IP-Adapters", "an image encoder elsewhere"],
+)
+def test_all_workers_are_told_of_what_requests_bring_pictures_for(
+    field: str, variable: str, own: dict[str, str], own_told: dict[str, str]
+) -> None:
+    model = {field: [{"name": "a", "source": "Hub", "id": "b/c", **own}], "allowPickle": True}
+    told = [{"name": "a", "source": "Hub", "id": "b/c", "revision": "", "scale": 1.0, **own_told}]
     heard = {
-        role: json.loads(environment(found).get("DIFFUSION_WORKER_CONTROL_NETS", "null"))
+        role: json.loads(environment(found).get(f"DIFFUSION_WORKER_{variable}", "null"))
         for role, found in stateful_sets(render(pipeline(model=model))).items()
     }
     assert heard == {"router": None, "encoder": told, "denoiser": told, "decoder": told}
 
 
-@pytest.mark.parametrize("beside", ["adapters", "controlNets"])
+@pytest.mark.parametrize("beside", ["adapters", "controlNets", "ipAdapters"])
 @pytest.mark.parametrize("source", ["Hub", "Path"])
 def test_workers_reach_a_hub_for_what_is_beside_a_model_that_is_not_downloaded(source: str, beside: str) -> None:
-    model = {beside: [{"name": "ink", "source": source, "id": "/a/ink"}]}
+    own = {"file": "b.safetensors"} if beside == "ipAdapters" else {}
+    model = {beside: [{"name": "ink", "source": source, "id": "/a/ink", **own}]}
     policies = of_kind(render(pipeline(model=model, networkPolicy={"mode": "Isolate"})), "NetworkPolicy")
     egress = policies["digits-workers"]["spec"]["egress"]
     assert ({"ports": [{"protocol": "TCP", "port": 443}]} in egress) == (source == "Hub")

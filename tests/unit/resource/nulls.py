@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from diffusion_operator.api import crd
 
 # Of which required fields have the first that fits.
-_SAMPLES = ("a", "02:30", "10.0.0.0/8", 1, {}, [])
+_SAMPLES = ("a", "a.safetensors", "02:30", "10.0.0.0/8", 1, {}, [])
 _ENTRY = "example.com/a"
 
 

@@ -89,6 +89,8 @@ ALLOWED_EDITS = [
     (HUB, "model: {id: a/b, cache: {type: PersistentVolumeClaim, claimName: c}}"),
     (HUB, "model: {id: a/b, adapters: [{name: a, source: Hub, id: c/d}], adapterSource: {path: /a}}"),
     (HUB, "model: {id: a/b, controlNets: [{name: a, source: Hub, id: c/d, subfolder: e/f, scale: 0.5}]}"),
+    (HUB, "model: {id: a/b, ipAdapters: [{name: a, source: Hub, id: c/d, file: e/f.safetensors, imageEncoder: e/g}]}"),
+    (HUB, "model: {id: a/b, allowPickle: true, ipAdapters: [{name: a, source: Hub, id: c/d, file: f.bin}]}"),
     ("model: {id: a/b, adapters: [{name: a, source: Hub, id: c/d}]}", "model: {id: a/b, adapterSource: {path: /a}}"),
     (HUB, HUB + "\nrouter: {storage: {size: 1Gi}}"),
     # Whether claims can grow is for their storage class to say.

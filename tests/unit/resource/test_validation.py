@@ -142,6 +142,19 @@ BROKEN_RULES = {
     "model: {id: a/b, cache: {type: ModelCache, modelCacheName: c}, controlNets: [{name: a, source: Hub, id: c/d}]}": (
         "spec.model: a ModelCache holds its model alone"
     ),
+    "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: a, file: b.safetensors}]}": (
+        "spec.model.ipAdapters[0]: id must be an absolute path when source is Path"
+    ),
+    "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: /a, file: b.safetensors, revision: main}]}": (
+        "spec.model.ipAdapters[0]: revision belongs to source Hub"
+    ),
+    "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: /a, file: b.bin}]}": (
+        "spec.model: a .bin is a pickle, which can run any code: name the IP-Adapter's .safetensors as its file"
+    ),
+    "model: {source: Bundled, tokenSecretRef: {name: s}, ipAdapters: [{name: a, source: Path, id: /a, "
+    "file: b.safetensors}]}": ("spec.model: tokenSecretRef belongs to source Hub, of the model, an adapter"),
+    "model: {id: a/b, cache: {type: ModelCache, modelCacheName: c}, ipAdapters: [{name: a, source: Hub, id: c/d, "
+    "file: e.safetensors}]}": ("spec.model: a ModelCache holds its model alone"),
     "model: {source: Bundled, maxLoadedAdapters: 2}": "spec.model: maxLoadedAdapters is about the adapters of",
     MINIMAL + "\nroles: {denoiser: {cacheRetention: {whenScaled: Delete}}}": "spec: cacheRetention is about the claims",
     MINIMAL + "\nroles: {encoder: {colocateWith: denoiser, gpus: 1}}": "spec.roles.encoder: a colocated role runs in",
@@ -301,6 +314,26 @@ WRONG_VALUES = {
     ),
     "model: {source: Bundled, schedulers: [{name: a, class: A, options: {b: $(HF_TOKEN)}}]}": (
         "spec.model.schedulers[0].options.b: "
+    ),
+    "model: {source: Bundled, ipAdapters: [{name: a, source: Path, id: /a}]}": (
+        "spec.model.ipAdapters[0]: lacks the required field file"
+    ),
+    **{
+        f"model: {{source: Bundled, ipAdapters: [{{name: a, source: Path, id: /a, file: '{file}'}}]}}": (
+            "spec.model.ipAdapters[0].file: must match"
+        )
+        for file in (
+            "/b.safetensors",
+            "../b.safetensors",
+            "b/../c.safetensors",
+            "b//c.safetensors",
+            "b/",
+            "b.pt",
+            ".bin",
+        )
+    },
+    "model: {id: a/b, ipAdapters: [{name: a, source: Hub, id: c/d, file: e.safetensors, imageEncoder: ../f}]}": (
+        "spec.model.ipAdapters[0].imageEncoder: must match"
     ),
     "model: {source: Bundled, dtype: fp16}": "spec.model.dtype: must be one of bfloat16, float16, float32, not 'fp16'",
     "model: {id: ''}": "spec.model.id: must not be empty",

@@ -18,13 +18,13 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from diffusion_router.api import plain_json
-from diffusion_router.api.controls import FORM_FILE, pictures, without_pictures
 from diffusion_router.api.errors import ApiError, too_large
 from diffusion_router.api.fields import InvalidField
-from diffusion_router.api.kinds import SEVERAL, Kind
+from diffusion_router.api.kinds import PICTURED, SEVERAL, Kind
 from diffusion_router.api.limits import Limits
+from diffusion_router.api.pictured import without_pictures
 from diffusion_router.api.validation import RequestReader
-from diffusionpipeline.words import CONTROLS, VIDEO_INPUTS
+from diffusionpipeline.words import VIDEO_INPUTS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -157,7 +157,7 @@ class BodyReader:
             raise InvalidField(given[-1][0], text)
         files: list[File] = []
         for name, data in given:
-            argument = CONTROLS if name.startswith(CONTROLS) else kind.files[name]
+            argument = kind.files.get(name) or name.partition("[")[0]
             if argument not in SEVERAL and any(file.argument == argument for file in files):
                 raise InvalidField(name, f"File {name!r} is given twice, and no model takes several of it")
             files.append(await read_file(name, argument, data, self._limits.max_pixels))
@@ -168,9 +168,8 @@ class BodyReader:
     async def _inlined(self, length: int, kind: Kind, values: Mapping[str, object]) -> Body:
         """length: of the body, in bytes."""
         given = await self._parse(length, inlined, kind, values)
-        if CONTROLS in values:
-            values = {**values, CONTROLS: without_pictures(values[CONTROLS])}
-        return await self._body(kind, given, values)
+        bare = {one.field: without_pictures(values[one.field]) for one in PICTURED if one.field in values}
+        return await self._body(kind, given, {**values, **bare})
 
     async def _parts(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> FormData:
         parser = MultiPartParser(
@@ -213,13 +212,16 @@ def inlined(kind: Kind, values: Mapping[str, object]) -> list[tuple[str, bytes]]
     An address of another kind is never followed.
     """
     found: list[tuple[str, bytes]] = []
-    for name in (name for name in kind.files if name != FORM_FILE and values.get(name) is not None):
+    held = [one.form_file for one in PICTURED]
+    for name in (name for name in kind.files if name not in held and values.get(name) is not None):
         value = values[name]
         found += [
             (name, _unpacked(name, one, ", or a list of them"))
             for one in (value if isinstance(value, list) else [value])
         ]
-    return found + [(name, _unpacked(name, one)) for name, one in pictures(values.get(CONTROLS))]
+    for listed in PICTURED:
+        found += [(name, _unpacked(name, one)) for name, one in listed.pictures(values.get(listed.field))]
+    return found
 
 
 def _unpacked(name: str, value: object, several: str = "") -> bytes:

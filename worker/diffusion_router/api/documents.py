@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from diffusion_router.api.controls import FORM_FILE, with_pictures
-from diffusion_router.api.kinds import SEVERAL, Kind
+from diffusion_router.api.kinds import PICTURED, SEVERAL, Kind
 from diffusion_router.api.objects import ErrorResponse
 from diffusionpipeline.words import VIDEO_INPUTS
 
@@ -29,13 +28,13 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def json_body(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return _with_key({"application/json": {"schema": with_pictures(schema)}})
+    return _with_key({"application/json": {"schema": _with_pictures(schema)}})
 
 
 def json_or_form_body(schema: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     return _with_key(
         {
-            "application/json": {"schema": with_pictures(_with_files(schema, kind, "base64"))},
+            "application/json": {"schema": _with_pictures(_with_files(schema, kind, "base64"))},
             "multipart/form-data": {"schema": _with_files(schema, kind, "binary")},
         }
     )
@@ -53,9 +52,17 @@ def _with_key(content: Mapping[str, object]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "parameters": [key]}
 
 
+def _with_pictures(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a request whose named things hold their pictures, as JSON has them."""
+    properties = schema["properties"]
+    whole = {one.field: one.schema_with_pictures() for one in PICTURED if one.field in properties}
+    return {**schema, "properties": {**properties, **whole}}
+
+
 def _with_files(schema: Mapping[str, Any], kind: Kind, encoding: str) -> dict[str, Any]:
-    # `image[]` is another spelling of `image`, and in JSON a control holds its picture.
-    left_out = [name for name in kind.files if name.endswith("[]") or (name == FORM_FILE and encoding == "base64")]
+    # `image[]` is another spelling of `image`, and in JSON a ControlNet or IP-Adapter holds its picture.
+    held = [one.form_file for one in PICTURED] if encoding == "base64" else []
+    left_out = [name for name in kind.files if name.endswith("[]") or name in held]
     files = {name: _file(argument, encoding) for name, argument in kind.files.items() if name not in left_out}
     return {
         **schema,

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from diffusion_router.api.adapters import AdapterList, OneAdapter
-from diffusion_router.api.controls import FORM_FILE, ControlList
+from diffusion_router.api.controls import CONTROL_LIST
 from diffusion_router.api.fields import Arguments, Choice, Field, Integer, Never, Number, Seconds, Size, Switch, Text
+from diffusion_router.api.ip_adapters import IP_ADAPTER_LIST
 from diffusion_router.api.limits import Limits
 from diffusionpipeline.v1 import stage_pb2
-from diffusionpipeline.words import CONTROLS, VIDEO_INPUTS
+from diffusionpipeline.words import VIDEO_INPUTS
 
 # A generator's seed, and what fits into every client's 64-bit integer.
 MAX_SEED: Final = 2**63 - 1
@@ -39,12 +40,15 @@ class Kind:
     needs_image: bool = False
 
 
+PICTURED: Final = (CONTROL_LIST, IP_ADAPTER_LIST)
+"""Fields that are lists of named things, each with a picture."""
+
 _IMAGE_FILES: Final = {
     "image": "image",
     "image[]": "image",
     "mask": "mask_image",
     "control_image": "control_image",
-    FORM_FILE: CONTROLS,
+    **{one.form_file: one.field for one in PICTURED},
 }
 _VIDEO_FILES: Final = {
     "input_reference": "image",
@@ -54,7 +58,7 @@ _VIDEO_FILES: Final = {
     **{name: name for name in VIDEO_INPUTS},
 }
 
-SEVERAL: Final = frozenset(["image", "reference_images", CONTROLS])
+SEVERAL: Final = frozenset(["image", "reference_images", *(one.field for one in PICTURED)])
 """Arguments for which some models take several files."""
 
 GENERATION: Final = Kind(output="image")
@@ -107,7 +111,7 @@ def request_fields(kind: Kind, limits: Limits) -> dict[str, Field]:
         ("loras", KINDS, AdapterList("The same as `adapters`")),
         ("lora", KINDS, OneAdapter("The same as `adapters`, of one")),
         ("scheduler", KINDS, Text("A scheduler that the pipeline lists, by name", 63, min_length=1)),
-        ("controls", pictures, ControlList("ControlNets by name, each with the picture by which it leads")),
+        *((one.field, pictures, one) for one in PICTURED),
         ("exact", KINDS, Switch("Computed by itself, where the pipeline shares forwards among requests")),
         ("max_sequence_length", KINDS, Integer("Tokens of the prompt that count", 1, 65_536)),
         ("true_cfg_scale", KINDS, Number("Guidance by the negative prompt, of models with two kinds", 0, 1000)),

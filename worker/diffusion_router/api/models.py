@@ -1,8 +1,12 @@
-"""`/v1/models`: what the registered workers serve, and the adapters and ControlNets that they offer with it."""
+"""`/v1/models`: what the registered workers serve, and what requests may name beside it.
+
+Adapters are models of their own there; ControlNets, IP-Adapters and schedulers are listed by the model.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -12,6 +16,7 @@ from diffusion_router.api.errors import not_found
 from diffusion_router.api.objects import AdapterObject, ModelList, ModelObject
 from diffusion_router.api.responses import respond
 from diffusion_router.api.submission import Api
+from diffusion_router.peers.registry import Registry
 from diffusionpipeline.v1 import peer_pb2
 
 
@@ -22,12 +27,7 @@ def model_routes(api: Api) -> APIRouter:
 
     def served() -> list[ModelObject | AdapterObject]:
         """Models first, so that one is found before an adapter of its name."""
-        leading = api.registry.control_nets() or {}
-        schedulers = sorted(api.registry.schedulers() or ())
-        models = [
-            _object(model, created, sorted(name for name, led in leading.items() if led.id == model.id), schedulers)
-            for model in api.registry.models()
-        ]
+        models = [_object(api.registry, model, created) for model in api.registry.models()]
         adapters = [
             AdapterObject(id=name, created=created, parent=model.id, output=model.makes)
             for name, model in sorted(api.registry.served_adapters().items())
@@ -55,13 +55,17 @@ def model_routes(api: Api) -> APIRouter:
     return routes
 
 
-def _object(model: peer_pb2.ModelIdentity, created: int, control_nets: list[str], schedulers: list[str]) -> ModelObject:
+def _object(registry: Registry, model: peer_pb2.ModelIdentity, created: int) -> ModelObject:
+    def of_it(offered: Mapping[str, peer_pb2.ModelIdentity] | None) -> list[str]:
+        return sorted(name for name, its in (offered or {}).items() if its.id == model.id)
+
     return ModelObject(
         id=model.id,
         created=created,
         revision=model.revision,
         digest=model.digest,
         output=model.makes,
-        schedulers=schedulers,
-        control_nets=control_nets,
+        schedulers=sorted(registry.schedulers() or ()),
+        control_nets=of_it(registry.control_nets()),
+        ip_adapters=of_it(registry.ip_adapters()),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from pydantic import BaseModel, create_model
 
 from diffusion_router.api.errors import job_error
@@ -89,6 +90,8 @@ class ModelObject(BaseModel):
     """Names of those that requests may give in the place of its own."""
     control_nets: list[str]
     """What requests may name in `controls`."""
+    ip_adapters: list[str]
+    """What requests may name in the field of this name."""
 
 
 class AdapterObject(BaseModel):
@@ -171,6 +174,9 @@ class ShownControl(BaseModel):
     mode: int | None
 
 
+_Named = TypeVar("_Named", ShownAdapter, ShownControl)
+
+
 class ParametersObject(_Shown):
     """What a job was asked for, in the protobuf's fields."""
 
@@ -178,6 +184,7 @@ class ParametersObject(_Shown):
     size: str
     adapters: list[ShownAdapter]
     controls: list[ShownControl]
+    ip_adapters: list[ShownAdapter]
     model_args: dict[str, bool | int | float | str | None]
 
 
@@ -287,19 +294,17 @@ def _parameters_object(given: stage_pb2.JobParameters) -> ParametersObject:
     return ParametersObject(
         seed=given.seed,
         size=f"{given.width}x{given.height}" if given.width else "auto",
-        adapters=[
-            ShownAdapter(name=adapter.name, scale=adapter.scale if adapter.HasField("scale") else None)
-            for adapter in given.adapters
-        ],
-        controls=[_shown(control) for control in given.controls],
+        adapters=[_shown(ShownAdapter, one) for one in given.adapters],
+        controls=[_shown(ShownControl, one) for one in given.controls],
+        ip_adapters=[_shown(ShownAdapter, one) for one in given.ip_adapters],
         model_args={name: scalar_value(scalar) for name, scalar in given.extra.items()},
         **{field.name: present.get(field.name, None if field.has_presence else "") for field in _SHOWN},
     )
 
 
-def _shown(control: stage_pb2.Control) -> ShownControl:
-    given = {field.name: value for field, value in control.ListFields()}
-    return ShownControl(**{name: given.get(name) for name in ShownControl.model_fields})
+def _shown(model: type[_Named], message: Message) -> _Named:
+    given = {field.name: value for field, value in message.ListFields()}
+    return model(**{name: given.get(name) for name in model.model_fields})
 
 
 def _stage_object(report: job_pb2.StageReport) -> StageObject:

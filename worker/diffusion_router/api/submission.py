@@ -11,10 +11,9 @@ import structlog
 from starlette.requests import Request
 
 from diffusion_router.api.body import Body, BodyReader
-from diffusion_router.api.controls import check_pictures
 from diffusion_router.api.errors import ApiError, not_found
 from diffusion_router.api.fields import InvalidField
-from diffusion_router.api.kinds import VIDEO_FORMAT, Kind
+from diffusion_router.api.kinds import PICTURED, VIDEO_FORMAT, Kind
 from diffusion_router.api.limits import Limits
 from diffusion_router.api.schedulers import check_scheduler
 from diffusion_router.api.validation import Request as GenerationRequest
@@ -23,7 +22,7 @@ from diffusion_router.peers.registry import Registry
 from diffusion_router.service import JobService
 from diffusion_router.store import StoreError
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
-from diffusionpipeline.words import CONTROLS, MAX_ADAPTERS
+from diffusionpipeline.words import CONTROLS, IP_ADAPTERS, MAX_ADAPTERS
 
 _MAX_KEY_CHARS: Final = 255
 # Of a message.
@@ -61,7 +60,7 @@ class Api:
     async def _submit(self, body: Body, kind: Kind, key: str | None) -> Submitted:
         generation = settle_adapters(self.registry, self.reader.read(kind, body.values))
         check_scheduler(self.registry, generation)
-        settle_controls(self.registry, generation.parameters, [file.argument for file in body.files].count(CONTROLS))
+        settle_pictured(self.registry, generation.parameters, [file.argument for file in body.files])
         model = settle_output(self.registry, generation, kind)
         kept: list[str] = []
         try:
@@ -131,28 +130,33 @@ def settle_adapters(registry: Registry, generation: GenerationRequest) -> Genera
         generation = replace(generation, model=None)
     for index, adapter in enumerate(named):
         if offered is not None and adapter.name not in offered:
-            raise InvalidField(f"adapters[{index}].name", _not_offered(adapter.name, sorted(offered)))
+            raise InvalidField(
+                f"adapters[{index}].name", _not_offered("adapter", adapter.name, offered, "spec.model.adapters")
+            )
     return generation
 
 
-def settle_controls(registry: Registry, parameters: stage_pb2.JobParameters, pictures: int) -> None:
-    """Raises InvalidField for a ControlNet that no denoiser offers, and for one without a picture, or the other way."""
-    offered = registry.control_nets()
-    for index, control in enumerate(parameters.controls):
-        if offered is not None and control.name not in offered:
-            text = _not_offered(control.name, sorted(offered), "ControlNet", "spec.model.controlNets")
-            raise InvalidField(f"{CONTROLS}[{index}].name", text)
-    check_pictures(len(parameters.controls), pictures)
+def settle_pictured(registry: Registry, parameters: stage_pb2.JobParameters, files: Sequence[str]) -> None:
+    """Raises InvalidField for a ControlNet or IP-Adapter that no denoiser offers, and for one without a picture, or the
+    other way. `files`: what those of the request are for."""
+    by_field = {CONTROLS: registry.control_nets(), IP_ADAPTERS: registry.ip_adapters()}
+    for one in PICTURED:
+        offered, named = by_field[one.field], getattr(parameters, one.field)
+        for index, item in enumerate(named):
+            if offered is not None and item.name not in offered:
+                raise InvalidField(f"{one.field}[{index}].name", _not_offered(one.kind, item.name, offered, one.listed))
+        one.check_pictures(len(named), files.count(one.field))
 
 
-def _not_offered(name: str, offered: Sequence[str], what: str = "Adapter", field: str = "spec.model.adapters") -> str:
+def _not_offered(what: str, name: str, offered: Collection[str], listed: str) -> str:
+    """`what`: it is, with a small letter where it has one. `listed`: the resource's field."""
+    said = f"{what[0].upper()}{what[1:]} {name!r}"
     if not offered:
-        some = "ControlNets" if what == "ControlNet" else "adapters"
-        return f"{what} {name!r}: this pipeline has no {some}; leave it out, or add it to {field}"
-    names = ", ".join(offered[:_MAX_NAMES])
+        return f"{said}: this pipeline has no {what}s; leave it out, or add it to {listed}"
+    names = ", ".join(sorted(offered)[:_MAX_NAMES])
     if len(offered) > _MAX_NAMES:
         names += f" and {len(offered) - _MAX_NAMES} more (GET /v1/models has them all)"
-    return f"{what} {name!r} is not offered here; there are {names}. Name one of these, or add it to {field}"
+    return f"{said} is not offered here; there are {names}. Name one of these, or add it to {listed}"
 
 
 def settle_output(registry: Registry, generation: GenerationRequest, kind: Kind) -> str:

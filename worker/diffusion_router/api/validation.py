@@ -8,10 +8,19 @@ from typing import Any
 
 from diffusion_router.api import adapters
 from diffusion_router.api.fields import InvalidField, parse_scalar
-from diffusion_router.api.kinds import DEFAULT_FPS, JOB, KINDS, MAX_SEED, PARAMETERS, PASSED_ON, Kind, request_fields
+from diffusion_router.api.kinds import (
+    DEFAULT_FPS,
+    JOB,
+    KINDS,
+    MAX_SEED,
+    PARAMETERS,
+    PASSED_ON,
+    PICTURED,
+    Kind,
+    request_fields,
+)
 from diffusion_router.api.limits import Limits
 from diffusionpipeline.v1 import stage_pb2
-from diffusionpipeline.words import CONTROLS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +87,10 @@ class RequestReader:
             values["size"] = f"{values.pop('width', 0)}x{values.pop('height', 0)}"
         if message.adapters:
             values["adapters"] = [_plain(adapter) for adapter in message.adapters]
-        if message.controls:
-            raise InvalidField("controls", "Field 'controls' can't be set: its pictures are sent to POST /v1/jobs")
+        for one in PICTURED:
+            if getattr(message, one.field):
+                text = f"Field {one.field!r} can't be set: its pictures are sent to POST /v1/jobs"
+                raise InvalidField(one.field, text)
         if message.inputs:
             raise InvalidField("inputs", "Field 'inputs' can't be set: files are sent to POST /v1/jobs")
         if message.extra:
@@ -119,7 +130,8 @@ class RequestReader:
         for name, value in checked.get("model_args", {}).items():
             _set_scalar(parameters.extra[name], value)
         parameters.adapters.extend(_adapters(checked))
-        parameters.controls.extend(checked.get(CONTROLS, ()))
+        for one in PICTURED:
+            getattr(parameters, one.field).extend(checked.get(one.field, ()))
         if (size := checked.get("size")) is not None:
             parameters.width, parameters.height = size
         if "seconds" in checked:

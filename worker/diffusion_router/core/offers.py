@@ -1,4 +1,4 @@
-"""What the denoisers of each generation offer: adapters, ControlNets and schedulers, by name.
+"""What the denoisers of each generation offer: adapters, ControlNets, IP-Adapters and schedulers, by name.
 
 Denoisers alone are asked: an adapter changes what they compute, and what encoders do only where its file says so. All
 of a generation offer the same but for a while, when a file has come into their folder or gone from it.
@@ -16,6 +16,7 @@ Names = frozenset[str]
 
 NONE: Final[Names] = frozenset()
 _CONTROL_NET: Final = "ControlNet "
+_IP_ADAPTER: Final = "IP-Adapter "
 _SCHEDULER: Final = "scheduler "
 # No adapter's name has a space in it; what is no adapter is named by its kind and its name.
 
@@ -35,8 +36,18 @@ def control_net_of(name: str) -> str | None:
     return name.removeprefix(_CONTROL_NET) if name.startswith(_CONTROL_NET) else None
 
 
+def of_ip_adapter(name: str) -> str:
+    """An IP-Adapter among what is offered and needed."""
+    return _IP_ADAPTER + name
+
+
+def ip_adapter_of(name: str) -> str | None:
+    """The inverse; None: this is the name of something else."""
+    return name.removeprefix(_IP_ADAPTER) if name.startswith(_IP_ADAPTER) else None
+
+
 def in_words(names: Names) -> str:
-    """For people: which of a job's adapters, which ControlNets, and which scheduler."""
+    """For people: which of a job's adapters, which ControlNets, which IP-Adapters, and which scheduler."""
     adapters = sorted(name for name in names if " " not in name)
     others = sorted(names - set(adapters))
     return " and ".join([*([f"adapters {', '.join(adapters)}"] if adapters else []), *others])

@@ -68,7 +68,7 @@ def _plausible_timings(timings: stage_pb2.StageTimings) -> int:
 
 def _plausible_adapters(adapters: peer_pb2.Adapters) -> int:
     wrong = 0
-    for names in (adapters.offered, adapters.control_nets):
+    for names in (adapters.offered, adapters.control_nets, adapters.ip_adapters):
         # To change an absent message makes it a present one.
         if too_many := max(0, len(names) - MAX_ADAPTERS):
             del names[MAX_ADAPTERS:]

@@ -53,8 +53,14 @@ class Conditionings:
 
 
 def key(parameters: stage_pb2.JobParameters, reads: Reads) -> str:
-    """The hash of what encoding reads of a request, and of all arguments that only its family of models has."""
-    read = stage_pb2.JobParameters(inputs=parameters.inputs, extra=parameters.extra)
+    """The hash of what encoding reads of a request: its files with what they are for, all arguments that only its
+    family of models has, and what else is among `reads`."""
+    read = stage_pb2.JobParameters(
+        inputs=parameters.inputs,
+        controls=parameters.controls,
+        ip_adapters=parameters.ip_adapters,
+        extra=parameters.extra,
+    )
     for field, value in parameters.ListFields():
         if field.message_type is None and field.name in reads:
             setattr(read, field.name, value)

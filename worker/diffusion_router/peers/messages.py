@@ -11,10 +11,10 @@ import re
 from typing import TypeAlias
 
 from diffusion_router import core
-from diffusion_router.core.offers import of_control_net
+from diffusion_router.core.offers import of_control_net, of_ip_adapter
 from diffusion_router.peers.claims import MalformedReport, check_result
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
-from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME
+from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, IP_ADAPTER_NAME
 
 Report: TypeAlias = peer_pb2.StageDone
 Core: TypeAlias = core.Core[Report]
@@ -61,12 +61,12 @@ def _version_of_ip(pool: peer_pb2.Pool) -> str:
 def _adapters(told: peer_pb2.Adapters) -> core.Adapters:
     # A file may have a name that no request can say.
     named = [adapter for adapter in told.offered if re.fullmatch(ADAPTER_NAME, adapter.name, re.ASCII)]
-    leading = frozenset(
-        of_control_net(name) for name in told.control_nets if re.fullmatch(CONTROL_NAME, name, re.ASCII)
-    )
+    control_nets = (of_control_net(name) for name in told.control_nets if re.fullmatch(CONTROL_NAME, name, re.ASCII))
+    ip_adapters = (of_ip_adapter(name) for name in told.ip_adapters if re.fullmatch(IP_ADAPTER_NAME, name, re.ASCII))
+    always = frozenset([*control_nets, *ip_adapters])
     return core.Adapters(
-        offered=leading.union(adapter.name for adapter in named),
-        loaded=leading.union(adapter.name for adapter in named if adapter.loaded),
+        offered=always.union(adapter.name for adapter in named),
+        loaded=always.union(adapter.name for adapter in named if adapter.loaded),
     )
 
 

@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from diffusion_router.core import SharesSet, Stage
-from diffusion_router.core.offers import control_net_of
+from diffusion_router.core.offers import control_net_of, ip_adapter_of
 from diffusion_router.core.shares import checked
 from diffusion_router.core.tallies import Tally
 from diffusion_router.peers import messages
@@ -34,6 +34,7 @@ class _Offered:
 
     adapters: dict[str, peer_pb2.ModelIdentity] = field(default_factory=dict)
     control_nets: dict[str, peer_pb2.ModelIdentity] = field(default_factory=dict)
+    ip_adapters: dict[str, peer_pb2.ModelIdentity] = field(default_factory=dict)
     schedulers: set[str] = field(default_factory=set)
 
 
@@ -94,6 +95,10 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         """The same of ControlNets."""
         return found.control_nets if (found := self._offered_now()) else None
 
+    def ip_adapters(self) -> dict[str, peer_pb2.ModelIdentity] | None:
+        """The same of IP-Adapters."""
+        return found.ip_adapters if (found := self._offered_now()) else None
+
     def schedulers(self) -> Set[str] | None:
         """The names of those that denoisers offer. None: no denoiser is there."""
         return found.schedulers if (found := self._offered_now()) else None
@@ -115,11 +120,12 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
                 continue
             model = self._named(session.register.model)
             for name in peer.offered - peer.schedulers:
-                control_net = control_net_of(name)
-                if control_net is None:
-                    found.adapters[name] = model
-                else:
+                if (control_net := control_net_of(name)) is not None:
                     found.control_nets[control_net] = model
+                elif (ip_adapter := ip_adapter_of(name)) is not None:
+                    found.ip_adapters[ip_adapter] = model
+                else:
+                    found.adapters[name] = model
             found.schedulers.update(session.register.schedulers)
         return found
 

@@ -1,4 +1,5 @@
-"""What the router is told of a model's ControlNets and adapters: which there are, and which adapters are loaded."""
+"""What the router is told of a model's adapters, ControlNets and IP-Adapters: which there are, and which adapters are
+loaded."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ LOOK_SECONDS: Final = 2.0
 
 
 class Offering:
-    def __init__(self, model: StageModel, control_nets: Sequence[str] = ()) -> None:
-        """`control_nets`: names of those that the model was loaded with."""
+    def __init__(self, model: StageModel, control_nets: Sequence[str] = (), ip_adapters: Sequence[str] = ()) -> None:
+        """`control_nets`, `ip_adapters`: names of those that the model was loaded with."""
         self._model = model
         self._control_nets = control_nets
+        self._ip_adapters = ip_adapters
         self._offered: list[Offered] | None = None
         self._said: list[Offered] | None = None
 
@@ -34,9 +36,11 @@ class Offering:
     def all(self) -> peer_pb2.Adapters | None:
         """What is known; None: this model never has any."""
         self._said = self._offered
-        if self._offered is None and not self._control_nets:
+        if self._offered is None and not self._control_nets and not self._ip_adapters:
             return None
-        return peer_pb2.Adapters(offered=map(_to_wire, self._offered or ()), control_nets=self._control_nets)
+        return peer_pb2.Adapters(
+            offered=map(_to_wire, self._offered or ()), control_nets=self._control_nets, ip_adapters=self._ip_adapters
+        )
 
     def news(self) -> peer_pb2.Adapters | None:
         """What is known, if it is something else than was said last."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 FIELDS: Final = tuple(
     field.name
     for field in dataclasses.fields(Parameters)
-    if field.name not in ("seed", "images", "extra", "adapters", "controls", "ip_adapters", "scheduler", "exact", "output_format")
+    if field.name
+    not in ("seed", "images", "extra", "adapters", "controls", "ip_adapters", "scheduler", "exact", "output_format")
 )
 FORMATS: Final = {"image": ("png", "webp", "jpeg"), "video": ("mp4",)}
 SCALARS: Final[frozenset[type]] = frozenset({int, float, str, bool})

@@ -40,13 +40,13 @@ PICTURE: Final = "ip_adapter_image"
 _NEGATIVE: Final = f"negative_{PICTURE}"
 _SET_BY_IP_ADAPTERS: Final = (PICTURE, f"{PICTURE}_embeds", _NEGATIVE, f"{_NEGATIVE}_embeds")
 _LEFT_OUT: Final = OPTIONAL_NETWORKS - {"safety_checker"}
-"""Of the folder's components: an image encoder that none of its requests has a picture for. IP-Adapters have their own."""
+"""Of the folder's components: an image encoder that no request has a picture for. IP-Adapters have their own."""
 _INPUTS: Final[Mapping[str, frozenset[str]]] = {
     "own": frozenset(),
     "image": frozenset({"image"}),
     "mask_image": frozenset({"image", "mask_image"}),
 }
-"""Of a request, by the kind of led pipeline that it is for."""
+"""Of a request, by the kind of pipeline that it is for; of others the kind itself."""
 
 
 class BaseModel(RoleModel, Protocol):
@@ -105,6 +105,11 @@ class BesideModel(ReplayModel):
                 denoisers=denoisers or {},
                 encoders={_part(IP_ADAPTERS, name): one for name, one in encoders.items()},
             ),
+        )
+
+        self.workflows = tuple(
+            replace(one, images=one.images | _INPUTS.get(kind, frozenset({kind})))
+            for kind, one in zip(self._classes, self.workflows, strict=True)
         )
 
     @property

@@ -79,7 +79,12 @@ class Call:
             else _outline(value, self.batch, lists=self.lists)
             for name, value in self.arguments.items()
         }
-        return (id(self.network), self.adapters, self.shown, tuple(sorted(outlines.items(), key=lambda entry: entry[0])))
+        return (
+            id(self.network),
+            self.adapters,
+            self.shown,
+            tuple(sorted(outlines.items(), key=lambda entry: entry[0])),
+        )
 
     def run(self) -> Any:
         """What the network makes of it."""

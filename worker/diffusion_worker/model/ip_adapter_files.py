@@ -15,7 +15,7 @@ from diffusion_worker.model.adapter_files import obtain, share_of
 from diffusion_worker.model.download import Download
 from diffusion_worker.model.patience import Patience
 from diffusion_worker.model.types import DownloadFailed, IPAdapterFiles, UnsupportedModel
-from diffusion_worker.model.weightfiles import weights_of
+from diffusion_worker.model.weightfiles import PICKLE_SUFFIXES, weights_of
 from diffusionpipeline.words import Stage
 
 _IMAGE_ENCODER: Final = "image_encoder"
@@ -77,31 +77,35 @@ def from_hub(
     """
     if not _wants_file(stages):
         return _files(one, Path(), stages)
+    if PurePosixPath(one.file).suffix in PICKLE_SUFFIXES and not allow_pickle:
+        raise UnsupportedModel(
+            f"{one.at}.file: {one.file} is a pickle that may run any code; name its safetensors, or set "
+            "model.allowPickle if you trust its maker"
+        )
+    config = f"{one.encoder}/{_CONFIG}"
+    # The file is small beside the encoder's weights: that it is not there is known before these come.
+    needed = {one.file: "file", **({config: "imageEncoder"} if Stage.ENCODE in stages else {})}
 
     def get(asked: Download, *, local: bool) -> Path | None:
-        wanted = [one.file]
-        if Stage.ENCODE in stages:
-            config = f"{one.encoder}/{_CONFIG}"
-            commit = asked.snapshot([config], local=local)
-            folder = commit / one.encoder
-            if not (folder / _CONFIG).is_file():
+        commit = asked.snapshot(list(needed), local=local)
+        for name, field in needed.items():
+            if not (commit / name).is_file():
                 if local:
                     return None
-                raise DownloadFailed(f"{one.at}.imageEncoder: repository {asked.name} has no {config}")
-            there = [file.name for file in folder.iterdir()] if local else _names(asked.listing(commit), one.encoder)
-            what = f"{one.at}.imageEncoder: {asked.name}"
-            found = weights_of(what, there, variant=variant, allow_pickle=allow_pickle)
-            if found is None or found.missing:
-                if local:
-                    return None
-                raise DownloadFailed(f"{one.at}.imageEncoder: repository {asked.name} lacks weights in {one.encoder}")
-            wanted += [f"{one.encoder}/{name}" for name in (_CONFIG, *found.files, *found.indexes)]
-        commit = asked.snapshot(wanted, local=local)
-        if not (commit / one.file).is_file():
+                raise DownloadFailed(f"{one.at}.{field}: repository {asked.name} has no {name}")
+        if Stage.ENCODE not in stages:
+            return commit
+        folder = commit / one.encoder
+        there = [file.name for file in folder.iterdir()] if local else _names(asked.listing(commit), one.encoder)
+        what = f"{one.at}.imageEncoder: {asked.name}"
+        # As transformers reads what it finds.
+        found = weights_of(what, there, variant=variant, allow_pickle=allow_pickle, whole_first=True)
+        if found is None or found.missing:
             if local:
                 return None
-            raise DownloadFailed(f"{one.at}.file: repository {asked.name} has no {one.file}")
-        return commit
+            raise DownloadFailed(f"{one.at}.imageEncoder: repository {asked.name} lacks weights in {one.encoder}")
+        weights = [f"{one.encoder}/{name}" for name in (*found.files, *found.indexes)]
+        return asked.snapshot([*needed, *weights], local=local)
 
     patience = Patience(patience_seconds, paused=paused)
     root = obtain(one.at, share_of(one.id, one.revision), get, patience, endpoint, cache, offline=offline)

@@ -89,8 +89,7 @@ def projection_of(state: State, network: Any, file: Path, at: str) -> torch.nn.M
         ) from error
     if isinstance(made, IPAdapterFaceIDImageProjection | IPAdapterFaceIDPlusImageProjection):
         raise UnsupportedModel(f"{at}: {file} {_OF_FACES}")
-    check_weights(made, file)
-    return made.eval().requires_grad_(False)
+    return _finished(made, file, at)
 
 
 def attention_of(state: State, network: Any, file: Path, at: str) -> dict[str, torch.nn.Module]:
@@ -113,10 +112,7 @@ def attention_of(state: State, network: Any, file: Path, at: str) -> dict[str, t
     held = sum(1 for one in found.values() for _ in one.parameters())
     if held != len(state.ip_adapter):
         raise UnsupportedModel(f"{other}: of its {len(state.ip_adapter)} tensors there is a place for {held}")
-    for one in found.values():
-        check_weights(one, file)
-        one.eval().requires_grad_(False)
-    return found
+    return {name: _finished(one, file, at) for name, one in found.items()}
 
 
 _OF_FACES: Final = (
@@ -136,6 +132,14 @@ class _Reader:
 
     def _load_ip_adapter_loras(self, _states: Any) -> Mapping[str, Any]:
         return {}
+
+
+def _finished(module: torch.nn.Module, file: Path, at: str) -> torch.nn.Module:
+    try:
+        check_weights(module, file)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{at}: {error}") from error
+    return module.eval().requires_grad_(False)
 
 
 def _left_out(file: Path, state: State) -> int:

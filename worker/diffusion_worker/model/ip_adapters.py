@@ -122,8 +122,8 @@ class IPAdapters:
         encoders = {id(self._encoders[name]): name for name, _ in used}
         if len(encoders) > 1:
             raise InvalidRequest(
-                f"ip_adapters: {' and '.join(encoders.values())} have different image encoders, and can't be used in one "
-                "request"
+                f"ip_adapters: {' and '.join(encoders.values())} have different image encoders, and can't be used "
+                "together"
             )
         return used
 
@@ -203,9 +203,7 @@ def _load_encoder(
         if (kind := read_json(path / "config.json").get("model_type")) != "clip_vision_model":
             raise UnsupportedModel(f"{path}: it is a {kind}, and IP-Adapters are shown pictures by a clip_vision_model")
         alone.weights(path.name, allow_pickle=allow_pickle)
-        made: torch.nn.Module = load_component(
-            alone, path.name, dtype=dtype, device=device, allow_pickle=allow_pickle
-        )
+        made: torch.nn.Module = load_component(alone, path.name, dtype=dtype, device=device, allow_pickle=allow_pickle)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{at}: {error}") from error
     return made
@@ -214,7 +212,8 @@ def _load_encoder(
 def _check_fits(projection: torch.nn.Module, encoder: Any, one: IPAdapterFiles, at: str) -> None:
     config = encoder.config
     patches = (config.image_size // config.patch_size) ** 2 + 1
-    embedding = (1, config.projection_dim) if isinstance(projection, ImageProjection) else (1, patches, config.hidden_size)
+    of_one = isinstance(projection, ImageProjection)
+    embedding = (1, config.projection_dim) if of_one else (1, patches, config.hidden_size)
     try:
         with torch.no_grad():
             projection(torch.zeros(embedding))
@@ -227,19 +226,22 @@ def _check_fits(projection: torch.nn.Module, encoder: Any, one: IPAdapterFiles, 
 
 def _joined(parts: Sequence[Any], scales: Sequence[float]) -> torch.nn.Module:
     """One attention processor of several. (Their forward takes from each list what belongs to one adapter.)"""
-    made: Any = copy.copy(parts[0])
+    made: torch.nn.Module = copy.copy(parts[0])
     made.__dict__["_modules"] = {
         key: torch.nn.ModuleList([getattr(part, key)[0] for part in parts]) for key in ("to_k_ip", "to_v_ip")
     }
     made.__dict__["scale"] = list(scales)
     if hasattr(made, "num_tokens"):
         made.__dict__["num_tokens"] = [part.num_tokens[0] for part in parts]
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _put(undo: ExitStack, owner: Any, attribute: str, value: object) -> None:
     """Puts `value` in the place of an attribute until `undo` ends."""
     # Past nn.Module's __setattr__, which would register it, and take away what is registered.
     there = vars(owner)
-    undo.callback(partial(there.__setitem__, attribute, there[attribute]) if attribute in there else partial(there.pop, attribute, None))
+    back = (
+        partial(there.__setitem__, attribute, there[attribute]) if attribute in there else partial(there.pop, attribute)
+    )
+    undo.callback(back)
     there[attribute] = value

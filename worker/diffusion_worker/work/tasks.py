@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from diffusion_worker.model.types import Control, InvalidRequest, Parameters, Pictures, Wanted
+from diffusion_worker.model.types import Control, InvalidRequest, IPAdapter, Parameters, Pictures, Wanted
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
 from diffusion_worker.work.outcomes import Output
 from diffusion_worker.work.store import StoreRefused
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from diffusionpipeline.words import CONTROLS, Stage, number
+from diffusionpipeline.words import CONTROLS, IP_ADAPTERS, Stage, number
 
 if TYPE_CHECKING:
     import asyncio
+
+    from PIL.Image import Image
+
+N = TypeVar("N", stage_pb2.Control, stage_pb2.IPAdapter)
 
 MAX_MESSAGE_CHARS: Final = 500
 
@@ -101,28 +105,33 @@ def parameters(message: stage_pb2.JobParameters, files: Mapping[str, Any]) -> Pa
     given = {field.name: value for field, value in message.ListFields() if field.message_type is None}
     return Parameters(
         **{"prompt": "", "seed": 0, **given},
-        images={name: one for name, one in files.items() if name != CONTROLS},
+        images={name: one for name, one in files.items() if name not in (CONTROLS, IP_ADAPTERS)},
         adapters=tuple(Wanted(one.name, one.scale if one.HasField("scale") else None) for one in message.adapters),
-        controls=_controls(message, files.get(CONTROLS)),
+        controls=tuple(_control(*one) for one in _pictured(message.controls, files.get(CONTROLS))),
+        ip_adapters=tuple(_ip_adapter(*one) for one in _pictured(message.ip_adapters, files.get(IP_ADAPTERS))),
         extra={name: _scalar(value) for name, value in message.extra.items()},
     )
 
 
-def _controls(message: stage_pb2.JobParameters, pictures: Pictures | None) -> tuple[Control, ...]:
-    """Each with its picture, of those that came in the same order."""
-    images = pictures if isinstance(pictures, Sequence) else [pictures]
-    given = [*images, *[None] * len(message.controls)]
-    return tuple(
-        Control(
-            name=one.name,
-            image=image,
-            scale=one.scale if one.HasField("scale") else None,
-            start=one.start if one.HasField("start") else 0.0,
-            end=one.end if one.HasField("end") else 1.0,
-            mode=one.mode if one.HasField("mode") else None,
-        )
-        for one, image in zip(message.controls, given, strict=False)
+def _pictured(named: Sequence[N], pictures: Pictures | None) -> Iterator[tuple[N, Image | None]]:
+    """Each with its picture, of those that came in the same order; None where none came."""
+    given: Sequence[Image | None] = pictures if isinstance(pictures, Sequence) else [pictures]
+    return zip(named, [*given, *[None] * len(named)], strict=False)
+
+
+def _control(one: stage_pb2.Control, image: Image | None) -> Control:
+    return Control(
+        name=one.name,
+        image=image,
+        scale=one.scale if one.HasField("scale") else None,
+        start=one.start if one.HasField("start") else 0.0,
+        end=one.end if one.HasField("end") else 1.0,
+        mode=one.mode if one.HasField("mode") else None,
     )
+
+
+def _ip_adapter(one: stage_pb2.IPAdapter, image: Image | None) -> IPAdapter:
+    return IPAdapter(name=one.name, image=image, scale=one.scale if one.HasField("scale") else None)
 
 
 def _scalar(value: stage_pb2.Scalar) -> int | float | str | bool:
