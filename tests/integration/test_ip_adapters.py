@@ -1,4 +1,4 @@
-"""A pipeline of real processes with IP-Adapters: what is shown pictures and what is not are as one process makes them."""
+"""A pipeline of real processes with IP-Adapters: what it makes, with them and without, is what one process makes."""
 
 from __future__ import annotations
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from diffusion_worker.model import (
     Control,
@@ -72,7 +75,7 @@ def pickled(there: Path, place: Path) -> Path:
 Change = Callable[[dict[str, torch.Tensor]], object]
 LAYER = "ip_adapter.0.to_k_ip.weight"
 CHANGED: dict[str, tuple[Change, str]] = {
-    "without a tensor": (lambda one: one.pop(LAYER), r"was made for another model .*: it has no 0\.to_k_ip\.weight"),
+    "without a tensor": (lambda one: one.pop(LAYER), r"made for another model .*: it looked for '0\.to_k_ip\.weight'"),
     "with layers more": (
         lambda one: one.update({f"ip_adapter.99.{part}": torch.ones(2, 2) for part in ("to_k_ip.weight", "more")}),
         r"was made for another model .*: of its \d+ tensors there is a place for \d+",
@@ -129,7 +132,7 @@ ENCODERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "of another kind": (
         lambda place: (write_encoder(place) / "config.json").write_text('{"model_type": "siglip"}'),
-        "it is a siglip, and IP-Adapters are shown pictures by a clip_vision_model",
+        "it is of type siglip, and these IP-Adapters are shown pictures by a clip_vision_model or clip",
     ),
     "without weights": (
         lambda place: (write_encoder(place) / "model.safetensors").unlink(),
@@ -148,12 +151,54 @@ def test_an_encoder_that_it_was_not_trained_with_is_refused_by_name(
     assert str(refused.value).startswith(f"model.ipAdapters[look].imageEncoder: {tmp_path / 'eyes'}")
 
 
+def test_an_encoder_may_be_a_part_of_a_whole_model(load: Callable[..., Any], there: Path, tmp_path: Path) -> None:
+    """As CLIP's are published."""
+    whole = CLIPModel(
+        CLIPConfig(
+            text_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+            vision_config=CLIPVisionModelWithProjection.from_pretrained(there / ENCODER).config.to_dict(),
+            projection_dim=16,
+        )
+    )
+    lone = CLIPVisionModelWithProjection.from_pretrained(there / ENCODER)
+    whole.vision_model.load_state_dict(lone.vision_model.state_dict())
+    whole.visual_projection.load_state_dict(lone.visual_projection.state_dict())
+    whole.save_pretrained(tmp_path / "clip")
+    request = dataclasses.replace(SEVEN, ip_adapters=[LOOK])
+    file = there / "look.safetensors"
+    by_whole, by_lone = (load(IPAdapterFiles("look", file, one)) for one in (tmp_path / "clip", there / ENCODER))
+    apart = [np.asarray(Image.open(io.BytesIO(made(one, request)[0].data)), int) for one in (by_whole, by_lone)]
+    # Kernels round by where in memory weights begin.
+    assert abs(apart[0] - apart[1]).max() <= 1
+
+
+def test_a_file_may_have_the_names_of_those_who_trained_it(
+    load: Callable[..., Any], there: Path, tmp_path: Path
+) -> None:
+    """Of Flux's as they are published."""
+    names = {"to_k_ip": "ip_adapter_double_stream_k_proj", "to_v_ip": "ip_adapter_double_stream_v_proj"}
+
+    def theirs(name: str) -> str:
+        kind, number, rest = name.split(".", 2)
+        if kind == "image_proj":
+            return f"ip_adapter_proj_model.{number}.{rest}"
+        part, leaf = rest.split(".")
+        return f"double_blocks.{number}.processor.{names[part]}.{leaf}"
+
+    save_file({theirs(name): one for name, one in load_file(there / "look.safetensors").items()}, tmp_path / FILE)
+    request = dataclasses.replace(SEVEN, ip_adapters=[LOOK])
+    by_theirs, by_ours = (
+        load(IPAdapterFiles("look", file, there / ENCODER)) for file in (tmp_path / FILE, there / "look.safetensors")
+    )
+    assert made(by_theirs, request) == made(by_ours, request)
+
+
 def test_a_model_that_diffusers_has_none_for_is_refused(load: Callable[..., Any], there: Path) -> None:
     from testbed.zoo import FAMILIES, ensure
 
     look = IPAdapterFiles("look", there / "look.safetensors", there / ENCODER)
-    with pytest.raises(UnsupportedModel, match=r"model\.ipAdapters: StableDiffusion3Pipeline can't have any"):
-        load(look, path=ensure(FAMILIES["sd3"].checkpoint))
+    with pytest.raises(UnsupportedModel, match=r"model\.ipAdapters: QwenImagePipeline can't have any"):
+        load(look, path=ensure(FAMILIES["qwen-image"].checkpoint))
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +239,22 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_request_that_can_not_be_shown_so_is_refused_by_field(model: Any, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         model.encode(dataclasses.replace(SEVEN, **fields))
+
+
+def test_where_there_is_one_at_a_time_two_are_refused() -> None:
+    from testbed.zoo import FAMILIES, ensure
+    from testbed.zoo.ip_adapters import ip_adapter_files
+
+    checkpoint = FAMILIES["sd3"].checkpoint
+    model = load_model(
+        path=ensure(checkpoint),
+        stages=frozenset({Stage.ENCODE}),
+        dtype="float32",
+        device="cpu",
+        ip_adapters=ip_adapter_files(checkpoint),
+    )
+    with pytest.raises(InvalidRequest, match=r"^ip_adapters: this model is shown pictures by one at a time"):
+        model.encode(dataclasses.replace(SEVEN, ip_adapters=[LOOK, shown(name="style")]))
 
 
 def test_a_model_without_any_refuses_them(load: Callable[..., Any]) -> None:

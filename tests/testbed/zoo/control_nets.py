@@ -57,7 +57,6 @@ def lead(pipeline: Any, checkpoint: Checkpoint, controls: Sequence[Led], argumen
     `arguments`: of the pipeline without them, and under "controls" their pictures.
     """
     import diffusers
-    import torch
 
     networks = [_load(checkpoint, control.name, pipeline) for control in controls]
     several: Any = networks
@@ -82,8 +81,6 @@ def lead(pipeline: Any, checkpoint: Checkpoint, controls: Sequence[Led], argumen
     }
     if checkpoint.pipeline == "FluxPipeline":
         columns["control_mode"] = [one.mode for one in controls]
-    # Stable Diffusion 3's draws from the one generator that all share.
-    torch.manual_seed(arguments["generator"].initial_seed())
     return pipeline, arguments | {name: one[0] if len(one) == 1 else one for name, one in columns.items()}
 
 

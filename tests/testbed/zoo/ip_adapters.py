@@ -50,25 +50,11 @@ def show(pipeline: Any, checkpoint: Checkpoint, shown: Sequence[Shown], pictures
     """Has diffusers load them into its own pipeline for good. Returns what to call it with."""
     place = ensure_ip_adapters(checkpoint)
     encoder = OTHER_ENCODER if shown[0][0] == "elsewhere" else ENCODER
-    flux = checkpoint.pipeline == "FluxPipeline"
-    # Its loader's own default is half precision, whatever the pipeline's.
-    named = {
-        "image_encoder_pretrained_model_name_or_path": str(place / encoder),
-        "image_encoder_dtype": pipeline.dtype,
-    }
-    pipeline.load_ip_adapter(
-        str(place),
-        subfolder="",
-        weight_name=[f"{name}.safetensors" for name, _ in shown],
-        **(named if flux else {"image_encoder_folder": encoder}),
-    )
-    network = pipeline.transformer if flux else pipeline.unet
-    for name, weight in network.named_parameters():
-        if name.startswith("encoder_hid_proj.") or ".processor." in name:
-            # Kernels round by where in memory weights begin, and diffusers leaves these where they lie in the file.
-            weight.data = weight.data.clone()
+    files = [f"{name}.safetensors" for name, _ in shown]
+    load_into(pipeline, place, files, place / encoder)
     own = {"style": OWN_SCALE}
-    pipeline.set_ip_adapter_scale([own.get(name, 1.0) if scale is None else scale for name, scale in shown])
+    scales = [own.get(name, 1.0) if scale is None else scale for name, scale in shown]
+    pipeline.set_ip_adapter_scale(scales[0] if len(scales) == 1 else scales)
     arguments = {"ip_adapter_image": list(pictures)}
     if type(pipeline).__name__ == "FluxControlNetPipeline" and len(pictures) > 1:
         # Which it makes for one alone.
@@ -76,8 +62,38 @@ def show(pipeline: Any, checkpoint: Checkpoint, shown: Sequence[Shown], pictures
     return arguments
 
 
+def load_into(pipeline: Any, place: Path, files: Sequence[str], encoder: Path) -> None:
+    """Has diffusers load these files of a folder into its own pipeline for good, to be shown pictures by `encoder`."""
+    from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
+    from transformers import SiglipImageProcessor, SiglipVisionModel
+
+    if isinstance(pipeline, IPAdapterMixin):
+        options: dict[str, Any] = {"image_encoder_folder": str(encoder.relative_to(place))}
+    elif isinstance(pipeline, FluxIPAdapterMixin):
+        # Its loader's own default is half precision, whatever the pipeline's.
+        options = {
+            "image_encoder_pretrained_model_name_or_path": str(encoder),
+            "image_encoder_dtype": pipeline.dtype,
+        }
+    else:
+        # As its page says, for its loader looks for them in the working directory.
+        made = SiglipVisionModel.from_pretrained(encoder, dtype=pipeline.dtype)
+        side = made.config.image_size
+        pipeline.register_modules(
+            image_encoder=made, feature_extractor=SiglipImageProcessor(size={"height": side, "width": side})
+        )
+        options = {}
+    names: Any = list(files) if len(files) > 1 else files[0]
+    pipeline.load_ip_adapter(str(place), subfolder="", weight_name=names, **options)
+    network = pipeline.unet if isinstance(pipeline, IPAdapterMixin) else pipeline.transformer
+    for name, weight in network.named_parameters():
+        if name.startswith(("encoder_hid_proj.", "image_proj.")) or ".processor." in name:
+            # Kernels round by where in memory weights begin, and diffusers leaves these where they lie in the file.
+            weight.data = weight.data.clone()
+
+
 def _names(checkpoint: Checkpoint) -> Sequence[str]:
-    return NAMES if checkpoint.pipeline == "FluxPipeline" else (*NAMES, PLUS)
+    return NAMES if checkpoint.pipeline in ("FluxPipeline", "StableDiffusion3Pipeline") else (*NAMES, PLUS)
 
 
 def write(network: Any, path: Path, names: Sequence[str]) -> Path:
@@ -87,7 +103,10 @@ def write(network: Any, path: Path, names: Sequence[str]) -> Path:
 
     with torch.random.fork_rng():
         for seed, name in enumerate((ENCODER, OTHER_ENCODER)):
-            write_encoder(path / name, seed)
+            if type(network).__name__ == "SD3Transformer2DModel":
+                write_siglip(path / name, seed)
+            else:
+                write_encoder(path / name, seed)
         for seed, name in enumerate(names):
             torch.manual_seed(seed)
             save_file(_tensors(network, patches=name == PLUS), path / f"{name}.safetensors")
@@ -107,21 +126,37 @@ def write_encoder(path: Path, seed: int = 0, **changes: Any) -> Path:
     return path
 
 
+def write_siglip(path: Path, seed: int = 0) -> Path:
+    """One of SigLIP's that looks at pictures."""
+    import torch
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    sizes = {"hidden_size": _HIDDEN, "intermediate_size": 37, "image_size": 30, "patch_size": 10}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = SiglipVisionConfig(**sizes, num_hidden_layers=2, num_attention_heads=4)
+        SiglipVisionModel(config).save_pretrained(path)
+    return path
+
+
 def _make(checkpoint: Checkpoint, path: Path) -> None:
     import diffusers
 
     pipeline = getattr(diffusers, checkpoint.pipeline).from_pretrained(ensure(checkpoint))
-    network = pipeline.transformer if checkpoint.pipeline == "FluxPipeline" else pipeline.unet
-    write(network, path, _names(checkpoint))
+    write(getattr(pipeline, "unet", None) or pipeline.transformer, path, _names(checkpoint))
 
 
 def _tensors(network: Any, *, patches: bool) -> dict[str, Any]:
     """A file's tensors, by the names of those who trained the first."""
+    if type(network).__name__ == "SD3Transformer2DModel":
+        return _of_sd3(network)
     if hasattr(network.config, "cross_attention_dim"):
         width = network.config.cross_attention_dim
         layers = [
             (2 * number + 1, network.get_submodule(name.removesuffix(".processor")).inner_dim)
-            for number, name in enumerate(one for one in network.attn_processors if ".attn2." in one)
+            for number, name in enumerate(
+                one for one in network.attn_processors if ".attn2." in one and "motion_modules" not in one
+            )
         ]
         attention = _attention(layers, width, bias=False)
     else:
@@ -176,4 +211,18 @@ def _of_patches(width: int) -> dict[str, Any]:
         sizes |= {"1.1": (4 * inner, inner), "1.3": (inner, 4 * inner)}
         for name, size in sizes.items():
             made[f"layers.{layer}.{name}.weight"] = torch.randn(size) / size[1] ** 0.5
+    return made
+
+
+def _of_sd3(network: Any) -> dict[str, Any]:
+    from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
+    from diffusers.models.embeddings import IPAdapterTimeImageProjection
+
+    inner, head = 64, network.config.attention_head_dim
+    width = head * network.config.num_attention_heads
+    projection = IPAdapterTimeImageProjection(_HIDDEN, width, inner, heads=1, num_queries=_TOKENS, timestep_in_dim=32)
+    made = {f"image_proj.{name}": one for name, one in projection.state_dict().items()}
+    for number, _ in enumerate(network.attn_processors):
+        attention = SD3IPAdapterJointAttnProcessor2_0(width, width, head, timesteps_emb_dim=inner)
+        made |= {f"ip_adapter.{number}.{name}": one for name, one in attention.state_dict().items()}
     return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final, Protocol
 
 import diffusers
@@ -27,8 +28,9 @@ from diffusion_worker.model.controls import (
 )
 from diffusion_worker.model.families import OPTIONAL_NETWORKS, Controlled
 from diffusion_worker.model.folder import ModelFolder
+from diffusion_worker.model.image_encoders import extractor_for
 from diffusion_worker.model.inputs import in_colour
-from diffusion_worker.model.ip_adapters import IPAdapters, Shown, extractor_for, shown_to
+from diffusion_worker.model.ip_adapters import IPAdapters, Shown
 from diffusion_worker.model.kinds import classes_of
 from diffusion_worker.model.records import pack, unpack
 from diffusion_worker.model.replay import Beside, ReplayModel, Request
@@ -39,6 +41,7 @@ PICTURE: Final = "ip_adapter_image"
 """What pipelines call the pictures of IP-Adapters."""
 _NEGATIVE: Final = f"negative_{PICTURE}"
 _SET_BY_IP_ADAPTERS: Final = (PICTURE, f"{PICTURE}_embeds", _NEGATIVE, f"{_NEGATIVE}_embeds")
+_ACTIVE: Final = "is_ip_adapter_active"
 _LEFT_OUT: Final = OPTIONAL_NETWORKS - {"safety_checker"}
 """Of the folder's components: an image encoder that no request has a picture for. IP-Adapters have their own."""
 _INPUTS: Final[Mapping[str, frozenset[str]]] = {
@@ -154,7 +157,12 @@ class BesideModel(ReplayModel):
         if (shown := self._shown(request)) is None:
             return
         owner, used = shown.owner, shown.used
-        parts.denoisers[shown_to(type(pipeline))].__dict__["encoder_hid_proj"] = owner.projection(used)
+        kind = owner.kind
+        # Past the setters of torch and diffusers, which would register it. Networks of a run are its own.
+        parts.denoisers[kind.component].__dict__[kind.projection] = owner.projection(used)
+        if hasattr(pipeline, _ACTIVE):
+            asked: Any = _asked
+            pipeline.__class__ = asked(type(pipeline), active=used[0][1] > 0)
         if (encoder := owner.encoder_of(used)) is not None:
             pipeline.__dict__["image_encoder"] = encoder
             if getattr(pipeline, "feature_extractor", None) is None:
@@ -216,6 +224,12 @@ class LedModel(BesideModel):
         networks: list[torch.nn.Module] = [parts.denoisers[_part(CONTROLS, name)] for name in request["controls"]]
         # Past the pipeline's own __setattr__, which would register it.
         pipeline.__dict__["controlnet"] = combined(networks, self._controlled)
+
+
+@cache
+def _asked(pipeline_class: Any, *, active: bool) -> Any:
+    """The class that says whether it has IP-Adapters, which else would look for them in its network."""
+    return type(pipeline_class.__name__, (pipeline_class,), {_ACTIVE: active, "__module__": pipeline_class.__module__})
 
 
 def _takes(pipeline_class: Any) -> bool:

@@ -9,7 +9,8 @@ from diffusion_worker.model.beside import BaseModel, BesideModel, LedModel, Opti
 from diffusion_worker.model.controls import ControlNet, open_networks
 from diffusion_worker.model.driving import Driver
 from diffusion_worker.model.folder import torch_dtype
-from diffusion_worker.model.ip_adapters import IPAdapters, shown_to
+from diffusion_worker.model.ip_adapter_weights import kind_of
+from diffusion_worker.model.ip_adapters import IPAdapters
 from diffusion_worker.model.kinds import classes_of
 from diffusion_worker.model.types import (
     ControlNetFiles,
@@ -110,7 +111,7 @@ def _open_ip_adapters(base: BaseModel, options: Options, files: Sequence[IPAdapt
     return IPAdapters(
         files,
         own,
-        base.components[shown_to(own)],
+        base.components[kind_of(own).component],
         computes=Stage.DENOISE in base.stages,
         dtype=torch_dtype(options.dtype),
         device=options.device,

@@ -231,8 +231,19 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device: str, allow_pickle: bool) -> Any:
-    """Loads one component with its weights, in `dtype` and on `device`."""
+def load_component(
+    folder: ModelFolder,
+    name: str,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    allow_pickle: bool,
+    other_parts: tuple[str, ...] = (),
+) -> Any:
+    """Loads one component with its weights, in `dtype` and on `device`.
+
+    `other_parts`: how tensors' names begin that are of other parts of a model, of which the component is one.
+    """
     import torch
 
     from diffusion_worker.model.intact import check_keys, check_weights
@@ -266,6 +277,8 @@ def load_component(folder: ModelFolder, name: str, *, dtype: torch.dtype, device
     if not is_module:
         return loaded
     component, info = loaded
+    unexpected = [key for key in info["unexpected_keys"] if not key.startswith(other_parts)]
+    info = {**info, "unexpected_keys": unexpected}
     check_keys(component, info, path, found.files if found is not None else ())
     check_kept(component, path, config)
     component.eval().requires_grad_(False)

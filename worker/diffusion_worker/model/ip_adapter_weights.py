@@ -14,17 +14,41 @@ from typing import Any, Final
 
 import diffusers
 import torch
-from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin
+from diffusers.loaders import FluxIPAdapterMixin, IPAdapterMixin, SD3IPAdapterMixin
 from diffusers.models.embeddings import IPAdapterFaceIDImageProjection, IPAdapterFaceIDPlusImageProjection
 
 from diffusion_worker.model.failures import told
 from diffusion_worker.model.files import check_weight_files, header
+from diffusion_worker.model.image_encoders import CLIP, SIGLIP
 from diffusion_worker.model.intact import check_weights
 from diffusion_worker.model.types import UnsupportedModel
 from diffusion_worker.model.weightfiles import PICKLE_SUFFIXES
 
 _ATTENTION: Final = ("to_k_ip", "to_v_ip")
 _PROCESSOR: Final = ".processor"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a family of pipelines has IP-Adapters."""
+
+    loader: Any
+    """Diffusers' own."""
+    component: str
+    """That pictures are shown to."""
+    projection: str
+    """Where that has what makes its tokens of an image encoder's embeddings."""
+    encoder: str
+    """The class of the image encoder."""
+    several: bool = True
+    """Whether a request may have more than one."""
+
+
+_KINDS: Final = (
+    Kind(IPAdapterMixin, "unet", "encoder_hid_proj", CLIP),
+    Kind(FluxIPAdapterMixin, "transformer", "encoder_hid_proj", CLIP),
+    Kind(SD3IPAdapterMixin, "transformer", "image_proj", SIGLIP, several=False),
+)
 
 
 @dataclass(frozen=True)
@@ -35,14 +59,18 @@ class State:
     ip_adapter: Mapping[str, torch.Tensor]
 
 
-def loaded_into(pipeline_class: Any) -> str | None:
-    """The component of such a pipeline that can have IP-Adapters; None: it has none."""
-    if issubclass(pipeline_class, IPAdapterMixin):
-        return "unet"
-    return "transformer" if issubclass(pipeline_class, FluxIPAdapterMixin) else None
+def kind_of(pipeline_class: Any) -> Kind:
+    """How such a pipeline has them. Raises UnsupportedModel where it has none."""
+    for kind in _KINDS:
+        if issubclass(pipeline_class, kind.loader):
+            return kind
+    raise UnsupportedModel(
+        f"model.ipAdapters: {pipeline_class.__name__} can't have any: diffusers {diffusers.__version__} has them for "
+        "pipelines of Stable Diffusion, SDXL, Stable Diffusion 3 and Flux; leave the list out"
+    )
 
 
-def read(file: Path, pipeline_class: Any, at: str, *, allow_pickle: bool) -> State:
+def read(file: Path, kind: Kind, at: str, *, allow_pickle: bool) -> State:
     """What diffusers' own loader finds in the file. `at` is the resource's field. Raises UnsupportedModel."""
     if file.suffix in PICKLE_SUFFIXES and not allow_pickle:
         raise UnsupportedModel(
@@ -51,12 +79,10 @@ def read(file: Path, pipeline_class: Any, at: str, *, allow_pickle: bool) -> Sta
         )
     if file.suffix not in PICKLE_SUFFIXES:
         check_weight_files([file])
-    mixin: Any = IPAdapterMixin if loaded_into(pipeline_class) == "unet" else FluxIPAdapterMixin
     reader = _Reader()
-    options = {"image_encoder_folder": None} if mixin is IPAdapterMixin else {}
     try:
-        mixin.load_ip_adapter(
-            reader, str(file.parent), subfolder="", weight_name=file.name, local_files_only=True, **options
+        kind.loader.load_ip_adapter(
+            reader, str(file.parent), subfolder="", weight_name=file.name, local_files_only=True
         )
     except Exception as error:
         raise UnsupportedModel(
@@ -92,18 +118,17 @@ def projection_of(state: State, network: Any, file: Path, at: str) -> torch.nn.M
     return _finished(made, file, at)
 
 
-def attention_of(state: State, network: Any, file: Path, at: str) -> dict[str, torch.nn.Module]:
+def attention_of(state: State, network: Any, kind: Kind, file: Path, at: str) -> dict[str, torch.nn.Module]:
     """Attention to the tokens of a picture, by the name of the layer whose own it takes the place of.
 
     Raises UnsupportedModel where the file was made for another model.
     """
     other = f"{at}: {file} was made for another model than this {_class(network)}"
+    tensors: Any = dict(state.ip_adapter)
+    if kind.several:
+        tensors = [{"image_proj": dict(state.image_proj), "ip_adapter": tensors}]
     try:
-        made = network._convert_ip_adapter_attn_to_diffusers(
-            [{"image_proj": dict(state.image_proj), "ip_adapter": dict(state.ip_adapter)}], low_cpu_mem_usage=False
-        )
-    except KeyError as error:
-        raise UnsupportedModel(f"{other}: it has no {error.args[0]}") from error
+        made = network._convert_ip_adapter_attn_to_diffusers(tensors, low_cpu_mem_usage=False)
     except Exception as error:
         raise UnsupportedModel(f"{other}: {told(error)}") from error
     found = {
@@ -128,7 +153,7 @@ class _Reader:
         self.unet = self.transformer = self
 
     def _load_ip_adapter_weights(self, states: Any, **_: Any) -> None:
-        self.state = states[0]
+        self.state = states[0] if isinstance(states, list) else states
 
     def _load_ip_adapter_loras(self, _states: Any) -> Mapping[str, Any]:
         return {}

@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
-from transformers import CLIPImageProcessor
+from diffusers.models.embeddings import MultiIPAdapterImageProjection
 
-from diffusion_worker.model.failures import told
-from diffusion_worker.model.files import read_json
-from diffusion_worker.model.folder import ModelFolder, load_component
-from diffusion_worker.model.ip_adapter_weights import State, attention_of, loaded_into, projection_of, read
+from diffusion_worker.model.image_encoders import check_fits, load_encoder
+from diffusion_worker.model.ip_adapter_weights import Kind, State, attention_of, kind_of, projection_of, read
 from diffusion_worker.model.types import InvalidRequest, IPAdapter, IPAdapterFiles, UnsupportedModel
 
 Used = tuple[tuple[str, float], ...]
@@ -30,7 +27,6 @@ Used = tuple[tuple[str, float], ...]
 
 MAX_COMPOSED: Final = 32
 """Different uses that are kept composed."""
-_ENCODER: Final = ("transformers", "CLIPVisionModelWithProjection")
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,7 @@ class IPAdapters:
 
         Raises UnsupportedModel, which names the first that was not made for it.
         """
+        self.kind = kind_of(pipeline_class)
         self.network = network
         self.scales = {one.name: one.scale for one in files}
         self._loaded: dict[str, _Loaded] = {}
@@ -87,15 +84,21 @@ class IPAdapters:
             if one.file is None:
                 continue
             at = f"model.ipAdapters[{one.name}]"
-            state = read(one.file, pipeline_class, f"{at}.file", allow_pickle=allow_pickle)
-            loaded = _load(state, network, one.file, f"{at}.file", computes=computes)
+            state = read(one.file, self.kind, f"{at}.file", allow_pickle=allow_pickle)
+            loaded = _load(state, network, self.kind, one.file, f"{at}.file", computes=computes)
             if one.image_encoder is not None:
                 path = one.image_encoder.resolve()
-                if path not in by_path:
-                    by_path[path] = _load_encoder(
-                        one.image_encoder, f"{at}.imageEncoder", dtype, device, variant, allow_pickle=allow_pickle
-                    )
-                _check_fits(loaded.projection, by_path[path], one, at)
+                with _named(f"{at}.imageEncoder"):
+                    if path not in by_path:
+                        by_path[path] = load_encoder(
+                            self.kind.encoder,
+                            one.image_encoder,
+                            dtype=dtype,
+                            device=device,
+                            variant=variant,
+                            allow_pickle=allow_pickle,
+                        )
+                    check_fits(loaded.projection, by_path[path], one)
                 self._encoders[one.name] = by_path[path]
             # After it was tried on the CPU.
             for module in (loaded.projection, *loaded.attention.values()):
@@ -109,6 +112,8 @@ class IPAdapters:
 
     def used(self, wanted: Sequence[IPAdapter]) -> list[tuple[str, float]]:
         """What a request asks for, in its order. Raises InvalidRequest, which names the adapter."""
+        if len(wanted) > 1 and not self.kind.several:
+            raise InvalidRequest("ip_adapters: this model is shown pictures by one at a time")
         used = []
         for index, one in enumerate(wanted):
             at = f"ip_adapters[{index}]"
@@ -133,7 +138,7 @@ class IPAdapters:
 
     def projection(self, used: Used) -> torch.nn.Module:
         """What a pipeline asks its network about: how many there are, and which embeddings they want."""
-        if any(name not in self._loaded for name, _ in used):
+        if self._loaded.keys() < {name for name, _ in used}:
             # Of decoders: they are asked how many alone.
             return MultiIPAdapterImageProjection([torch.nn.Identity() for _ in used])
         return self._of(used).projection
@@ -145,11 +150,7 @@ class IPAdapters:
         with ExitStack() as undo:
             for name, attention in composed.attention.items():
                 _put(undo, network.get_submodule(name), "processor", attention)
-            own = getattr(network, "encoder_hid_proj", None)
-            if own is not None:
-                # Kolors' own, of its text: where diffusers looks for it when there are IP-Adapters.
-                _put(undo, network, "text_encoder_hid_proj", own)
-            _put(undo, network, "encoder_hid_proj", composed.projection)
+            _put(undo, network, self.kind.projection, composed.projection)
             _put(undo, network.config, "encoder_hid_dim_type", "ip_image_proj")
             yield
 
@@ -159,8 +160,9 @@ class IPAdapters:
             self._composed.move_to_end(used)
             return self._composed[used]
         each = [self._loaded[name] for name, _ in used]
+        projections = [one.projection for one in each]
         made = _Loaded(
-            MultiIPAdapterImageProjection([one.projection for one in each]),
+            MultiIPAdapterImageProjection(projections) if self.kind.several else projections[0],
             {
                 name: _joined([one.attention[name] for one in each], [scale for _, scale in used])
                 for name in each[0].attention
@@ -172,61 +174,18 @@ class IPAdapters:
         return made
 
 
-def shown_to(pipeline_class: Any) -> str:
-    """The component that IP-Adapters show pictures to. Raises UnsupportedModel where there is none."""
-    network = loaded_into(pipeline_class)
-    if network is None:
-        raise UnsupportedModel(
-            f"model.ipAdapters: {pipeline_class.__name__} can't have any: diffusers' loaders know them for pipelines "
-            "with a UNet of Stable Diffusion's kind, and for Flux; leave the list out"
-        )
-    return network
-
-
-def extractor_for(encoder: Any) -> CLIPImageProcessor:
-    """What makes pictures into an encoder's input where the folder has none: as diffusers' own loader makes it."""
-    size = encoder.config.image_size
-    return CLIPImageProcessor(size=size, crop_size=size)
-
-
-def _load(state: State, network: torch.nn.Module, file: Path, at: str, *, computes: bool) -> _Loaded:
+def _load(state: State, network: torch.nn.Module, kind: Kind, file: Path, at: str, *, computes: bool) -> _Loaded:
     projection = projection_of(state, network, file, at)
-    return _Loaded(projection, attention_of(state, network, file, at) if computes else {})
-
-
-def _load_encoder(
-    path: Path, at: str, dtype: torch.dtype, device: str, variant: str, *, allow_pickle: bool
-) -> torch.nn.Module:
-    # A folder of one component, which is the encoder.
-    alone = ModelFolder(path.parent, "", {path.name: _ENCODER}, {}, variant=variant)
-    try:
-        if (kind := read_json(path / "config.json").get("model_type")) != "clip_vision_model":
-            raise UnsupportedModel(f"{path}: it is a {kind}, and IP-Adapters are shown pictures by a clip_vision_model")
-        alone.weights(path.name, allow_pickle=allow_pickle)
-        made: torch.nn.Module = load_component(alone, path.name, dtype=dtype, device=device, allow_pickle=allow_pickle)
-    except UnsupportedModel as error:
-        raise UnsupportedModel(f"{at}: {error}") from error
-    return made
-
-
-def _check_fits(projection: torch.nn.Module, encoder: Any, one: IPAdapterFiles, at: str) -> None:
-    config = encoder.config
-    patches = (config.image_size // config.patch_size) ** 2 + 1
-    of_one = isinstance(projection, ImageProjection)
-    embedding = (1, config.projection_dim) if of_one else (1, patches, config.hidden_size)
-    try:
-        with torch.no_grad():
-            projection(torch.zeros(embedding))
-    except Exception as error:
-        raise UnsupportedModel(
-            f"{at}.imageEncoder: {one.image_encoder} is not the encoder that {one.file} was trained with: name that "
-            f"({told(error)})"
-        ) from error
+    return _Loaded(projection, attention_of(state, network, kind, file, at) if computes else {})
 
 
 def _joined(parts: Sequence[Any], scales: Sequence[float]) -> torch.nn.Module:
     """One attention processor of several. (Their forward takes from each list what belongs to one adapter.)"""
     made: torch.nn.Module = copy.copy(parts[0])
+    if not isinstance(parts[0].scale, list):
+        # Of a family in which there is one at a time.
+        made.__dict__["scale"] = scales[0]
+        return made
     made.__dict__["_modules"] = {
         key: torch.nn.ModuleList([getattr(part, key)[0] for part in parts]) for key in ("to_k_ip", "to_v_ip")
     }
@@ -234,6 +193,15 @@ def _joined(parts: Sequence[Any], scales: Sequence[float]) -> torch.nn.Module:
     if hasattr(made, "num_tokens"):
         made.__dict__["num_tokens"] = [part.num_tokens[0] for part in parts]
     return made
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Names the resource's field in what is wrong with its value."""
+    try:
+        yield
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{field}: {error}") from error
 
 
 def _put(undo: ExitStack, owner: Any, attribute: str, value: object) -> None:

@@ -122,7 +122,7 @@ def _classic(tried: Tried, work: Path) -> dict[str, Any]:
     given |= pictures(dict.fromkeys(tried.pictures, (side, side)))
     for name, number in tried.lists.items():
         given[name] = [*pictures({str(one): (side, side) for one in range(number)}).values()]
-    made = _called(tried, work, given)
+    made = called(tried, work, given)
     found = [name for name in FIELDS if getattr(made, name, None) is not None]
     if not found:
         return {"makes": type(made).__name__}
@@ -132,8 +132,10 @@ def _classic(tried: Tried, work: Path) -> dict[str, Any]:
     return {"makes": found[0]}
 
 
-def _called(tried: Tried, work: Path, given: dict[str, Any]) -> Any:
-    """What diffusers' own pipeline returns for those of the arguments that it takes."""
+def called(
+    tried: Tried, work: Path, given: dict[str, Any], *, prepared: Callable[[Any], None] = lambda pipeline: None
+) -> Any:
+    """What diffusers' own pipeline returns, `prepared`, for those of the arguments that it takes."""
     import diffusers
     import torch
 
@@ -141,6 +143,7 @@ def _called(tried: Tried, work: Path, given: dict[str, Any]) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     if tried.tiled:
         pipeline.vae.enable_tiling()
+    prepared(pipeline)
     taken = _taken(tried)
     frames = given.get("num_frames")
     given = given | {"video_length": frames, "true_cfg_scale": given.get("guidance_scale")}
@@ -163,7 +166,7 @@ def _difference(tried: Tried, work: Path, use: str, request: dict[str, Any], out
 
     taken = _taken(tried)
     images = {str(own_name(name, taken)): one for name, one in pictures(request.pop("images", {})).items()}
-    made = _called(tried, work, {**tried.defaults, **request, **images})
+    made = called(tried, work, {**tried.defaults, **request, **images})
     frames = media.frames_of(next(getattr(made, name) for name in FIELDS if getattr(made, name, None) is not None))
     ours = (work / f"{use}.decode").read_bytes()
     if output == "image":
