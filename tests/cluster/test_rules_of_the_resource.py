@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.drawn_resources import combined, draws, fields, put
+from cluster.drawn_resources import Path, combined, draws, fields, put
 from cluster.user import API_VERSION, User
 from diffusion_operator.api import SCALER_PLURAL, InvalidResourceError, crd, with_defaults
 from diffusion_operator.api.schema import without_nulls
@@ -196,13 +196,14 @@ def includes(value: Any, part: Any) -> bool:
 
 
 def test_dpipe_and_the_api_server_agree_on_every_bound_of_every_field(
-    user: User, ask: Callable[[JSON], Answer], report: Callable[[str], None]
+    user: User, ask: Callable[[JSON], Answer], report: Callable[[str], None], in_gate: bool
 ) -> None:
     # dpipe cannot know whether a pipeline is new, and takes a file that asks for a restart.
     single = [draw for draw in draws({"properties": {"spec": SPEC}}) if draw[0][:2] != ("spec", "restart")]
     roles = SPEC["properties"]["roles"]["properties"]
     assert roles["encoder"]["properties"] == roles["decoder"]["properties"], "one stands for both, to save time"
-    cases = [[one] for one in single if "decoder" not in one[0]] + combined(single, 500, seed=4)
+    alone = [one for one in single if "decoder" not in one[0] and not (in_gate and another_stands_for(one[0]))]
+    cases = [[one] for one in alone] + combined(single, 200 if in_gate else 500, seed=4)
     accepted = 0
     for case in cases:
         resource = put(user.resource({"model": {"id": "a/b"}}), *case)
@@ -213,6 +214,19 @@ def test_dpipe_and_the_api_server_agree_on_every_bound_of_every_field(
         accepted += stored is not None
     report(f"{len(cases)} resources, {accepted} of them accepted")
     assert accepted > len(cases) // 5
+
+
+def another_stands_for(path: Path) -> bool:
+    """Whether another field has the very same schema: the encoder's for that of other roles, one policy for others."""
+    properties = SPEC["properties"]
+    match path:
+        case ("spec", "roles", role, field, *_) if role != "encoder":
+            of_roles = properties["roles"]["properties"]
+            return bool(of_roles[role]["properties"].get(field) == of_roles["encoder"]["properties"].get(field))
+        case ("spec", "networkPolicy", "grpcFrom" | "metricsFrom" as field, *_):
+            rules = properties["networkPolicy"]["properties"]
+            return {**rules[field], "description": ""} == {**rules["httpFrom"], "description": ""}
+    return False
 
 
 def dpipe(resource: JSON) -> Answer:

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from dpipe.up.local import LocalPipeline
+from testbed.examples import resource
+from testbed.pipelines import running
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
@@ -13,3 +17,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPipeline]:
+    """The example, as it is, for tests that leave it as it was: what it counted before is another's."""
+    with running(resource("digits"), tmp_path_factory.mktemp("split")) as local:
+        yield local

@@ -21,12 +21,6 @@ SIZE = (64, 64)
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    with running(resource("digits"), tmp_path_factory.mktemp("split")) as local:
-        yield local
-
-
-@pytest.fixture(scope="module")
 def monolith(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     with running(resource("digits-colocated"), tmp_path_factory.mktemp("monolith")) as local:
         assert len(local.workers) == 1

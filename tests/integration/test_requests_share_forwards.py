@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from dpipe.up.local import LocalPipeline
 from testbed.examples import resource
 from testbed.pipelines import Answer, at_rest, draw, metric, running
 from testbed.waiting import until
@@ -57,25 +58,24 @@ async def test_each_gets_its_own_picture_from_forwards_that_they_share(tmp_path:
             assert one.picture == other.picture
 
 
-async def test_pictures_of_one_request_are_encoded_once(tmp_path: Path) -> None:
-    with running(resource("digits"), tmp_path) as local:
-        (encoder,) = (pod for pod in local.workers if pod.role == "encoder")
+async def test_pictures_of_one_request_are_encoded_once(split: LocalPipeline) -> None:
+    (encoder,) = (pod for pod in split.workers if pod.role == "encoder")
 
-        def encoded() -> float:
-            return metric(encoder.health_url, "diffusion_worker_tasks_total", role="encoder", outcome="done")
+    def encoded() -> float:
+        return metric(encoder.health_url, "diffusion_worker_tasks_total", role="encoder", outcome="done")
 
-        async with httpx.AsyncClient(base_url=local.http_url, timeout=60) as client:
-            alone = [await draw(client, "a red seven", seed) for seed in (7, 8, 9, 10)]
-            before = encoded()
-            body = {"prompt": "a red seven", "seed": 7, "n": 4}
-            answer = (await client.post("/v1/images/generations", json=body)).raise_for_status().json()
-            assert encoded() - before == 1
-            pictures = [base64.b64decode(one["b64_json"]) for one in answer["data"]]
-            assert pictures == [one.picture for one in alone]
-            jobs = [(await client.get(f"/v1/jobs/{job}")).json() for job in answer["jobs"]]
-            shared = [stage["shared"] for job in jobs for stage in job["stages"] if stage["stage"] == "encode"]
-            assert sorted(shared) == [False, True, True, True]
-            until(lambda: at_rest(local), 15, "the encoder's slot is given back once all have read it")
+    async with httpx.AsyncClient(base_url=split.http_url, timeout=60) as client:
+        alone = [await draw(client, "a red seven", seed) for seed in (7, 8, 9, 10)]
+        before = encoded()
+        body = {"prompt": "a red seven", "seed": 7, "n": 4}
+        answer = (await client.post("/v1/images/generations", json=body)).raise_for_status().json()
+        assert encoded() - before == 1
+        pictures = [base64.b64decode(one["b64_json"]) for one in answer["data"]]
+        assert pictures == [one.picture for one in alone]
+        jobs = [(await client.get(f"/v1/jobs/{job}")).json() for job in answer["jobs"]]
+        shared = [stage["shared"] for job in jobs for stage in job["stages"] if stage["stage"] == "encode"]
+        assert sorted(shared) == [False, True, True, True]
+        until(lambda: at_rest(split), 15, "the encoder's slot is given back once all have read it")
 
 
 def pixels(answer: Answer) -> Any:

@@ -23,6 +23,9 @@ FLOW = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
 STEPPED_FLOW = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
 MULTISTEP, ANCESTRAL = "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"
 
+# At each step diffusers' schedulers hand torch's tensors to numpy functions, whose protocol of numpy 2 torch lacks.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
 
 @pytest.mark.parametrize(
     "name", sorted(one.__name__ for one in NOISE.compatibles if one.__name__ != "DPMSolverSDEScheduler")

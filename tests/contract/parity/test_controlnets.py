@@ -10,6 +10,8 @@ from testbed.zoo.control_nets import Led
 from testbed.zoo.processes import Case, Stay
 
 FAMILIES = ("sd15", "sdxl", "sd3", "flux", "qwen-image")
+IN_GATE = ("sd15", "sdxl")
+"""One of each way of cutting."""
 ONE = (Led("edges", 0.6),)
 BOTH = (Led("edges", 0.6), Led("depth", start=0.1, end=0.9))
 TWICE = (Led("edges", 0.6), Led("edges", 0.3))
@@ -21,7 +23,12 @@ pytestmark = pytest.mark.timeout(900)
 NEAR = 1e-3
 """As a share of the largest value, or of latents: the order of sums."""
 
-each_family = pytest.mark.parametrize("led", FAMILIES)
+
+def marks(family: str) -> Any:
+    return () if family in IN_GATE else pytest.mark.thorough
+
+
+each_family = pytest.mark.parametrize("led", [pytest.param(one, marks=marks(one)) for one in FAMILIES])
 
 
 def thorough(case: Case) -> Any:
@@ -31,7 +38,7 @@ def thorough(case: Case) -> Any:
 @pytest.mark.parametrize(
     "case",
     [
-        *(pytest.param(Case(family, controls=ONE), id=family) for family in FAMILIES),
+        *(pytest.param(Case(family, controls=ONE), id=family, marks=marks(family)) for family in FAMILIES),
         pytest.param(Case("sd15", controls=BOTH), id="sd15-2"),
         *(thorough(Case(family, controls=SEVERAL[family])) for family in FAMILIES if family != "sd15"),
         *(thorough(Case("flux", controls=controls)) for controls in (KINDS[:1], KINDS)),

@@ -11,14 +11,24 @@ from testbed.zoo.processes import Case, Stay
 from testbed.zoo.schedulers import names_for
 
 FAMILIES = ("sd15", "sdxl", "flux", "wan21")
+IN_GATE = ("sd15", "flux")
+"""One of each way of cutting, a model of noise and one of flow."""
 UNSEEDED = {("flux", "drawn"), ("wan21", "drawn")}
 """Classic pipelines that hand their scheduler no generator, so that what they draw is the process's own."""
 STEPS = 4
 
 pytestmark = pytest.mark.timeout(900)
 
-each = pytest.mark.parametrize(("swapped", "name"), [(one, name) for one in FAMILIES for name in names_for(one)])
-each_family = pytest.mark.parametrize("swapped", FAMILIES)
+
+def marks(family: str) -> Any:
+    return () if family in IN_GATE else pytest.mark.thorough
+
+
+each = pytest.mark.parametrize(
+    ("swapped", "name"),
+    [pytest.param(one, name, marks=marks(one)) for one in FAMILIES for name in names_for(one)],
+)
+each_family = pytest.mark.parametrize("swapped", [pytest.param(one, marks=marks(one)) for one in FAMILIES])
 
 
 def case_of(family: str, scheduler: str, seed: int = 7, steps: int = STEPS) -> Case:

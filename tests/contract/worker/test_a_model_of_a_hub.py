@@ -126,11 +126,12 @@ async def test_how_far_a_download_is_can_be_asked_scraped_and_read_and_is_told_t
     [
         pytest.param({"HF_TOKEN": "hf_stale"}, "model.tokenSecretRef: the hub does not accept the token", id="401"),
         pytest.param({"DIFFUSION_WORKER_MODEL_ID": "no/thing"}, "model.id: the hub shows nobody", id="no repository"),
-        pytest.param({"HF_HUB_OFFLINE": "1"}, "model.cache: ", id="offline"),
+        pytest.param({"HF_HUB_OFFLINE": "1"}, "model.cache: ", id="offline", marks=pytest.mark.thorough),
         pytest.param(
             {"HF_ENDPOINT": "http://127.0.0.1:9", "DIFFUSION_WORKER_DOWNLOAD_PATIENCE_SECONDS": "0"},
             "model.id: there is no way to the hub",
             id="no way",
+            marks=pytest.mark.thorough,
         ),
     ],
 )

@@ -26,7 +26,8 @@ from testbed.waiting import NotYet, until
 ENDED = ("completed", "failed", "cancelled")
 # What a router answers that cannot take a request now; every other refusal is a fault of the test or of the service.
 NOT_NOW = (429, 502, 503, 504)
-LONGEST_PAUSE = 0.05
+# Each look takes processor time, of which pods have little: looks are many, jobs take seconds.
+LONGEST_PAUSE = 0.2
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The three sizes of the tests and what else runs like them, as data, each under the name of its Makefile target.
 
-A tier is a few lanes that run beside each other; a lane is steps that run one after the other. Two lanes of tests are
-as many as two cores bear: one of what computes, and one of what mostly waits for containers and controllers.
+A tier is a few lanes that run beside each other; a lane is steps that run one after the other. The gate has three
+lanes of tests, which are as many as two cores bear: one of what computes; one of processes, which wait for each other,
+for time-outs and for controllers; one of containers. What needs most memory, models and pipelines of processes, is in
+one lane, so that it never runs at once.
 
 Tests of processes, clusters and nodes depend on a machine that others use too: one that fails is run once more, alone,
 after all else, and named if it passes then. Unit and contract tests have no such excuse.
@@ -39,7 +41,9 @@ class Tier:
 
 _CHECK: Final = Step("check", command=("make", "--no-print-directory", "check"))
 _UNIT: Final = Step("unit", ("tests/unit",))
-_CONTRACT: Final = Step("contract", ("tests/contract",), (GATE,))
+_COMPUTING: Final = ("tests/contract/model", "tests/contract/parity")
+_MODELS: Final = Step("models", _COMPUTING, (GATE,))
+_CONTRACT: Final = Step("contract", ("tests/contract",), (GATE, *(f"--ignore={folder}" for folder in _COMPUTING)))
 _INTEGRATION: Final = Step("integration", ("tests/integration",), (GATE,), again=True)
 _GPU: Final = Step("gpu", ("tests/gpu",))
 
@@ -55,25 +59,27 @@ _BUILDS: Final = (
 )
 _CLUSTER: Final = Step(
     "cluster",
+    (*_RESOURCE, *_STORY, *_CHART, "tests/cluster/test_faults_of_rights.py"),
+    (GATE,),
+    again=True,
+)
+_CHANGES: Final = Step(
+    "changes",
     (
-        *_RESOURCE,
-        *_STORY,
-        *_CHART,
-        "tests/cluster/test_faults_of_rights.py",
         "tests/cluster/test_another_operator_moves_nothing.py",
         "tests/cluster/test_a_generation_takes_over.py",
         "tests/cluster/test_what_a_change_would_do.py",
         "tests/cluster/test_steady_state.py",
         "tests/cluster/test_killed_at_every_request.py",
     ),
-    (GATE, "--every=5"),
+    (GATE, "--every=8"),
     again=True,
 )
 # In one run of pytest, which puts together what all of their processes wrote.
 _COVERAGE: Final = Step(
     "coverage",
-    (*_UNIT.paths, *_CONTRACT.paths, *_INTEGRATION.paths, *_CLUSTER.paths),
-    (*_CLUSTER.options, "--cov", "--cov-report="),
+    (*_UNIT.paths, *_CONTRACT.paths, *_INTEGRATION.paths, *_CLUSTER.paths, *_CHANGES.paths),
+    (*_CHANGES.options, "--cov", "--cov-report="),
 )
 
 # On the oldest Kubernetes that the chart promises.
@@ -92,9 +98,13 @@ TIERS: Final = {
                 (
                     _CHECK,
                     _UNIT,
-                    _CONTRACT,
+                    _MODELS,
                     _INTEGRATION,
                     _GPU,
+                ),
+                (
+                    _CONTRACT,
+                    _CHANGES,
                 ),
                 (
                     _CLUSTER,
