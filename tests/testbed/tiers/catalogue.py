@@ -1,9 +1,7 @@
 """The three sizes of the tests and what else runs like them, as data, each under the name of its Makefile target.
 
-A tier is a few lanes that run beside each other; a lane is steps that run one after the other. The gate has three
-lanes of tests, which are as many as two cores bear: one of what computes; one of processes, which wait for each other,
-for time-outs and for controllers; one of containers. What needs most memory, models and pipelines of processes, is in
-one lane, so that it never runs at once.
+A tier is a few lanes that run beside each other; a lane is steps that run one after the other. Two lanes of tests are
+as many as two cores bear. The gate's take as long as each other: what computes is in one, nodes are in the other.
 
 Tests of processes, clusters and nodes depend on a machine that others use too: one that fails is run once more, alone,
 after all else, and named if it passes then. Unit and contract tests have no such excuse.
@@ -99,14 +97,13 @@ TIERS: Final = {
                     _CHECK,
                     _UNIT,
                     _MODELS,
-                    _INTEGRATION,
+                    _CONTRACT,
+                    _CHANGES,
                     _GPU,
                 ),
                 (
-                    _CONTRACT,
-                    _CHANGES,
-                ),
-                (
+                    # First what needs nothing that is built where the cache is empty.
+                    _INTEGRATION,
                     _CLUSTER,
                     Step(
                         "e2e",
