@@ -91,7 +91,7 @@ class BesideModel(ReplayModel):
         """`classes`: instead of the folder's own. `denoisers`: networks beside those of the folder."""
         self._ip_adapters = ip_adapters
         found = classes_of(base.folder) if classes is None else classes
-        encoders = {} if ip_adapters is None else ip_adapters.encoders
+        encoders = () if ip_adapters is None else ip_adapters.encoders
         components = {name: one for name, one in base.folder.components.items() if name not in _LEFT_OUT}
         super().__init__(
             replace(base.folder, pipeline_class=found["own"].__name__, components=components),
@@ -106,10 +106,9 @@ class BesideModel(ReplayModel):
                 components=base.components,
                 adapters=base.adapters,
                 denoisers=denoisers or {},
-                encoders={_part(IP_ADAPTERS, name): one for name, one in encoders.items()},
+                encoders={_part(IP_ADAPTERS, str(number)): one for number, one in enumerate(encoders)},
             ),
         )
-
         self.workflows = tuple(
             replace(one, images=one.images | _INPUTS.get(kind, frozenset({kind})))
             for kind, one in zip(self._classes, self.workflows, strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,8 +50,8 @@ class Shown:
 @dataclass(frozen=True)
 class _Loaded:
     projection: torch.nn.Module
-    attention: Mapping[str, torch.nn.Module]
-    """By layer; of denoisers alone."""
+    attention: Sequence[tuple[torch.nn.Module, torch.nn.Module]]
+    """Layers of the network, and what takes the place of their own; of denoisers alone."""
 
 
 class IPAdapters:
@@ -61,7 +61,7 @@ class IPAdapters:
         self,
         files: Sequence[IPAdapterFiles],
         pipeline_class: Any,
-        network: torch.nn.Module,
+        network: Any,
         *,
         computes: bool,
         dtype: torch.dtype,
@@ -75,6 +75,11 @@ class IPAdapters:
         """
         self.kind = kind_of(pipeline_class)
         self.network = network
+        if (own := network.config.get("encoder_hid_dim_type")) is not None:
+            raise UnsupportedModel(
+                f"model.ipAdapters: {type(network).__name__} has a projection of its own ({own}), where those of "
+                "IP-Adapters would be, as Kolors' has: leave the list out"
+            )
         self.scales = {one.name: one.scale for one in files}
         self._loaded: dict[str, _Loaded] = {}
         self._encoders: dict[str, torch.nn.Module] = {}
@@ -101,14 +106,14 @@ class IPAdapters:
                     check_fits(loaded.projection, by_path[path], one)
                 self._encoders[one.name] = by_path[path]
             # After it was tried on the CPU.
-            for module in (loaded.projection, *loaded.attention.values()):
+            for module in (loaded.projection, *(one for _, one in loaded.attention)):
                 module.to(device=device, dtype=dtype)
             self._loaded[one.name] = loaded
 
     @property
-    def encoders(self) -> Mapping[str, torch.nn.Module]:
-        """The image encoders by the name of the adapter that they are for; of encoders alone."""
-        return self._encoders
+    def encoders(self) -> Sequence[torch.nn.Module]:
+        """The image encoders, each once; of encoders alone."""
+        return list(dict.fromkeys(self._encoders.values()))
 
     def used(self, wanted: Sequence[IPAdapter]) -> list[tuple[str, float]]:
         """What a request asks for, in its order. Raises InvalidRequest, which names the adapter."""
@@ -138,8 +143,8 @@ class IPAdapters:
 
     def projection(self, used: Used) -> torch.nn.Module:
         """What a pipeline asks its network about: how many there are, and which embeddings they want."""
-        if self._loaded.keys() < {name for name, _ in used}:
-            # Of decoders: they are asked how many alone.
+        if not self._loaded:
+            # Of decoders, which are asked how many alone.
             return MultiIPAdapterImageProjection([torch.nn.Identity() for _ in used])
         return self._of(used).projection
 
@@ -148,8 +153,8 @@ class IPAdapters:
         """Meanwhile `network` computes with these."""
         composed = self._of(used)
         with ExitStack() as undo:
-            for name, attention in composed.attention.items():
-                _put(undo, network.get_submodule(name), "processor", attention)
+            for layer, attention in composed.attention:
+                _put(undo, layer, "processor", attention)
             _put(undo, network, self.kind.projection, composed.projection)
             _put(undo, network.config, "encoder_hid_dim_type", "ip_image_proj")
             yield
@@ -163,10 +168,10 @@ class IPAdapters:
         projections = [one.projection for one in each]
         made = _Loaded(
             MultiIPAdapterImageProjection(projections) if self.kind.several else projections[0],
-            {
-                name: _joined([one.attention[name] for one in each], [scale for _, scale in used])
-                for name in each[0].attention
-            },
+            [
+                (of_layer[0][0], _joined([attention for _, attention in of_layer], [scale for _, scale in used]))
+                for of_layer in zip(*(one.attention for one in each), strict=True)
+            ],
         )
         self._composed[used] = made
         if len(self._composed) > MAX_COMPOSED:
@@ -174,9 +179,10 @@ class IPAdapters:
         return made
 
 
-def _load(state: State, network: torch.nn.Module, kind: Kind, file: Path, at: str, *, computes: bool) -> _Loaded:
+def _load(state: State, network: Any, kind: Kind, file: Path, at: str, *, computes: bool) -> _Loaded:
     projection = projection_of(state, network, file, at)
-    return _Loaded(projection, attention_of(state, network, kind, file, at) if computes else {})
+    attention = attention_of(state, network, kind, file, at) if computes else {}
+    return _Loaded(projection, [(network.get_submodule(name), one) for name, one in attention.items()])
 
 
 def _joined(parts: Sequence[Any], scales: Sequence[float]) -> torch.nn.Module:
