@@ -57,8 +57,15 @@ _BUILDS: Final = (
 )
 _CLUSTER: Final = Step(
     "cluster",
-    (*_RESOURCE, *_STORY, *_CHART, "tests/cluster/test_faults_of_rights.py"),
-    (GATE,),
+    (
+        *_RESOURCE,
+        *_STORY,
+        *_CHART,
+        "tests/cluster/test_faults_of_rights.py",
+        "tests/cluster/test_steady_state.py",
+        "tests/cluster/test_killed_at_every_request.py",
+    ),
+    (GATE, "--every=8"),
     again=True,
 )
 _CHANGES: Final = Step(
@@ -67,17 +74,15 @@ _CHANGES: Final = Step(
         "tests/cluster/test_another_operator_moves_nothing.py",
         "tests/cluster/test_a_generation_takes_over.py",
         "tests/cluster/test_what_a_change_would_do.py",
-        "tests/cluster/test_steady_state.py",
-        "tests/cluster/test_killed_at_every_request.py",
     ),
-    (GATE, "--every=8"),
+    (GATE,),
     again=True,
 )
 # In one run of pytest, which puts together what all of their processes wrote.
 _COVERAGE: Final = Step(
     "coverage",
     (*_UNIT.paths, *_CONTRACT.paths, *_INTEGRATION.paths, *_CLUSTER.paths, *_CHANGES.paths),
-    (*_CHANGES.options, "--cov", "--cov-report="),
+    (*_CLUSTER.options, "--cov", "--cov-report="),
 )
 
 # On the oldest Kubernetes that the chart promises.
