@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from diffusion_worker.model import (
     NO_ADAPTERS,
@@ -23,6 +23,9 @@ from diffusion_worker.model.types import StageModel, Told
 from diffusion_worker.settings import Settings
 from diffusionpipeline.v1 import peer_pb2
 from diffusionpipeline.words import Stage
+
+if TYPE_CHECKING:
+    from diffusion_worker.model.adapter_files import Means
 
 _MOONCAKE_WHEELS: Final = ("mooncake-transfer-engine", "mooncake-transfer-engine-non-cuda")
 
@@ -91,8 +94,7 @@ def _adapters(settings: Settings, paused: Callable[[], None]) -> AdapterFiles:
             share_of(one.id, one.revision),
             one.file,
             one.scale,
-            patience_seconds=settings.download_patience_seconds,
-            paused=paused,
+            _means(settings, paused),
         )
         for one in settings.adapters
     ]
@@ -108,9 +110,9 @@ def _control_nets(settings: Settings, paused: Callable[[], None]) -> list[Contro
         return []
     from diffusion_worker.model.control_files import Named, at_path, from_hub
 
-    whole, how = Stage.DENOISE in settings.stages, _downloads(settings, paused)
+    whole, means = Stage.DENOISE in settings.stages, _means(settings, paused)
     named = [(one.source, Named(**one.model_dump(exclude={"source"}))) for one in settings.control_nets]
-    return [at_path(one) if source == "Path" else from_hub(one, whole=whole, **how) for source, one in named]
+    return [at_path(one) if source == "Path" else from_hub(one, means, whole=whole) for source, one in named]
 
 
 def _ip_adapters(settings: Settings, paused: Callable[[], None]) -> list[IPAdapterFiles]:
@@ -119,24 +121,26 @@ def _ip_adapters(settings: Settings, paused: Callable[[], None]) -> list[IPAdapt
         return []
     from diffusion_worker.model.ip_adapter_files import ImageEncoder, NamedIPAdapter, at_path, from_hub
 
-    stages, how = settings.stages, _downloads(settings, paused)
+    stages, means = settings.stages, _means(settings, paused)
     found = []
     for one in settings.ip_adapters:
         encoder = ImageEncoder(**one.image_encoder.model_dump())
         named = NamedIPAdapter(**one.model_dump(exclude={"source", "image_encoder"}), image_encoder=encoder)
         by_path = one.source == "Path"
-        found.append(at_path(named, stages=stages) if by_path else from_hub(named, stages=stages, **how))
+        found.append(at_path(named, stages=stages) if by_path else from_hub(named, means, stages=stages))
     return found
 
 
-def _downloads(settings: Settings, paused: Callable[[], None]) -> dict[str, Any]:
+def _means(settings: Settings, paused: Callable[[], None]) -> Means:
     """How weights beside the model's own are fetched."""
-    return {
-        "variant": settings.model_variant,
-        "allow_pickle": settings.allow_pickle,
-        "patience_seconds": settings.download_patience_seconds,
-        "paused": paused,
-    }
+    from diffusion_worker.model.adapter_files import Means
+
+    return Means(
+        patience_seconds=settings.download_patience_seconds,
+        paused=paused,
+        variant=settings.model_variant,
+        allow_pickle=settings.allow_pickle,
+    )
 
 
 def adopt(model: StageModel, settings: Settings) -> Loaded:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_worker.model import AdapterFile, DownloadFailed
-from diffusion_worker.model.adapter_files import from_hub, share_of
+from diffusion_worker.model.adapter_files import Means, from_hub, share_of
 
 NAME = "pytorch_lora_weights.safetensors"
 
@@ -27,10 +27,7 @@ def get(hub, tmp_path: Path) -> Callable[..., AdapterFile]:
             share_of(id, revision),
             file,
             0.5,
-            patience_seconds=5.0,
-            endpoint=hub.endpoint,
-            cache=tmp_path / "cache",
-            **{"offline": False, **given},
+            Means(patience_seconds=5.0, endpoint=hub.endpoint, cache=tmp_path / "cache", **{"offline": False, **given}),
         )
 
     return get

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_worker.model import ControlNetFiles, DownloadFailed, UnsupportedModel
+from diffusion_worker.model.adapter_files import Means
 from diffusion_worker.model.control_files import Named, at_path, from_hub
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -24,13 +25,13 @@ def get(hub, tmp_path: Path) -> Callable[..., ControlNetFiles]:
             (repository / folder / name).write_bytes(b"0123456789")
     hub.add("maker/nets", repository)
 
-    def get(id: str = "maker/nets", revision: str = "", subfolder: str = "", **given: object) -> ControlNetFiles:
+    def get(
+        id: str = "maker/nets", revision: str = "", subfolder: str = "", *, whole: bool = True, **given: object
+    ) -> ControlNetFiles:
         return from_hub(
             Named(name="edges", id=id, revision=revision, subfolder=subfolder, scale=0.5),
-            patience_seconds=5.0,
-            endpoint=hub.endpoint,
-            cache=tmp_path / "cache",
-            **{"whole": True, "variant": "", "allow_pickle": False, "offline": False, **given},
+            Means(patience_seconds=5.0, endpoint=hub.endpoint, cache=tmp_path / "cache", **{"offline": False, **given}),
+            whole=whole,
         )
 
     return get

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_worker.model import DownloadFailed, IPAdapterFiles, UnsupportedModel
+from diffusion_worker.model.adapter_files import Means
 from diffusion_worker.model.ip_adapter_files import ImageEncoder, NamedIPAdapter, at_path, from_hub
 from diffusionpipeline.words import Stage
 
@@ -53,11 +54,8 @@ def get(hub, tmp_path: Path) -> Callable[..., IPAdapterFiles]:
         encoder = ImageEncoder(id=encoder_id, subfolder=subfolder)
         return from_hub(
             NamedIPAdapter(name="style", id=id, revision=revision, file=file, image_encoder=encoder, scale=0.5),
+            Means(patience_seconds=5.0, endpoint=hub.endpoint, cache=tmp_path / "cache", **{"offline": False, **given}),
             stages=stages,
-            patience_seconds=5.0,
-            endpoint=hub.endpoint,
-            cache=tmp_path / "cache",
-            **{"variant": "", "allow_pickle": False, "offline": False, **given},
         )
 
     return get

@@ -18,6 +18,7 @@ from diffusion_worker.model import Control, ControlNetFiles, InvalidRequest, Par
 from diffusion_worker.model.driving import Direct
 from diffusionpipeline.words import STAGES, Stage
 from testbed.led_digits import control_net
+from testbed.payloads import bytes_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SEVEN = Parameters(prompt="a red seven", seed=1, num_inference_steps=1)
@@ -197,14 +198,6 @@ def test_each_weight_is_loaded_once_and_what_leads_by_the_denoiser_alone(
 
 def test_what_is_not_led_crosses_stages_as_without_any(model: Any, load: Callable[..., Any]) -> None:
     """Peers of one generation share it, and an encoder's conditioning serves many jobs."""
-    from diffusion_worker import payload
-
-    def bytes_of(values: Any) -> bytes:
-        plan = payload.measure(values)
-        buffer = bytearray(plan.nbytes)
-        payload.write(plan, memoryview(buffer))
-        return bytes(buffer)
-
     plain = load()
     encoded = plain.encode(SEVEN)
     assert bytes_of(model.encode(SEVEN)) == bytes_of(encoded)

@@ -30,6 +30,7 @@ from diffusion_worker.model.driving import Direct
 from diffusion_worker.model.ip_adapters import IPAdapters
 from diffusionpipeline.words import STAGES, Stage
 from testbed.led_digits import control_net
+from testbed.payloads import bytes_of
 from testbed.shown_digits import ip_adapters
 from testbed.zoo.ip_adapters import ENCODER, OTHER_ENCODER, write_encoder
 
@@ -302,14 +303,6 @@ def test_decoders_need_no_files(load: Callable[..., Any], there: Path, model: An
 
 def test_what_is_shown_nothing_crosses_stages_as_without_any(model: Any, load: Callable[..., Any]) -> None:
     """Peers of one generation share it, and an encoder's conditioning serves many jobs."""
-    from diffusion_worker import payload
-
-    def bytes_of(values: Any) -> bytes:
-        plan = payload.measure(values)
-        buffer = bytearray(plan.nbytes)
-        payload.write(plan, memoryview(buffer))
-        return bytes(buffer)
-
     plain = load()
     encoded = plain.encode(SEVEN)
     assert bytes_of(model.encode(SEVEN)) == bytes_of(encoded)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from testbed.company import denoised_in_company
 from testbed.zoo.processes import Case, Stay
 
 FAMILIES = ("sd15", "sdxl", "flux", "qwen-image", "wan21", "sd3", "wan22", "z-image", "ltx")
@@ -58,14 +59,8 @@ def test_on_off_and_over_leave_no_trace(pipeline: Any, adapted: str) -> None:
 def test_those_with_other_adapters_share_no_forward(pipeline: Any, adapted: str) -> None:
     sets: Any = ((), (("one", None),), (("one", 0.5),), BOTH)
     cases = [Case(adapted, adapters=adapters) for adapters in sets]
-    alone = [pipeline.split(case) for case in cases]
-    stays = [Stay(case, one["encoded"]) for case, one in zip(cases, alone, strict=True)]
-    together = pipeline.denoiser.call("denoise_together", stays)
-    gathered = [
-        pipeline.denoiser.call("denoise", case, one["encoded"], gathers=True)[0]
-        for case, one in zip(cases, alone, strict=True)
-    ]
-    assert together["denoised"] == gathered
+    company = denoised_in_company(pipeline, cases)
+    assert company.together == company.alone
 
 
 @each_family

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from testbed.company import denoised_in_company, denoised_in_two, distances
 from testbed.zoo.control_nets import Led
-from testbed.zoo.processes import Case, Stay
+from testbed.zoo.processes import Case
 
 FAMILIES = ("sd15", "sdxl", "sd3", "flux", "qwen-image")
 IN_GATE = ("sd15", "sdxl")
@@ -107,28 +108,15 @@ def test_those_who_are_led_differently_take_nothing_of_each_other(pipeline: Any,
         Case(led, controls=(Led("depth", 0.6),)),
         Case(led, controls=SEVERAL[led]),
     ]
-    alone = [pipeline.split(case) for case in cases]
-    stays = [Stay(case, one["encoded"]) for case, one in zip(cases, alone, strict=True)]
-    together = pipeline.denoiser.call("denoise_together", stays)
-    gathered = [
-        pipeline.denoiser.call("denoise", case, one["encoded"], gathers=True)[0]
-        for case, one in zip(cases, alone, strict=True)
-    ]
-    distances = [
-        pipeline.denoiser.call("distance", one, other)
-        for one, other in zip(together["denoised"], gathered, strict=True)
-    ]
-    assert max(distances) < NEAR
-    assert len(set(together["denoised"])) == len(cases)
+    company = denoised_in_company(pipeline, cases)
+    assert max(distances(pipeline, company)) < NEAR
+    assert len(set(company.together)) == len(cases)
 
 
 @each_family
 def test_a_led_denoising_goes_on_where_it_was_parked(pipeline: Any, led: str) -> None:
-    case = Case(led, controls=SEVERAL[led])
-    encoded = pipeline.encoder.call("encode", case)
-    at_once, _ = pipeline.denoiser.call("denoise", case, encoded)
-    parked, _ = pipeline.denoiser.call("denoise", case, encoded, park_at=1)
-    assert pipeline.denoiser.call("denoise", case, parked)[0] == at_once
+    at_once, in_two = denoised_in_two(pipeline, Case(led, controls=SEVERAL[led]))
+    assert in_two == at_once
 
 
 def test_with_an_adapter_it_equals_the_classic_pipeline_with_it(pipeline: Any) -> None:

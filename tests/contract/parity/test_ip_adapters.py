@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from testbed.company import denoised_in_company, denoised_in_two, distances
 from testbed.zoo.control_nets import Led
-from testbed.zoo.processes import Case, Stay
+from testbed.zoo.processes import Case
 
 FAMILIES = ("sd15", "sdxl", "sd3", "flux")
 IN_GATE = ("sd15", "flux")
@@ -138,25 +139,12 @@ def test_those_who_are_shown_different_things_take_nothing_of_each_other(pipelin
         Case(family, shown=(("style", 0.6),)),
         Case(family, shown=(*SEVERAL[family][1:], SEVERAL[family][0])),
     ]
-    alone = [pipeline.split(case) for case in cases]
-    stays = [Stay(case, one["encoded"]) for case, one in zip(cases, alone, strict=True)]
-    together = pipeline.denoiser.call("denoise_together", stays)
-    gathered = [
-        pipeline.denoiser.call("denoise", case, one["encoded"], gathers=True)[0]
-        for case, one in zip(cases, alone, strict=True)
-    ]
-    distances = [
-        pipeline.denoiser.call("distance", one, other)
-        for one, other in zip(together["denoised"], gathered, strict=True)
-    ]
-    assert max(distances) < NEAR
-    assert len(set(together["denoised"])) == len(cases)
+    company = denoised_in_company(pipeline, cases)
+    assert max(distances(pipeline, company)) < NEAR
+    assert len(set(company.together)) == len(cases)
 
 
 @each_family
 def test_a_denoising_goes_on_where_it_was_parked(pipeline: Any, family: str) -> None:
-    case = Case(family, shown=SEVERAL[family])
-    encoded = pipeline.encoder.call("encode", case)
-    at_once, _ = pipeline.denoiser.call("denoise", case, encoded)
-    parked, _ = pipeline.denoiser.call("denoise", case, encoded, park_at=1)
-    assert pipeline.denoiser.call("denoise", case, parked)[0] == at_once
+    at_once, in_two = denoised_in_two(pipeline, Case(family, shown=SEVERAL[family]))
+    assert in_two == at_once

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from testbed.zoo.processes import Case, Stay
+from testbed.company import denoised_in_company, distances
+from testbed.zoo.processes import Case
 from testbed.zoo.schedulers import names_for
 
 FAMILIES = ("sd15", "sdxl", "flux", "wan21")
@@ -77,12 +78,6 @@ def test_one_after_another_leaves_no_trace(pipeline: Any, swapped: str) -> None:
 @each_family
 def test_requests_with_different_schedulers_share_forwards_and_keep_their_bits(pipeline: Any, swapped: str) -> None:
     cases = [case_of(swapped, name) for name in ("", *names_for(swapped))]
-    encoded = [pipeline.encoder.call("encode", case) for case in cases]
-    alone = [
-        pipeline.denoiser.call("denoise", case, one, gathers=True)[0] for case, one in zip(cases, encoded, strict=True)
-    ]
-    stays = [Stay(*one) for one in zip(cases, encoded, strict=True)]
-    together = pipeline.denoiser.call("denoise_together", stays)
-    assert together["forwards"]["joined"]
-    for one, other in zip(together["denoised"], alone, strict=True):
-        assert pipeline.whole.call("distance", one, other) < 1e-4
+    company = denoised_in_company(pipeline, cases)
+    assert company.forwards["joined"]
+    assert max(distances(pipeline, company)) < 1e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -21,6 +22,21 @@ from diffusionpipeline.words import Stage
 _FIELDS: Final = ("model.id:", "model.revision:")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """How weights beside a model's own come of a hub. `offline`: nothing may; None: as the hub's library says."""
+
+    patience_seconds: float
+    paused: Callable[[], None] = lambda: None
+    variant: str = ""
+    allow_pickle: bool = False
+    endpoint: str = ""
+    """Empty: the hub's own."""
+    cache: Path | None = None
+    """None: the hub's own."""
+    offline: bool | None = None
+
+
 def at_path(name: str, path: str, file: str, scale: float) -> AdapterFile:
     """An adapter that is a file, or in a folder. Raises UnsupportedModel."""
     place = Path(path)
@@ -34,12 +50,7 @@ def from_hub(
     share: Share,
     file: str,
     scale: float,
-    *,
-    patience_seconds: float,
-    paused: Callable[[], None] = lambda: None,
-    endpoint: str = "",
-    cache: Path | None = None,
-    offline: bool | None = None,
+    means: Means,
 ) -> AdapterFile:
     """An adapter of the repository that `share` names for any stages: its safetensors files, or `file` alone.
 
@@ -51,7 +62,7 @@ def from_hub(
         return found if not local or ((found / file).is_file() if file else any(found.glob("*.safetensors"))) else None
 
     at = f"model.adapters[{name}]"
-    found = obtain(at, share, get, Patience(patience_seconds, paused=paused), endpoint, cache, offline=offline)
+    found = obtain(at, share, get, means)
     if file and not (found / file).is_file():
         raise DownloadFailed(f"{at}.file: repository {share.id} has no {file}")
     return AdapterFile(name, found, file, scale)
@@ -63,27 +74,26 @@ class Get(Protocol):
     def __call__(self, asked: Download, *, local: bool) -> Path | None: ...
 
 
-def obtain(
-    at: str, share: Share, get: Get, patience: Patience, endpoint: str, cache: Path | None, *, offline: bool | None
-) -> Path:
+def obtain(at: str, share: Share, get: Get, means: Means) -> Path:
     """What `get` finds in the cache, else fetches. `at`: the resource's field that names the repository.
 
     Raises DownloadFailed, OSError (a full disk).
     """
     hub_logging.set_verbosity(logging.CRITICAL)
-    cache = cache or Path(constants.HF_HUB_CACHE)
-    asked = Download(share, lambda done, total: None, endpoint or constants.ENDPOINT, cache)
+    cache = means.cache or Path(constants.HF_HUB_CACHE)
+    asked = Download(share, lambda done, total: None, means.endpoint or constants.ENDPOINT, cache)
     try:
         there = get(asked, local=True)
     except LocalEntryNotFoundError:
         there = None
     if there is not None:
         return there
-    if constants.is_offline_mode() if offline is None else offline:
+    if constants.is_offline_mode() if means.offline is None else means.offline:
         raise DownloadFailed(
             f"{at}: {cache} lacks {asked.name}, and nothing may be downloaded (downloadPolicy Never, "
             "or HF_HUB_OFFLINE): put it there, or name it by source Path"
         )
+    patience = Patience(means.patience_seconds, paused=means.paused)
     huggingface_hub.set_client_factory(lambda: PatientClient(patience))
     try:
         found = asked.patiently(patience, partial(get, asked, local=False))

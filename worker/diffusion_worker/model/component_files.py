@@ -7,25 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from diffusion_worker.model.adapter_files import obtain, share_of
+from diffusion_worker.model.adapter_files import Means, obtain, share_of
 from diffusion_worker.model.download import Download
-from diffusion_worker.model.patience import Patience
 from diffusion_worker.model.types import DownloadFailed
 from diffusion_worker.model.weightfiles import weights_of
 
 CONFIG_FILE: Final = "config.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Means:
-    """With which files come. `offline`: nothing may be downloaded; None: as the hub's library says."""
-
-    patience: Patience
-    endpoint: str = ""
-    """Empty: the hub's own."""
-    cache: Path | None = None
-    """None: the hub's own."""
-    offline: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +27,8 @@ class Component:
     """Empty: the root."""
 
 
-def fetch_component(
-    one: Component, means: Means, *, whole: bool, variant: str, allow_pickle: bool, whole_first: bool = False
-) -> Path:
-    """Its folder, with its config and, if `whole`, its weights of `variant`, where it has them so.
+def fetch_component(one: Component, means: Means, *, whole: bool, whole_first: bool = False) -> Path:
+    """Its folder, with its config and, if `whole`, its weights of the variant asked for, where it has them so.
 
     `whole_first`: as transformers reads what it finds. What is in the cache is not asked for again.
     Raises DownloadFailed, UnsupportedModel, OSError (a full disk).
@@ -61,7 +46,7 @@ def fetch_component(
             return folder
         there = [file.name for file in folder.iterdir()] if local else _names(asked.listing(commit), prefix)
         what = f"{one.at}: {asked.name}"
-        found = weights_of(what, there, variant=variant, allow_pickle=allow_pickle, whole_first=whole_first)
+        found = weights_of(what, there, variant=means.variant, allow_pickle=means.allow_pickle, whole_first=whole_first)
         if found is None or found.missing:
             if local:
                 return None
@@ -69,8 +54,7 @@ def fetch_component(
         asked.snapshot([prefix + name for name in (CONFIG_FILE, *found.files, *found.indexes)], local=local)
         return folder
 
-    share = share_of(one.id, one.revision)
-    return obtain(one.at, share, get, means.patience, means.endpoint, means.cache, offline=means.offline)
+    return obtain(one.at, share_of(one.id, one.revision), get, means)
 
 
 def _names(listing: Iterable[str], prefix: str) -> list[str]:

@@ -5,12 +5,11 @@ Roles that do not denoise need the config alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_worker.model.component_files import Component, Means, fetch_component
-from diffusion_worker.model.patience import Patience
+from diffusion_worker.model.adapter_files import Means
+from diffusion_worker.model.component_files import Component, fetch_component
 from diffusion_worker.model.types import ControlNetFiles, UnsupportedModel
 
 
@@ -38,27 +37,10 @@ def at_path(one: Named) -> ControlNetFiles:
     return ControlNetFiles(one.name, place, one.scale)
 
 
-def from_hub(
-    one: Named,
-    *,
-    whole: bool,
-    variant: str,
-    allow_pickle: bool,
-    patience_seconds: float,
-    paused: Callable[[], None] = lambda: None,
-    endpoint: str = "",
-    cache: Path | None = None,
-    offline: bool | None = None,
-) -> ControlNetFiles:
-    """A ControlNet of a repository: its config and, if `whole`, its weights of `variant`, where it has them so.
+def from_hub(one: Named, means: Means, *, whole: bool) -> ControlNetFiles:
+    """A ControlNet of a repository: its config and, if `whole`, its weights of a variant, where it has them so.
 
     What is in the cache is not asked for again. Raises DownloadFailed, UnsupportedModel, OSError (a full disk).
     """
-    found = fetch_component(
-        Component(at=one.at, field=f"{one.at}.id", id=one.id, revision=one.revision, subfolder=one.subfolder),
-        Means(patience=Patience(patience_seconds, paused=paused), endpoint=endpoint, cache=cache, offline=offline),
-        whole=whole,
-        variant=variant,
-        allow_pickle=allow_pickle,
-    )
-    return ControlNetFiles(one.name, found, one.scale)
+    place = Component(at=one.at, field=f"{one.at}.id", id=one.id, revision=one.revision, subfolder=one.subfolder)
+    return ControlNetFiles(one.name, fetch_component(place, means, whole=whole), one.scale)

@@ -6,15 +6,13 @@ embedding a picture becomes is told by the weights. Denoisers need the weights a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from diffusion_worker.model.adapter_files import obtain, share_of
-from diffusion_worker.model.component_files import CONFIG_FILE, Component, Means, fetch_component
+from diffusion_worker.model.adapter_files import Means, obtain, share_of
+from diffusion_worker.model.component_files import CONFIG_FILE, Component, fetch_component
 from diffusion_worker.model.download import Download
-from diffusion_worker.model.patience import Patience
 from diffusion_worker.model.types import DownloadFailed, IPAdapterFiles, UnsupportedModel
 from diffusion_worker.model.weightfiles import PICKLE_SUFFIXES
 from diffusionpipeline.words import Stage
@@ -72,37 +70,23 @@ def at_path(one: NamedIPAdapter, *, stages: frozenset[Stage]) -> IPAdapterFiles:
     return _files(one, stages, file, encoder)
 
 
-def from_hub(
-    one: NamedIPAdapter,
-    *,
-    stages: frozenset[Stage],
-    variant: str,
-    allow_pickle: bool,
-    patience_seconds: float,
-    paused: Callable[[], None] = lambda: None,
-    endpoint: str = "",
-    cache: Path | None = None,
-    offline: bool | None = None,
-) -> IPAdapterFiles:
-    """One of repositories: what `stages` need of it, an image encoder's weights of `variant`, where it has them so.
+def from_hub(one: NamedIPAdapter, means: Means, *, stages: frozenset[Stage]) -> IPAdapterFiles:
+    """One of repositories: what `stages` need of it, an image encoder's weights of a variant, where it has them so.
 
     What is in the cache is not asked for again. Raises DownloadFailed, UnsupportedModel, OSError (a full disk).
     """
     if not _wants_file(stages):
         return _files(one, stages)
-    if PurePosixPath(one.file).suffix in PICKLE_SUFFIXES and not allow_pickle:
+    if PurePosixPath(one.file).suffix in PICKLE_SUFFIXES and not means.allow_pickle:
         raise UnsupportedModel(
             f"{one.at}.file: {one.file} is a pickle that may run any code; name its safetensors, or set "
             "model.allowPickle if you trust its maker"
         )
-    means = Means(patience=Patience(patience_seconds, paused=paused), endpoint=endpoint, cache=cache, offline=offline)
     # The file is small beside the encoder's weights: that it is not there is known before these come.
     file = _fetch_file(one, means)
     if Stage.ENCODE not in stages:
         return _files(one, stages, file)
-    encoder = fetch_component(
-        one.encoder, means, whole=True, variant=variant, allow_pickle=allow_pickle, whole_first=True
-    )
+    encoder = fetch_component(one.encoder, means, whole=True, whole_first=True)
     return _files(one, stages, file, encoder)
 
 
@@ -115,8 +99,7 @@ def _fetch_file(one: NamedIPAdapter, means: Means) -> Path:
             return None
         raise DownloadFailed(f"{one.at}.file: repository {asked.name} has no {one.file}")
 
-    share = share_of(one.id, one.revision)
-    return obtain(one.at, share, get, means.patience, means.endpoint, means.cache, offline=means.offline)
+    return obtain(one.at, share_of(one.id, one.revision), get, means)
 
 
 def _wants_file(stages: frozenset[Stage]) -> bool:

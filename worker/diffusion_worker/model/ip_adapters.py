@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,11 +40,9 @@ class Shown:
         """Whether it is this network that they show things to."""
         return network is self.owner.network
 
-    @contextmanager
-    def on(self, network: torch.nn.Module) -> Iterator[None]:
+    def on(self, network: torch.nn.Module) -> AbstractContextManager[None]:
         """Meanwhile the network computes with them."""
-        with self.owner.on(network, self.used):
-            yield
+        return self.owner.on(network, self.used)
 
 
 @dataclass(frozen=True)
