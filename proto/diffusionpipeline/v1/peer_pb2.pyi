@@ -624,23 +624,51 @@ class Progress(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     step: _builtins.int
     steps: _builtins.int
+    resumable: _builtins.bool
+    """It can be parked after any step."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         step: _builtins.int = ...,
         steps: _builtins.int = ...,
+        resumable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step", "steps", b"steps", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resumable", b"resumable", "step", b"step", "steps", b"steps", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class Parked(_message.Message):
+    """How far a denoising had come when it was parked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    steps: _builtins.int
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Parked: _TypeAlias = Parked  # noqa: Y015
 
 @_typing.final
 class StageDone(_message.Message):
@@ -654,6 +682,7 @@ class StageDone(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
@@ -667,6 +696,10 @@ class StageDone(_message.Message):
 
     @_builtins.property
     def timings(self) -> _stage_pb2.StageTimings: ...
+    @_builtins.property
+    def parked(self) -> Global___Parked:
+        """The denoising is not finished: its output is a checkpoint, which another denoise task goes on from."""
+
     def __init__(
         self,
         *,
@@ -676,10 +709,11 @@ class StageDone(_message.Message):
         output: _stage_pb2.Descriptor | None = ...,
         artifacts: _abc.Iterable[_stage_pb2.Artifact] | None = ...,
         timings: _stage_pb2.StageTimings | None = ...,
+        parked: Global___Parked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "parked", b"parked", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "job_id", b"job_id", "output", b"output", "stage", b"stage", "task_id", b"task_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "job_id", b"job_id", "output", b"output", "parked", b"parked", "stage", b"stage", "task_id", b"task_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -738,6 +772,7 @@ class RouterCommand(_message.Message):
     RELEASE_SLOT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    PARK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -752,6 +787,8 @@ class RouterCommand(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def probe(self) -> Global___Probe: ...
+    @_builtins.property
+    def park(self) -> Global___Park: ...
     def __init__(
         self,
         *,
@@ -762,12 +799,13 @@ class RouterCommand(_message.Message):
         release_slot: Global___ReleaseSlot | None = ...,
         drain: Global___Drain | None = ...,
         probe: Global___Probe | None = ...,
+        park: Global___Park | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["registered", "refused", "execute", "cancel", "release_slot", "drain", "probe"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["registered", "refused", "execute", "cancel", "release_slot", "drain", "probe", "park"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -836,6 +874,7 @@ class Execute(_message.Message):
     INPUT_TASK_ID_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
@@ -848,6 +887,8 @@ class Execute(_message.Message):
     """A worker ended while it computed this job: nothing is computed beside it, so that it is known who ends another."""
     ticket: _builtins.bytes
     """Shows, with the task's id, that a file is this task's to put or to read."""
+    order: _builtins.float
+    """Among tasks of a stage that wait, the lower goes first; of equals, the one that came first."""
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
     @_builtins.property
@@ -867,10 +908,11 @@ class Execute(_message.Message):
         input_task_id: _builtins.str = ...,
         alone: _builtins.bool = ...,
         ticket: _builtins.bytes = ...,
+        order: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "order", b"order", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -898,6 +940,29 @@ class Cancel(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
+
+@_typing.final
+class Park(_message.Message):
+    """End the denoising after its next step, with a checkpoint. One that has ended meanwhile, or can't be parked, is left as
+    it is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Park: _TypeAlias = Park  # noqa: Y015
 
 @_typing.final
 class ReleaseSlot(_message.Message):

@@ -24,6 +24,14 @@ class Stage(IntEnum):
     DECODE = 3
 
 
+class Priority(IntEnum):
+    """Whose jobs come first, whatever their targets. Numbers are those of diffusionpipeline.v1.Priority."""
+
+    INTERACTIVE = 1
+    STANDARD = 2
+    BATCH = 3
+
+
 class FailureKind(IntEnum):
     """Why a task or a job failed. Numbers are those of diffusionpipeline.v1.FailureKind."""
 
@@ -88,6 +96,14 @@ class HeldTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """How far a denoising had come when it was parked."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class StageResult(Generic[R]):
     """What a finished task leaves."""
 
@@ -97,6 +113,8 @@ class StageResult(Generic[R]):
     report: R
     """Where a later stage finds it, or what the client gets; how long it took, and whatever else the shells want."""
     compute_seconds: float = 0.0
+    parked: Parked | None = None
+    """It did not finish: what it leaves is a checkpoint, and another task of the stage goes on from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +145,13 @@ class JobSubmitted:
     """Only denoisers that offer all of them can take it."""
     scheduler: str = ""
     """Likewise. Empty: the model's own."""
+    since: float | None = None
+    """When it was accepted. None: now."""
+    target: float = 0.0
+    """Seconds from then in which it should end. 0: by the policy's factor of what it is predicted to take alone."""
+    priority: Priority = Priority.STANDARD
+    tenant: str = ""
+    """Whose it is: tenants of one priority get the same share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +232,8 @@ class Progressed:
     task_id: str
     step: int
     steps: int
+    resumable: bool = False
+    """It can be parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +295,8 @@ class Execute(Generic[R]):
     deadline: float
     alone: bool = False
     """Nothing else is to be computed beside it: should the worker end again, it is known who ended it."""
+    order: float = 0.0
+    """Of tasks that wait on the peer the lower goes first; of equals, the one that came first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +304,14 @@ class CancelTask:
     incarnation: str
     task_id: str
     only_if_waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ParkTask:
+    """It is to end after its next step, with a checkpoint."""
+
+    incarnation: str
+    task_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +364,18 @@ class JobEnded(Generic[R]):
     result: R | None = None
 
 
-Action = Execute[R] | CancelTask | ReleaseSlot | Welcome | Refuse | PeerLost | JobKilled | JobChanged | JobEnded[R]
+Action = (
+    Execute[R]
+    | CancelTask
+    | ParkTask
+    | ReleaseSlot
+    | Welcome
+    | Refuse
+    | PeerLost
+    | JobKilled
+    | JobChanged
+    | JobEnded[R]
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,13 @@ class MalformedReport(ValueError):
 
 
 def check_result(done: peer_pb2.StageDone) -> None:
-    """Raises MalformedReport where files are named that are not the job's own."""
+    """Raises MalformedReport where files are named that are not the job's own, or something is parked that has no
+    steps."""
     for artifact in done.artifacts:
         if not artifact.key.startswith(f"jobs/{done.job_id}/"):
             raise MalformedReport(f"StageDone of {done.task_id}: {artifact.key[:200]!r} is no file of its job")
+    if done.HasField("parked") and done.stage != stage_pb2.STAGE_DENOISE:
+        raise MalformedReport(f"StageDone of {done.task_id}: only a denoising is parked, and this is no denoise task")
 
 
 def make_plausible(report: peer_pb2.PeerReport) -> int:

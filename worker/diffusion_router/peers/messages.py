@@ -90,7 +90,7 @@ def event(incarnation: str, report: peer_pb2.PeerReport) -> Event | None:
             return core.InputReceived(incarnation, report.input_received.task_id)
         case "progress":
             progress = report.progress
-            return core.Progressed(incarnation, progress.task_id, progress.step, progress.steps)
+            return core.Progressed(incarnation, progress.task_id, progress.step, progress.steps, progress.resumable)
         case "stage_done":
             return core.StageDone(incarnation, _result(report.stage_done))
         case "stage_failed":
@@ -105,12 +105,14 @@ def event(incarnation: str, report: peer_pb2.PeerReport) -> Event | None:
 
 
 def command(
-    action: core.CancelTask | core.ReleaseSlot | core.Refuse,
+    action: core.CancelTask | core.ParkTask | core.ReleaseSlot | core.Refuse,
 ) -> peer_pb2.RouterCommand:
     match action:
         case core.CancelTask():
             cancel = peer_pb2.Cancel(task_id=action.task_id, only_if_waiting=action.only_if_waiting)
             return peer_pb2.RouterCommand(cancel=cancel)
+        case core.ParkTask():
+            return peer_pb2.RouterCommand(park=peer_pb2.Park(task_id=action.task_id))
         case core.ReleaseSlot():
             return peer_pb2.RouterCommand(release_slot=peer_pb2.ReleaseSlot(task_id=action.task_id))
         case core.Refuse():
@@ -130,6 +132,7 @@ def execute(
         deadline_seconds=deadline_seconds,
         alone=action.alone,
         ticket=ticket,
+        order=action.order,
     )
     if action.input is not None:
         message.input.CopyFrom(action.input.output)
@@ -150,7 +153,8 @@ def stage_report(record: core.StageRecord[Report]) -> job_pb2.StageReport:
 
 def _result(done: Report) -> core.StageResult[Report]:
     check_result(done)
-    return core.StageResult(done.task_id, done.job_id, _stage(done.stage), done, done.timings.compute_seconds)
+    parked = core.Parked(done.parked.step, done.parked.steps) if done.HasField("parked") else None
+    return core.StageResult(done.task_id, done.job_id, _stage(done.stage), done, done.timings.compute_seconds, parked)
 
 
 def _stage(number: int) -> core.Stage:
