@@ -22,13 +22,14 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
 from typing import Final, Generic
 
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.offers import NONE, Names, Offers, can_take, needs
+from diffusion_router.core.ordering import First, Ordering, Queue
+from diffusion_router.core.running import Running
 from diffusion_router.core.state import Job, Peer, Task
 
 # Whom jobs compete for: peers of this generation ("": any, before their first stage), or this incarnation alone, which
@@ -43,32 +44,19 @@ Place = tuple[Stage, str]
 _ANYWHERE: Final[Group] = ("", "")
 
 
-@dataclass(slots=True)
-class Lane:
-    """Jobs that the same peers could start, oldest first. Entries that no longer hold are passed over when met."""
-
-    heap: list[tuple[int, str]] = field(default_factory=list)
-    entries: set[str] = field(default_factory=set)
-
-    def push(self, seq: int, job_id: str) -> None:
-        if job_id not in self.entries:
-            self.entries.add(job_id)
-            heapq.heappush(self.heap, (seq, job_id))
-
-    def pop(self) -> None:
-        self.entries.discard(heapq.heappop(self.heap)[1])
-
-
 class Scheduler(Generic[R]):
     """Ready jobs, and the peers that could take them. `jobs` and `peers` are the book's own and only read here."""
 
-    def __init__(self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]], *, compared: int = 1) -> None:
+    def __init__(
+        self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]], ordering: Ordering[R], *, compared: int = 1
+    ) -> None:
         """compared: as in Policy."""
         self._jobs = jobs
         self._peers = peers
+        self._ordering = ordering
         self._compared = compared
         self.offers: Offers[R] = Offers()
-        self._lanes: dict[Stage, dict[Group, dict[Kind, Lane]]] = {stage: {} for stage in Stage}
+        self._lanes: dict[Stage, dict[Group, dict[Kind, Queue[R]]]] = {stage: {} for stage in Stage}
         self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
         # Peers with a credit and room, by load (tasks beyond capacity), the longest unchanged first; where each is.
         self._open: dict[Place, dict[int, dict[str, Peer[R]]]] = defaultdict(dict)
@@ -86,6 +74,13 @@ class Scheduler(Generic[R]):
         # Peers that take tasks, or may again, by stage and generation; generations that have every role.
         self._staying: dict[Stage, dict[str, set[str]]] = {stage: {} for stage in Stage}
         self._complete: list[str] = []
+        # Denoisings that could give way; those that began since they were last looked at. Jobs that are first in their
+        # lane, for which there is no place; which of them are to be held against all that run.
+        self._running: Running[R] = Running(compared)
+        self._began: list[Task[R]] = []
+        self._held_back: dict[tuple[Group, Kind], Job[R]] = {}
+        self._compare: set[tuple[Group, Kind]] = set()
+        self._now = 0.0
 
     # ------------------------------------------------------------ what changes
 
@@ -96,8 +91,9 @@ class Scheduler(Generic[R]):
         kind = self._kind(job)
         lane = lanes.get(kind)
         if lane is None:
-            lane = lanes[kind] = Lane()
-        lane.push(job.seq, job.id)
+            lane = lanes[kind] = self._ordering.queue(job.stage)
+        self._ordering.weigh(job)
+        lane.push(job)
         self._touched[job.stage].add(group)
 
     def seat(self, peer: Peer[R]) -> None:
@@ -166,15 +162,16 @@ class Scheduler(Generic[R]):
             job_id
             for group in list(lanes)
             for lane in lanes[group].values()
-            for job_id in lane.entries
+            for job_id in lane
             if (job := self._jobs.get(job_id)) is not None and job.begins_in and self._group(job) != group
         ]
         for job_id in moved:
             self.push(self._jobs[job_id])
 
     def _enter(self, peer: Peer[R]) -> None:
-        load = len(peer.tasks) - peer.capacity
-        credit = load < peer.prefetch and peer.takes_tasks and peer.incarnation in self._peers
+        load = peer.load
+        early = self._ordering.commits_early
+        credit = peer.takes_tasks and peer.incarnation in self._peers and peer.may_wait(early=early)
         free = peer.free_slots
         loads = self._loads.setdefault(peer.incarnation, {})
         for stage, need in peer.needs.items():
@@ -238,52 +235,143 @@ class Scheduler(Generic[R]):
 
     def settled(self) -> bool:
         """Whether nothing has changed since all lanes concerned were looked at."""
-        return not (self._changed or any(self._touched.values()))
+        return not (self._changed or self._began or self._compare or any(self._touched.values()))
 
-    def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R]], None]) -> list[Job[R]]:
-        """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over)."""
+    def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R], float], None]) -> list[Job[R]]:
+        """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over).
+
+        start: of a job on a peer, with its task's order among those that wait there.
+        """
+        self._now = now
         self._refresh()
-        touched = self._touched[stage]
-        if not touched:
+        if not self._touched[stage]:
             return []
-        groups = self._lanes[stage]
-        heads = [
-            (lane.heap[0], group, number, kind)
-            for group in touched
-            for number, (kind, lane) in enumerate(groups.get(group, {}).items())
-            if self._worth_a_look(stage, group, kind)
-        ]
-        self._touched[stage] = set()
-        heapq.heapify(heads)
         stranded: list[Job[R]] = []
+        places = [(group, kind) for group in self._touched[stage] for kind in self._lanes[stage].get(group, ())]
+        self._touched[stage] = set()
+        heads, epoch = self._heads(stage, places), self._ordering.epoch(stage)
         while heads:
-            head, group, number, kind = heapq.heappop(heads)
-            lane = groups[group][kind]
-            if lane.heap[0] != head:
-                # An older job has come into this lane from another meanwhile.
-                heapq.heappush(heads, (lane.heap[0], group, number, kind))
+            first, number, group, kind = heapq.heappop(heads)
+            lane = self._lanes[stage][group][kind]
+            if (anew := lane.first(now)) != first:
+                # Meanwhile another has come into this lane, or keys are others.
+                if anew is not None:
+                    heapq.heappush(heads, (anew, number, group, kind))
                 continue
-            job_id = head[1]
-            job = self._jobs.get(job_id)
-            if job is not None and job.ready(stage, now) and job.avoid == kind[0] and self._group(job) == group:
-                if self._kind(job) != kind:
-                    # What denoisers offer is another since it came here.
-                    self.push(job)
-                elif self._is_stranded(group[0], stage, kind[1]):
-                    stranded.append(job)
-                elif (peer := self._choose(job, kind[1])) is not None:
-                    start(job, peer)
-                    self._refresh()
-                else:
-                    continue
-            lane.pop()
-            if not lane.heap:
-                del groups[group][kind]
-                if not groups[group]:
-                    del groups[group]
-            elif self._worth_a_look(stage, group, kind):
-                heapq.heappush(heads, (lane.heap[0], group, number, kind))
+            if not self._settle(stage, group, kind, first[1], start, stranded):
+                continue
+            if not lane:
+                self._forget(stage, group, kind)
+            elif (following := lane.first(now)) is not None and self._worth_a_look(stage, group, kind):
+                heapq.heappush(heads, (following, number, group, kind))
+            if epoch != self._ordering.epoch(stage):
+                epoch = self._ordering.epoch(stage)
+                heads = self._heads(stage, [head[2:] for head in heads])
         return stranded
+
+    def _heads(self, stage: Stage, places: Iterable[tuple[Group, Kind]]) -> list[tuple[First, int, Group, Kind]]:
+        """The first of each lane of which one could start, or would be stranded; as a heap."""
+        heads = []
+        for number, (group, kind) in enumerate(places):
+            lane = self._lanes[stage][group][kind]
+            first = lane.first(self._now)
+            if first is None:
+                self._forget(stage, group, kind)
+            elif self._worth_a_look(stage, group, kind):
+                heads.append((first, number, group, kind))
+            else:
+                self._holds_back(stage, group, kind, self._jobs.get(first[1]))
+        heapq.heapify(heads)
+        return heads
+
+    def _settle(
+        self,
+        stage: Stage,
+        group: Group,
+        kind: Kind,
+        job_id: str,
+        start: Callable[[Job[R], Peer[R], float], None],
+        stranded: list[Job[R]],
+    ) -> bool:
+        """Whether the first job of the lane waits there no more: it is started, stranded, or waits elsewhere."""
+        lane = self._lanes[stage][group][kind]
+        job = self._jobs.get(job_id)
+        if job is not None and job.ready(stage, self._now) and job.avoid == kind[0] and self._group(job) == group:
+            if self._kind(job) != kind:
+                # What denoisers offer is another since it came here.
+                self.push(job)
+            elif self._is_stranded(group[0], stage, kind[1]):
+                stranded.append(job)
+            elif (peer := self._choose(job, kind[1])) is not None:
+                start(job, peer, self._ordering.started(job, lane))
+                self._refresh()
+            else:
+                self._holds_back(stage, group, kind, job)
+                return False
+        lane.discard(job_id)
+        return True
+
+    def _forget(self, stage: Stage, group: Group, kind: Kind) -> None:
+        groups = self._lanes[stage]
+        del groups[group][kind]
+        if not groups[group]:
+            del groups[group]
+        self._held_back.pop((group, kind), None)
+
+    # ------------------------------------------------------------ who gives way
+
+    def _holds_back(self, stage: Stage, group: Group, kind: Kind, job: Job[R] | None) -> None:
+        """This one is first in its lane, and no peer has a place for it."""
+        if job is None or stage is not Stage.DENOISE or not self._ordering.preempts:
+            return
+        known = self._held_back.get((group, kind))
+        if known is not job:
+            self._held_back[group, kind] = job
+            self._compare.add((group, kind))
+
+    def runs(self, peer: Peer[R], task: Task[R], job: Job[R]) -> None:
+        """To be called when a denoising that can be parked computes."""
+        if self._ordering.preempts and not (task.parking or task.abandoned or task.ends_soon):
+            self._running.add(peer.generation, job.due, task)
+            self._began.append(task)
+
+    def stops(self, task: Task[R]) -> None:
+        """To be called when it computes no more, or is to be parked."""
+        self._running.discard(task.id)
+
+    def to_park(self, now: float) -> Iterator[Task[R]]:
+        """Denoisings that are to give way to jobs that wait. Each lane's first job is held against all that run, once,
+        and then against those that began since."""
+        began, self._began = self._began, []
+        compare, self._compare = self._compare, set()
+        for place in compare if not began else [*self._held_back]:
+            job = self._held_back.get(place)
+            if job is None:
+                continue
+            lane = self._lanes[Stage.DENOISE].get(place[0], {}).get(place[1])
+            first = lane.first(now) if lane is not None else None
+            if first is None or first[1] != job.id or not job.ready(Stage.DENOISE, now):
+                del self._held_back[place]
+                continue
+            of_all = (task for each in self._generations(job) for task in self._running.candidates(each))
+            if (task := self._victim(job, of_all if place in compare else began, now)) is not None:
+                yield task
+
+    def _victim(self, job: Job[R], tasks: Iterable[Task[R]], now: float) -> Task[R] | None:
+        generations = self._generations(job)
+        best: tuple[float, Task[R]] | None = None
+        for task in tasks:
+            peer, running = self._peers.get(task.incarnation), self._jobs.get(task.job_id)
+            if peer is None or running is None or running.task is not task or task.parking or not task.resumable:
+                continue
+            if peer.generation not in generations or not (peer.takes_tasks and can_take(peer, job)):
+                continue
+            if peer.free_slots < peer.needs[Stage.DENOISE] or peer.incarnation in job.avoid or running.kills:
+                continue
+            gladly = self._ordering.yields(running, job, now)
+            if gladly is not None and (best is None or gladly > best[0]):
+                best = gladly, task
+        return best[1] if best is not None else None
 
     def to_ask_back(self) -> Iterator[Task[R]]:
         """Tasks that wait on a busy peer while another could start them at once.
@@ -356,7 +444,8 @@ class Scheduler(Generic[R]):
         able: Peer[R] | None = None
         if holder is not None:
             # It need not pull.
-            able = holder if holder.credits and holder.free_slots >= holder.needs[stage] - 1 else None
+            waits = holder.may_wait(early=self._ordering.commits_early)
+            able = holder if waits and holder.free_slots >= holder.needs[stage] - 1 else None
             if holder.incarnation not in job.avoid:
                 return able
         generations = self._generations(job)
