@@ -220,7 +220,7 @@ class Book(Generic[R]):
 
     def stop(self, task: Task[R]) -> None:
         """It computes no more."""
-        self.scheduler.stops(task)
+        self.scheduler.giving_way.stops(task.id)
         if task.begun is not None:
             at, shape = task.begun
             task.begun = None
@@ -251,7 +251,7 @@ class Book(Generic[R]):
     def park(self, task: Task[R]) -> None:
         """At its next step, if it has one left."""
         self._set_parking(task, True)
-        self.scheduler.stops(task)
+        self.scheduler.giving_way.stops(task.id)
         self.emit(ParkTask(task.incarnation, task.id))
 
     def not_parking(self, task: Task[R]) -> None:

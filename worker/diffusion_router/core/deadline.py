@@ -10,7 +10,7 @@ alone. What it still needs is predicted from what its shape has taken.
 * Priorities are above that, and within a priority tenants: that one is next that was given the least work.
 * At a step, a job that runs gives way to one on time with an earlier target, if it can wait for all that that one needs
   and still meet its own; or if it is late itself. One of a lower priority gives way to any of a higher. What a pause
-  costs counts, and nobody gives way more than so often, nor when it runs by the share of the late.
+  costs counts, and nobody gives way more than so often.
 
 The rules, and what others came to on the same loads, are in docs/figures.md#scheduling.
 """
@@ -42,7 +42,7 @@ class Deadline:
     """A job's target, unless its request names one: so many times what it is predicted to take alone."""
     late_share: int = 4
     """Of so many starts while jobs are late, one is the oldest's of them. 0: none is."""
-    max_parks: int = 8
+    max_parks: int = 32
     """Times that one job gives way."""
 
     def ordering(self, estimates: Estimates) -> Ordering[R]:
@@ -75,27 +75,27 @@ class ByDeadline(Generic[R]):
     def is_lates_turn(self, stage: Stage) -> bool:
         return 0 < self._policy.late_share <= self._since_late[stage] + 1
 
-    def given_to(self, job: Job[R]) -> float:
-        least = self._least[job.priority]
-        return max(self.given[job.priority].get(job.tenant, least), least)
+    def given_to(self, priority: Priority, tenant: str) -> float:
+        least = self._least[priority]
+        return max(self.given[priority].get(tenant, least), least)
 
-    def started(self, job: Job[R], queue: Queue[R]) -> float:
+    def started(self, job: Job[R], queue: Queue[R], *, in_turn: bool) -> float:
         assert isinstance(queue, _ByTarget)
         stage, late = job.stage, queue.is_late(job.id)
-        job.by_share = late and self.is_lates_turn(stage)
-        if job.by_share:
+        by_share = late and in_turn and self.is_lates_turn(stage)
+        if by_share:
             self._since_late[stage] = 0
-        elif queue.any_late:
+        elif queue.any_late and in_turn:
             self._since_late[stage] += 1
         if stage is Stage.DENOISE:
             self._charge(job)
-        if job.by_share:
+        if by_share:
             return 0.0
         return job.priority * _PRIORITY + (_LATE + job.work if late else job.due)
 
     def _charge(self, job: Job[R]) -> None:
         given = self.given[job.priority]
-        before = self.given_to(job)
+        before = self.given_to(job.priority, job.tenant)
         self._least[job.priority] = before
         given.pop(job.tenant, None)
         given[job.tenant] = before + job.work
@@ -112,11 +112,11 @@ class ByDeadline(Generic[R]):
         slack = running.due - now - left
         if to.priority < running.priority:
             return 2 * _LATE + slack
-        if now + to.work > to.due or running.by_share:
+        if now + to.work > to.due:
             return None
         if slack < 0:
             return _LATE + left
-        return slack if to.due < running.due and slack >= to.work + pause else None
+        return running.due if to.due < running.due and slack >= to.work + pause else None
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +146,22 @@ class _OfTenant(Generic[R]):
         while self.late and self.late[0][2].gone:
             heapq.heappop(self.late)
         return (1, self.late[0][0], self.late[0][2]) if self.late else None
+
+    def next(self, now: float, most: int) -> list[str]:
+        """Those on time, in order. The children of a heap's entry come after it: no more than these are looked at."""
+        found: list[str] = []
+        seen = [(*self.on_time[0][:2], 0)] if self.on_time else []
+        looks = 0
+        while seen and len(found) < most and looks < 4 * most:
+            looks += 1
+            _, _, index = heapq.heappop(seen)
+            entry = self.on_time[index][2]
+            if not entry.gone and now + entry.job.work <= entry.job.due:
+                found.append(entry.job.id)
+            for child in (2 * index + 1, 2 * index + 2):
+                if child < len(self.on_time):
+                    heapq.heappush(seen, (*self.on_time[child][:2], child))
+        return found
 
 
 class _ByTarget(Generic[R]):
@@ -191,6 +207,16 @@ class _ByTarget(Generic[R]):
         if entry is not None:
             entry.gone = True
 
+    def next(self, now: float, most: int) -> list[str]:
+        found: list[str] = []
+        for priority in sorted(self._tenants):
+            of_priority = ((self._ordering.given_to(priority, tenant), tenant) for tenant in self._tenants[priority])
+            for _, tenant in sorted(of_priority):
+                found += self._tenants[priority][tenant].next(now, most - len(found))
+                if len(found) >= most:
+                    return found
+        return found
+
     def first(self, now: float) -> First | None:
         best = self._best(now)
         if best is None or not (self._ordering.is_lates_turn(self._stage) and self.any_late):
@@ -208,7 +234,7 @@ class _ByTarget(Generic[R]):
                     del tenants[tenant]
                     continue
                 late, by, entry = first
-                key = (float(priority), self._ordering.given_to(entry.job), late, by, entry.job.seq)
+                key = (float(priority), self._ordering.given_to(priority, tenant), late, by, entry.job.seq)
                 found.append((key, entry.job.id))
             if found:
                 return min(found)

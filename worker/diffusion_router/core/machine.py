@@ -218,8 +218,7 @@ class Core(Book[R]):
                 for job in self.scheduler.assign(stage, self.now, self._start):
                     jobs.start_over(self, job)
                 self._pass_the_lead()
-            for task in self.scheduler.to_park(self.now):
-                self.park(task)
+            self.scheduler.make_way(self.park, self._start)
         for task in self.scheduler.to_ask_back():
             self.ask_back(task)
 

@@ -32,6 +32,9 @@ class Queue(Protocol[R]):
     def first(self, now: float) -> First | None:
         """The next one, with its key."""
 
+    def next(self, now: float, most: int) -> list[str]:
+        """Ids of those to whom others may give way, the first ones first."""
+
     def discard(self, job_id: str) -> None: ...
 
     def __iter__(self) -> Iterator[str]:
@@ -52,9 +55,9 @@ class Ordering(Protocol[R]):
     def epoch(self, stage: Stage) -> int:
         """Another, when keys that queues gave before may be too high."""
 
-    def started(self, job: Job[R], queue: Queue[R]) -> float:
-        """To be called when a job of this queue is given to a peer, before it is discarded. The order of its task among
-        those that wait there."""
+    def started(self, job: Job[R], queue: Queue[R], *, in_turn: bool) -> float:
+        """To be called when a job of this queue is given to a peer, before it is discarded. in_turn: not because
+        another gave way to it. The order of its task among those that wait there."""
 
     def yields(self, running: Job[R], to: Job[R], now: float) -> float | None:
         """How gladly the one gives way to the other. None: not at all."""
@@ -87,7 +90,7 @@ class _InOrder(Generic[R]):
     def epoch(self, stage: Stage) -> int:
         return 0
 
-    def started(self, job: Job[R], queue: Queue[R]) -> float:
+    def started(self, job: Job[R], queue: Queue[R], *, in_turn: bool) -> float:
         return 0.0
 
     def yields(self, running: Job[R], to: Job[R], now: float) -> float | None:
@@ -119,6 +122,9 @@ class _ByAge(Generic[R]):
             return None
         seq, job_id = self._heap[0]
         return (seq,), job_id
+
+    def next(self, now: float, most: int) -> list[str]:
+        return []
 
     def discard(self, job_id: str) -> None:
         self._waiting.discard(job_id)

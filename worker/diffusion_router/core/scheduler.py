@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Final, Generic
 
 from diffusion_router.core.events import R, Stage
+from diffusion_router.core.giving_way import GivingWay
 from diffusion_router.core.offers import NONE, Names, Offers, can_take, needs
 from diffusion_router.core.ordering import First, Ordering, Queue
-from diffusion_router.core.running import Running
 from diffusion_router.core.state import Job, Peer, Task
 
 # Whom jobs compete for: peers of this generation ("": any, before their first stage), or this incarnation alone, which
@@ -74,12 +74,7 @@ class Scheduler(Generic[R]):
         # Peers that take tasks, or may again, by stage and generation; generations that have every role.
         self._staying: dict[Stage, dict[str, set[str]]] = {stage: {} for stage in Stage}
         self._complete: list[str] = []
-        # Denoisings that could give way; those that began since they were last looked at. Jobs that are first in their
-        # lane, for which there is no place; which of them are to be held against all that run.
-        self._running: Running[R] = Running(compared)
-        self._began: list[Task[R]] = []
-        self._held_back: dict[tuple[Group, Kind], Job[R]] = {}
-        self._compare: set[tuple[Group, Kind]] = set()
+        self.giving_way: GivingWay[R] = GivingWay(jobs, peers, ordering, compared)
         self._now = 0.0
 
     # ------------------------------------------------------------ what changes
@@ -209,7 +204,7 @@ class Scheduler(Generic[R]):
 
     def _relist(self, peer: Peer[R]) -> None:
         before = self._listed.pop(peer.incarnation, {})
-        crowded = len(peer.tasks) > peer.capacity and peer.incarnation in self._peers
+        crowded = peer.load > 0 and peer.incarnation in self._peers
         if not (before or crowded):
             return
         now: dict[str, tuple[Place, Kind | None]] = {}
@@ -235,7 +230,7 @@ class Scheduler(Generic[R]):
 
     def settled(self) -> bool:
         """Whether nothing has changed since all lanes concerned were looked at."""
-        return not (self._changed or self._began or self._compare or any(self._touched.values()))
+        return self.giving_way.settled and not (self._changed or any(self._touched.values()))
 
     def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R], float], None]) -> list[Job[R]]:
         """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over).
@@ -303,7 +298,7 @@ class Scheduler(Generic[R]):
             elif self._is_stranded(group[0], stage, kind[1]):
                 stranded.append(job)
             elif (peer := self._choose(job, kind[1])) is not None:
-                start(job, peer, self._ordering.started(job, lane))
+                start(job, peer, self._ordering.started(job, lane, in_turn=True))
                 self._refresh()
             else:
                 self._holds_back(stage, group, kind, job)
@@ -316,62 +311,24 @@ class Scheduler(Generic[R]):
         del groups[group][kind]
         if not groups[group]:
             del groups[group]
-        self._held_back.pop((group, kind), None)
+        if stage is Stage.DENOISE:
+            self.giving_way.forget((group, kind))
 
     # ------------------------------------------------------------ who gives way
 
     def _holds_back(self, stage: Stage, group: Group, kind: Kind, job: Job[R] | None) -> None:
         """This one is first in its lane, and no peer has a place for it."""
-        if job is None or stage is not Stage.DENOISE or not self._ordering.preempts:
-            return
-        known = self._held_back.get((group, kind))
-        if known is not job:
-            self._held_back[group, kind] = job
-            self._compare.add((group, kind))
+        if job is not None and stage is Stage.DENOISE:
+            generations = (group[0],) if group[0] else tuple(self._complete)
+            self.giving_way.hold_back((group, kind), self._lanes[stage][group][kind], generations, group[1])
 
-    def runs(self, peer: Peer[R], task: Task[R], job: Job[R]) -> None:
-        """To be called when a denoising that can be parked computes."""
-        if self._ordering.preempts and not (task.parking or task.abandoned or task.ends_soon):
-            self._running.add(peer.generation, job.due, task)
-            self._began.append(task)
-
-    def stops(self, task: Task[R]) -> None:
-        """To be called when it computes no more, or is to be parked."""
-        self._running.discard(task.id)
-
-    def to_park(self, now: float) -> Iterator[Task[R]]:
-        """Denoisings that are to give way to jobs that wait. Each lane's first job is held against all that run, once,
-        and then against those that began since."""
-        began, self._began = self._began, []
-        compare, self._compare = self._compare, set()
-        for place in compare if not began else [*self._held_back]:
-            job = self._held_back.get(place)
-            if job is None:
-                continue
-            lane = self._lanes[Stage.DENOISE].get(place[0], {}).get(place[1])
-            first = lane.first(now) if lane is not None else None
-            if first is None or first[1] != job.id or not job.ready(Stage.DENOISE, now):
-                del self._held_back[place]
-                continue
-            of_all = (task for each in self._generations(job) for task in self._running.candidates(each))
-            if (task := self._victim(job, of_all if place in compare else began, now)) is not None:
-                yield task
-
-    def _victim(self, job: Job[R], tasks: Iterable[Task[R]], now: float) -> Task[R] | None:
-        generations = self._generations(job)
-        best: tuple[float, Task[R]] | None = None
-        for task in tasks:
-            peer, running = self._peers.get(task.incarnation), self._jobs.get(task.job_id)
-            if peer is None or running is None or running.task is not task or task.parking or not task.resumable:
-                continue
-            if peer.generation not in generations or not (peer.takes_tasks and can_take(peer, job)):
-                continue
-            if peer.free_slots < peer.needs[Stage.DENOISE] or peer.incarnation in job.avoid or running.kills:
-                continue
-            gladly = self._ordering.yields(running, job, now)
-            if gladly is not None and (best is None or gladly > best[0]):
-                best = gladly, task
-        return best[1] if best is not None else None
+    def make_way(self, park: Callable[[Task[R]], None], start: Callable[[Job[R], Peer[R], float], None]) -> None:
+        """Has denoisings parked for jobs that are more urgent, which get their places."""
+        for way in self.giving_way.ways(self._now):
+            park(way.task)
+            start(way.job, way.peer, self._ordering.started(way.job, way.queue, in_turn=False))
+            way.queue.discard(way.job.id)
+            self._touched[Stage.DENOISE].add(self._group(way.job))
 
     def to_ask_back(self) -> Iterator[Task[R]]:
         """Tasks that wait on a busy peer while another could start them at once.
@@ -384,20 +341,21 @@ class Scheduler(Generic[R]):
                 self._relist(peer)
             if (by_kind := self._behind.get(place)) is None:
                 continue
-            idle = {load: peers for load, peers in self._open[place].items() if load < 0}
+            by_load = ((load, peers) for load, peers in self._open[place].items() if load < 0)
+            # A place that is being freed has been freed for somebody.
+            idle = [(load, peer) for load, peers in by_load for peer in peers.values() if not peer.parking]
             # Tasks on their way back will take idle places too.
-            places = sum(-load * len(peers) for load, peers in idle.items()) - len(by_kind.get(None, ()))
+            places = -sum(load for load, _ in idle) - len(by_kind.get(None, ()))
             if places > 0:
-                yield from self._longest_behind(by_kind, idle.values(), places)
+                yield from self._longest_behind(by_kind, [peer for _, peer in idle], places)
 
     def _longest_behind(
-        self, by_kind: Mapping[Kind | None, dict[str, Task[R]]], idle: Iterable[Mapping[str, Peer[R]]], places: int
+        self, by_kind: Mapping[Kind | None, dict[str, Task[R]]], idle: Sequence[Peer[R]], places: int
     ) -> list[Task[R]]:
         movable = [
             tasks.values()
             for kind, tasks in by_kind.items()
-            if kind is not None
-            and any(name not in kind[0] and kind[1] <= peer.offered for peers in idle for name, peer in peers.items())
+            if kind is not None and any(peer.incarnation not in kind[0] and kind[1] <= peer.offered for peer in idle)
         ]
         return list(islice(heapq.merge(*movable, key=attrgetter("sent_at")), places))
 
@@ -429,8 +387,10 @@ class Scheduler(Generic[R]):
         return own if own in self._complete and self.offers.by_any(own, job.adapters) else ""
 
     def _holder(self, job: Job[R]) -> Peer[R] | None:
-        """The peer that holds its input, if it takes tasks of the job's stage."""
-        holder = self._peers.get(job.input.incarnation) if job.input is not None else None
+        """The peer that holds its input and is to go on with it: it takes tasks of the job's stage. A checkpoint binds
+        nobody: who was to give way would wait for the place that he gave."""
+        bound = job.input is not None and job.input.parked is None
+        holder = self._peers.get(job.input.incarnation) if job.input is not None and bound else None
         able = holder is not None and job.stage in holder.stages and holder.takes_tasks and can_take(holder, job)
         return holder if able else None
 
@@ -454,6 +414,11 @@ class Scheduler(Generic[R]):
         shun = job.avoid if job.avoid and self.has_others(job, generations) else ()
         open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
         for load in sorted({load for by_load in open_ for load in by_load}):
+            for by_load in open_:
+                keeper = by_load.get(load, {}).get(source.incarnation) if source is not None else None
+                if keeper is not None and keeper.incarnation not in shun and can_take(keeper, job):
+                    # It has the checkpoint, or copied the input.
+                    return keeper
             equals = (
                 peer
                 for by_load in open_

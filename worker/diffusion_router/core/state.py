@@ -148,8 +148,6 @@ class Job(Generic[R]):
     work: float = 0.0
     parks: int = 0
     """Times that it gave way to another."""
-    by_share: bool = False
-    """It was given a peer, the last time, for it was late for longest."""
     adapters: frozenset[str] = frozenset()
     """Which it is denoised with; and by which scheduler, if by another than the model's own."""
     not_before: float = 0.0

@@ -118,7 +118,7 @@ def _ends_soon(book: Book[R], peer: Peer[R], task: Task[R], event: Progressed) -
         task.ends_soon = True
         book.scheduler.changed(peer)
     if task.started and task.resumable:
-        book.scheduler.runs(peer, task, job)
+        book.scheduler.giving_way.runs(peer, task, job)
 
 
 def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
