@@ -11,15 +11,32 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from diffusion_router.core import Prediction
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.store import JobRecord, JobStore
-from diffusionpipeline.v1 import stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 
 # Seeds are drawn below this, so that every client's JSON parser holds them exactly.
 _MAX_SEED: Final = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How jobs are to be served; what they make is the same. Times in seconds from their acceptance."""
+
+    timeout: float | None = None
+    """None: the router's own."""
+    accept_late: bool = False
+    """Accepted also if they are predicted to end after their deadline."""
+    target: float = 0.0
+    """In which they should end. 0: by the policy."""
+    priority: job_pb2.Priority.ValueType = job_pb2.PRIORITY_STANDARD
+    tenant: str = ""
+    """Whose they are; empty: nobody said."""
 
 
 class Refused(Exception):
@@ -68,9 +85,11 @@ class Admission:
         check_same(known, digest)
         return known
 
-    def check(self, shapes: Sequence[str], *, entering: int, timeout: float, accept_late: bool, now: float) -> None:
-        """Whether jobs of these shapes are let in. entering: jobs that are let in, but not with the core yet. now: on
-        the core's clock.
+    def check(
+        self, shapes: Sequence[str], *, entering: int, timeout: float, accept_late: bool, now: float
+    ) -> Prediction:
+        """Whether jobs of these shapes are let in, and what the last of them is predicted to go through. entering: jobs
+        that are let in, but not with the core yet. now: on the core's clock.
 
         Raises QueueFull where too many would wait, and TooLate where the last would end after its deadline.
         """
@@ -86,6 +105,7 @@ class Admission:
         if predicted.known and predicted.end > timeout and not accept_late:
             self._metrics.rejected.labels("too_late").inc()
             raise TooLate(predicted.end, timeout)
+        return predicted
 
 
 def check_same(known: Iterable[JobRecord], digest: str) -> None:
@@ -95,9 +115,16 @@ def check_same(known: Iterable[JobRecord], digest: str) -> None:
 
 
 def new_records(
-    requests: Sequence[stage_pb2.JobParameters], *, model: str, digest: str, key: str | None, deadline: float
+    requests: Sequence[stage_pb2.JobParameters],
+    terms: Terms,
+    *,
+    model: str,
+    digest: str,
+    key: str | None,
+    accepted: float,
+    timeout: float,
 ) -> list[JobRecord]:
-    """The jobs of one request. Without a seed one is drawn, and counted up. deadline: on the store's clock."""
+    """The jobs of one request. Without a seed one is drawn, and counted up. accepted: on the store's clock."""
     now = time.time()
     seed = secrets.randbelow(_MAX_SEED - len(requests))
     return [
@@ -105,7 +132,11 @@ def new_records(
             id=f"job_{uuid.uuid4().hex}",
             parameters=_with_seed(request, seed + index),
             created_at=now,
-            deadline_at=deadline,
+            deadline_at=accepted + timeout,
+            accepted_at=accepted,
+            target_seconds=terms.target,
+            priority=terms.priority,
+            tenant=terms.tenant,
             model=model,
             idempotency_key=key,
             index=index,

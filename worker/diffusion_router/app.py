@@ -56,7 +56,9 @@ async def serve(
             timeout=settings.store_timeout_seconds,
         )
         stack.push_async_callback(jobs.close)
-        policy = core.Policy(lease=settings.lease_seconds, settle=settings.settle_seconds)
+        policy = core.Policy(
+            lease=settings.lease_seconds, settle=settings.settle_seconds, scheduling=settings.scheduling
+        )
         machine: messages.Core = core.Core(policy, epoch=secrets.token_hex(4), now=time.monotonic())
         dispatcher = Dispatcher(machine)
         stack.callback(dispatcher.close)

@@ -27,6 +27,9 @@ from diffusionpipeline.words import MAX_ADAPTERS, word
 
 # From a cached millisecond stage to a long video.
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+# Around 1, which is what was predicted.
+_RATIOS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2, 3, 5, 10)
+_PARKS: Final = ("gives_way", "leaves")
 _ROLES: Final = {stage: word(stage_pb2.Role, stage) for stage in core.Stage}
 # How the core ends jobs that it does not complete.
 _FAILURES: Final = (
@@ -97,6 +100,29 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.targets = PrometheusCounter(
+            "diffusion_router_targets",
+            "Jobs by whether they ended within their target, the request's or the policy's",
+            ["priority", "met"],
+            registry=self.registry,
+        )
+        self.prediction_ratio = Histogram(
+            "diffusion_router_prediction_ratio",
+            "Seconds that a request took to complete over those that were predicted when it was accepted",
+            buckets=_RATIOS,
+            registry=self.registry,
+        )
+        self.parks = PrometheusCounter(
+            "diffusion_router_parks",
+            "Denoisings told to park: to give way to another job, or since their peer leaves",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.copies = PrometheusCounter(
+            "diffusion_router_copies",
+            "Outputs of peers that leave which others were told to keep",
+            registry=self.registry,
+        )
         self.adapter_requests = PrometheusCounter(
             "diffusion_router_adapter_requests",
             "Jobs with LoRA adapters that ended, by how many they named",
@@ -122,6 +148,11 @@ class Metrics:
             self.rejected.labels(reason)
         for count in range(1, MAX_ADAPTERS + 1):
             self.adapter_requests.labels(str(count))
+        for priority in core.Priority:
+            for met in ("true", "false"):
+                self.targets.labels(priority.name.lower(), met)
+        for reason in _PARKS:
+            self.parks.labels(reason)
         for reason in ("unknown", "impossible"):
             self.ignored.labels(reason)
         for stage, role in _ROLES.items():
@@ -133,6 +164,7 @@ class Metrics:
 
     def watch(self, dispatcher: Dispatcher, sessions: Sessions) -> None:
         """Adds what is read off the core when scraped, and the events that only the core sees."""
+        self._core = dispatcher.core
         self.registry.register(_CoreCollector(dispatcher, sessions))
         dispatcher.add_hands(self)
 
@@ -142,6 +174,13 @@ class Metrics:
                 self.lease_expirations.inc()
             case core.JobKilled():
                 self.kills.inc()
+            case core.ParkTask():
+                peer = self._core.peers.get(action.incarnation)
+                self.parks.labels("leaves" if peer is None or peer.draining else "gives_way").inc()
+            case core.Execute(copy=True):
+                self.copies.inc()
+            case core.JobEnded():
+                self._compare_with_target(action)
 
     def passed_over(self, reason: str, count: int) -> None:
         """Reports, or numbers in them."""
@@ -152,11 +191,20 @@ class Metrics:
         self.adapter_loads.inc(count)
         self.adapter_load_seconds.inc(seconds)
 
-    def job_ended(self, job: job_pb2.Job, seconds: float) -> None:
+    def _compare_with_target(self, end: core.JobEnded[messages.Report]) -> None:
+        job = self._core.jobs[end.job_id]
+        due = job.due or (job.since + job.target if job.target else 0.0)
+        if due and (end.status is core.JobStatus.COMPLETED or end.kind is core.FailureKind.DEADLINE):
+            self.targets.labels(job.priority.name.lower(), str(self._core.now <= due).lower()).inc()
+
+    def job_ended(self, job: job_pb2.Job, seconds: float, predicted: float | None = None) -> None:
+        """seconds: since it was accepted; predicted: as many as they were thought to be then, if that was known."""
         status = word(job_pb2.JobStatus, job.status)
         kind = word(stage_pb2.FailureKind, job.failure.kind)
         self.requests.labels(status, kind if job.HasField("failure") else "").inc()
         self.request_seconds.labels(status).observe(seconds)
+        if predicted and job.status == job_pb2.JOB_STATUS_COMPLETED:
+            self.prediction_ratio.observe(seconds / predicted)
         if job.parameters.adapters:
             self.adapter_requests.labels(str(min(len(job.parameters.adapters), MAX_ADAPTERS))).inc()
         for stage in job.stages:
@@ -182,8 +230,12 @@ class _CoreCollector(Collector):
         machine = self._dispatcher.core
         inflight = sum(jobs for state, jobs in machine.counts.items() if state.has_task)
         yield GaugeMetricFamily("diffusion_router_inflight_requests", "Jobs with a task under way", value=inflight)
-        wait = machine.predict(time.monotonic()).wait
+        now = time.monotonic()
+        wait = machine.predict(now).wait
         yield GaugeMetricFamily("diffusion_router_predicted_wait_seconds", "Of a job accepted now", value=wait)
+        late = GaugeMetricFamily("diffusion_router_late_requests", "Jobs that wait and can no longer meet their target")
+        late.add_metric([], sum(_is_late(job, now) for job in machine.jobs.values()))
+        yield late
         queued = GaugeMetricFamily("diffusion_router_queued_requests", "Jobs that wait for a peer", labels=["role"])
         for stage, role in _ROLES.items():
             waiting = (state for state in core.JobState if state.stage is stage and not state.has_task)
@@ -226,6 +278,11 @@ class _CoreCollector(Collector):
             for role in _ROLES.values():
                 family.add_metric([role], counts[role])
             yield family
+
+
+def _is_late(job: core.Job[messages.Report], now: float) -> bool:
+    waits = not (job.state.has_task or job.state.status.ended)
+    return waits and 0 < job.due < now + job.work
 
 
 def _roles(peer: messages.Peer) -> list[str]:

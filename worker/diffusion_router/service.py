@@ -19,9 +19,8 @@ from typing import Any, Final, TypeAlias
 import structlog
 
 from diffusion_router import core, views
-from diffusion_router.admission import Admission, check_same, digest_of, new_records
+from diffusion_router.admission import Admission, Terms, check_same, digest_of, new_records
 from diffusion_router.clock import StoreClock
-from diffusion_router.core.offers import of_control_net, of_ip_adapter
 from diffusion_router.housekeeping import Housekeeping
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers import messages
@@ -37,10 +36,12 @@ from diffusion_router.store import (
     OutcomeUnknown,
     StoreUnavailable,
 )
+from diffusion_router.submitted import shape_of, submitted
 from diffusionpipeline.process.machine import uptime
 from diffusionpipeline.v1 import job_pb2, stage_pb2
 
 _RETRY_SECONDS: Final = 1.0
+_NO_TERMS: Final = Terms()
 
 log = structlog.get_logger()
 
@@ -56,6 +57,8 @@ class _Live:
 
     record: JobRecord
     submitted_at: float
+    predicted: float | None = None
+    """Seconds from its acceptance to its end, as they were predicted then."""
     cancelled: bool = False
     """Before it was known whether it is written down."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,19 +108,7 @@ class JobService:
                 log.error("job_not_restored", job_id=record.id, damaged=record.damage)
                 self._spawn(self._record_end(live, views.unreadable(record, at=time.time())))
                 continue
-            deadline = monotonic + record.deadline_at - now
-            parameters = record.parameters
-            self._dispatcher.dispatch(
-                core.JobSubmitted(
-                    record.id,
-                    deadline,
-                    _shape(parameters),
-                    record.kills,
-                    restored=True,
-                    adapters=_adapters(parameters),
-                    scheduler=parameters.scheduler,
-                )
-            )
+            self._dispatcher.dispatch(submitted(record, now, monotonic, restored=True))
         if self._live:
             log.info("jobs_restored", count=len(self._live))
         self._sweeper = asyncio.create_task(self._housekeeping.run())
@@ -137,14 +128,12 @@ class JobService:
     async def submit(
         self,
         requests: Sequence[stage_pb2.JobParameters],
+        terms: Terms = _NO_TERMS,
         *,
         model: str = "",
         idempotency_key: str | None = None,
-        timeout: float | None = None,
-        accept_late: bool = False,
     ) -> _Jobs:
         """Accepts all or none; they are written down when this returns. model: the served one's id, if it is known.
-        accept_late: also if they are predicted to end after their deadline.
 
         Raises QueueFull, TooLate, IdempotencyConflict, StoreUnavailable. After OutcomeUnknown, which is a
         StoreUnavailable, it is found by its idempotency key whether they were accepted; without one, they are not run.
@@ -152,40 +141,52 @@ class JobService:
         digest = digest_of(requests)
         if idempotency_key is not None and (known := await self._admission.earlier(idempotency_key, digest)):
             return [self._recorded_view(record) for record in known]
-        seconds = timeout if timeout is not None else self._timeout_seconds
+        seconds = terms.timeout if terms.timeout is not None else self._timeout_seconds
         entering = len(self._live) - len(self._dispatcher.core.jobs)
-        shapes = [_shape(request) for request in requests]
-        self._admission.check(shapes, entering=entering, timeout=seconds, accept_late=accept_late, now=time.monotonic())
-        deadline = self._now() + seconds
-        records = new_records(requests, model=model, digest=digest, key=idempotency_key, deadline=deadline)
+        predicted = self._admission.check(
+            [shape_of(request) for request in requests],
+            entering=entering,
+            timeout=seconds,
+            accept_late=terms.accept_late,
+            now=time.monotonic(),
+        )
+        records = new_records(
+            requests,
+            terms,
+            model=model,
+            digest=digest,
+            key=idempotency_key,
+            accepted=self._now(),
+            timeout=seconds,
+        )
         try:
             # A client that goes away now must leave no job that is written down and never run.
-            await asyncio.shield(self._let_in(records, seconds))
+            await asyncio.shield(self._let_in(records, predicted))
         except DuplicateKey as error:
             check_same(error.records, digest)
             records = error.records
         return [self._recorded_view(record) for record in records]
 
-    def _let_in(self, records: Sequence[JobRecord], seconds: float) -> asyncio.Task[None]:
+    def _let_in(self, records: Sequence[JobRecord], predicted: core.Prediction) -> asyncio.Task[None]:
         monotonic = time.monotonic()
         # Known before they are written down: a request with the same key may find them in the store at once.
         self._live.update({record.id: _Live(record, monotonic) for record in records})
-        return self._spawn(self._accept(records, monotonic + seconds))
+        if predicted.known:
+            self._live[records[-1].id].predicted = predicted.end
+        return self._spawn(self._accept(records))
 
-    async def _accept(self, records: Sequence[JobRecord], deadline: float) -> None:
+    async def _accept(self, records: Sequence[JobRecord]) -> None:
         try:
             await self._jobs.add(records)
         except OutcomeUnknown as error:
-            self._spawn(self._learn_outcome(records, deadline, error.outcome))
+            self._spawn(self._learn_outcome(records, error.outcome))
             raise
         except BaseException as error:
             self._not_accepted(records, error)
             raise
-        self._begin(records, deadline)
+        self._begin(records)
 
-    async def _learn_outcome(
-        self, records: Sequence[JobRecord], deadline: float, outcome: asyncio.Future[None]
-    ) -> None:
+    async def _learn_outcome(self, records: Sequence[JobRecord], outcome: asyncio.Future[None]) -> None:
         """The client was told that it isn't known whether these are written down; what is has to end all the same."""
         log.warning("acceptance_unknown", job_ids=[record.id for record in records])
         try:
@@ -196,9 +197,9 @@ class JobService:
         for record in records:
             # Nobody can ask for it again: whoever sent it will have sent another.
             self._live[record.id].cancelled |= record.idempotency_key is None
-        self._begin(records, deadline)
+        self._begin(records)
 
-    def _begin(self, records: Sequence[JobRecord], deadline: float) -> None:
+    def _begin(self, records: Sequence[JobRecord]) -> None:
         for record in records:
             live = self._live[record.id]
             if live.cancelled:
@@ -207,18 +208,8 @@ class JobService:
                 )
                 self._spawn(self._record_end(live, self._final_view(live, end)))
                 continue
-            parameters = record.parameters
-            key = self._conditionings.key(parameters)
-            self._dispatcher.dispatch(
-                core.JobSubmitted(
-                    record.id,
-                    deadline,
-                    _shape(parameters),
-                    conditioning=key,
-                    adapters=_adapters(parameters),
-                    scheduler=parameters.scheduler,
-                )
-            )
+            key = self._conditionings.key(record.parameters)
+            self._dispatcher.dispatch(submitted(record, self._now(), time.monotonic(), conditioning=key))
 
     def _not_accepted(self, records: Sequence[JobRecord], error: BaseException) -> None:
         for record in records:
@@ -325,8 +316,9 @@ class JobService:
         if not live.ended.done():
             live.ended.set_result(job)
         live.notify()
-        self._metrics.job_ended(job, time.monotonic() - live.submitted_at)
-        of_job = log.bind(job_id=job.id, seconds=round(time.monotonic() - live.submitted_at, 4))
+        seconds = time.monotonic() - live.submitted_at
+        self._metrics.job_ended(job, seconds, live.predicted)
+        of_job = log.bind(job_id=job.id, seconds=round(seconds, 4))
         if job.status == job_pb2.JOB_STATUS_FAILED:
             of_job.warning("job_failed", kind=stage_pb2.FailureKind.Name(job.failure.kind), reason=job.failure.message)
         else:
@@ -378,21 +370,3 @@ class JobService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _shape(parameters: stage_pb2.JobParameters) -> str:
-    """Requests of one shape take about the same time."""
-    p = parameters
-    # Adapters, ControlNets and IP-Adapters are computed beside the model's own weights.
-    adapters = f"+{len(p.adapters)}" if p.adapters else ""
-    controls = f"&{len(p.controls)}" if p.controls else ""
-    ip_adapters = f"^{len(p.ip_adapters)}" if p.ip_adapters else ""
-    # Schedulers of second order make almost twice as many steps as are asked for.
-    scheduler = f" by {p.scheduler}" if p.scheduler else ""
-    return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}{controls}{ip_adapters}{scheduler}"
-
-
-def _adapters(parameters: stage_pb2.JobParameters) -> frozenset[str]:
-    leading = (of_control_net(control.name) for control in parameters.controls)
-    showing = (of_ip_adapter(one.name) for one in parameters.ip_adapters)
-    return frozenset(adapter.name for adapter in parameters.adapters).union(leading, showing)

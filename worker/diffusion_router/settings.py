@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from diffusion_router import core
 from diffusion_router.api.limits import Limits
 from diffusionpipeline.process.connections import HttpBounds
 from diffusionpipeline.process.settings import ProcessSettings
@@ -47,6 +48,24 @@ class Settings(ProcessSettings):
     max_queued_requests: int = Field(
         256, gt=0, description="Accepted jobs, beyond those that run, that have not ended; one more is answered 429"
     )
+    scheduling_policy: Literal["Fifo", "Deadline"] = Field(
+        "Deadline",
+        description="Which job is next. Fifo: the oldest. Deadline: by their targets, so that most meet theirs",
+    )
+    target_factor: float = Field(
+        3.0,
+        ge=1,
+        le=1000,
+        allow_inf_nan=False,
+        description="Deadline: a job's target, so many times what it is predicted to take alone, unless its request "
+        "names one",
+    )
+    late_share: int = Field(
+        4,
+        ge=0,
+        le=1000,
+        description="Deadline: of so many starts while jobs are late, one is the oldest late one's; 0: none is",
+    )
     retain_seconds: float = Field(86_400.0, gt=0, description="How long an ended job and its files are kept")
     model_id: str = Field("", description="Name of the served model. Empty: whatever the workers say they serve")
 
@@ -84,6 +103,13 @@ class Settings(ProcessSettings):
     def resolved_artifacts_url(self) -> str:
         """Where files are kept, also when no place is set."""
         return self.artifacts_url or str(self.data_dir.absolute() / "artifacts")
+
+    @property
+    def scheduling(self) -> core.Fifo | core.Deadline:
+        """In which order jobs are served."""
+        if self.scheduling_policy == "Fifo":
+            return core.Fifo()
+        return core.Deadline(target_factor=self.target_factor, late_share=self.late_share)
 
     @property
     def limits(self) -> Limits:

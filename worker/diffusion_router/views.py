@@ -16,6 +16,8 @@ def accepted(record: JobRecord) -> job_pb2.Job:
         parameters=record.parameters,
         created_at=record.created_at,
         model=record.model,
+        target_at=record.created_at + record.target_seconds if record.target_seconds else 0.0,
+        priority=record.priority,
     )
 
 

@@ -22,56 +22,59 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from diffusionpipeline.v1 import peer_pb2 as diffusionpipeline_dot_v1_dot_peer__pb2
 from diffusionpipeline.v1 import stage_pb2 as diffusionpipeline_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x64iffusionpipeline/v1/job.proto\x12\x14\x64iffusionpipeline.v1\x1a diffusionpipeline/v1/stage.proto\"\xb8\x01\n\x0bStageReport\x12*\n\x05stage\x18\x01 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x33\n\x07timings\x18\x05 \x01(\x0b\x32\".diffusionpipeline.v1.StageTimings\x12\x0e\n\x06shared\x18\x06 \x01(\x08\"K\n\x07\x46\x61ilure\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.diffusionpipeline.v1.FailureKind\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x93\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.diffusionpipeline.v1.JobStatus\x12\x37\n\nparameters\x18\x03 \x01(\x0b\x32#.diffusionpipeline.v1.JobParameters\x12\x12\n\ncreated_at\x18\x04 \x01(\x01\x12\x14\n\x0c\x63ompleted_at\x18\x05 \x01(\x01\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12*\n\x05stage\x18\x08 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x31\n\x06stages\x18\t \x03(\x0b\x32!.diffusionpipeline.v1.StageReport\x12\x31\n\tartifacts\x18\n \x03(\x0b\x32\x1e.diffusionpipeline.v1.Artifact\x12.\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x1d.diffusionpipeline.v1.Failure\x12\r\n\x05model\x18\x0c \x01(\t\"\x92\x01\n\x10\x43reateJobRequest\x12\x37\n\nparameters\x18\x01 \x01(\x0b\x32#.diffusionpipeline.v1.JobParameters\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x01\x12\x13\n\x0b\x61\x63\x63\x65pt_late\x18\x04 \x01(\x08\";\n\x11\x43reateJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.diffusionpipeline.v1.Job\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"8\n\x0eGetJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.diffusionpipeline.v1.Job\"\x1d\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x10WatchJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.diffusionpipeline.v1.Job\"\x1e\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x11\x43\x61ncelJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.diffusionpipeline.v1.Job\"Q\n\x0fListJobsRequest\x12/\n\x06status\x18\x01 \x01(\x0e\x32\x1f.diffusionpipeline.v1.JobStatus\x12\r\n\x05limit\x18\x02 \x01(\r\";\n\x10ListJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.diffusionpipeline.v1.Job\"\xd1\x01\n\rUploadRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.diffusionpipeline.v1.UploadRequest.HeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x1ai\n\x06Header\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\x42\x06\n\x04part\"\x1d\n\x0eUploadResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\"?\n\x0f\x44ownloadRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\"!\n\x10\x44ownloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c*\xa5\x01\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATUS_QUEUED\x10\x01\x12\x1a\n\x16JOB_STATUS_IN_PROGRESS\x10\x02\x12\x18\n\x14JOB_STATUS_COMPLETED\x10\x03\x12\x15\n\x11JOB_STATUS_FAILED\x10\x04\x12\x18\n\x14JOB_STATUS_CANCELLED\x10\x05\x32\xd5\x03\n\nJobService\x12\\\n\tCreateJob\x12&.diffusionpipeline.v1.CreateJobRequest\x1a\'.diffusionpipeline.v1.CreateJobResponse\x12S\n\x06GetJob\x12#.diffusionpipeline.v1.GetJobRequest\x1a$.diffusionpipeline.v1.GetJobResponse\x12[\n\x08WatchJob\x12%.diffusionpipeline.v1.WatchJobRequest\x1a&.diffusionpipeline.v1.WatchJobResponse0\x01\x12\\\n\tCancelJob\x12&.diffusionpipeline.v1.CancelJobRequest\x1a\'.diffusionpipeline.v1.CancelJobResponse\x12Y\n\x08ListJobs\x12%.diffusionpipeline.v1.ListJobsRequest\x1a&.diffusionpipeline.v1.ListJobsResponse2\xc5\x01\n\x0f\x41rtifactService\x12U\n\x06Upload\x12#.diffusionpipeline.v1.UploadRequest\x1a$.diffusionpipeline.v1.UploadResponse(\x01\x12[\n\x08\x44ownload\x12%.diffusionpipeline.v1.DownloadRequest\x1a&.diffusionpipeline.v1.DownloadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x64iffusionpipeline/v1/job.proto\x12\x14\x64iffusionpipeline.v1\x1a\x1f\x64iffusionpipeline/v1/peer.proto\x1a diffusionpipeline/v1/stage.proto\"\xe6\x01\n\x0bStageReport\x12*\n\x05stage\x18\x01 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x33\n\x07timings\x18\x05 \x01(\x0b\x32\".diffusionpipeline.v1.StageTimings\x12\x0e\n\x06shared\x18\x06 \x01(\x08\x12,\n\x06parked\x18\x07 \x01(\x0b\x32\x1c.diffusionpipeline.v1.Parked\"K\n\x07\x46\x61ilure\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.diffusionpipeline.v1.FailureKind\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xd8\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.diffusionpipeline.v1.JobStatus\x12\x37\n\nparameters\x18\x03 \x01(\x0b\x32#.diffusionpipeline.v1.JobParameters\x12\x12\n\ncreated_at\x18\x04 \x01(\x01\x12\x14\n\x0c\x63ompleted_at\x18\x05 \x01(\x01\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12*\n\x05stage\x18\x08 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x31\n\x06stages\x18\t \x03(\x0b\x32!.diffusionpipeline.v1.StageReport\x12\x31\n\tartifacts\x18\n \x03(\x0b\x32\x1e.diffusionpipeline.v1.Artifact\x12.\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x1d.diffusionpipeline.v1.Failure\x12\r\n\x05model\x18\x0c \x01(\t\x12\x11\n\ttarget_at\x18\r \x01(\x01\x12\x30\n\x08priority\x18\x0e \x01(\x0e\x32\x1e.diffusionpipeline.v1.Priority\"\xea\x01\n\x10\x43reateJobRequest\x12\x37\n\nparameters\x18\x01 \x01(\x0b\x32#.diffusionpipeline.v1.JobParameters\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x01\x12\x13\n\x0b\x61\x63\x63\x65pt_late\x18\x04 \x01(\x08\x12\x16\n\x0etarget_seconds\x18\x05 \x01(\x01\x12\x30\n\x08priority\x18\x06 \x01(\x0e\x32\x1e.diffusionpipeline.v1.Priority\x12\x0c\n\x04user\x18\x07 \x01(\t\";\n\x11\x43reateJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.diffusionpipeline.v1.Job\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"8\n\x0eGetJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.diffusionpipeline.v1.Job\"\x1d\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x10WatchJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.diffusionpipeline.v1.Job\"\x1e\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x11\x43\x61ncelJobResponse\x12&\n\x03job\x18\x01 \x01(\x0b\x32\x19.diffusionpipeline.v1.Job\"Q\n\x0fListJobsRequest\x12/\n\x06status\x18\x01 \x01(\x0e\x32\x1f.diffusionpipeline.v1.JobStatus\x12\r\n\x05limit\x18\x02 \x01(\r\";\n\x10ListJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.diffusionpipeline.v1.Job\"\xd1\x01\n\rUploadRequest\x12<\n\x06header\x18\x01 \x01(\x0b\x32*.diffusionpipeline.v1.UploadRequest.HeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x1ai\n\x06Header\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\x42\x06\n\x04part\"\x1d\n\x0eUploadResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\"?\n\x0f\x44ownloadRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\"!\n\x10\x44ownloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c*\xa5\x01\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATUS_QUEUED\x10\x01\x12\x1a\n\x16JOB_STATUS_IN_PROGRESS\x10\x02\x12\x18\n\x14JOB_STATUS_COMPLETED\x10\x03\x12\x15\n\x11JOB_STATUS_FAILED\x10\x04\x12\x18\n\x14JOB_STATUS_CANCELLED\x10\x05*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x32\xd5\x03\n\nJobService\x12\\\n\tCreateJob\x12&.diffusionpipeline.v1.CreateJobRequest\x1a\'.diffusionpipeline.v1.CreateJobResponse\x12S\n\x06GetJob\x12#.diffusionpipeline.v1.GetJobRequest\x1a$.diffusionpipeline.v1.GetJobResponse\x12[\n\x08WatchJob\x12%.diffusionpipeline.v1.WatchJobRequest\x1a&.diffusionpipeline.v1.WatchJobResponse0\x01\x12\\\n\tCancelJob\x12&.diffusionpipeline.v1.CancelJobRequest\x1a\'.diffusionpipeline.v1.CancelJobResponse\x12Y\n\x08ListJobs\x12%.diffusionpipeline.v1.ListJobsRequest\x1a&.diffusionpipeline.v1.ListJobsResponse2\xc5\x01\n\x0f\x41rtifactService\x12U\n\x06Upload\x12#.diffusionpipeline.v1.UploadRequest\x1a$.diffusionpipeline.v1.UploadResponse(\x01\x12[\n\x08\x44ownload\x12%.diffusionpipeline.v1.DownloadRequest\x1a&.diffusionpipeline.v1.DownloadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diffusionpipeline.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATUS']._serialized_start=1729
-  _globals['_JOBSTATUS']._serialized_end=1894
-  _globals['_STAGEREPORT']._serialized_start=91
-  _globals['_STAGEREPORT']._serialized_end=275
-  _globals['_FAILURE']._serialized_start=277
-  _globals['_FAILURE']._serialized_end=352
-  _globals['_JOB']._serialized_start=355
-  _globals['_JOB']._serialized_end=758
-  _globals['_CREATEJOBREQUEST']._serialized_start=761
-  _globals['_CREATEJOBREQUEST']._serialized_end=907
-  _globals['_CREATEJOBRESPONSE']._serialized_start=909
-  _globals['_CREATEJOBRESPONSE']._serialized_end=968
-  _globals['_GETJOBREQUEST']._serialized_start=970
-  _globals['_GETJOBREQUEST']._serialized_end=997
-  _globals['_GETJOBRESPONSE']._serialized_start=999
-  _globals['_GETJOBRESPONSE']._serialized_end=1055
-  _globals['_WATCHJOBREQUEST']._serialized_start=1057
-  _globals['_WATCHJOBREQUEST']._serialized_end=1086
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1088
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1146
-  _globals['_CANCELJOBREQUEST']._serialized_start=1148
-  _globals['_CANCELJOBREQUEST']._serialized_end=1178
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1180
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1239
-  _globals['_LISTJOBSREQUEST']._serialized_start=1241
-  _globals['_LISTJOBSREQUEST']._serialized_end=1322
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1324
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1383
-  _globals['_UPLOADREQUEST']._serialized_start=1386
-  _globals['_UPLOADREQUEST']._serialized_end=1595
-  _globals['_UPLOADREQUEST_HEADER']._serialized_start=1482
-  _globals['_UPLOADREQUEST_HEADER']._serialized_end=1587
-  _globals['_UPLOADRESPONSE']._serialized_start=1597
-  _globals['_UPLOADRESPONSE']._serialized_end=1626
-  _globals['_DOWNLOADREQUEST']._serialized_start=1628
-  _globals['_DOWNLOADREQUEST']._serialized_end=1691
-  _globals['_DOWNLOADRESPONSE']._serialized_start=1693
-  _globals['_DOWNLOADRESPONSE']._serialized_end=1726
-  _globals['_JOBSERVICE']._serialized_start=1897
-  _globals['_JOBSERVICE']._serialized_end=2366
-  _globals['_ARTIFACTSERVICE']._serialized_start=2369
-  _globals['_ARTIFACTSERVICE']._serialized_end=2566
+  _globals['_JOBSTATUS']._serialized_start=1965
+  _globals['_JOBSTATUS']._serialized_end=2130
+  _globals['_PRIORITY']._serialized_start=2132
+  _globals['_PRIORITY']._serialized_end=2237
+  _globals['_STAGEREPORT']._serialized_start=124
+  _globals['_STAGEREPORT']._serialized_end=354
+  _globals['_FAILURE']._serialized_start=356
+  _globals['_FAILURE']._serialized_end=431
+  _globals['_JOB']._serialized_start=434
+  _globals['_JOB']._serialized_end=906
+  _globals['_CREATEJOBREQUEST']._serialized_start=909
+  _globals['_CREATEJOBREQUEST']._serialized_end=1143
+  _globals['_CREATEJOBRESPONSE']._serialized_start=1145
+  _globals['_CREATEJOBRESPONSE']._serialized_end=1204
+  _globals['_GETJOBREQUEST']._serialized_start=1206
+  _globals['_GETJOBREQUEST']._serialized_end=1233
+  _globals['_GETJOBRESPONSE']._serialized_start=1235
+  _globals['_GETJOBRESPONSE']._serialized_end=1291
+  _globals['_WATCHJOBREQUEST']._serialized_start=1293
+  _globals['_WATCHJOBREQUEST']._serialized_end=1322
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1324
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1382
+  _globals['_CANCELJOBREQUEST']._serialized_start=1384
+  _globals['_CANCELJOBREQUEST']._serialized_end=1414
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1416
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1475
+  _globals['_LISTJOBSREQUEST']._serialized_start=1477
+  _globals['_LISTJOBSREQUEST']._serialized_end=1558
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1560
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1619
+  _globals['_UPLOADREQUEST']._serialized_start=1622
+  _globals['_UPLOADREQUEST']._serialized_end=1831
+  _globals['_UPLOADREQUEST_HEADER']._serialized_start=1718
+  _globals['_UPLOADREQUEST_HEADER']._serialized_end=1823
+  _globals['_UPLOADRESPONSE']._serialized_start=1833
+  _globals['_UPLOADRESPONSE']._serialized_end=1862
+  _globals['_DOWNLOADREQUEST']._serialized_start=1864
+  _globals['_DOWNLOADREQUEST']._serialized_end=1927
+  _globals['_DOWNLOADRESPONSE']._serialized_start=1929
+  _globals['_DOWNLOADRESPONSE']._serialized_end=1962
+  _globals['_JOBSERVICE']._serialized_start=2240
+  _globals['_JOBSERVICE']._serialized_end=2709
+  _globals['_ARTIFACTSERVICE']._serialized_start=2712
+  _globals['_ARTIFACTSERVICE']._serialized_end=2909
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 The gRPC twin of the HTTP API."""
 
 from collections import abc as _abc
+from diffusionpipeline.v1 import peer_pb2 as _peer_pb2
 from diffusionpipeline.v1 import stage_pb2 as _stage_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -43,6 +44,26 @@ JOB_STATUS_FAILED: JobStatus.ValueType  # 4
 JOB_STATUS_CANCELLED: JobStatus.ValueType  # 5
 Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    PRIORITY_STANDARD: _Priority.ValueType  # 2
+    PRIORITY_BATCH: _Priority.ValueType  # 3
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Whose jobs come first, whatever their targets."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+PRIORITY_STANDARD: Priority.ValueType  # 2
+PRIORITY_BATCH: Priority.ValueType  # 3
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 @_typing.final
 class StageReport(_message.Message):
     """One stage of a job as it was, or is being, done."""
@@ -55,6 +76,7 @@ class StageReport(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     stage: _stage_pb2.Stage.ValueType
     pod_name: _builtins.str
     attempt: _builtins.int
@@ -64,6 +86,10 @@ class StageReport(_message.Message):
     """Another job's task did it for this one too."""
     @_builtins.property
     def timings(self) -> _stage_pb2.StageTimings: ...
+    @_builtins.property
+    def parked(self) -> _peer_pb2.Parked:
+        """It ended at this step, to be gone on with by the next task of the stage."""
+
     def __init__(
         self,
         *,
@@ -73,10 +99,11 @@ class StageReport(_message.Message):
         queue_seconds: _builtins.float = ...,
         timings: _stage_pb2.StageTimings | None = ...,
         shared: _builtins.bool = ...,
+        parked: _peer_pb2.Parked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parked", b"parked", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "pod_name", b"pod_name", "queue_seconds", b"queue_seconds", "shared", b"shared", "stage", b"stage", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "parked", b"parked", "pod_name", b"pod_name", "queue_seconds", b"queue_seconds", "shared", b"shared", "stage", b"stage", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -120,6 +147,8 @@ class Job(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    TARGET_AT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     status: Global___JobStatus.ValueType
     created_at: _builtins.float
@@ -131,6 +160,9 @@ class Job(_message.Message):
     stage: _stage_pb2.Stage.ValueType
     model: _builtins.str
     """The id of the served model that it was accepted for; empty where that was not known."""
+    target_at: _builtins.float
+    """When it should have ended, in seconds since 1970; 0 where its request named no target."""
+    priority: Global___Priority.ValueType
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
     @_builtins.property
@@ -154,10 +186,12 @@ class Job(_message.Message):
         artifacts: _abc.Iterable[_stage_pb2.Artifact] | None = ...,
         failure: Global___Failure | None = ...,
         model: _builtins.str = ...,
+        target_at: _builtins.float = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "completed_at", b"completed_at", "created_at", b"created_at", "failure", b"failure", "id", b"id", "model", b"model", "parameters", b"parameters", "stage", b"stage", "stages", b"stages", "status", b"status", "step", b"step", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "completed_at", b"completed_at", "created_at", b"created_at", "failure", b"failure", "id", b"id", "model", b"model", "parameters", b"parameters", "priority", b"priority", "stage", b"stage", "stages", b"stages", "status", b"status", "step", b"step", "steps", b"steps", "target_at", b"target_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,12 +205,21 @@ class CreateJobRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     ACCEPT_LATE_FIELD_NUMBER: _builtins.int
+    TARGET_SECONDS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """The same key finds the same job again."""
     timeout_seconds: _builtins.float
     """0: the router's default."""
     accept_late: _builtins.bool
     """Accepted although it is predicted to end after its deadline."""
+    target_seconds: _builtins.float
+    """In which it should end; it may take longer, as its deadline allows. 0: the router's."""
+    priority: Global___Priority.ValueType
+    """Unspecified: standard."""
+    user: _builtins.str
+    """Whose job it is: users of one priority get the same share."""
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
     def __init__(
@@ -186,10 +229,13 @@ class CreateJobRequest(_message.Message):
         idempotency_key: _builtins.str = ...,
         timeout_seconds: _builtins.float = ...,
         accept_late: _builtins.bool = ...,
+        target_seconds: _builtins.float = ...,
+        priority: Global___Priority.ValueType = ...,
+        user: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_late", b"accept_late", "idempotency_key", b"idempotency_key", "parameters", b"parameters", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_late", b"accept_late", "idempotency_key", b"idempotency_key", "parameters", b"parameters", "priority", b"priority", "target_seconds", b"target_seconds", "timeout_seconds", b"timeout_seconds", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusion_router.store import JobRecord
 from diffusionpipeline.v1 import job_pb2, stage_pb2
 
@@ -15,7 +17,9 @@ def record(
     kills: int = 0,
     output_format: str = "png",
     model: str = "",
+    **terms: Any,
 ) -> JobRecord:
+    """terms: as in JobRecord."""
     return JobRecord(
         id=job_id,
         parameters=stage_pb2.JobParameters(prompt=f"picture of {job_id}", seed=7, output_format=output_format),
@@ -26,6 +30,7 @@ def record(
         index=index,
         digest=digest,
         kills=kills,
+        **terms,
     )
 
 

@@ -24,6 +24,16 @@ async def test_a_job_is_read_back_as_it_was_written(store: JobStore) -> None:
     assert await store.get("b") is None
 
 
+async def test_how_a_job_is_to_be_served_is_read_back_after_a_restart(url: str) -> None:
+    terms = {"accepted_at": 999.5, "target_seconds": 30.0, "priority": job_pb2.PRIORITY_BATCH, "tenant": "a tenant 例"}
+    first = await JobStore.open(url)
+    await first.add([record("a", **terms), record("b")])
+    await first.close()
+    second = await JobStore.open(url)
+    assert await second.unfinished() == [record("a", **terms), record("b")]
+    await second.close()
+
+
 async def test_an_ended_job_keeps_its_result_and_is_unfinished_no_more(store: JobStore) -> None:
     await store.add([record("a"), record("b")])
     await store.finish([ended("a")], now=1010.0)

@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import EDIT, GENERATION, JOB, VIDEO
-from diffusionpipeline.v1 import stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from unit.api.test_validation import READER
 
 INK = {"name": "ink", "scale": 0.8}
@@ -84,14 +84,16 @@ def test_what_is_no_name_with_a_scale_is_refused_by_its_place(given: dict[str, o
 
 def test_protobuf_has_the_same_rules_and_keeps_an_open_scale_open() -> None:
     asked = stage_pb2.JobParameters(prompt="x", adapters=[{"name": "ink"}, {"name": "house", "scale": 0}])
-    assert READER.read_parameters(asked).parameters == asked
+    assert READER.read_message(job_pb2.CreateJobRequest(parameters=asked)).parameters == asked
     for adapters, field in (
         ([{"name": "/ink"}], "adapters[0].name"),
         ([{"name": "ink"}] * 2, "adapters[1].name"),
         ([{"name": "ink", "scale": float("inf")}], "adapters[0].scale"),
     ):
         with pytest.raises(InvalidField) as caught:
-            READER.read_parameters(stage_pb2.JobParameters(prompt="x", adapters=adapters))
+            READER.read_message(
+                job_pb2.CreateJobRequest(parameters=stage_pb2.JobParameters(prompt="x", adapters=adapters))
+            )
         assert caught.value.field == field
 
 

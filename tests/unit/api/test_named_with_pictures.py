@@ -14,7 +14,7 @@ from diffusion_router.api.documents import json_body, json_or_form_body
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import EDIT, GENERATION, JOB, PICTURED, VIDEO
 from diffusion_router.api.pictured import PicturedList, without_pictures
-from diffusionpipeline.v1 import stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 from unit.api.test_validation import READER
 
 ONE: dict[str, Any] = {"name": "a", "scale": 0.8}
@@ -161,4 +161,4 @@ def test_the_document_tells_where_pictures_go(listed: PicturedList[Any]) -> None
 def test_by_grpc_they_are_refused_for_files_can_not_come_with_it(listed: PicturedList[Any]) -> None:
     message = stage_pb2.JobParameters(prompt="x", **{listed.field: [listed.message(name="a")]})
     with pytest.raises(InvalidField, match="its pictures are sent to POST /v1/jobs"):
-        READER.read_parameters(message)
+        READER.read_message(job_pb2.CreateJobRequest(parameters=message))

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from diffusion_router.admission import Terms
 from diffusion_router.api.fields import InvalidField
 from diffusion_router.api.kinds import EDIT, GENERATION, JOB, VIDEO, Kind, request_fields
 from diffusion_router.api.limits import Limits
 from diffusion_router.api.validation import RequestReader
-from diffusionpipeline.v1 import stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
 
 LIMITS = Limits(
     max_pixels=1_000_000,
@@ -49,7 +50,7 @@ def test_what_is_absent_or_null_is_the_models_default() -> None:
     null = dict.fromkeys(request_fields(GENERATION, LIMITS))
     request = READER.read(GENERATION, {**null, "prompt": "x"})
     assert request.parameters == stage_pb2.JobParameters(prompt="x")
-    assert (request.n, request.model, request.as_url, request.timeout) == (1, None, False, None)
+    assert (request.n, request.model, request.as_url, request.terms) == (1, None, False, Terms())
 
 
 def test_zero_is_not_absent() -> None:
@@ -162,7 +163,7 @@ def test_any_protobuf_is_either_a_request_or_refused_by_field(
         kind = {float: "double_value", str: "string_value", bool: "bool_value"}[type(value)]
         setattr(message.extra[name], kind, value)
     try:
-        request = READER.read_parameters(message)
+        request = READER.read_message(job_pb2.CreateJobRequest(parameters=message))
     except InvalidField as error:
         assert str(error)
     else:

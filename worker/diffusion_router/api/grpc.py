@@ -65,7 +65,6 @@ class Generation(job_pb2_grpc.JobServiceServicer):
     def __init__(self, service: JobService, registry: Registry, limits: Limits) -> None:
         self._service = service
         self._registry = registry
-        self._limits = limits
         self._reader = RequestReader(limits)
 
     async def CreateJob(  # noqa: N802
@@ -80,18 +79,11 @@ class Generation(job_pb2_grpc.JobServiceServicer):
             await _abort(context, error)
 
     async def _create(self, request: job_pb2.CreateJobRequest) -> job_pb2.Job:
-        generation = settle_adapters(self._registry, self._reader.read_parameters(request.parameters))
+        generation = settle_adapters(self._registry, self._reader.read_message(request))
         check_scheduler(self._registry, generation)
         model = settle_output(self._registry, generation, JOB)
-        if not 0 <= request.timeout_seconds <= self._limits.max_seconds:
-            bound = f"{self._limits.max_seconds:g}"
-            raise InvalidField("timeout_seconds", f"Field 'timeout_seconds' must be from 0 to {bound}")
         jobs = await self._service.submit(
-            generation.jobs(),
-            model=model,
-            idempotency_key=request.idempotency_key or None,
-            timeout=request.timeout_seconds or None,
-            accept_late=request.accept_late,
+            generation.jobs(), generation.terms, model=model, idempotency_key=request.idempotency_key or None
         )
         return jobs[0]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, get_args
 
 from diffusion_router.api.adapters import AdapterList, OneAdapter
 from diffusion_router.api.controls import CONTROL_LIST
@@ -24,6 +24,8 @@ MAX_SEED: Final = 2**63 - 1
 DEFAULT_FPS: Final = 16
 IMAGE_FORMATS: Final = ("png", "webp", "jpeg")
 VIDEO_FORMAT: Final = "mp4"
+PriorityName = Literal["interactive", "standard", "batch"]
+MAX_USER_CHARS: Final = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -118,7 +120,13 @@ def request_fields(kind: Kind, limits: Limits) -> dict[str, Field]:
         ("model_args", KINDS, Arguments("Arguments that only this family of models has", _RESERVED)),
         ("timeout_seconds", KINDS, Seconds("The deadline, from now", limits.max_seconds)),
         ("accept_late", KINDS, Switch("Accepted although it is predicted to end after its deadline")),
-        ("user", KINDS, Text("Accepted for OpenAI's clients; not kept", 1024)),
+        (
+            "target_seconds",
+            KINDS,
+            Seconds("In which it should end; it may take longer, up to its deadline", limits.max_seconds),
+        ),
+        ("priority", KINDS, Choice("Whose jobs come first; standard by default", get_args(PriorityName))),
+        ("user", KINDS, Text("Whose job it is: users of one priority get the same share", MAX_USER_CHARS)),
         ("safety_identifier", KINDS, Text("Accepted for OpenAI's clients; not kept", 1024)),
         ("quality", pictures, Choice("Set `num_inference_steps` instead", ("auto", "standard"))),
         ("background", pictures, Choice("Always the model's own", ("auto",))),

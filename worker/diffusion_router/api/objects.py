@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, create_model
 
 from diffusion_router.api.errors import job_error
-from diffusion_router.api.kinds import PARAMETERS, VIDEO_FORMAT
+from diffusion_router.api.kinds import PARAMETERS, VIDEO_FORMAT, PriorityName
 from diffusion_router.api.validation import scalar_value
 from diffusion_router.store import ENDED
 from diffusionpipeline.v1 import job_pb2, stage_pb2
@@ -111,6 +111,11 @@ class ModelList(BaseModel):
     data: list[ModelObject | AdapterObject]
 
 
+class ParkedObject(BaseModel):
+    step: int
+    steps: int
+
+
 class StageObject(BaseModel):
     stage: StageName
     pod_name: str
@@ -124,6 +129,8 @@ class StageObject(BaseModel):
     steps: int
     shared: bool
     """Another job's task did it for this one too; the times are that task's."""
+    parked: ParkedObject | None
+    """It ended at a step, to be gone on with by the next task of the stage."""
 
 
 class ArtifactObject(BaseModel):
@@ -196,6 +203,9 @@ class JobObject(BaseModel):
     created_at: float
     completed_at: float | None
     expires_at: float | None
+    target_at: float | None
+    """When it should have ended, if its request named a target."""
+    priority: PriorityName
     stage: StageName | None
     step: int
     steps: int
@@ -263,6 +273,8 @@ def job_object(job: job_pb2.Job, base_url: str, retain_seconds: float) -> JobObj
         created_at=job.created_at,
         completed_at=job.completed_at or None,
         expires_at=job.completed_at + retain_seconds if job.completed_at else None,
+        target_at=job.target_at or None,
+        priority=word(job_pb2.Priority, job.priority or job_pb2.PRIORITY_STANDARD),
         stage=word(stage_pb2.Stage, job.stage) if job.stage else None,
         step=job.step,
         steps=job.steps,
@@ -321,6 +333,7 @@ def _stage_object(report: job_pb2.StageReport) -> StageObject:
         publish_seconds=timings.publish_seconds,
         steps=timings.steps,
         shared=report.shared,
+        parked=ParkedObject(step=report.parked.step, steps=report.parked.steps) if report.HasField("parked") else None,
     )
 
 

@@ -67,13 +67,7 @@ class Api:
             for file in body.files:
                 kept.append(await self.service.put_input(file.data))
                 generation.parameters.inputs.add(name=file.argument, key=kept[-1], media_type=file.media_type)
-            jobs = await self.service.submit(
-                generation.jobs(),
-                model=model,
-                idempotency_key=key,
-                timeout=generation.timeout,
-                accept_late=generation.accept_late,
-            )
+            jobs = await self.service.submit(generation.jobs(), generation.terms, model=model, idempotency_key=key)
         except BaseException:
             self._discard(kept)
             raise

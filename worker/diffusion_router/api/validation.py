@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from diffusion_router.admission import Terms
 from diffusion_router.api import adapters
 from diffusion_router.api.fields import InvalidField, parse_scalar
 from diffusion_router.api.kinds import (
@@ -20,7 +21,11 @@ from diffusion_router.api.kinds import (
     request_fields,
 )
 from diffusion_router.api.limits import Limits
-from diffusionpipeline.v1 import stage_pb2
+from diffusionpipeline.v1 import job_pb2, stage_pb2
+from diffusionpipeline.words import number, word
+
+# Of CreateJobRequest, besides its priority.
+_TERMS: Final = frozenset(["timeout_seconds", "accept_late", "target_seconds", "user"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +36,7 @@ class Request:
     n: int
     model: str | None
     as_url: bool
-    timeout: float | None
-    accept_late: bool
+    terms: Terms
 
     def jobs(self) -> list[stage_pb2.JobParameters]:
         """One job a picture; seeds rise by one, if there is a seed."""
@@ -78,8 +82,14 @@ class RequestReader:
             values[name] = self._fields[kind][name].parse(name, text)
         return values | ({"model_args": arguments} if arguments else {})
 
-    def read_parameters(self, message: stage_pb2.JobParameters) -> Request:
-        """The same rules for parameters that came as protobuf. Raises InvalidField."""
+    def read_message(self, request: job_pb2.CreateJobRequest) -> Request:
+        """The same rules for what came as protobuf. Raises InvalidField."""
+        values = {field.name: value for field, value in request.ListFields() if field.name in _TERMS}
+        if request.priority:
+            values["priority"] = word(job_pb2.Priority, request.priority)
+        return self.read(JOB, values | self._parameters(request.parameters))
+
+    def _parameters(self, message: stage_pb2.JobParameters) -> dict[str, object]:
         values: dict[str, object] = {
             field.name: value for field, value in message.ListFields() if field.name in PARAMETERS
         }
@@ -97,7 +107,7 @@ class RequestReader:
             arguments = {name: scalar_value(scalar) for name, scalar in message.extra.items()}
             values |= {name: arguments.pop(name) for name in PASSED_ON if name in arguments}
             values["model_args"] = arguments
-        return self.read(JOB, values)
+        return values
 
     def schema(self, kind: Kind) -> dict[str, Any]:
         """The JSON schema of such a request without files."""
@@ -144,8 +154,13 @@ class RequestReader:
             n=n,
             model=checked.get("model"),
             as_url=checked.get("response_format") == "url",
-            timeout=checked.get("timeout_seconds"),
-            accept_late=checked.get("accept_late", False),
+            terms=Terms(
+                timeout=checked.get("timeout_seconds"),
+                accept_late=checked.get("accept_late", False),
+                target=checked.get("target_seconds", 0.0),
+                priority=number(job_pb2.Priority, checked.get("priority", "standard")),
+                tenant=checked.get("user", ""),
+            ),
         )
 
     def _set_length(self, parameters: stage_pb2.JobParameters, seconds: float) -> None:

@@ -39,7 +39,7 @@ async def wait_for_all(api: Api, request: Request, submitted: Submitted) -> list
     When one fails, or the client is gone and left no key, the jobs that are left are cancelled.
     """
     ids = [job.id for job in submitted.jobs]
-    timeout = (submitted.request.timeout or api.limits.max_seconds) + _GRACE_SECONDS
+    timeout = (submitted.request.terms.timeout or api.limits.max_seconds) + _GRACE_SECONDS
     waiting = asyncio.create_task(_completed(api, ids, timeout))
     hang_up = asyncio.create_task(_hang_up(request))
     try:

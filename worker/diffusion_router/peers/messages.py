@@ -148,13 +148,15 @@ def execute(
 
 
 def stage_report(record: core.StageRecord[Report]) -> job_pb2.StageReport:
+    report = record.report
     return job_pb2.StageReport(
         stage=stage_pb2.Stage.ValueType(record.stage),
         pod_name=record.pod_name,
         attempt=record.attempt,
         queue_seconds=record.queue_seconds,
-        timings=record.report.timings if record.report is not None else None,
+        timings=report.timings if report is not None else None,
         shared=record.shared,
+        parked=report.parked if report is not None and report.HasField("parked") else None,
     )
 
 

@@ -312,6 +312,10 @@ def _to_row(record: JobRecord) -> dict[str, Any]:
         "completed_at": record.completed_at,
         "expires_at": record.expires_at,
         "kills": record.kills,
+        "accepted_at": record.accepted_at,
+        "target_seconds": record.target_seconds or None,
+        "priority": record.priority,
+        "tenant": record.tenant or None,
         "result": None if record.result is None else record.result.SerializeToString(),
     }
 
@@ -332,6 +336,10 @@ def _to_record(row: RowMapping) -> JobRecord:
         digest=row["request_digest"],
         status=row["status"],
         kills=int(_number(row, "kills", damage) or 0),
+        accepted_at=_number(row, "accepted_at", damage),
+        target_seconds=_number(row, "target_seconds", damage) or 0.0,
+        priority=_priority(row, damage),
+        tenant=row["tenant"] or "",
         completed_at=_number(row, "completed_at", damage),
         expires_at=_number(row, "expires_at", damage),
         result=result,
@@ -351,6 +359,16 @@ def _parsed(message: type[M], row: RowMapping, column: str, damage: list[str]) -
     except (DecodeError, TypeError, ValueError):
         damage.append(column)
         return None
+
+
+def _priority(row: RowMapping, damage: list[str]) -> job_pb2.Priority.ValueType:
+    value = _number(row, "priority", damage)
+    if value is None:
+        return job_pb2.PRIORITY_STANDARD
+    if not value or value not in job_pb2.Priority.values():
+        damage.append("priority")
+        return job_pb2.PRIORITY_STANDARD
+    return job_pb2.Priority.ValueType(int(value))
 
 
 def _number(row: RowMapping, column: str, damage: list[str]) -> float | None:

@@ -19,7 +19,9 @@ ENDED: Final = (
 class JobRecord:
     """One row.
 
-    Times are seconds since 1970: deadline and expiry on the store's clock, the others on the wall's. `model` is the id
+    Times are seconds since 1970: acceptance, deadline and expiry on the store's clock, the others on the wall's.
+    `accepted_at` is None of a job that an earlier version of the router accepted. `target_seconds` is 0 where the
+    request named no target, and `tenant` is whose job it is, empty where nobody said. `model` is the id
     of the served model that the job was accepted for, empty where that was not known; `index` is the job's place in the
     request that made it; `digest` is the request's, and the same in all of its jobs. `kills` counts the workers that
     died while they ran it. An unfinished job's `status` is the one it was added with: how far it has come is known to
@@ -37,6 +39,10 @@ class JobRecord:
     digest: str = ""
     status: job_pb2.JobStatus.ValueType = job_pb2.JOB_STATUS_QUEUED
     kills: int = 0
+    accepted_at: float | None = None
+    target_seconds: float = 0.0
+    priority: job_pb2.Priority.ValueType = job_pb2.PRIORITY_STANDARD
+    tenant: str = ""
     completed_at: float | None = None
     expires_at: float | None = None
     result: job_pb2.Job | None = None

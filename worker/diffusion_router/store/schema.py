@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Engine,
     Float,
     Index,
@@ -25,7 +26,9 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     select,
+    text,
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLAlchemyError
@@ -59,12 +62,19 @@ jobs = Table(
     Column("expires_at", Float(53)),
     Column("kills", Integer, nullable=False),
     Column("result", LargeBinary),
+    Column("accepted_at", Float(53)),
+    Column("target_seconds", Float(53)),
+    Column("priority", Integer),
+    Column("tenant", Text),
     UniqueConstraint("pipeline", "idempotency_key", "request_index", name="jobs_idempotency_key"),
     Index("jobs_status", "pipeline", "status", "seq"),
     Index("jobs_output_format", "pipeline", "output_format", "seq"),
     Index("jobs_expires_at", "pipeline", "expires_at"),
     Index("jobs_input_keys", "pipeline", "input_keys"),
 )
+
+# Columns that the first databases of this version lack.
+_ADDED: Final = frozenset(["accepted_at", "target_seconds", "priority", "tenant"])
 
 # What a pipeline's router has to know again after a restart.
 pipelines = Table(
@@ -99,6 +109,7 @@ def open_engine(url: str) -> Engine:
                 connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
                 version = SCHEMA_VERSION
             if version == SCHEMA_VERSION:
+                _add_columns(connection)
                 # A table of the same name made by something else shows here, not at the first job.
                 connection.execute(select(jobs).limit(1)).all()
     except SQLAlchemyError as error:
@@ -137,6 +148,17 @@ def _parse(url: str) -> URL:
         except OSError as error:
             raise StoreError(f"Folder of job store {parsed.database} cannot be made: {error.strerror}") from error
     return parsed
+
+
+def _add_columns(connection: Connection) -> None:
+    """Those that an earlier router of this version did not know. All may be null, so that it can come back: it leaves
+    them out of what it writes."""
+    there = {column["name"] for column in inspect(connection).get_columns(jobs.name)}
+    if there >= {column.name for column in jobs.columns} - _ADDED:
+        for column in jobs.columns:
+            if column.name not in there:
+                kind = column.type.compile(connection.dialect)
+                connection.execute(text(f"ALTER TABLE {jobs.name} ADD COLUMN {column.name} {kind}"))
 
 
 def _durable_sqlite(connection: Any, _record: object) -> None:
