@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusionpipeline.words import LogFormat, LogLevel
+from diffusionpipeline.words import LogFormat, LogLevel, PriorityName
 from dpipe.changes.commands import diff, revisions, rollback
 from dpipe.models import check, convert
 from dpipe.terminal import JsonOption, console, fail, faults_of, print_json
@@ -139,6 +139,13 @@ def generate(
         bool | None, typer.Option("--exact", help="Computed by itself, where forwards are shared among requests.")
     ] = None,
     strength: Annotated[float | None, typer.Option(help="How much of --image is redrawn, 0 to 1.")] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="In which it should end; it may take longer, up to its deadline."),
+    ] = None,
+    priority: Annotated[
+        PriorityName | None, typer.Option(help="Whose jobs come first. Left out: standard.", show_default=False)
+    ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames of the video.")] = None,
     fps: Annotated[int | None, typer.Option(min=1, help="Frames a second of the video.")] = None,
     as_json: JsonOption = False,
@@ -174,6 +181,8 @@ def generate(
         "ip_adapters": [one for one, _ in shown] or None,
         "exact": exact,
         "strength": strength,
+        "target_seconds": target,
+        "priority": priority,
         "num_frames": frames,
         "fps": fps,
         "output_format": wanted,

@@ -69,6 +69,9 @@ IP_ADAPTER_NAME: Final = ADAPTER_NAME
 VIDEO_INPUTS: Final = ("video", "control_video", "mask_video")
 """Files of a request that are videos, by the argument that takes them. All others are pictures."""
 
+PriorityName = Literal["interactive", "standard", "batch"]
+"""Of a job, as requests have it."""
+
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 

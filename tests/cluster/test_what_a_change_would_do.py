@@ -29,6 +29,7 @@ EDITS: dict[str, dict[str, Any]] = {
         "roles": {**ROLES_OF, "denoiser": {"replicas": 1, "tolerations": [{"key": "spot", "operator": "Exists"}]}}
     },
     "a setting of the router": {"router": {"maxQueuedRequests": 7}},
+    "an order of jobs": {"scheduling": {"policy": "Deadline", "targetFactor": 2.5, "lateShare": 0}},
     "a Service": {"router": {"service": {"type": "NodePort"}}},
     "to be moved when idle": {"update": {"policy": "WhenIdle"}},
     "nothing": {},

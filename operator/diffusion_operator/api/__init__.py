@@ -37,7 +37,7 @@ from diffusion_operator.api.model import (
     SecretKey,
 )
 from diffusion_operator.api.modelcache import ModelCache
-from diffusion_operator.api.pipeline import CaBundle, Image, Pipeline, RouterSettings, Storage
+from diffusion_operator.api.pipeline import CaBundle, Image, Pipeline, RouterSettings, Scheduling, Storage
 from diffusion_operator.api.platform import Platform, load_platform
 from diffusion_operator.api.role import Batching, RoleSpec
 from diffusion_operator.api.service import ApiService
@@ -78,6 +78,7 @@ __all__ = [
     "RoleSpec",
     "RouterSettings",
     "Scheduler",
+    "Scheduling",
     "SecretKey",
     "Storage",
     "Surge",

@@ -55,6 +55,16 @@ class RouterSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scheduling:
+    """In which order jobs are served. None: the router's own."""
+
+    policy: str | None
+    """Fifo or Deadline."""
+    target_factor: float | None
+    late_share: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pipeline:
     name: str
     namespace: str
@@ -79,6 +89,7 @@ class Pipeline:
     shared_memory: str
     """A quantity. Empty: the container runtime's own /dev/shm."""
     router: RouterSettings
+    scheduling: Scheduling
     pod_monitor: bool
     scrape_annotations: bool
     isolation: Isolation | None

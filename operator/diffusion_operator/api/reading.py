@@ -22,7 +22,7 @@ from diffusion_operator.api.model import (
     Scheduler,
     SecretKey,
 )
-from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Storage
+from diffusion_operator.api.pipeline import Image, Pipeline, RouterSettings, Scheduling, Storage
 from diffusion_operator.api.podtemplate import check_affinity, check_pod_template
 from diffusion_operator.api.quantity import parse_quantity
 from diffusion_operator.api.resources import check_resources
@@ -79,6 +79,7 @@ def from_defaulted(resource: Object) -> Pipeline:
         topology=_topology(spec.get("topology")),
         shared_memory=str(shared_memory) if parse_quantity(shared_memory) else "",
         router=_router(spec["router"]),
+        scheduling=_scheduling(spec.get("scheduling", {})),
         pod_monitor=spec["monitoring"]["podMonitor"],
         scrape_annotations=spec["monitoring"]["scrapeAnnotations"],
         isolation=isolation(spec["networkPolicy"]),
@@ -240,6 +241,15 @@ def _rdma(spec: Object) -> Rdma:
         networks=tuple(spec.get("networks", ())),
         network_selections=tuple(spec.get("networkSelections", ())),
         host_network=spec.get("hostNetwork", False),
+    )
+
+
+def _scheduling(spec: Object) -> Scheduling:
+    factor = spec.get("targetFactor")
+    return Scheduling(
+        policy=spec.get("policy"),
+        target_factor=float(factor) if factor is not None else None,
+        late_share=spec.get("lateShare"),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion_operator.api import Batching, CaBundle, Pipeline, Role, RoleSpec, SecretKey
+from diffusion_operator.api import Batching, CaBundle, Pipeline, Role, RoleSpec, Scheduling, SecretKey
 from diffusion_operator.render import adapters, controls, ip_adapters, names, rdma, schedulers, storage
 from diffusion_operator.render.ports import transfer_ports
 
@@ -72,6 +72,7 @@ def router_environment(pipeline: Pipeline, ports: Mapping[str, int]) -> list[Var
         _value("DIFFUSION_ROUTER_LEASE_SECONDS", str(router.lease_seconds)),
         _value("DIFFUSION_ROUTER_REQUEST_TIMEOUT_SECONDS", str(router.request_timeout_seconds)),
         _value("DIFFUSION_ROUTER_MAX_QUEUED_REQUESTS", str(router.max_queued_requests)),
+        *_scheduling(pipeline.scheduling),
     ]
     return merged(env, pipeline.roles[Role.ROUTER].env)
 
@@ -92,6 +93,15 @@ def _batching(batching: Batching) -> list[Variable]:
             if batching.mode == "Requests"
         ),
     ]
+
+
+def _scheduling(scheduling: Scheduling) -> list[Variable]:
+    said = {
+        "SCHEDULING_POLICY": scheduling.policy,
+        "TARGET_FACTOR": scheduling.target_factor,
+        "LATE_SHARE": scheduling.late_share,
+    }
+    return [_value(f"DIFFUSION_ROUTER_{name}", str(value)) for name, value in said.items() if value is not None]
 
 
 def hub_token(token: SecretKey | None) -> list[Variable]:

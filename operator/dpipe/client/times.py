@@ -61,9 +61,18 @@ def _pods(jobs: Sequence[Job], stage: str) -> str:
     parts = [", ".join(sorted({report["pod_name"] for report in reports}))]
     if steps := max((report["steps"] for report in reports), default=0):
         parts.append(f"{steps} steps")
-    if repeated := sum(report["attempt"] > 1 for report in reports):
+    pauses = [pause for report in reports if (pause := parked(report))]
+    # A task that goes on from where another was parked is no second try.
+    if repeated := max(0, sum(report["attempt"] > 1 for report in reports) - len(pauses)):
         parts.append(f"{repeated} tried again")
+    parts += pauses
     return ", ".join(part for part in parts if part)
+
+
+def parked(report: Job) -> str:
+    """Where a task of a stage ended parked; empty: it did not, or the router is one that parks none."""
+    told = report.get("parked")
+    return f"parked at {told['step']} of {told['steps']}" if told else ""
 
 
 def _size(number: float) -> str:

@@ -392,3 +392,20 @@ def test_one_without_a_picture_is_named_with_what_it_should_be(option: str, give
     assert code != 0
     assert f"{option} {given}: " in text
     assert said in text
+
+
+def test_how_it_is_to_be_served_goes_into_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    async def generated(_url: str, request: dict[str, object], *_: object, **__: object) -> int:
+        asked.append(request)
+        return 0
+
+    monkeypatch.setattr("dpipe.client.generate.generate_files", generated)
+    made = ("generate", "x", "-o", "x.png", "--url", "http://127.0.0.1:1")
+    assert dpipe(*made, "--target", "30", "--priority", "batch") == (0, "")
+    assert (asked[0]["target_seconds"], asked[0]["priority"]) == (30.0, "batch")
+    assert dpipe(*made) == (0, "")
+    assert not {"target_seconds", "priority"} & asked[1].keys()
+    code, text = dpipe(*made, "--priority", "urgent")
+    assert (code, "--priority" in text, "interactive" in text) == (2, True, True)

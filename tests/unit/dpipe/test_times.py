@@ -67,3 +67,12 @@ def test_a_stage_that_was_tried_again_counts_both_tries_and_says_so() -> None:
     found = rows([job(2.0, *SPLIT, again)])
     assert found[1].seconds == pytest.approx(0.32)
     assert found[1].note.endswith("1 tried again")
+
+
+def test_a_denoising_that_was_parked_says_where_and_was_not_tried_again() -> None:
+    halves = [
+        {**report("denoise", compute_seconds=0.1), "parked": {"step": 7, "steps": 50}},
+        {**report("denoise", compute_seconds=0.3), "parked": None, "attempt": 2},
+    ]
+    row = rows([job(2.0, *halves)])[3]
+    assert (row.seconds, row.note) == (pytest.approx(0.4), "p-denoise-0, parked at 7 of 50")

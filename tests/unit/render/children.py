@@ -25,6 +25,7 @@ BASES = {
     "flux-rdma": SIMPLEST,
     "adapters": SIMPLEST,
     "schedulers": SIMPLEST,
+    "scheduling": SIMPLEST,
     "control-nets": SIMPLEST,
     "ip-adapters": SIMPLEST,
     "pod-templates": SIMPLEST,

@@ -346,3 +346,13 @@ def test_rendering_is_pure() -> None:
     first = render(given, IMAGES)
     workers(first)[0]["spec"]["template"]["spec"]["containers"][0]["env"].clear()
     assert render(given, IMAGES) == render(everything(), IMAGES)
+
+
+def test_another_order_of_jobs_is_told_to_the_router_and_changes_nothing_else() -> None:
+    before, after = pipeline(), pipeline(scheduling={"policy": "Deadline", "targetFactor": 2, "lateShare": 0})
+    router = environment(stateful_sets(render(after))["router"])
+    said = {name: router[f"DIFFUSION_ROUTER_{name}"] for name in ("SCHEDULING_POLICY", "TARGET_FACTOR", "LATE_SHARE")}
+    assert said == {"SCHEDULING_POLICY": "Deadline", "TARGET_FACTOR": "2.0", "LATE_SHARE": "0"}
+    changed = [new for old, new in zip(render(before), render(after), strict=True) if old != new]
+    assert [(child["kind"], child["metadata"]["name"]) for child in changed] == [("StatefulSet", "digits-router")]
+    assert render(pipeline(scheduling={})) == render(before)

@@ -100,6 +100,7 @@ BROKEN_RULES = {
     + "\ntransport: {rpcPortRange: {min: 30000, max: 40000}}": "spec.transport.rpcPortRange: the range must lie",
     MINIMAL
     + "\ntransport: {rpcPortRange: {min: 15000, max: 15062}}": "spec.transport.rpcPortRange: the range must span",
+    MINIMAL + "\nscheduling: {policy: Fifo, lateShare: 4}": "spec.scheduling: targetFactor and lateShare are of policy",
     MINIMAL + "\nrouter: {httpPort: 50051}": "spec.router: httpPort and grpcPort must differ",
     "model: {id: a/b, claimName: c}": "spec.model: claimName belongs to source PersistentVolumeClaim",
     "model: {source: PersistentVolumeClaim, id: m}": "spec.model: claimName belongs to source PersistentVolumeClaim",

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from diffusion_operator.render import render
+from diffusion_router.core import Deadline, Fifo
 from diffusion_router.settings import Settings
 from testbed.documents import ROOT
+from unit.render.children import environment, pipeline, stateful_sets
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +67,34 @@ def test_connections_are_as_many_as_are_asked_for_or_as_there_is_room_for() -> N
     settings = Settings.read(["--max-connections=100"])
     assert settings.http_bounds(1000).max_connections == 100
     assert settings.http_bounds(16).max_connections == 16
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ({}, Deadline(target_factor=3.0, late_share=4)),
+        ({"policy": "Deadline"}, Deadline(target_factor=3.0, late_share=4)),
+        ({"targetFactor": 1000, "lateShare": 0}, Deadline(target_factor=1000.0, late_share=0)),
+        ({"targetFactor": 1, "lateShare": 1000}, Deadline(target_factor=1.0, late_share=1000)),
+        ({"policy": "Fifo"}, Fifo()),
+    ],
+)
+def test_what_a_resource_says_of_the_order_of_jobs_is_what_the_router_hears(
+    said: dict[str, Any], heard: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(stateful_sets(render(pipeline(scheduling=said)))["router"]).items():
+        if name.startswith("DIFFUSION_ROUTER_"):
+            monkeypatch.setenv(name, value)
+    assert Settings().scheduling == heard
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--scheduling-policy", "Random"), ("--target-factor", "0.5"), ("--late-share", "-1")]
+)
+def test_an_order_that_cannot_be_is_refused_by_its_flag(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        Settings.read([flag, value])
+    variable = "DIFFUSION_ROUTER_" + flag.removeprefix("--").replace("-", "_").upper()
+    assert f"{flag} ({variable}): Input should be" in capsys.readouterr().err

@@ -5,19 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from diffusion_router import core
 from diffusionpipeline.v1 import job_pb2, peer_pb2, registry_pb2, stage_pb2
-from diffusionpipeline.words import MODEL_ROLES, STAGES, Role, number, rate_text, word
+from diffusionpipeline.words import MODEL_ROLES, STAGES, PriorityName, Role, number, rate_text, word
 
 PROTOCOL: list[Any] = [
     stage_pb2.Role,
     stage_pb2.Stage,
     stage_pb2.FailureKind,
     job_pb2.JobStatus,
+    job_pb2.Priority,
     registry_pb2.PeerState,
     peer_pb2.RefusalReason,
 ]
@@ -32,6 +33,13 @@ def test_words_and_numbers_of_the_protocol_lead_to_each_other(enumeration: Any) 
     with pytest.raises(ValueError, match="FROM_TOMORROW"):
         number(enumeration, "from_tomorrow")
     assert word(enumeration, 999) == "unspecified", "a newer version's number"
+
+
+def test_priorities_are_those_of_the_protocol() -> None:
+    assert [word(job_pb2.Priority, value) for value in job_pb2.Priority.values()] == [
+        "unspecified",
+        *get_args(PriorityName),
+    ]
 
 
 def test_stages_and_roles_are_those_of_the_protocol() -> None:
@@ -49,6 +57,7 @@ def test_stages_and_roles_are_those_of_the_protocol() -> None:
     [
         (core.Stage, stage_pb2.Stage),
         (core.FailureKind, stage_pb2.FailureKind),
+        (core.Priority, job_pb2.Priority),
         (core.RefusalReason, peer_pb2.RefusalReason),
     ],
 )

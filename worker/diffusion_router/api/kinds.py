@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 from diffusion_router.api.adapters import AdapterList, OneAdapter
 from diffusion_router.api.controls import CONTROL_LIST
@@ -16,7 +16,7 @@ from diffusion_router.api.fields import Arguments, Choice, Field, Integer, Never
 from diffusion_router.api.ip_adapters import IP_ADAPTER_LIST
 from diffusion_router.api.limits import Limits
 from diffusionpipeline.v1 import stage_pb2
-from diffusionpipeline.words import VIDEO_INPUTS
+from diffusionpipeline.words import VIDEO_INPUTS, PriorityName
 
 # A generator's seed, and what fits into every client's 64-bit integer.
 MAX_SEED: Final = 2**63 - 1
@@ -24,7 +24,6 @@ MAX_SEED: Final = 2**63 - 1
 DEFAULT_FPS: Final = 16
 IMAGE_FORMATS: Final = ("png", "webp", "jpeg")
 VIDEO_FORMAT: Final = "mp4"
-PriorityName = Literal["interactive", "standard", "batch"]
 MAX_USER_CHARS: Final = 1024
 
 

@@ -9,11 +9,11 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, create_model
 
 from diffusion_router.api.errors import job_error
-from diffusion_router.api.kinds import PARAMETERS, VIDEO_FORMAT, PriorityName
+from diffusion_router.api.kinds import PARAMETERS, VIDEO_FORMAT
 from diffusion_router.api.validation import scalar_value
 from diffusion_router.store import ENDED
 from diffusionpipeline.v1 import job_pb2, stage_pb2
-from diffusionpipeline.words import word
+from diffusionpipeline.words import PriorityName, word
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 StageName = Literal["encode", "denoise", "decode"]
