@@ -288,16 +288,19 @@ async def test_one_whose_checkpoint_finds_no_room_goes_on_and_loses_no_step(
     fits = why == "no room in time"
     worker.model.checkpoint_bytes = 60_000 if fits else 1 << 20
     await running(worker, stream, source=source)
+    await stream.execute(DENOISE, "urgent", source=source, order=-1.0)
+    await stream.received("urgent")
     await stream.park("n")
     await stream.heard()
     let_go(worker, 1)
-    # It begins again from its checkpoint: says so, and whether there is a point in parking it later.
-    await stream.until(lambda: worker.model.calls.count((Stage.DENOISE, "a red seven")) == 3, "going on")
+    # It lets others go first, but whoever takes back what was not begun does not get it.
+    await stream.step("urgent", 0)
     await stream.cancel("n", only_if_waiting=True)
     await stream.heard()
     worker.model.hold = False
     let_go(worker)
     done = await stream.done("n")
+    assert [stage for stage, _ in worker.model.calls].count(Stage.DENOISE) == len(["undisturbed", "n", "urgent", "n"])
     assert not done.HasField("parked")
     assert done.timings.steps == STEPS
     assert stream.said("progress", "n")[-1].progress.resumable is fits

@@ -14,7 +14,7 @@ from diffusion_worker.work.strand import Ask
 
 @dataclass
 class TaskDriver:
-    """Implements Driver. `on_step` raises StepCancelled to end it; `parks` is asked after each step."""
+    """Implements Driver. `on_step` raises StepCancelled to end it; `parks` is asked at the end of each step."""
 
     asks: Ask
     on_step: Callable[[int, int], None]
@@ -33,5 +33,7 @@ class TaskDriver:
         return self.asks(calls)
 
     def step(self, step: int, steps: int) -> bool:
+        # Asked before the step is told of: who hears of it, and then says to park, means the next one.
+        parks = self.parks()
         self.on_step(step, steps)
-        return self.parks()
+        return parks

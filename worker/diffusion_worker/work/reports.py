@@ -32,7 +32,6 @@ def parked(task: Task) -> peer_pb2.StageDone:
     """The same, of a denoising that ended with a checkpoint."""
     report = done(task)
     assert task.park_at is not None, "nobody parks by itself"
-    # Told in the middle of a step's end, it may have come after it.
-    report.timings.park_seconds = max(0.0, task.step_at - task.park_at)
+    report.timings.park_seconds = task.step_at - task.park_at
     report.parked.step, report.parked.steps = task.step, task.steps
     return report
