@@ -1,4 +1,4 @@
-"""A denoising ends parked when the router says so; its checkpoint is an output like others, and some worker goes on."""
+"""I12: a denoising ends parked when the router says so; its checkpoint is an output like others, and others go on."""
 
 from __future__ import annotations
 
