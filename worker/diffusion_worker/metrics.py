@@ -59,6 +59,9 @@ class StageMetrics:
         self.transfer_duration = metrics.transfer_duration.labels(role)
         self.inflight = metrics.inflight.labels(role)
         self.done = metrics.tasks.labels(role, "done")
+        if stage is Stage.DENOISE:
+            self.park_duration = metrics.park_duration.labels(role)
+            self.resumed = metrics.resumed.labels(role)
         self._failures = metrics.transfer_failures
         self._tasks = metrics.tasks
         self._role = role
@@ -115,6 +118,16 @@ class Metrics:
         )
         self.transfer_failures = Counter(
             f"{name}transfer_failures_total", "Pulls that failed", ["role", "kind"], registry=registry
+        )
+        self.park_duration = Histogram(
+            f"{name}park_duration_seconds",
+            "Time from the command to park a denoising to the report that it is",
+            ["role"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.resumed = Counter(
+            f"{name}resumed_total", "Denoisings that went on from a checkpoint", ["role"], registry=registry
         )
         self.tasks = Counter(f"{name}tasks_total", "Tasks that ended", ["role", "outcome"], registry=registry)
         self.inflight = Gauge(f"{name}tasks_inflight", "Tasks that have not ended", ["role"], registry=registry)
