@@ -203,7 +203,9 @@ class World:
             seconds *= 10 if self.core.jobs[task.job_id].shape.endswith("long") else 1
             done = task.input.step if isinstance(task.input, Parked) else 0
             for step in range(done + 1, STEPS):
-                self._later(seconds * (step - done) / STEPS, Progressed(name, task.task_id, step, STEPS))
+                self._later(
+                    seconds * (step - done) / STEPS, Progressed(name, task.task_id, step, STEPS, resumable=True)
+                )
             seconds *= (STEPS - done) / STEPS
         result = StageResult(task.task_id, task.job_id, task.stage, "report", compute_seconds=seconds)
         self._later(seconds, StageDone(name, result))

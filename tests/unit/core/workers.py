@@ -266,7 +266,7 @@ class Worker:
         elif held.step < STEPS and held.execute.stage is Stage.DENOISE:
             held.step += 1
             self.steps[held.execute.job_id, held.step] += 1
-            self.report(Progressed(self.incarnation, held.execute.task_id, held.step, STEPS))
+            self.report(Progressed(self.incarnation, held.execute.task_id, held.step, STEPS, self.resumable))
             if held.parking and held.step < STEPS:
                 self._finish(held)
         else:

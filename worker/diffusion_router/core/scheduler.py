@@ -74,7 +74,7 @@ class Scheduler(Generic[R]):
         # Peers that take tasks, or may again, by stage and generation; generations that have every role.
         self._staying: dict[Stage, dict[str, set[str]]] = {stage: {} for stage in Stage}
         self._complete: list[str] = []
-        self.giving_way: GivingWay[R] = GivingWay(jobs, peers, ordering, compared)
+        self.giving_way: GivingWay[R] = GivingWay(jobs, ordering)
         self._now = 0.0
 
     # ------------------------------------------------------------ what changes

@@ -94,7 +94,7 @@ class Holdings:
     def complete(self, task: Task, report: peer_pb2.StageDone, slot: Slot | None) -> None:
         """Keep what a task made, and report it."""
         self.outputs.keep(report, slot)
-        self._metrics.stages[task.stage].done.inc()
+        self._metrics.stages[task.stage].completed(copy=task.copies, parked=report.HasField("parked")).inc()
         self._end(task)
         self._send(peer_pb2.PeerReport(stage_done=report))
         words = {**_ids(task), "stage": task.stage.value, "seconds": round(task.timings.compute_seconds, 4)}

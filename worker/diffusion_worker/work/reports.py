@@ -28,6 +28,14 @@ def done(task: Task) -> peer_pb2.StageDone:
     return peer_pb2.StageDone(task_id=task.id, job_id=task.job_id, stage=stage, timings=task.timings)
 
 
+def copied(task: Task) -> peer_pb2.StageDone:
+    """The same, of a task that keeps what another worker made."""
+    report = done(task)
+    if task.execute.HasField("parked"):
+        report.parked.CopyFrom(task.execute.parked)
+    return report
+
+
 def parked(task: Task) -> peer_pb2.StageDone:
     """The same, of a denoising that ended with a checkpoint."""
     report = done(task)

@@ -19,7 +19,7 @@ import structlog
 from diffusion_worker.metrics import Metrics, StageMetrics
 from diffusion_worker.model.batching import Batching, Company
 from diffusion_worker.model.types import Media, StageModel, StepCancelled, Values, is_resumable
-from diffusion_worker.transport import PoolFull, StaleDescriptor, Transport, to_wire
+from diffusion_worker.transport import Descriptor, PoolFull, Slot, StaleDescriptor, Transport, from_wire, to_wire
 from diffusion_worker.work import reports
 from diffusion_worker.work.compute import ComputeThread
 from diffusion_worker.work.driver import TaskDriver
@@ -110,7 +110,7 @@ class Runner:
             execute=command,
             order=(_RANK[stage], command.order, next(self._arrivals)),
             deadline=self._loop.time() + command.deadline_seconds,
-            resumable=stage is Stage.DENOISE and self._is_resumable(command.parameters),
+            resumable=stage is Stage.DENOISE and not command.copy and self._is_resumable(command.parameters),
         )
         self.holdings.add(task)
         passed = (stage_pb2.FAILURE_KIND_DEADLINE, "the job's deadline passed")
@@ -124,14 +124,14 @@ class Runner:
         elif command.deadline_seconds <= 0:
             passed = "the job's deadline passed before its task arrived"
             self.holdings.fail(task, stage_pb2.FAILURE_KIND_DEADLINE, passed)
-        elif task.stage is Stage.ENCODE:
+        elif task.stage is Stage.ENCODE and not task.copies:
             if command.parameters.inputs:
                 self._begin(task, self._download(task))
             else:
                 self._ready(task)
         elif reason := mismatch(self._generation, command.input):
             self.holdings.fail(task, stage_pb2.FAILURE_KIND_INCOMPATIBLE, reason)
-        elif command.input.incarnation == self._pool.incarnation:
+        elif command.input.incarnation == self._pool.incarnation and not task.copies:
             self._use_own(task)
         else:
             self._begin(task, self._pull(task))
@@ -222,6 +222,12 @@ class Runner:
         slot = await self._inputs.pull(task, self._metrics.stages[task.stage])
         if task.state is State.ENDED:
             self._room.release(slot)
+            return
+        if task.copies:
+            # Whoever pulls it checks the digest anew, which is that of the peer that made it.
+            wanted = from_wire(task.execute.input)
+            copy = self._pool.publish(slot, wanted.payload_bytes, wanted.digest)
+            self._keep(task, reports.copied(task), copy, slot)
             return
         task.slot = slot
         self._ready(task)
@@ -332,9 +338,7 @@ class Runner:
     def _publish(self, task: Task, result: Result | None) -> None:
         match result:
             case Published(slot, descriptor, parked):
-                report = reports.parked(task) if parked else reports.done(task)
-                report.output.CopyFrom(to_wire(descriptor, self._generation))
-                self.holdings.complete(task, report, slot)
+                self._keep(task, reports.parked(task) if parked else reports.done(task), descriptor, slot)
             case NoRoom():
                 task.state = State.PUBLISHING
                 self._begin(task, self._publish_later(task, result))
@@ -345,6 +349,10 @@ class Runner:
             case Files(media):
                 task.state = State.PUBLISHING
                 self._begin(task, self._upload(task, media))
+
+    def _keep(self, task: Task, report: peer_pb2.StageDone, descriptor: Descriptor, slot: Slot) -> None:
+        report.output.CopyFrom(to_wire(descriptor, self._generation))
+        self.holdings.complete(task, report, slot)
 
     def _go_on(self, task: Task, checkpoint: Values) -> None:
         """Denoise from a checkpoint that could not be published, as if nobody had asked for it."""

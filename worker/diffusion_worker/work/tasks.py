@@ -85,6 +85,11 @@ class Task:
         return self.state in (State.RUNNING, State.PAUSED, State.PUBLISHING)
 
     @property
+    def copies(self) -> bool:
+        """Nothing is computed: its input is its output."""
+        return self.execute.copy
+
+    @property
     def alone(self) -> bool:
         """Nothing is computed beside it."""
         return self.execute.alone
@@ -103,6 +108,7 @@ class Task:
             stage=number(stage_pb2.Stage, self.stage),
             started=self.started,
             input_task_id=self.execute.input_task_id,
+            copy=self.copies,
         )
 
     def __lt__(self, other: Task) -> bool:
