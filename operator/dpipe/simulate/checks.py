@@ -1,0 +1,473 @@
+"""What must hold whatever the load, told from events and actions alone and checked as they pass.
+
+Kept apart from the core's own book, so that the core can't be wrong in both; of that is only read what excuses a wait.
+Each check costs what the event changes, so that they are always on.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, NoReturn
+
+from diffusion_router.core import (
+    Action,
+    CancelRequested,
+    CancelTask,
+    Core,
+    Event,
+    Execute,
+    FailureKind,
+    JobChanged,
+    JobEnded,
+    JobKilled,
+    JobStatus,
+    JobSubmitted,
+    PeerDisconnected,
+    PeerDrained,
+    PeerHeartbeat,
+    PeerLost,
+    PeerRegistered,
+    ReleaseSlot,
+    Stage,
+    StageDone,
+    StageFailed,
+    Welcome,
+)
+from dpipe.simulate.errors import InvariantError
+from dpipe.simulate.peers import Kept
+
+# Jobs that wait looked at after one event, of those that a peer has a place for.
+_LOOKS: Final = 8
+_MENDABLE: Final = frozenset({FailureKind.HANDED_BACK, FailureKind.CANCELLED, FailureKind.POOL_FULL})
+
+
+@dataclass(slots=True)
+class _Given:
+    """A task that a peer was sent and has not ended."""
+
+    job_id: str
+    slots: int
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A peer that may be given tasks."""
+
+    stages: frozenset[Stage]
+    capacity: int
+    slots: int
+    given: dict[str, _Given] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    """By task, the slots that what it left takes."""
+    used: int = 0
+    free: tuple[Stage, ...] = ()
+    """Stages of which it could begin a task at once."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A job that has not ended."""
+
+    seq: int
+    late_at: float
+    deadline: float
+    task: str = ""
+    waits_for: Stage | None = Stage.ENCODE
+    kills: int = 0
+    deaths: int = 0
+    failures: int = 0
+    cancelled: bool = False
+    decoded: bool = False
+
+
+class Checks:
+    """passes: starts for which the oldest job that is late may be passed over, in the order that the policy keeps."""
+
+    def __init__(self, core: Core[Kept], *, passes: int) -> None:
+        self._passes = passes
+        self._jobs: dict[str, _Open] = {}
+        self._seats: dict[str, _Seat] = {}
+        self._seq = 0
+        self._places = dict.fromkeys(Stage, 0)
+        self._waiting: dict[Stage, dict[str, None]] = {stage: {} for stage in Stage}
+        self._oldest: dict[Stage, list[tuple[int, str]]] = {stage: [] for stage in Stage}
+        self._passed: dict[Stage, tuple[str, int]] = {}
+        # By task whose output is read, who reads it, and from when on it may be reused nevertheless.
+        self._reading: dict[str, dict[str, float | None]] = {}
+        self._reads: dict[str, str] = {}
+        self._touched: set[str] = set()
+        self.events = 0
+        self._begin_life(core)
+        self._heard: dict[type, Callable[[Any], None]] = {
+            JobSubmitted: self._submitted,
+            CancelRequested: self._cancel_asked,
+            PeerRegistered: self._registers,
+            PeerDisconnected: self._touch,
+            PeerHeartbeat: self._touch,
+            PeerDrained: self._touch,
+            StageDone: self._done,
+            StageFailed: self._failed,
+        }
+        self._said: dict[type, Callable[[Any], None]] = {
+            Execute: self._executes,
+            CancelTask: self._cancels,
+            ReleaseSlot: self._releases,
+            Welcome: self._welcomes,
+            PeerLost: self._loses,
+            JobChanged: self._changes,
+            JobKilled: self._kills,
+            JobEnded: self._ends,
+        }
+
+    def _begin_life(self, core: Core[Kept]) -> None:
+        self._core = core
+        policy = core.policy
+        self._unknown_until = core.now + policy.settle + policy.grace
+
+    # ------------------------------------------------------------ what happens around the core
+
+    def router_restarts(self, core: Core[Kept]) -> None:
+        """A new life: it has to be told of peers and jobs, and whoever reads may be unknown to it for a while."""
+        self._begin_life(core)
+        self._seats.clear()
+        self._places = dict.fromkeys(Stage, 0)
+        for readers in self._reading.values():
+            for task_id in readers:
+                readers[task_id] = self._unknown_until
+        for job in self._jobs.values():
+            job.task, job.waits_for = "", None
+        for stage in Stage:
+            self._waiting[stage].clear()
+            self._oldest[stage].clear()
+
+    def died(self, job_id: str) -> None:
+        """A worker's process ended while it computed this job."""
+        if (job := self._jobs.get(job_id)) is not None:
+            job.deaths += 1
+
+    # ------------------------------------------------------------ an event
+
+    def before(self, event: Event[Kept]) -> None:
+        self.events += 1
+        heard = self._heard.get(type(event))
+        if heard is not None:
+            heard(event)
+
+    def after(self, event: Event[Kept], actions: Sequence[Action[Kept]]) -> None:
+        for action in actions:
+            said = self._said.get(type(action))
+            if said is not None:
+                said(action)
+        if isinstance(event, PeerRegistered):
+            self._adopt(event)
+        if self._touched:
+            for incarnation in self._touched:
+                self._count(incarnation)
+            self._touched.clear()
+        for stage, waiting in self._waiting.items():
+            if waiting and self._places[stage]:
+                self._find_idle(stage, waiting)
+
+    def _violated(self, rule: str, text: str) -> NoReturn:
+        raise InvariantError(f"{rule}, at {self._core.now:.3f} s, event {self.events}: {text}")
+
+    # ------------------------------------------------------------ jobs
+
+    def _submitted(self, event: JobSubmitted) -> None:
+        job = self._jobs.get(event.job_id)
+        if job is None:
+            since = self._core.now if event.since is None else event.since
+            job = self._jobs[event.job_id] = _Open(self._seq, since + event.target, event.deadline)
+            self._seq += 1
+        self._waits(event.job_id, job, Stage.ENCODE)
+
+    def _cancel_asked(self, event: CancelRequested) -> None:
+        if (job := self._jobs.get(event.job_id)) is not None:
+            job.cancelled = True
+
+    def _changes(self, action: JobChanged) -> None:
+        """Another's output may have brought it to its next stage."""
+        job = self._jobs.get(action.job_id)
+        if job is not None and not job.task:
+            known = self._core.jobs.get(action.job_id)
+            if known is not None and known.stage is not job.waits_for:
+                self._waits(action.job_id, job, known.stage)
+
+    def _kills(self, action: JobKilled) -> None:
+        job = self._jobs[action.job_id]
+        if action.kills != job.kills + 1:
+            self._violated("I11", f"{action.job_id} is blamed for {action.kills} deaths after {job.kills}")
+        if action.kills > job.deaths:
+            self._violated("I11", f"{action.job_id} is blamed for {action.kills} deaths, {job.deaths} have been")
+        job.kills = action.kills
+
+    def _ends(self, action: JobEnded[Kept]) -> None:
+        job = self._jobs.pop(action.job_id, None)
+        if job is None:
+            self._violated("I1", f"{action.job_id} ends ({action.status}), and had ended before")
+        self._starts(action.job_id, job)
+        excused = {
+            FailureKind.POISON: job.kills >= self._core.policy.max_kills,
+            FailureKind.DEADLINE: self._core.now >= job.deadline,
+        }
+        if action.status is JobStatus.COMPLETED:
+            if not job.decoded:
+                self._violated("I1", f"{action.job_id} is completed before it is decoded")
+        elif action.status is JobStatus.CANCELLED:
+            if not job.cancelled:
+                self._violated("I1", f"{action.job_id} is cancelled, and nobody asked for that")
+        elif not excused.get(action.kind, job.failures > 0):
+            self._violated("I6", f"{action.job_id} fails with {action.kind.name}: {action.message}")
+
+    def _waits(self, job_id: str, job: _Open, stage: Stage) -> None:
+        if job.waits_for is not None:
+            self._waiting[job.waits_for].pop(job_id, None)
+        job.task, job.waits_for = "", stage
+        self._waiting[stage][job_id] = None
+        heapq.heappush(self._oldest[stage], (job.seq, job_id))
+
+    def _starts(self, job_id: str, job: _Open) -> None:
+        if job.waits_for is not None:
+            self._waiting[job.waits_for].pop(job_id, None)
+            job.waits_for = None
+
+    # ------------------------------------------------------------ tasks
+
+    def _executes(self, action: Execute[Kept]) -> None:
+        job, seat = self._jobs.get(action.job_id), self._seats.get(action.incarnation)
+        if job is None:
+            self._violated("I1", f"{action.task_id} is sent, and its job has ended")
+        if seat is None:
+            self._violated("I4", f"{action.task_id} is sent to {action.incarnation}, which is not there")
+        if job.task:
+            self._violated("I1", f"{action.task_id} is sent while {job.task} is under way")
+        if job.kills >= self._core.policy.max_kills:
+            self._violated("I11", f"{action.task_id} is sent, and its job has killed {job.kills} workers")
+        self._starts(action.job_id, job)
+        self._look_at_the_oldest(action.stage, job)
+        job.task = action.task_id
+        pulls = action.input is not None and action.input.incarnation != action.incarnation
+        given = _Given(action.job_id, int(pulls) + int(action.stage is not Stage.DECODE))
+        seat.given[action.task_id] = given
+        seat.used += given.slots
+        self._touched.add(action.incarnation)
+        if len(seat.given) > seat.capacity + self._core.policy.prefetch:
+            self._violated("I4", f"{action.incarnation} is sent {len(seat.given)} tasks and has {seat.capacity} places")
+        if action.input is not None:
+            self._reading.setdefault(action.input.task_id, {})[action.task_id] = None
+            self._reads[action.task_id] = action.input.task_id
+
+    def _cancels(self, action: CancelTask) -> None:
+        if action.only_if_waiting:
+            return
+        seat = self._seats.get(action.incarnation)
+        given = seat.given.get(action.task_id) if seat is not None else None
+        job = self._jobs.get(given.job_id) if given is not None else None
+        if given is not None and job is not None and job.task == action.task_id:
+            self._waits(given.job_id, job, Stage.ENCODE)
+
+    def _close(self, incarnation: str, task_id: str) -> _Open | None:
+        """The task is over. Its job, if that has no other."""
+        self._touched.add(incarnation)
+        self._read_no_more(task_id)
+        seat = self._seats.get(incarnation)
+        given = seat.given.pop(task_id, None) if seat is not None else None
+        if seat is None or given is None:
+            return None
+        seat.used -= given.slots
+        job = self._jobs.get(given.job_id)
+        return job if job is not None and job.task == task_id else None
+
+    def _read_no_more(self, task_id: str) -> None:
+        output = self._reads.pop(task_id, None)
+        readers = self._reading.get(output) if output is not None else None
+        if output is not None and readers is not None:
+            readers.pop(task_id, None)
+            if not readers:
+                del self._reading[output]
+
+    def _done(self, event: StageDone[Kept]) -> None:
+        seat, result = self._seats.get(event.incarnation), event.result
+        if seat is None:
+            return
+        given = result.task_id in seat.given
+        job = self._close(event.incarnation, result.task_id)
+        if given:
+            slots = int(result.stage is not Stage.DECODE)
+            seat.outputs[result.task_id] = slots
+            seat.used += slots
+        if job is not None:
+            job.decoded |= result.stage is Stage.DECODE
+            if result.stage is not Stage.DECODE:
+                self._waits(result.job_id, job, result.stage if result.parked else Stage(result.stage + 1))
+
+    def _failed(self, event: StageFailed) -> None:
+        seat = self._seats.get(event.incarnation)
+        given = seat.given.get(event.task_id) if seat is not None else None
+        job = self._close(event.incarnation, event.task_id)
+        if job is not None and given is not None:
+            job.failures += event.kind not in _MENDABLE
+            known = self._core.jobs.get(given.job_id)
+            self._waits(given.job_id, job, Stage.ENCODE if known is None else known.stage)
+
+    def _releases(self, action: ReleaseSlot) -> None:
+        for task_id, until in self._reading.pop(action.task_id, {}).items():
+            if until is None or self._core.now < until:
+                self._violated("I3", f"{action.task_id} is released while {task_id} reads it")
+        seat = self._seats.get(action.incarnation)
+        if seat is not None:
+            seat.used -= seat.outputs.pop(action.task_id, 0)
+            self._touched.add(action.incarnation)
+
+    # ------------------------------------------------------------ peers
+
+    def _touch(self, event: PeerDisconnected | PeerHeartbeat | PeerDrained) -> None:
+        self._touched.add(event.incarnation)
+
+    def _registers(self, event: PeerRegistered[Kept]) -> None:
+        seat = self._seats.get(event.incarnation)
+        if seat is None:
+            return
+        done = {result.task_id: result for result in event.outputs}
+        held = {task.task_id for task in event.tasks}
+        for task_id in [task_id for task_id in seat.given if task_id not in held]:
+            if task_id in done:
+                self._done(StageDone(event.incarnation, done[task_id]))
+                continue
+            job_id = seat.given[task_id].job_id
+            if (job := self._close(event.incarnation, task_id)) is not None:
+                self._waits(job_id, job, self._core.jobs[job_id].stage)
+        for task_id in [task_id for task_id in seat.outputs if task_id not in done]:
+            seat.used -= seat.outputs.pop(task_id)
+
+    def _welcomes(self, action: Welcome) -> None:
+        peer = self._core.peers[action.incarnation]
+        if action.incarnation not in self._seats:
+            self._seats[action.incarnation] = _Seat(peer.stages, peer.capacity, peer.slots)
+        self._touched.add(action.incarnation)
+
+    def _adopt(self, event: PeerRegistered[Kept]) -> None:
+        """What of an earlier life of the router is taken over."""
+        peer, seat = self._core.peers.get(event.incarnation), self._seats.get(event.incarnation)
+        if peer is None or seat is None:
+            return
+        for held in event.tasks:
+            task = peer.tasks.get(held.task_id)
+            if task is not None and held.task_id not in seat.given:
+                seat.given[held.task_id] = _Given(held.job_id, task.slots)
+                seat.used += task.slots
+                if held.input_id:
+                    self._reading.setdefault(held.input_id, {})[held.task_id] = None
+                    self._reads[held.task_id] = held.input_id
+                job, known = self._jobs.get(held.job_id), self._core.jobs.get(held.job_id)
+                if job is not None and known is not None and known.task is task:
+                    self._starts(held.job_id, job)
+                    job.task = held.task_id
+        for result in event.outputs:
+            if result.task_id in peer.outputs and result.task_id not in seat.outputs:
+                slots = int(result.stage is not Stage.DECODE)
+                seat.outputs[result.task_id] = slots
+                seat.used += slots
+                job, known = self._jobs.get(result.job_id), self._core.jobs.get(result.job_id)
+                if job is not None:
+                    job.decoded |= result.stage is Stage.DECODE
+                    if known is not None and not known.state.has_task and not known.status.ended:
+                        self._waits(result.job_id, job, known.stage)
+
+    def _loses(self, action: PeerLost) -> None:
+        seat = self._seats.pop(action.incarnation, None)
+        if seat is None:
+            return
+        for stage in seat.free:
+            self._places[stage] -= 1
+        for task_id in seat.outputs:
+            self._reading.pop(task_id, None)
+        until = self._core.now + self._core.policy.grace
+        for task_id, given in seat.given.items():
+            output = self._reads.pop(task_id, None)
+            if output is not None and task_id in self._reading.get(output, ()):
+                self._reading[output][task_id] = until
+            job, known = self._jobs.get(given.job_id), self._core.jobs.get(given.job_id)
+            if job is not None and job.task == task_id:
+                self._waits(given.job_id, job, Stage.ENCODE if known is None else known.stage)
+
+    def _count(self, incarnation: str) -> None:
+        """I4: what the core counts is what was given and has not come back. And which places are free."""
+        seat, peer = self._seats.get(incarnation), self._core.peers.get(incarnation)
+        if seat is None or peer is None:
+            return
+        if len(peer.tasks) != len(seat.given):
+            text = f"{incarnation} holds {len(seat.given)} tasks, and {len(peer.tasks)} of its credits are taken"
+            self._violated("I4", text)
+        if peer.slots_used != seat.used:
+            text = f"{incarnation} has {seat.used} slots taken, and {peer.slots_used} are counted"
+            self._violated("I4", text)
+        for stage in seat.free:
+            self._places[stage] -= 1
+        seat.free = ()
+        if peer.takes_tasks and len(seat.given) < seat.capacity:
+            seat.free = tuple(stage for stage in seat.stages if seat.slots - seat.used >= peer.needs[stage])
+        for stage in seat.free:
+            self._places[stage] += 1
+
+    # ------------------------------------------------------------ order
+
+    def _look_at_the_oldest(self, stage: Stage, started: _Open) -> None:
+        """Nobody starves: who is the oldest and late is passed over so often at most."""
+        oldest, waiting = self._oldest[stage], self._waiting[stage]
+        while oldest and oldest[0][1] not in waiting:
+            heapq.heappop(oldest)
+        if not oldest or oldest[0][0] > started.seq:
+            self._passed.pop(stage, None)
+            return
+        job_id = oldest[0][1]
+        if self._jobs[job_id].late_at > self._core.now or not self._could_start(job_id, stage):
+            return
+        name, passed = self._passed.get(stage, ("", 0))
+        passed = passed + 1 if name == job_id else 1
+        self._passed[stage] = (job_id, passed)
+        if passed > self._passes:
+            self._violated("no starvation", f"{job_id} is late and was passed over {passed} times ({stage.name})")
+
+    def _could_start(self, job_id: str, stage: Stage) -> bool:
+        """On any peer of the stage."""
+        known = self._core.jobs.get(job_id)
+        if known is None or not known.ready(stage, self._core.now) or known.avoid or known.adapters:
+            return False
+        holder = self._core.peers.get(known.input.incarnation) if known.input is not None else None
+        return holder is None or stage not in holder.stages
+
+    def _find_idle(self, stage: Stage, waiting: dict[str, None]) -> None:
+        """Work is conserved: no place is idle while a job waits that could use it."""
+        for job_id in list(islice(waiting, _LOOKS)):
+            known = self._core.jobs.get(job_id)
+            if known is None:
+                continue
+            if known.stage is not stage:
+                self._waits(job_id, self._jobs[job_id], known.stage)
+            elif self._could_start(job_id, stage):
+                text = f"{job_id} waits, and {self._places[stage]} peers have a place ({stage.name})"
+                self._violated("work conserved", text)
+            else:
+                # The next time others are looked at.
+                del waiting[job_id]
+                waiting[job_id] = None
+
+    def at_rest(self) -> None:
+        """All jobs have ended, and everything has had the time to come back."""
+        if self._jobs:
+            job_id, job = next(iter(self._jobs.items()))
+            self._violated("I1", f"{len(self._jobs)} jobs never ended, the first is {job_id}: {job}")
+        for incarnation, seat in self._seats.items():
+            if seat.given:
+                self._violated("I4", f"{incarnation} still has {list(seat.given)}")
+            if seat.outputs:
+                self._violated("I3", f"{incarnation} was never told to release {list(seat.outputs)}")
+        held = Counter({name: len(peer.tasks) + len(peer.outputs) for name, peer in self._core.peers.items()})
+        if +held:
+            self._violated("I4", f"the core still counts {+held}")
+

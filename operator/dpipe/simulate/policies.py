@@ -1,0 +1,29 @@
+"""Policies by name: what the router's core is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from diffusion_router.core import Policy
+from dpipe.simulate.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """passes: starts for which the oldest job may be passed over once it is late."""
+
+    make: Callable[[], Policy]
+    passes: int
+
+
+POLICIES: Final[Mapping[str, Named]] = {"Fifo": Named(Policy, passes=0)}
+
+
+def named(name: str) -> Named:
+    """Raises InputError."""
+    try:
+        return POLICIES[name]
+    except KeyError:
+        raise InputError(f"--policy {name}: is none of {', '.join(POLICIES)}") from None
