@@ -35,6 +35,7 @@ from diffusion_router.core import (
     Stage,
     StageDone,
     StageFailed,
+    Tick,
     Welcome,
 )
 from dpipe.simulate.errors import InvariantError
@@ -42,6 +43,8 @@ from dpipe.simulate.peers import Kept
 
 # Jobs that wait looked at after one event, of those that a peer has a place for.
 _LOOKS: Final = 8
+# Lost peers remembered.
+_MAX_LOST: Final = 4096
 _MENDABLE: Final = frozenset({FailureKind.HANDED_BACK, FailureKind.CANCELLED, FailureKind.POOL_FULL})
 
 
@@ -99,7 +102,11 @@ class Checks:
         # By task whose output is read, who reads it, and from when on it may be reused nevertheless.
         self._reading: dict[str, dict[str, float | None]] = {}
         self._reads: dict[str, str] = {}
+        # Jobs that peers had which were lost, and may be alive.
+        self._lost: dict[str, list[str]] = {}
+        # Peers whose counts, and whether jobs wait otherwise than before.
         self._touched: set[str] = set()
+        self._moved = False
         self.events = 0
         self._begin_life(core)
         self._heard: dict[type, Callable[[Any], None]] = {
@@ -144,10 +151,13 @@ class Checks:
             self._waiting[stage].clear()
             self._oldest[stage].clear()
 
-    def died(self, job_id: str) -> None:
-        """A worker's process ended while it computed this job."""
-        if (job := self._jobs.get(job_id)) is not None:
-            job.deaths += 1
+    def died(self, incarnation: str) -> None:
+        """A worker's process ended. What it was given may have been what killed it, as far as can be known."""
+        seat = self._seats.get(incarnation)
+        given = self._lost.pop(incarnation, ()) if seat is None else [each.job_id for each in seat.given.values()]
+        for job_id in given:
+            if (job := self._jobs.get(job_id)) is not None:
+                job.deaths += 1
 
     # ------------------------------------------------------------ an event
 
@@ -164,10 +174,12 @@ class Checks:
                 said(action)
         if isinstance(event, PeerRegistered):
             self._adopt(event)
-        if self._touched:
-            for incarnation in self._touched:
-                self._count(incarnation)
-            self._touched.clear()
+        if not (self._touched or self._moved or type(event) is Tick):
+            return
+        self._moved = False
+        for incarnation in self._touched:
+            self._count(incarnation)
+        self._touched.clear()
         for stage, waiting in self._waiting.items():
             if waiting and self._places[stage]:
                 self._find_idle(stage, waiting)
@@ -227,6 +239,7 @@ class Checks:
         if job.waits_for is not None:
             self._waiting[job.waits_for].pop(job_id, None)
         job.task, job.waits_for = "", stage
+        self._moved = True
         self._waiting[stage][job_id] = None
         heapq.heappush(self._oldest[stage], (job.seq, job_id))
 
@@ -329,6 +342,9 @@ class Checks:
         self._touched.add(event.incarnation)
 
     def _registers(self, event: PeerRegistered[Kept]) -> None:
+        for result in event.outputs:
+            if result.stage is Stage.DECODE and (job := self._jobs.get(result.job_id)) is not None:
+                job.decoded = True
         seat = self._seats.get(event.incarnation)
         if seat is None:
             return
@@ -373,10 +389,8 @@ class Checks:
                 seat.outputs[result.task_id] = slots
                 seat.used += slots
                 job, known = self._jobs.get(result.job_id), self._core.jobs.get(result.job_id)
-                if job is not None:
-                    job.decoded |= result.stage is Stage.DECODE
-                    if known is not None and not known.state.has_task and not known.status.ended:
-                        self._waits(result.job_id, job, known.stage)
+                if job is not None and known is not None and not (known.state.has_task or known.status.ended):
+                    self._waits(result.job_id, job, known.stage)
 
     def _loses(self, action: PeerLost) -> None:
         seat = self._seats.pop(action.incarnation, None)
@@ -384,6 +398,9 @@ class Checks:
             return
         for stage in seat.free:
             self._places[stage] -= 1
+        self._lost[action.incarnation] = [given.job_id for given in seat.given.values()]
+        while len(self._lost) > _MAX_LOST:
+            del self._lost[next(iter(self._lost))]
         for task_id in seat.outputs:
             self._reading.pop(task_id, None)
         until = self._core.now + self._core.policy.grace

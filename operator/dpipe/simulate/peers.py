@@ -126,7 +126,7 @@ class Worker:
     def start(self) -> None:
         """A new process."""
         self.life += 1
-        self.alive, self.draining = True, False
+        self.alive, self.draining, self.leaving = True, False, False
         self.slow = 1.0
         self.incarnation = self.world.incarnation()
         self.process = Process(self.name, self.world.now)
@@ -196,6 +196,7 @@ class Worker:
                 held = self.tasks.get(command.task_id)
                 if held is not None and held.phase is Phase.RUNNING and held.task.stage is Stage.DENOISE:
                     held.park = True
+                    self._settle()
                     self._retime()
             case ReleaseSlot():
                 self.outputs.pop(command.task_id, None)
@@ -236,6 +237,7 @@ class Worker:
             self._fail(held, FailureKind.HANDED_BACK if command.only_if_waiting else FailureKind.CANCELLED)
         elif not command.only_if_waiting:
             held.stop = True
+            self._settle()
             self._retime()
 
     def drain(self) -> None:
@@ -263,13 +265,9 @@ class Worker:
         self.slow = slow
         self._retime()
 
-    def die(self) -> list[Held]:
-        """What it computed."""
-        self._settle()
-        running = self.running
+    def die(self) -> None:
         self.lose_everything()
-        self.alive = self.attached = False
-        return running
+        self.alive = False
 
     def lose_everything(self) -> None:
         self._settle()
@@ -279,7 +277,8 @@ class Worker:
         self.version += 1
 
     def _leave_if_empty(self) -> None:
-        if self.draining and not self.tasks and not self.outputs and self.attached:
+        if self.draining and not self.leaving and not self.tasks and not self.outputs and self.attached:
+            self.leaving = True
             self.world.up(self, PeerDrained(self.incarnation))
             self.world.gone(self)
 
@@ -339,8 +338,7 @@ class Worker:
                     held.done += passed / self._round
 
     def _retime(self) -> None:
-        """Another moment is the next at which there is something to say."""
-        self._settle()
+        """Another moment is the next at which there is something to say. To be called when all is settled."""
         self.version += 1
         if not self.running:
             return
@@ -384,8 +382,9 @@ class Worker:
             else:
                 self._say_step(held, held.next)
         self._retime()
-        self._begin()
-        self._leave_if_empty()
+        if len(self.running) < self.group.capacity:
+            self._begin()
+            self._leave_if_empty()
 
     def _finish(self, held: Held) -> None:
         task = held.task

@@ -324,10 +324,14 @@ class Simulation:
         return worker is not None and worker.incarnation == kept.incarnation and kept.task_id in worker.outputs
 
     def gone(self, worker: Worker) -> None:
-        self._hear()
-        worker.die()
-        self._cut(worker)
-        self.later(worker.back, self._start, worker, worker.life)
+        """Its last word is on its way."""
+        self.later(worker.latency, self._leaves, worker, worker.life)
+
+    def _leaves(self, worker: Worker, life: int) -> None:
+        if worker.alive and worker.life == life:
+            worker.die()
+            self._cut(worker)
+            self.later(worker.back, self._start, worker, worker.life)
 
     def _start(self, worker: Worker, life: int) -> None:
         if worker.life == life:
@@ -400,8 +404,8 @@ class Simulation:
             return
         match fault.kind:
             case Kind.KILL:
-                for held in worker.die():
-                    self.checks.died(held.task.job_id)
+                self.checks.died(worker.incarnation)
+                worker.die()
                 self._cut(worker)
                 self.later(fault.seconds, self._start, worker, worker.life)
             case Kind.DRAIN if not worker.draining:

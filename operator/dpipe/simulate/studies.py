@@ -183,7 +183,7 @@ def faults(wanted: Wanted) -> Study:
     """Kills, drains, cut streams, slow and failing peers, cancels and restarts of the router, one every four seconds."""
     number = wanted.faults or 2_000
     fleet = Fleet(_FAULTY, {shape.name: shape for shape in _FAULTY_SHAPES}, transfer=0.02, park=0.01)
-    rate, every = 0.7, 4.0
+    rate, every = 0.4, 4.0
     names = [f"{group.name}-{index}" for group in _FAULTY for index in range(group.peers)]
 
     def failing(rng: random.Random) -> Iterator[Fault]:
