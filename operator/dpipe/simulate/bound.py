@@ -62,9 +62,7 @@ def most_done(windows: Sequence[Window], speed: float) -> float:
     return min(_greedy(ordered, speed, begin, end, shift / _SHIFTS, levels) for shift in range(_SHIFTS))
 
 
-def _greedy(
-    ordered: Sequence[Window], speed: float, begin: float, end: float, shift: float, levels: int
-) -> float:
+def _greedy(ordered: Sequence[Window], speed: float, begin: float, end: float, shift: float, levels: int) -> float:
     root = 2 * (end - begin)
     origin = begin - shift * (end - begin)
     left: dict[tuple[int, int], float] = {}

@@ -487,4 +487,3 @@ class Checks:
         held = Counter({name: len(peer.tasks) + len(peer.outputs) for name, peer in self._core.peers.items()})
         if +held:
             self._violated("I4", f"the core still counts {+held}")
-

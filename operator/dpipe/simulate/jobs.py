@@ -15,7 +15,20 @@ _STAGES: Final = tuple(Stage)
 class Job:
     """As long as it has not ended. target: seconds from its arrival in which it should end."""
 
-    __slots__ = ("again_seconds", "again_steps", "id", "key", "label", "parks", "reached", "request", "shape", "solo", "steps", "target")
+    __slots__ = (
+        "again_seconds",
+        "again_steps",
+        "id",
+        "key",
+        "label",
+        "parks",
+        "reached",
+        "request",
+        "shape",
+        "solo",
+        "steps",
+        "target",
+    )
 
     def __init__(self, job_id: str, request: Request, shape: Shape, *, key: str, target_factor: float) -> None:
         self.id = job_id

@@ -66,7 +66,21 @@ class Phase(Enum):
 class Held:
     """A task that a worker was given and has not ended. done, steps: as far as it has come, and is to come."""
 
-    __slots__ = ("arrived", "batch", "begun", "done", "first", "job", "next", "park", "phase", "seconds", "steps", "stop", "task")
+    __slots__ = (
+        "arrived",
+        "batch",
+        "begun",
+        "done",
+        "first",
+        "job",
+        "next",
+        "park",
+        "phase",
+        "seconds",
+        "steps",
+        "stop",
+        "task",
+    )
 
     def __init__(self, task: Execute[Kept], job: Job, arrived: int) -> None:
         self.task = task
@@ -315,7 +329,9 @@ class Worker:
                 seconds += memory.load_seconds
                 if not self._telling:
                     self._telling = True
-                    self.world.later(TOLD_SECONDS - self.world.now % TOLD_SECONDS, self._tell_adapters, None, id(self.process))
+                    self.world.later(
+                        TOLD_SECONDS - self.world.now % TOLD_SECONDS, self._tell_adapters, None, id(self.process)
+                    )
             self._loaded[adapter] = None
             self._loaded.move_to_end(adapter)
             if len(self._loaded) > memory.room:

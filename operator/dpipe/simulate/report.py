@@ -69,7 +69,20 @@ def figures(outcome: Outcome) -> dict[str, float]:
 # Of several runs the largest counts, or all together; of other figures the mean.
 _LARGEST = frozenset({"max"})
 _SUMS = frozenset(
-    {"jobs", "completed", "parks", "moved", "again_steps", "again_seconds", "encoded", "keys", "adapted", "loads", "events", "faults"}
+    {
+        "jobs",
+        "completed",
+        "parks",
+        "moved",
+        "again_steps",
+        "again_seconds",
+        "encoded",
+        "keys",
+        "adapted",
+        "loads",
+        "events",
+        "faults",
+    }
 )
 
 

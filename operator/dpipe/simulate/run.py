@@ -399,7 +399,9 @@ class Simulation:
             return
         worker = self.workers.get(fault.peer)
         if worker is None:
-            raise InputError(f"{self._scenario.name}: peer {fault.peer!r} of a fault is none of {', '.join(self.workers)}")
+            raise InputError(
+                f"{self._scenario.name}: peer {fault.peer!r} of a fault is none of {', '.join(self.workers)}"
+            )
         if not worker.alive:
             return
         match fault.kind:

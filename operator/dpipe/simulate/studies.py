@@ -155,7 +155,9 @@ def ratio_shift(_: Wanted) -> Study:
     columns = [Column("jobs/s", "per_second", 4)]
     for name, _phase in _PHASES:
         columns += [Column(f"{name}: ended/s", f"{name} ended", 4), Column("bound", f"{name} bound", 4)]
-    return Study("encoder, denoiser, decoder: 8 GPUs, three phases", tuple(cases), columns=tuple(columns), bounded=False)
+    return Study(
+        "encoder, denoiser, decoder: 8 GPUs, three phases", tuple(cases), columns=tuple(columns), bounded=False
+    )
 
 
 def _by_phase(ends: Sequence[End]) -> Figures:
