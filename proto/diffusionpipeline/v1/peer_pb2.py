@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from diffusionpipeline.v1 import stage_pb2 as diffusionpipeline_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64iffusionpipeline/v1/peer.proto\x12\x14\x64iffusionpipeline.v1\x1a diffusionpipeline/v1/stage.proto\"\xc7\x03\n\nPeerReport\x12\x32\n\x08register\x18\x01 \x01(\x0b\x32\x1e.diffusionpipeline.v1.RegisterH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.diffusionpipeline.v1.HeartbeatH\x00\x12=\n\x0einput_received\x18\x03 \x01(\x0b\x32#.diffusionpipeline.v1.InputReceivedH\x00\x12\x32\n\x08progress\x18\x04 \x01(\x0b\x32\x1e.diffusionpipeline.v1.ProgressH\x00\x12\x35\n\nstage_done\x18\x05 \x01(\x0b\x32\x1f.diffusionpipeline.v1.StageDoneH\x00\x12\x39\n\x0cstage_failed\x18\x06 \x01(\x0b\x32!.diffusionpipeline.v1.StageFailedH\x00\x12\x30\n\x07\x64rained\x18\x07 \x01(\x0b\x32\x1d.diffusionpipeline.v1.DrainedH\x00\x12.\n\x06probed\x18\x08 \x01(\x0b\x32\x1c.diffusionpipeline.v1.ProbedH\x00\x42\x08\n\x06report\"\xee\x05\n\x08Register\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12)\n\x05roles\x18\x03 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x04 \x01(\t\x12\x32\n\x05model\x18\x05 \x01(\x0b\x32#.diffusionpipeline.v1.ModelIdentity\x12(\n\x04pool\x18\x06 \x01(\x0b\x32\x1a.diffusionpipeline.v1.Pool\x12\x10\n\x08\x63\x61pacity\x18\x07 \x01(\r\x12-\n\x05tasks\x18\x08 \x03(\x0b\x32\x1e.diffusionpipeline.v1.HeldTask\x12\x30\n\x07outputs\x18\t \x03(\x0b\x32\x1f.diffusionpipeline.v1.StageDone\x12>\n\x08versions\x18\n \x03(\x0b\x32,.diffusionpipeline.v1.Register.VersionsEntry\x12\x10\n\x08\x64raining\x18\x0b \x01(\x08\x12\x31\n\tworkflows\x18\x0c \x03(\x0b\x32\x1e.diffusionpipeline.v1.Workflow\x12\x10\n\x08protocol\x18\r \x01(\r\x12.\n\x07process\x18\x0e \x01(\x0b\x32\x1d.diffusionpipeline.v1.Process\x12\x0e\n\x06secret\x18\x0f \x01(\x0c\x12/\n\x05probe\x18\x10 \x01(\x0b\x32 .diffusionpipeline.v1.Descriptor\x12,\n\x06probed\x18\x11 \x03(\x0b\x32\x1c.diffusionpipeline.v1.Probed\x12\x30\n\x08\x61\x64\x61pters\x18\x12 \x01(\x0b\x32\x1e.diffusionpipeline.v1.Adapters\x12\x12\n\nschedulers\x18\x14 \x03(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"l\n\x08\x41\x64\x61pters\x12\x35\n\x07offered\x18\x01 \x03(\x0b\x32$.diffusionpipeline.v1.OfferedAdapter\x12\x14\n\x0c\x63ontrol_nets\x18\x02 \x03(\t\x12\x13\n\x0bip_adapters\x18\x03 \x03(\t\"q\n\x0eOfferedAdapter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\x01\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x14\n\x0cload_seconds\x18\x04 \x01(\x01\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\r\n\x05loads\x18\x06 \x01(\r\".\n\x07Process\x12\x0f\n\x07pod_uid\x18\x01 \x01(\t\x12\x12\n\nstarted_at\x18\x02 \x01(\x01\"\\\n\x08Workflow\x12\x0e\n\x06inputs\x18\x01 \x03(\t\x12\x15\n\rencodes_apart\x18\x02 \x01(\x08\x12\x16\n\x0e\x65ncoding_reads\x18\x03 \x03(\t\x12\x11\n\tresumable\x18\x04 \x01(\x08\"L\n\rModelIdentity\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05makes\x18\x04 \x01(\t\"\x8a\x01\n\x04Pool\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\r\n\x05slots\x18\x05 \x01(\r\x12*\n\x05proof\x18\x06 \x01(\x0b\x32\x1b.diffusionpipeline.v1.Proof\x12\r\n\x05pulls\x18\x07 \x01(\t\"2\n\x05Proof\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x01\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"o\n\x06Probed\x12*\n\x05stage\x18\x01 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12\x18\n\x10\x62ytes_per_second\x18\x03 \x01(\x01\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"\x7f\n\x08HeldTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12*\n\x05stage\x18\x03 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x0f\n\x07started\x18\x04 \x01(\x08\x12\x15\n\rinput_task_id\x18\x05 \x01(\t\"\xac\x01\n\tHeartbeat\x12\x12\n\nslots_used\x18\x01 \x01(\r\x12\x12\n\nbytes_used\x18\x02 \x01(\x04\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x33\n\x08\x66orwards\x18\x04 \x03(\x0b\x32!.diffusionpipeline.v1.ForwardTime\x12\x30\n\x08\x61\x64\x61pters\x18\x05 \x01(\x0b\x32\x1e.diffusionpipeline.v1.Adapters\"?\n\x0b\x46orwardTime\x12\r\n\x05shape\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\" \n\rInputReceived\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"K\n\x08Progress\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x11\n\tresumable\x18\x04 \x01(\x08\"%\n\x06Parked\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\"\xa0\x02\n\tStageDone\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12*\n\x05stage\x18\x03 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x30\n\x06output\x18\x04 \x01(\x0b\x32 .diffusionpipeline.v1.Descriptor\x12\x31\n\tartifacts\x18\x05 \x03(\x0b\x32\x1e.diffusionpipeline.v1.Artifact\x12\x33\n\x07timings\x18\x06 \x01(\x0b\x32\".diffusionpipeline.v1.StageTimings\x12,\n\x06parked\x18\x07 \x01(\x0b\x32\x1c.diffusionpipeline.v1.Parked\"`\n\x0bStageFailed\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.diffusionpipeline.v1.FailureKind\x12\x0f\n\x07message\x18\x03 \x01(\t\"\t\n\x07\x44rained\"\xa9\x03\n\rRouterCommand\x12\x36\n\nregistered\x18\x01 \x01(\x0b\x32 .diffusionpipeline.v1.RegisteredH\x00\x12\x30\n\x07refused\x18\x02 \x01(\x0b\x32\x1d.diffusionpipeline.v1.RefusedH\x00\x12\x30\n\x07\x65xecute\x18\x03 \x01(\x0b\x32\x1d.diffusionpipeline.v1.ExecuteH\x00\x12.\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x1c.diffusionpipeline.v1.CancelH\x00\x12\x39\n\x0crelease_slot\x18\x05 \x01(\x0b\x32!.diffusionpipeline.v1.ReleaseSlotH\x00\x12,\n\x05\x64rain\x18\x06 \x01(\x0b\x32\x1b.diffusionpipeline.v1.DrainH\x00\x12,\n\x05probe\x18\x07 \x01(\x0b\x32\x1b.diffusionpipeline.v1.ProbeH\x00\x12*\n\x04park\x18\x08 \x01(\x0b\x32\x1a.diffusionpipeline.v1.ParkH\x00\x42\t\n\x07\x63ommand\"D\n\nRegistered\x12\x15\n\rlease_seconds\x18\x01 \x01(\x01\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\"O\n\x07Refused\x12\x33\n\x06reason\x18\x01 \x01(\x0e\x32#.diffusionpipeline.v1.RefusalReason\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xb0\x02\n\x07\x45xecute\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12*\n\x05stage\x18\x03 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x37\n\nparameters\x18\x05 \x01(\x0b\x32#.diffusionpipeline.v1.JobParameters\x12/\n\x05input\x18\x06 \x01(\x0b\x32 .diffusionpipeline.v1.Descriptor\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x07 \x01(\x01\x12\x15\n\rinput_task_id\x18\x08 \x01(\t\x12\r\n\x05\x61lone\x18\t \x01(\x08\x12\x0e\n\x06ticket\x18\n \x01(\x0c\x12\r\n\x05order\x18\x0b \x01(\x01\"2\n\x06\x43\x61ncel\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x17\n\x0fonly_if_waiting\x18\x02 \x01(\x08\"\x17\n\x04Park\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x1e\n\x0bReleaseSlot\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x07\n\x05\x44rain\"x\n\x05Probe\x12*\n\x05stage\x18\x01 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12\x31\n\x07payload\x18\x03 \x01(\x0b\x32 .diffusionpipeline.v1.Descriptor*\x8a\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REFUSAL_REASON_FENCED\x10\x01\x12\x1f\n\x1bREFUSAL_REASON_INCOMPATIBLE\x10\x02\x12\x1d\n\x19REFUSAL_REASON_NAME_TAKEN\x10\x03\x32\x62\n\x0bPeerService\x12S\n\x06\x41ttach\x12 .diffusionpipeline.v1.PeerReport\x1a#.diffusionpipeline.v1.RouterCommand(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64iffusionpipeline/v1/peer.proto\x12\x14\x64iffusionpipeline.v1\x1a diffusionpipeline/v1/stage.proto\"\xc7\x03\n\nPeerReport\x12\x32\n\x08register\x18\x01 \x01(\x0b\x32\x1e.diffusionpipeline.v1.RegisterH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.diffusionpipeline.v1.HeartbeatH\x00\x12=\n\x0einput_received\x18\x03 \x01(\x0b\x32#.diffusionpipeline.v1.InputReceivedH\x00\x12\x32\n\x08progress\x18\x04 \x01(\x0b\x32\x1e.diffusionpipeline.v1.ProgressH\x00\x12\x35\n\nstage_done\x18\x05 \x01(\x0b\x32\x1f.diffusionpipeline.v1.StageDoneH\x00\x12\x39\n\x0cstage_failed\x18\x06 \x01(\x0b\x32!.diffusionpipeline.v1.StageFailedH\x00\x12\x30\n\x07\x64rained\x18\x07 \x01(\x0b\x32\x1d.diffusionpipeline.v1.DrainedH\x00\x12.\n\x06probed\x18\x08 \x01(\x0b\x32\x1c.diffusionpipeline.v1.ProbedH\x00\x42\x08\n\x06report\"\xee\x05\n\x08Register\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12)\n\x05roles\x18\x03 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x04 \x01(\t\x12\x32\n\x05model\x18\x05 \x01(\x0b\x32#.diffusionpipeline.v1.ModelIdentity\x12(\n\x04pool\x18\x06 \x01(\x0b\x32\x1a.diffusionpipeline.v1.Pool\x12\x10\n\x08\x63\x61pacity\x18\x07 \x01(\r\x12-\n\x05tasks\x18\x08 \x03(\x0b\x32\x1e.diffusionpipeline.v1.HeldTask\x12\x30\n\x07outputs\x18\t \x03(\x0b\x32\x1f.diffusionpipeline.v1.StageDone\x12>\n\x08versions\x18\n \x03(\x0b\x32,.diffusionpipeline.v1.Register.VersionsEntry\x12\x10\n\x08\x64raining\x18\x0b \x01(\x08\x12\x31\n\tworkflows\x18\x0c \x03(\x0b\x32\x1e.diffusionpipeline.v1.Workflow\x12\x10\n\x08protocol\x18\r \x01(\r\x12.\n\x07process\x18\x0e \x01(\x0b\x32\x1d.diffusionpipeline.v1.Process\x12\x0e\n\x06secret\x18\x0f \x01(\x0c\x12/\n\x05probe\x18\x10 \x01(\x0b\x32 .diffusionpipeline.v1.Descriptor\x12,\n\x06probed\x18\x11 \x03(\x0b\x32\x1c.diffusionpipeline.v1.Probed\x12\x30\n\x08\x61\x64\x61pters\x18\x12 \x01(\x0b\x32\x1e.diffusionpipeline.v1.Adapters\x12\x12\n\nschedulers\x18\x14 \x03(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"l\n\x08\x41\x64\x61pters\x12\x35\n\x07offered\x18\x01 \x03(\x0b\x32$.diffusionpipeline.v1.OfferedAdapter\x12\x14\n\x0c\x63ontrol_nets\x18\x02 \x03(\t\x12\x13\n\x0bip_adapters\x18\x03 \x03(\t\"q\n\x0eOfferedAdapter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\x01\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x14\n\x0cload_seconds\x18\x04 \x01(\x01\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\r\n\x05loads\x18\x06 \x01(\r\".\n\x07Process\x12\x0f\n\x07pod_uid\x18\x01 \x01(\t\x12\x12\n\nstarted_at\x18\x02 \x01(\x01\"\\\n\x08Workflow\x12\x0e\n\x06inputs\x18\x01 \x03(\t\x12\x15\n\rencodes_apart\x18\x02 \x01(\x08\x12\x16\n\x0e\x65ncoding_reads\x18\x03 \x03(\t\x12\x11\n\tresumable\x18\x04 \x01(\x08\"L\n\rModelIdentity\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05makes\x18\x04 \x01(\t\"\x8a\x01\n\x04Pool\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\r\n\x05slots\x18\x05 \x01(\r\x12*\n\x05proof\x18\x06 \x01(\x0b\x32\x1b.diffusionpipeline.v1.Proof\x12\r\n\x05pulls\x18\x07 \x01(\t\"2\n\x05Proof\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x01\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"o\n\x06Probed\x12*\n\x05stage\x18\x01 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12\x18\n\x10\x62ytes_per_second\x18\x03 \x01(\x01\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"\x8d\x01\n\x08HeldTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12*\n\x05stage\x18\x03 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x0f\n\x07started\x18\x04 \x01(\x08\x12\x15\n\rinput_task_id\x18\x05 \x01(\t\x12\x0c\n\x04\x63opy\x18\x06 \x01(\x08\"\xac\x01\n\tHeartbeat\x12\x12\n\nslots_used\x18\x01 \x01(\r\x12\x12\n\nbytes_used\x18\x02 \x01(\x04\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x33\n\x08\x66orwards\x18\x04 \x03(\x0b\x32!.diffusionpipeline.v1.ForwardTime\x12\x30\n\x08\x61\x64\x61pters\x18\x05 \x01(\x0b\x32\x1e.diffusionpipeline.v1.Adapters\"?\n\x0b\x46orwardTime\x12\r\n\x05shape\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\" \n\rInputReceived\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"K\n\x08Progress\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x11\n\tresumable\x18\x04 \x01(\x08\"%\n\x06Parked\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\"\xa0\x02\n\tStageDone\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12*\n\x05stage\x18\x03 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x30\n\x06output\x18\x04 \x01(\x0b\x32 .diffusionpipeline.v1.Descriptor\x12\x31\n\tartifacts\x18\x05 \x03(\x0b\x32\x1e.diffusionpipeline.v1.Artifact\x12\x33\n\x07timings\x18\x06 \x01(\x0b\x32\".diffusionpipeline.v1.StageTimings\x12,\n\x06parked\x18\x07 \x01(\x0b\x32\x1c.diffusionpipeline.v1.Parked\"`\n\x0bStageFailed\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.diffusionpipeline.v1.FailureKind\x12\x0f\n\x07message\x18\x03 \x01(\t\"\t\n\x07\x44rained\"\xa9\x03\n\rRouterCommand\x12\x36\n\nregistered\x18\x01 \x01(\x0b\x32 .diffusionpipeline.v1.RegisteredH\x00\x12\x30\n\x07refused\x18\x02 \x01(\x0b\x32\x1d.diffusionpipeline.v1.RefusedH\x00\x12\x30\n\x07\x65xecute\x18\x03 \x01(\x0b\x32\x1d.diffusionpipeline.v1.ExecuteH\x00\x12.\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x1c.diffusionpipeline.v1.CancelH\x00\x12\x39\n\x0crelease_slot\x18\x05 \x01(\x0b\x32!.diffusionpipeline.v1.ReleaseSlotH\x00\x12,\n\x05\x64rain\x18\x06 \x01(\x0b\x32\x1b.diffusionpipeline.v1.DrainH\x00\x12,\n\x05probe\x18\x07 \x01(\x0b\x32\x1b.diffusionpipeline.v1.ProbeH\x00\x12*\n\x04park\x18\x08 \x01(\x0b\x32\x1a.diffusionpipeline.v1.ParkH\x00\x42\t\n\x07\x63ommand\"D\n\nRegistered\x12\x15\n\rlease_seconds\x18\x01 \x01(\x01\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\"O\n\x07Refused\x12\x33\n\x06reason\x18\x01 \x01(\x0e\x32#.diffusionpipeline.v1.RefusalReason\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xec\x02\n\x07\x45xecute\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12*\n\x05stage\x18\x03 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x37\n\nparameters\x18\x05 \x01(\x0b\x32#.diffusionpipeline.v1.JobParameters\x12/\n\x05input\x18\x06 \x01(\x0b\x32 .diffusionpipeline.v1.Descriptor\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x07 \x01(\x01\x12\x15\n\rinput_task_id\x18\x08 \x01(\t\x12\r\n\x05\x61lone\x18\t \x01(\x08\x12\x0e\n\x06ticket\x18\n \x01(\x0c\x12\r\n\x05order\x18\x0b \x01(\x01\x12\x0c\n\x04\x63opy\x18\x0c \x01(\x08\x12,\n\x06parked\x18\r \x01(\x0b\x32\x1c.diffusionpipeline.v1.Parked\"2\n\x06\x43\x61ncel\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x17\n\x0fonly_if_waiting\x18\x02 \x01(\x08\"\x17\n\x04Park\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x1e\n\x0bReleaseSlot\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x07\n\x05\x44rain\"x\n\x05Probe\x12*\n\x05stage\x18\x01 \x01(\x0e\x32\x1b.diffusionpipeline.v1.Stage\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12\x31\n\x07payload\x18\x03 \x01(\x0b\x32 .diffusionpipeline.v1.Descriptor*\x8a\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REFUSAL_REASON_FENCED\x10\x01\x12\x1f\n\x1bREFUSAL_REASON_INCOMPATIBLE\x10\x02\x12\x1d\n\x19REFUSAL_REASON_NAME_TAKEN\x10\x03\x32\x62\n\x0bPeerService\x12S\n\x06\x41ttach\x12 .diffusionpipeline.v1.PeerReport\x1a#.diffusionpipeline.v1.RouterCommand(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REGISTER_VERSIONSENTRY']._loaded_options = None
   _globals['_REGISTER_VERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_REFUSALREASON']._serialized_start=4099
-  _globals['_REFUSALREASON']._serialized_end=4237
+  _globals['_REFUSALREASON']._serialized_start=4174
+  _globals['_REFUSALREASON']._serialized_end=4312
   _globals['_PEERREPORT']._serialized_start=92
   _globals['_PEERREPORT']._serialized_end=547
   _globals['_REGISTER']._serialized_start=550
@@ -58,42 +58,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROOF']._serialized_end=1938
   _globals['_PROBED']._serialized_start=1940
   _globals['_PROBED']._serialized_end=2051
-  _globals['_HELDTASK']._serialized_start=2053
-  _globals['_HELDTASK']._serialized_end=2180
-  _globals['_HEARTBEAT']._serialized_start=2183
-  _globals['_HEARTBEAT']._serialized_end=2355
-  _globals['_FORWARDTIME']._serialized_start=2357
-  _globals['_FORWARDTIME']._serialized_end=2420
-  _globals['_INPUTRECEIVED']._serialized_start=2422
-  _globals['_INPUTRECEIVED']._serialized_end=2454
-  _globals['_PROGRESS']._serialized_start=2456
-  _globals['_PROGRESS']._serialized_end=2531
-  _globals['_PARKED']._serialized_start=2533
-  _globals['_PARKED']._serialized_end=2570
-  _globals['_STAGEDONE']._serialized_start=2573
-  _globals['_STAGEDONE']._serialized_end=2861
-  _globals['_STAGEFAILED']._serialized_start=2863
-  _globals['_STAGEFAILED']._serialized_end=2959
-  _globals['_DRAINED']._serialized_start=2961
-  _globals['_DRAINED']._serialized_end=2970
-  _globals['_ROUTERCOMMAND']._serialized_start=2973
-  _globals['_ROUTERCOMMAND']._serialized_end=3398
-  _globals['_REGISTERED']._serialized_start=3400
-  _globals['_REGISTERED']._serialized_end=3468
-  _globals['_REFUSED']._serialized_start=3470
-  _globals['_REFUSED']._serialized_end=3549
-  _globals['_EXECUTE']._serialized_start=3552
-  _globals['_EXECUTE']._serialized_end=3856
-  _globals['_CANCEL']._serialized_start=3858
-  _globals['_CANCEL']._serialized_end=3908
-  _globals['_PARK']._serialized_start=3910
-  _globals['_PARK']._serialized_end=3933
-  _globals['_RELEASESLOT']._serialized_start=3935
-  _globals['_RELEASESLOT']._serialized_end=3965
-  _globals['_DRAIN']._serialized_start=3967
-  _globals['_DRAIN']._serialized_end=3974
-  _globals['_PROBE']._serialized_start=3976
-  _globals['_PROBE']._serialized_end=4096
-  _globals['_PEERSERVICE']._serialized_start=4239
-  _globals['_PEERSERVICE']._serialized_end=4337
+  _globals['_HELDTASK']._serialized_start=2054
+  _globals['_HELDTASK']._serialized_end=2195
+  _globals['_HEARTBEAT']._serialized_start=2198
+  _globals['_HEARTBEAT']._serialized_end=2370
+  _globals['_FORWARDTIME']._serialized_start=2372
+  _globals['_FORWARDTIME']._serialized_end=2435
+  _globals['_INPUTRECEIVED']._serialized_start=2437
+  _globals['_INPUTRECEIVED']._serialized_end=2469
+  _globals['_PROGRESS']._serialized_start=2471
+  _globals['_PROGRESS']._serialized_end=2546
+  _globals['_PARKED']._serialized_start=2548
+  _globals['_PARKED']._serialized_end=2585
+  _globals['_STAGEDONE']._serialized_start=2588
+  _globals['_STAGEDONE']._serialized_end=2876
+  _globals['_STAGEFAILED']._serialized_start=2878
+  _globals['_STAGEFAILED']._serialized_end=2974
+  _globals['_DRAINED']._serialized_start=2976
+  _globals['_DRAINED']._serialized_end=2985
+  _globals['_ROUTERCOMMAND']._serialized_start=2988
+  _globals['_ROUTERCOMMAND']._serialized_end=3413
+  _globals['_REGISTERED']._serialized_start=3415
+  _globals['_REGISTERED']._serialized_end=3483
+  _globals['_REFUSED']._serialized_start=3485
+  _globals['_REFUSED']._serialized_end=3564
+  _globals['_EXECUTE']._serialized_start=3567
+  _globals['_EXECUTE']._serialized_end=3931
+  _globals['_CANCEL']._serialized_start=3933
+  _globals['_CANCEL']._serialized_end=3983
+  _globals['_PARK']._serialized_start=3985
+  _globals['_PARK']._serialized_end=4008
+  _globals['_RELEASESLOT']._serialized_start=4010
+  _globals['_RELEASESLOT']._serialized_end=4040
+  _globals['_DRAIN']._serialized_start=4042
+  _globals['_DRAIN']._serialized_end=4049
+  _globals['_PROBE']._serialized_start=4051
+  _globals['_PROBE']._serialized_end=4171
+  _globals['_PEERSERVICE']._serialized_start=4314
+  _globals['_PEERSERVICE']._serialized_end=4412
 # @@protoc_insertion_point(module_scope)

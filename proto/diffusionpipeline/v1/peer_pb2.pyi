@@ -506,12 +506,15 @@ class HeldTask(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     INPUT_TASK_ID_FIELD_NUMBER: _builtins.int
+    COPY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
     started: _builtins.bool
     input_task_id: _builtins.str
     """The task whose output it reads, as its Execute said; empty for encode."""
+    copy: _builtins.bool
+    """As its Execute said."""
     def __init__(
         self,
         *,
@@ -520,10 +523,11 @@ class HeldTask(_message.Message):
         stage: _stage_pb2.Stage.ValueType = ...,
         started: _builtins.bool = ...,
         input_task_id: _builtins.str = ...,
+        copy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_task_id", b"input_task_id", "job_id", b"job_id", "stage", b"stage", "started", b"started", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "input_task_id", b"input_task_id", "job_id", b"job_id", "stage", b"stage", "started", b"started", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -875,6 +879,8 @@ class Execute(_message.Message):
     ALONE_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    COPY_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
@@ -889,11 +895,19 @@ class Execute(_message.Message):
     """Shows, with the task's id, that a file is this task's to put or to read."""
     order: _builtins.float
     """Among tasks of a stage that wait, the lower goes first; of equals, the one that came first."""
+    copy: _builtins.bool
+    """Nothing is computed: the input is kept in this worker's pool as its own output of that stage, since the peer that made
+    it leaves. Only for workers of protocol 3.
+    """
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
     @_builtins.property
     def input(self) -> _stage_pb2.Descriptor:
         """The previous stage's output; absent for encode."""
+
+    @_builtins.property
+    def parked(self) -> Global___Parked:
+        """The input is a checkpoint."""
 
     def __init__(
         self,
@@ -909,10 +923,12 @@ class Execute(_message.Message):
         alone: _builtins.bool = ...,
         ticket: _builtins.bytes = ...,
         order: _builtins.float = ...,
+        copy: _builtins.bool = ...,
+        parked: Global___Parked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "parameters", b"parameters", "parked", b"parked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempt", b"attempt", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "order", b"order", "parameters", b"parameters", "stage", b"stage", "task_id", b"task_id", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "attempt", b"attempt", "copy", b"copy", "deadline_seconds", b"deadline_seconds", "input", b"input", "input_task_id", b"input_task_id", "job_id", b"job_id", "order", b"order", "parameters", b"parameters", "parked", b"parked", "stage", b"stage", "task_id", b"task_id", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

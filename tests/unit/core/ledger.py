@@ -21,6 +21,7 @@ from diffusion_router.core import (
     JobKilled,
     JobState,
     JobStatus,
+    ParkTask,
     Peer,
     PeerLost,
     PeerRegistered,
@@ -35,7 +36,7 @@ from diffusion_router.core import (
 from diffusion_router.core.lifecycle import TRANSITIONS
 from diffusion_router.core.offers import of_scheduler
 from diffusion_router.core.scheduler import Scheduler
-from unit.core.workers import Where, Worker, content_of
+from unit.core.workers import Where, Worker, checkpoint_of, content_of
 
 
 @dataclass
@@ -119,6 +120,9 @@ class Ledger:
         assert job.status is None, "I1: a task of an ended job"
         assert not self._ended[action.job_id], "I1: a task of an ended job"
         assert job.kills < self._core.policy.max_kills, "I11: a poison job runs on"
+        if action.copy:
+            self._copied(action, generation, stages)
+            return
         live = self._live.setdefault(action.job_id, set())
         assert not live, f"{action.job_id} has {live} under way and is started again"
         live.add(action.task_id)
@@ -128,12 +132,21 @@ class Ledger:
             assert job.needs <= self._core.peers[action.incarnation].offered, "it does not offer what it needs"
         if isinstance(action.input, Where):
             assert action.input.generation == generation, "a tensor would cross generations"
-            assert action.input.content == content_of(Stage(action.stage - 1), action.job_id)
+            assert action.input.content == _feeding(action.input, action.stage, action.job_id)
         else:
             assert action.stage is Stage.ENCODE
             wanted = self._core.jobs[action.job_id].begins_in
             could = self._could_end_in(wanted, job.needs)
             assert generation == wanted or not could, f"it should have begun in {wanted}"
+
+    def _copied(self, action: Execute, generation: str, stages: frozenset[Stage]) -> None:
+        source = action.input
+        assert isinstance(source, Where)
+        assert action.stage in stages, "a copy for a peer of another role"
+        assert source.generation == generation, "a tensor would cross generations"
+        assert source.incarnation != action.incarnation, "a copy of its own"
+        made = _feeding(source, Stage(action.stage + (source.parked is None)), action.job_id)
+        assert source.content == made, f"{source} is no output of this stage"
 
     def _could_end_in(self, generation: str, needs: frozenset[str]) -> bool:
         """Every role that anybody has is there, in that generation too, with a denoiser that offers what it needs."""
@@ -147,6 +160,12 @@ class Ledger:
     def cancelled(self, action: CancelTask) -> None:
         if not action.only_if_waiting:
             self._close(action.task_id)
+
+    def parking(self, action: ParkTask) -> None:
+        peer = self._core.peers[action.incarnation]
+        task = peer.tasks[action.task_id]
+        assert task.started, "it has made no step"
+        assert task.resumable, "it can't be parked"
 
     def killed(self, action: JobKilled) -> None:
         job = self._store[action.job_id]
@@ -219,9 +238,9 @@ class Ledger:
             if job.task is not None:
                 assert job.task.stage is job.stage
                 assert self._core.peers[job.task.incarnation].tasks[job.task.id] is job.task
-                assert job.task.input is job.input
+                assert job.input is job.task.input or job.input.steps_done == job.task.input.steps_done
             if job.input is not None:
-                assert job.input.stage == job.stage - 1
+                assert job.input.feeds is job.stage
         self._states = {job.id: job.state for job in self._core.jobs.values()}
 
     def check_sums(self) -> None:
@@ -240,7 +259,12 @@ class Ledger:
         assert core.capacity == +capacity
         for peer in core.peers.values():
             kept = sum(output.stage is not Stage.DECODE for output in peer.outputs.values())
-            assert peer.slots_used == kept + sum(task.slots for task in peer.tasks.values())
+            taken = [*peer.tasks.values(), *peer.copies.values()]
+            assert peer.slots_used == kept + sum(task.slots for task in taken)
+            for copy in peer.copies.values():
+                assert copy.copies is not None
+                assert copy.copies.copied_by == copy.id
+                assert copy.id in copy.copies.readers, "I3: what is copied is being read"
             for output in peer.outputs.values():
                 for job_id in output.listed_by:
                     job = core.jobs.get(job_id)
@@ -309,6 +333,14 @@ class Ledger:
             assert job.deadline <= now
         else:
             assert job.tainted, f"I6: {job_id} failed with {job.kind.name} though all that happened was losses"
+
+
+def _feeding(source: Where, stage: Stage, job_id: str) -> str:
+    """What a stage of this job reads: a checkpoint of it, or what the stage before made."""
+    if source.parked is not None:
+        assert stage is Stage.DENOISE
+        return checkpoint_of(job_id, source.parked.step)
+    return content_of(Stage(stage - 1), job_id)
 
 
 def _reachable(state: JobState) -> set[JobState]:

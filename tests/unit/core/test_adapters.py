@@ -243,3 +243,15 @@ def test_the_preference_saves_loads_and_costs_no_job_its_end(gap: float) -> None
         assert loads(POLICY.compared) < 0.8 * loads(1)
     else:
         assert loads(POLICY.compared) <= loads(1)
+
+
+def test_a_job_that_comes_to_wait_with_younger_ones_is_not_lost_among_them() -> None:
+    world = World()
+    world.spawn(DENOISE, adapters=having("a")), world.spawn(DECODE)
+    older = world.submit(adapters="a")
+    world.spawn(DENOISE)
+    younger = world.submit(adapters="a")
+    encoder = world.spawn(ENCODE)
+    assert [held.execute.job_id for held in encoder.tasks.values()] == [older, younger]
+    world.run()
+    world.check_at_rest()

@@ -51,7 +51,7 @@ class Histories(RuleBasedStateMachine):
     @initialize(fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW)
     def start(self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int) -> None:
         for roles in fleet:
-            self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")))
+            self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")), resumable=True, copies=True)
         for _ in range(jobs):
             self.world.submit()
 
@@ -146,8 +146,11 @@ class Histories(RuleBasedStateMachine):
         slots=st.integers(2, 4),
         short=st.booleans(),
         offered=_ADAPTERS,
+        newer=st.booleans(),
     )
-    def spawn(self, roles: tuple[Stage, ...], capacity: int, slots: int, short: bool, offered: str) -> None:
+    def spawn(
+        self, roles: tuple[Stage, ...], capacity: int, slots: int, short: bool, offered: str, newer: bool
+    ) -> None:
         self.world.spawn(
             *roles,
             capacity=capacity,
@@ -155,6 +158,8 @@ class Histories(RuleBasedStateMachine):
             real_slots=max(slots - 1, 2) if short else slots,
             generation=f"g{self.generation}",
             adapters=Adapters(frozenset(offered)),
+            resumable=newer,
+            copies=newer,
         )
 
     @rule(index=_INDEX, arrive=st.integers(0, 3), respawn=st.booleans(), uid=st.sampled_from(["", "", "another pod"]))

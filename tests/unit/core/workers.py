@@ -16,6 +16,8 @@ from diffusion_router.core import (
     FailureKind,
     HeldTask,
     InputReceived,
+    Parked,
+    ParkTask,
     PeerHeartbeat,
     PeerRegistered,
     Process,
@@ -29,7 +31,7 @@ from diffusion_router.core import (
     StageResult,
 )
 
-STEPS = 2
+STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Where:
     task_id: str
     generation: str
     content: str
+    parked: Parked | None = None
+
+
+def checkpoint_of(job_id: str, step: int) -> str:
+    return f"{content_of(Stage.DENOISE, job_id)}, parked at {step}"
 
 
 def content_of(stage: Stage, job_id: str) -> str:
@@ -62,6 +69,7 @@ class Held:
     phase: Phase
     step: int = 0
     cancelled: bool = False
+    parking: bool = False
     # Bytes of the input: read when they are pulled, or when compute starts where they lie in the worker's own pool.
     content: str | None = None
     pulls: bool = False
@@ -109,6 +117,9 @@ class Worker:
     process: Process | None = None
     adapters: Adapters = field(default_factory=Adapters)
     schedulers: frozenset[str] = frozenset()
+    # Whether its denoisings can be parked, and it keeps copies of what others made.
+    resumable: bool = False
+    copies: bool = False
     # Whether it says which outputs its tasks read, as those of older versions don't.
     says_inputs: bool = True
     tasks: dict[str, Held] = field(default_factory=dict)
@@ -117,6 +128,8 @@ class Worker:
     # Task ids that it was given, and stages that it began to compute, by job.
     given: set[str] = field(default_factory=set)
     computed: Counter[tuple[str, Stage]] = field(default_factory=Counter)
+    # Steps that it made, by job.
+    steps: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     @property
     def acts(self) -> bool:
@@ -141,6 +154,7 @@ class Worker:
                 held.execute.stage,
                 held.phase is Phase.RUNNING,
                 held.execute.input.task_id if self.says_inputs and isinstance(held.execute.input, Where) else "",
+                held.execute.copy,
             )
             for held in self.tasks.values()
         ]
@@ -159,6 +173,7 @@ class Worker:
             process=self.process,
             adapters=self.adapters,
             schedulers=self.schedulers,
+            copies=self.copies,
             tasks=tuple(held),
             outputs=tuple(self.outputs.values()),
         )
@@ -192,6 +207,9 @@ class Worker:
                 self._take(command)
             case CancelTask():
                 self._cancel(command)
+            case ParkTask():
+                if command.task_id in self.tasks:
+                    self.tasks[command.task_id].parking = True
             case ReleaseSlot():
                 self.outputs.pop(command.task_id, None)
             case Refuse(reason=RefusalReason.FENCED):
@@ -211,7 +229,8 @@ class Worker:
         source = execute.input
         held = Held(execute, Phase.WAITING)
         self.tasks[execute.task_id] = held
-        assert len(self.tasks) <= self.capacity + self.prefetch, f"I4: {self.pod} was given {len(self.tasks)} tasks"
+        tasks = sum(not other.execute.copy for other in self.tasks.values())
+        assert tasks <= self.capacity + self.prefetch, f"I4: {self.pod} was given {tasks} tasks"
         if isinstance(source, Where) and source.incarnation != self.incarnation:
             assert source.generation == self.generation, "a tensor would cross generations"
             held.pulls, held.phase = True, Phase.PULLING
@@ -246,7 +265,10 @@ class Worker:
             self.end_task(held, FailureKind.CANCELLED)
         elif held.step < STEPS and held.execute.stage is Stage.DENOISE:
             held.step += 1
+            self.steps[held.execute.job_id, held.step] += 1
             self.report(Progressed(self.incarnation, held.execute.task_id, held.step, STEPS))
+            if held.parking and held.step < STEPS:
+                self._finish(held)
         else:
             self._finish(held)
         return True
@@ -259,12 +281,15 @@ class Worker:
             self.end_task(held, FailureKind.TRANSFER)
             return
         held.content, held.phase = source.content, Phase.WAITING
+        if held.execute.copy:
+            self._keep(held, source.content, source.parked)
+            return
         self.report(InputReceived(self.incarnation, held.execute.task_id))
 
     def _begin(self, held: Held) -> bool:
         running = [other for other in self.tasks.values() if other.phase is Phase.RUNNING]
         together = [*running, held] if running else []
-        if len(running) >= self.capacity or any(other.execute.alone for other in together):
+        if held.execute.copy or len(running) >= self.capacity or any(other.execute.alone for other in together):
             return False
         source = held.execute.input
         if isinstance(source, Where) and not held.pulls:
@@ -273,24 +298,35 @@ class Worker:
                 return True
             held.content = source.content
         held.phase = Phase.RUNNING
-        self.computed[held.execute.job_id, held.execute.stage] += 1
-        self.report(Progressed(self.incarnation, held.execute.task_id, 0, STEPS))
+        resumed = source.parked if isinstance(source, Where) else None
+        held.step = resumed.step if resumed is not None else 0
+        self.computed[held.execute.job_id, held.execute.stage] += resumed is None
+        denoises = held.execute.stage is Stage.DENOISE
+        self.report(Progressed(self.incarnation, held.execute.task_id, 0, STEPS, self.resumable and denoises))
         return True
 
     def _finish(self, held: Held) -> None:
         task_id, job_id, stage = held.execute.task_id, held.execute.job_id, held.execute.stage
         if stage is not Stage.ENCODE:
-            expected = content_of(Stage(stage - 1), job_id)
+            resumed = held.execute.input.parked
+            expected = content_of(Stage(stage - 1), job_id) if resumed is None else checkpoint_of(job_id, resumed.step)
             assert held.content == expected, f"{task_id} computed from {held.content}"
-        content = content_of(stage, job_id)
+        if stage is Stage.DENOISE and held.step < STEPS:
+            self._keep(held, checkpoint_of(job_id, held.step), Parked(held.step, STEPS))
+        else:
+            self._keep(held, content_of(stage, job_id))
+
+    def _keep(self, held: Held, content: str, parked: Parked | None = None) -> None:
+        task_id, job_id, stage = held.execute.task_id, held.execute.job_id, held.execute.stage
         if stage is Stage.DECODE:
             done = StageResult(task_id, job_id, stage, content, compute_seconds=1.0)
         else:
+            # A copy is kept where it was pulled to.
             if self.slots_used - held.pulls + 1 > self.real_slots:
                 self.end_task(held, FailureKind.POOL_FULL)
                 return
-            where = Where(self.incarnation, task_id, self.generation, content)
-            done = StageResult(task_id, job_id, stage, where, compute_seconds=1.0)
+            where = Where(self.incarnation, task_id, self.generation, content, parked)
+            done = StageResult(task_id, job_id, stage, where, compute_seconds=1.0, parked=parked)
         del self.tasks[task_id]
         self.outputs[task_id] = done
         assert self.slots_used <= self.slots, "the pool's slots are overdrawn by an output"

@@ -24,6 +24,7 @@ from diffusion_router.core import (
     JobKilled,
     JobRecorded,
     JobSubmitted,
+    ParkTask,
     PeerDisconnected,
     PeerDrained,
     PeerHeartbeat,
@@ -113,6 +114,9 @@ class World:
                 self._send(action.incarnation, action)
             case CancelTask():
                 self.ledger.cancelled(action)
+                self._send(action.incarnation, action)
+            case ParkTask():
+                self.ledger.parking(action)
                 self._send(action.incarnation, action)
             case ReleaseSlot():
                 self.ledger.released(action, self.workers, self.now)
@@ -241,6 +245,7 @@ class World:
         """A new process in the same pod; uid: in another one of the same name."""
         same = {"generation": worker.generation, "capacity": worker.capacity, "slots": worker.slots}
         same |= {"adapters": worker.adapters, "schedulers": worker.schedulers}
+        same |= {"resumable": worker.resumable, "copies": worker.copies}
         if uid:
             same["process"] = Process(uid, self.starts + 1)
         return self.spawn(*worker.stages, pod=worker.pod, attach=attach, real_slots=worker.real_slots, **same)
@@ -368,6 +373,11 @@ class World:
 
     def said(self, kind: type[Action]) -> Iterator[Action]:
         return (action for action in self.log if isinstance(action, kind))
+
+    @property
+    def steps(self) -> Counter[tuple[str, int]]:
+        """How often each step of each job was made."""
+        return sum((worker.steps for worker in self.workers), Counter())
 
     @property
     def computed(self) -> Counter[tuple[str, Stage]]:

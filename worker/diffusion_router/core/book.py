@@ -12,7 +12,7 @@ from itertools import count
 from typing import Final, Generic
 
 from diffusion_router.core.estimates import Begun, Estimates
-from diffusion_router.core.events import Action, CancelTask, Policy, R, Stage
+from diffusion_router.core.events import Action, CancelTask, ParkTask, Policy, R, Stage, StageResult
 from diffusion_router.core.lifecycle import JobState, Move, after
 from diffusion_router.core.scheduler import Scheduler
 from diffusion_router.core.shares import Shares
@@ -65,6 +65,8 @@ class Book(Generic[R]):
         """By conditioning, as long as somebody encodes it or keeps what was made."""
         self.leaderless: list[str] = []
         """Conditionings whose leader went without an output, while others may wait for it."""
+        self.leaving: dict[str, Peer[R]] = {}
+        """Peers that are told to leave, and still have something."""
         self.order = count(1)
         # The capacity with which a peer is counted.
         self._counted: dict[str, int] = {}
@@ -146,6 +148,10 @@ class Book(Generic[R]):
         self.capacity[peer.stages] += more
         if not self.capacity[peer.stages]:
             del self.capacity[peer.stages]
+        if peer.draining and peer.incarnation in self.peers:
+            self.leaving[peer.incarnation] = peer
+        else:
+            self.leaving.pop(peer.incarnation, None)
         self.scheduler.seat(peer)
 
     def hear(self, incarnation: str) -> Peer[R] | None:
@@ -180,6 +186,20 @@ class Book(Generic[R]):
             if task_id in peer.stalled:
                 peer.stalled.discard(task_id)
                 self.changed(peer)
+        return task
+
+    def own_copy(self, peer: Peer[R], task: Task[R]) -> None:
+        peer.copies[task.id] = task
+        peer.slots_used += task.slots
+        self.scheduler.changed(peer)
+
+    def disown_copy(self, peer: Peer[R], task_id: str) -> Task[R] | None:
+        task = peer.copies.pop(task_id, None)
+        if task is not None:
+            peer.slots_used -= task.slots
+            if task.copies is not None:
+                task.copies.copied_by = ""
+            self.scheduler.changed(peer)
         return task
 
     def begin(self, peer: Peer[R], task: Task[R]) -> None:
@@ -223,6 +243,11 @@ class Book(Generic[R]):
         peer = self.peers.get(incarnation)
         return peer is not None and task_id in peer.tasks
 
+    def park(self, task: Task[R]) -> None:
+        """At its next step, if it has one left."""
+        task.parking = True
+        self.emit(ParkTask(task.incarnation, task.id))
+
     def ask_back(self, task: Task[R]) -> None:
         """Unless it has started meanwhile."""
         task.revoked = True
@@ -240,8 +265,9 @@ class Book(Generic[R]):
 
     # ------------------------------------------------------------ outputs
 
-    def keep(self, peer: Peer[R], task_id: str, job_id: str, stage: Stage, report: R) -> Output[R]:
-        output = Output(task_id, job_id, stage, peer.incarnation, peer.generation, report)
+    def keep(self, peer: Peer[R], result: StageResult[R]) -> Output[R]:
+        task_id, job_id, incarnation, generation = result.task_id, result.job_id, peer.incarnation, peer.generation
+        output = Output(task_id, job_id, result.stage, incarnation, generation, result.report, result.parked)
         peer.outputs[task_id] = output
         peer.slots_used += output.slots
         job = self.jobs.get(job_id)

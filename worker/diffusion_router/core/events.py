@@ -93,6 +93,8 @@ class HeldTask:
     started: bool
     input_id: str = ""
     """The task whose output it reads; empty: it does not say, or reads none."""
+    copy: bool = False
+    """As in Execute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,8 @@ class PeerRegistered(Generic[R]):
     adapters: Adapters = Adapters()
     schedulers: frozenset[str] = frozenset()
     """That it can denoise by, by name."""
+    copies: bool = False
+    """It keeps copies of others' outputs if it is told to."""
     tasks: tuple[HeldTask, ...] = ()
     outputs: tuple[StageResult[R], ...] = ()
 
@@ -297,6 +301,8 @@ class Execute(Generic[R]):
     """Nothing else is to be computed beside it: should the worker end again, it is known who ended it."""
     order: float = 0.0
     """Of tasks that wait on the peer the lower goes first; of equals, the one that came first."""
+    copy: bool = False
+    """Nothing is computed: the input, an output of this stage, is to be kept by this peer too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final
 
 from diffusion_router.core import outputs, sharing
@@ -71,8 +72,8 @@ def abandon(book: Book[R], job: Job[R]) -> None:
 
 def enqueue(book: Book[R], job: Job[R], delay: float = 0.0) -> None:
     """The job waits for its stage, or for its first one where the input of this one is gone."""
-    if job.input is not None and job.input.lost:
-        start_over(book, job)
+    if job.input is not None and not _is_kept(job, job.input):
+        go_back(book, job)
         return
     if job.conditioning and job.stage is Stage.ENCODE:
         made = sharing.join(book, job)
@@ -90,6 +91,25 @@ def enqueue(book: Book[R], job: Job[R], delay: float = 0.0) -> None:
     holder = book.peers.get(job.input.incarnation) if job.input is not None else None
     if holder is not None:
         keep_reserve(book, holder)
+
+
+def go_back(book: Book[R], job: Job[R]) -> None:
+    """What it reads is lost, or of no use: it goes on from the best that is left of what was made for it."""
+    gone = job.input
+    left = (each for each in job.outputs.values() if each is not gone and each.feeds is job.stage)
+    best = max((each for each in left if _is_kept(job, each)), key=attrgetter("steps_done"), default=None)
+    if gone is None or best is None:
+        start_over(book, job)
+        return
+    sharing.forget(book, gone)
+    book.move(job, Move.INPUT_REPLACED, source=best)
+    job.step = best.steps_done
+    outputs.discard(book, gone, job.id)
+    enqueue(book, job)
+
+
+def _is_kept(job: Job[R], output: Output[R]) -> bool:
+    return job.id in output.wanted_by and not output.lost
 
 
 def start_over(book: Book[R], job: Job[R]) -> None:
@@ -164,12 +184,15 @@ def _go_on(book: Book[R], going: Sequence[Job[R]], output: Output[R]) -> None:
 def _take_up(book: Book[R], job: Job[R], output: Output[R]) -> None:
     outputs.want(job, output)
     for other in list(job.outputs.values()):
-        if other is not output:
+        # Should a checkpoint be lost, what it began with is still there.
+        if other is not output and not (output.parked is not None and other.feeds is output.stage and not other.parked):
             outputs.discard(book, other, job.id)
     if output.job_id != job.id:
         holder = book.peers[output.incarnation].pod_name
         record(job, StageRecord(output.stage, holder, 0, book.now - job.ready_since, output.report, shared=True))
-    book.move(job, OUTPUT_OF[output.stage], source=output)
+    book.move(job, OUTPUT_OF[output.stage] if output.parked is None else Move.PARKED, source=output)
+    if output.parked is not None:
+        job.step, job.steps = output.parked.step, output.parked.steps
 
 
 def record(job: Job[R], entry: StageRecord[R]) -> None:
@@ -183,7 +206,7 @@ def input_gone(book: Book[R], output: Output[R]) -> None:
     for job_id in sorted(output.listed_by):
         job = book.jobs.get(job_id)
         if job is not None and job.input is output and job.task is None:
-            start_over(book, job)
+            go_back(book, job)
 
 
 def keep_reserve(book: Book[R], peer: Peer[R]) -> None:
@@ -198,7 +221,18 @@ def keep_reserve(book: Book[R], peer: Peer[R]) -> None:
     waiting.sort(key=lambda jobs: jobs[0].seq)
     for jobs in waiting[::-1][: max(0, len(encoded) - peer.room + 1)]:
         for job in jobs:
-            start_over(book, job)
+            if job.input in encoded:
+                start_over(book, job)
+            else:
+                # It goes on from a checkpoint.
+                give_up(book, job, encoded)
+
+
+def give_up(book: Book[R], job: Job[R], some: Iterable[Output[R]]) -> None:
+    """Of what is kept for it, what it does not read."""
+    for output in some:
+        if job.id in output.wanted_by and output is not job.input:
+            outputs.discard(book, output, job.id)
 
 
 def _waiting_with(book: Book[R], output: Output[R]) -> list[Job[R]]:

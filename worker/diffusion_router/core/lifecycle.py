@@ -48,7 +48,9 @@ class Move(Enum):
     ENCODED = "the encoder's output is there"
     DENOISED = "the denoiser's output is there"
     DECODED = "the decoder's result is there"
+    PARKED = "its denoising was parked: the checkpoint is there"
     RETURNED = "its task ended without an output, or its peer is lost"
+    INPUT_REPLACED = "another peer has a copy of what it reads, or that is gone and something else of that kind is left"
     STARTED_OVER = "what it reads, or was to read, is lost or of no use: everything is computed anew"
     ENCODE_HELD = "a worker that registers has an encode task of it"
     DENOISE_HELD = "a worker that registers has a denoise task of it"
@@ -65,6 +67,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[Move, JobState]]] = {
     _S.QUEUED: {
         _M.SENT: _S.ENCODING,
         _M.ENCODED: _S.TO_DENOISE,
+        _M.PARKED: _S.TO_DENOISE,
         _M.DENOISED: _S.TO_DECODE,
         _M.DECODED: _S.COMPLETED,
         _M.ENCODE_HELD: _S.ENCODING,
@@ -75,6 +78,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[Move, JobState]]] = {
     _S.TO_ENCODE: {
         _M.SENT: _S.ENCODING,
         _M.ENCODED: _S.TO_DENOISE,
+        _M.PARKED: _S.TO_DENOISE,
         _M.DENOISED: _S.TO_DECODE,
         _M.DECODED: _S.COMPLETED,
         _M.STARTED_OVER: _S.TO_ENCODE,
@@ -85,6 +89,7 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[Move, JobState]]] = {
     },
     _S.ENCODING: {
         _M.ENCODED: _S.TO_DENOISE,
+        _M.PARKED: _S.TO_DENOISE,
         _M.DENOISED: _S.TO_DECODE,
         _M.DECODED: _S.COMPLETED,
         _M.RETURNED: _S.TO_ENCODE,
@@ -97,20 +102,25 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[Move, JobState]]] = {
         _M.SENT: _S.DENOISING,
         _M.DENOISED: _S.TO_DECODE,
         _M.DECODED: _S.COMPLETED,
+        _M.PARKED: _S.TO_DENOISE,
+        _M.INPUT_REPLACED: _S.TO_DENOISE,
         _M.STARTED_OVER: _S.TO_ENCODE,
         _M.DENOISE_HELD: _S.DENOISING,
         _M.DECODE_HELD: _S.DECODING_ADOPTED,
         **_ENDS,
     },
     _S.DENOISING: {
+        _M.PARKED: _S.TO_DENOISE,
         _M.DENOISED: _S.TO_DECODE,
         _M.DECODED: _S.COMPLETED,
+        _M.INPUT_REPLACED: _S.DENOISING,
         _M.RETURNED: _S.TO_DENOISE,
         _M.DENOISE_HELD: _S.DENOISING,
         _M.DECODE_HELD: _S.DECODING_ADOPTED,
         **_ENDS,
     },
     _S.DENOISING_ADOPTED: {
+        _M.PARKED: _S.TO_DENOISE,
         _M.DENOISED: _S.TO_DECODE,
         _M.DECODED: _S.COMPLETED,
         _M.RETURNED: _S.TO_ENCODE,
@@ -122,12 +132,14 @@ TRANSITIONS: Final[Mapping[JobState, Mapping[Move, JobState]]] = {
     _S.TO_DECODE: {
         _M.SENT: _S.DECODING,
         _M.DECODED: _S.COMPLETED,
+        _M.INPUT_REPLACED: _S.TO_DECODE,
         _M.STARTED_OVER: _S.TO_ENCODE,
         _M.DECODE_HELD: _S.DECODING,
         **_ENDS,
     },
     _S.DECODING: {
         _M.DECODED: _S.COMPLETED,
+        _M.INPUT_REPLACED: _S.DECODING,
         _M.RETURNED: _S.TO_DECODE,
         _M.DECODE_HELD: _S.DECODING,
         **_ENDS,

@@ -2,8 +2,8 @@
 
 Nothing here knows of sockets, disks, threads or the clock, so every history of losses, duplicates, reorderings and
 restarts can be played in a test, and a simulator runs this very code. Each module stands on those before it: `book`
-(what is known, and the changes that keep its indexes right), `outputs`, `sharing`, `jobs`, `tasks`, `membership`, and
-this one. The invariants that it keeps (I1 …) are listed in docs/architecture.md.
+(what is known, and the changes that keep its indexes right), `outputs`, `sharing`, `leaving`, `jobs`, `tasks`,
+`membership`, and this one. The invariants that it keeps (I1 …) are listed in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any, Final
 
-from diffusion_router.core import jobs, membership, outputs, sharing, tasks
+from diffusion_router.core import jobs, leaving, membership, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
@@ -127,6 +127,7 @@ class Core(Book[R]):
             peer.offered = offered
             peer.draining |= event.draining
             self.changed(peer)
+        leaving.relieve(self, peer)
 
     def _probed(self, event: PeerProbed) -> None:
         peer = self.hear(event.incarnation)

@@ -7,7 +7,7 @@ is kept, what only the router knows never arrived or is gone, what only the work
 
 from __future__ import annotations
 
-from diffusion_router.core import jobs, outputs, sharing, tasks
+from diffusion_router.core import jobs, leaving, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     CancelTask,
@@ -41,6 +41,7 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
     peer = book.peers.get(event.incarnation) or _admit(book, event)
     peer.connected, peer.draining = True, event.draining
     peer.schedulers = NONE.union(*map(of_scheduler, event.schedulers))
+    peer.can_copy = event.copies
     peer.offered, peer.loaded = event.adapters.offered | peer.schedulers, event.adapters.loaded | peer.schedulers
     book.hear(peer.incarnation)
     book.changed(peer)
@@ -48,8 +49,9 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
     _forget_what_is_gone(book, peer, event)
     # What this life of the router has given, it knows; only of an earlier one is a worker's word taken.
     for held in event.tasks:
-        if held.task_id not in peer.tasks:
-            if _is_of_this_life(book, held.task_id):
+        if held.task_id not in peer.tasks and held.task_id not in peer.copies:
+            # What an earlier life wanted copied is still where it was.
+            if held.copy or _is_of_this_life(book, held.task_id):
                 book.emit(CancelTask(peer.incarnation, held.task_id))
             else:
                 _adopt_task(book, peer, held)
@@ -60,6 +62,7 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
             else:
                 _adopt_output(book, peer, result)
     _relieve(book, peer)
+    leaving.relieve_all(book)
 
 
 def _refusal(book: Book[R], event: PeerRegistered[R]) -> Refuse | None:
@@ -166,6 +169,9 @@ def lose(book: Book[R], peer: Peer[R], reason: str, loss: Loss) -> None:
     for output in peer.outputs.values():
         output.lost = True
         sharing.forget(book, output)
+    for copy in list(peer.copies.values()):
+        book.disown_copy(peer, copy.id)
+        outputs.stop_reading_at(book, copy, book.now + book.policy.grace)
     for task in peer.tasks.values():
         book.stop(task)
         tasks.lose(book, peer, task, loss)
@@ -239,6 +245,7 @@ def _forget_what_is_gone(book: Book[R], peer: Peer[R], event: PeerRegistered[R])
                 book.begin(peer, task)
             # What was asked of it may not have arrived.
             book.not_asked_back(task)
+            task.parking = False
             if task.abandoned:
                 book.cancel(task)
         elif task.id in results:
@@ -249,6 +256,12 @@ def _forget_what_is_gone(book: Book[R], peer: Peer[R], event: PeerRegistered[R])
             job = tasks.take_back(book, task)
             if job is not None:
                 jobs.enqueue(book, job)
+    for copy in [copy for copy in peer.copies.values() if copy.id not in held]:
+        if copy.id in results:
+            tasks.finish(book, peer, results[copy.id])
+        else:
+            book.disown_copy(peer, copy.id)
+            outputs.stop_reading(book, copy)
     for output in [output for output in peer.outputs.values() if output.task_id not in results]:
         book.drop(output)
         jobs.input_gone(book, output)
@@ -278,7 +291,7 @@ def _adopt_task(book: Book[R], peer: Peer[R], held: HeldTask) -> None:
         return
     jobs.abandon(book, job)
     for output in list(job.outputs.values()):
-        if output.stage != stage - 1:
+        if output.feeds is not stage:
             outputs.discard(book, output, job.id)
     book.move(job, HELD[stage], task=task)
     task.input = job.input
@@ -309,16 +322,23 @@ def _adopt_output(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
         jobs.share(book, job, output)
         return
     task = job.task
-    may_read = task is not None and task.stage == result.stage + 1 and task.input_id in ("", result.task_id)
+    may_read = task is not None and task.stage is output.feeds and task.input_id in ("", result.task_id)
     if task is not None and may_read and task.input is None:
         _find_input(book, job, task, output)
-    elif result.stage < job.stage:
+    elif not _is_further(job, output):
         jobs.share(book, job, output)
     else:
         jobs.abandon(book, job)
         attempt = tasks.next_attempt(job, result.stage)
         jobs.record(job, StageRecord(result.stage, peer.pod_name, attempt, 0.0, result.report))
         jobs.advance(book, job, output)
+
+
+def _is_further(job: Job[R], output: Output[R]) -> bool:
+    """Whether the job comes further with it than it has come."""
+    if output.parked is None:
+        return output.stage >= job.stage
+    return job.stage < output.stage or (job.stage is output.stage and job.step < output.parked.step)
 
 
 def _find_input(book: Book[R], job: Job[R], task: Task[R], output: Output[R]) -> None:

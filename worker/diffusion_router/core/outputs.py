@@ -20,12 +20,12 @@ _UNKNOWN: Final = "unknown"
 
 def adopt(book: Book[R], peer: Peer[R], result: StageResult[R]) -> Output[R]:
     """An output of an earlier life: it may be read by tasks that this router did not send."""
-    output = book.keep(peer, result.task_id, result.job_id, result.stage, result.report)
+    output = book.keep(peer, result)
     known_at = book.settle_until + book.policy.grace
     if book.now < known_at:
         _read_until(book, known_at, output, _UNKNOWN)
     for task in [*adopted_readers(book, output), *book.adopted.get(output.job_id, ())]:
-        if task.stage == output.stage + 1:
+        if task.stage is output.feeds:
             read(task, output)
     return output
 
@@ -46,7 +46,7 @@ def adopt_reader(book: Book[R], task: Task[R]) -> None:
     job = book.jobs.get(task.job_id)
     outputs = job.outputs if job is not None else _of_unknown_job(book, task.job_id)
     for output in outputs.values():
-        if task.stage == output.stage + 1:
+        if task.stage is output.feeds:
             read(task, output)
 
 

@@ -145,6 +145,15 @@ class Scheduler(Generic[R]):
         while self._changed:
             self._enter(self._changed.popitem()[1])
 
+    def staying(self, stage: Stage, generation: str) -> Iterator[Peer[R]]:
+        """Peers of a role that take tasks, or may again."""
+        return (self._peers[incarnation] for incarnation in self._staying[stage].get(generation, ()))
+
+    def has_others(self, job: Job[R], generations: Iterable[str]) -> bool:
+        """Whether a peer takes tasks that could run the job's stage, and none of it has failed there."""
+        able = (peer for generation in generations for peer in self.staying(job.stage, generation))
+        return any(peer.takes_tasks and peer.incarnation not in job.avoid and can_take(peer, job) for peer in able)
+
     def is_complete(self, generation: str) -> bool:
         """Whether a job could begin and end in it."""
         return generation in self._complete
@@ -248,8 +257,13 @@ class Scheduler(Generic[R]):
         heapq.heapify(heads)
         stranded: list[Job[R]] = []
         while heads:
-            (_, job_id), group, number, kind = heapq.heappop(heads)
+            head, group, number, kind = heapq.heappop(heads)
             lane = groups[group][kind]
+            if lane.heap[0] != head:
+                # An older job has come into this lane from another meanwhile.
+                heapq.heappush(heads, (lane.heap[0], group, number, kind))
+                continue
+            job_id = head[1]
             job = self._jobs.get(job_id)
             if job is not None and job.ready(stage, now) and job.avoid == kind[0] and self._group(job) == group:
                 if self._kind(job) != kind:
@@ -348,7 +362,7 @@ class Scheduler(Generic[R]):
         generations = self._generations(job)
         if apart and source is None:
             generations = [generation for generation in generations if self.offers.by_any(generation, apart)]
-        shun = job.avoid if job.avoid and self._has_others(job, generations) else ()
+        shun = job.avoid if job.avoid and self.has_others(job, generations) else ()
         open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
         for load in sorted({load for by_load in open_ for load in by_load}):
             equals = (
@@ -367,13 +381,6 @@ class Scheduler(Generic[R]):
         if not adapters:
             return next(equals, None)
         return min(islice(equals, self._compared), key=lambda peer: peer.loads_for(adapters), default=None)
-
-    def _has_others(self, job: Job[R], generations: Iterable[str]) -> bool:
-        staying = self._staying[job.stage]
-        candidates = (self._peers[name] for generation in generations for name in staying.get(generation, ()))
-        return any(
-            peer.takes_tasks and peer.incarnation not in job.avoid and can_take(peer, job) for peer in candidates
-        )
 
     def _can_end(self, generation: str, stage: Stage) -> bool:
         """Whether a job of this generation can go on from `stage` to its end; a role that nobody has may yet come."""

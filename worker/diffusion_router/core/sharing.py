@@ -48,6 +48,13 @@ def forget(book: Book[R], output: Output[R]) -> None:
         book.forget_if_empty(output.conditioning, encoding)
 
 
+def replace(book: Book[R], output: Output[R], copy: Output[R]) -> None:
+    """Who comes later goes on with the copy."""
+    encoding = book.encodings.get(output.conditioning)
+    if encoding is not None and encoding.output is output:
+        encoding.output = copy
+
+
 def next_leaders(book: Book[R]) -> list[Job[R]]:
     """The first of those who follow nobody any more."""
     leaders = []

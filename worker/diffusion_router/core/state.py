@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
 
-from diffusion_router.core.events import JobStatus, Process, R, Stage
+from diffusion_router.core.events import JobStatus, Parked, Process, R, Stage
 from diffusion_router.core.lifecycle import JobState
 
 
@@ -25,6 +25,8 @@ class Output(Generic[R]):
     incarnation: str
     generation: str
     report: R
+    parked: Parked | None = None
+    """It is a checkpoint of a denoising that came so far."""
     conditioning: str = ""
     """Its job's."""
     readers: set[str] = field(default_factory=set)
@@ -36,6 +38,19 @@ class Output(Generic[R]):
     lost: bool = False
     """Its peer is lost, and the bytes with it."""
     transfer_failures: int = 0
+    copied_by: str = ""
+    """The task that is to keep a copy of it on another peer, if one is under way."""
+
+    @property
+    def feeds(self) -> Stage | None:
+        """The stage that reads it. None: it is the result."""
+        if self.parked is not None:
+            return self.stage
+        return None if self.stage is Stage.DECODE else Stage(self.stage + 1)
+
+    @property
+    def steps_done(self) -> int:
+        return self.parked.step if self.parked is not None else 0
 
     @property
     def listed_by(self) -> set[str]:
@@ -65,6 +80,12 @@ class Task(Generic[R]):
     """The job ended or moved on without it; its report only gives the credit back."""
     revoked: bool = False
     """Asked to be handed back, once."""
+    resumable: bool = False
+    """Heard to be: it can be parked."""
+    parking: bool = False
+    """Told to park."""
+    copies: Output[R] | None = None
+    """What it is to keep a copy of: it computes nothing."""
     input_id: str = ""
     """Of a task that an earlier life of the router sent: the task whose output it reads, if it says."""
     reads: list[Output[R]] = field(default_factory=list)
@@ -211,8 +232,11 @@ class Peer(Generic[R]):
     """Tasks that were told to stop long ago, and did not."""
     tasks: dict[str, Task[R]] = field(default_factory=dict)
     outputs: dict[str, Output[R]] = field(default_factory=dict)
+    can_copy: bool = False
+    copies: dict[str, Task[R]] = field(default_factory=dict)
+    """Tasks by which it is to keep copies of others' outputs; they need a slot, and no credit."""
     slots_used: int = 0
-    """By its tasks and outputs together."""
+    """By its tasks, outputs and copies together."""
     room: int = field(init=False)
     """Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did."""
     full_at: float = 0.0

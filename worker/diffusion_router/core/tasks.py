@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from diffusion_router.core import jobs, outputs
+from diffusion_router.core import jobs, leaving, outputs
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     Execute,
@@ -53,7 +54,7 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
     book.own(peer, task)
     book.move(job, Move.SENT, task=task)
     if stage is not Stage.DECODE:
-        job.step = 0
+        job.step = source.steps_done if source is not None else 0
     jobs.record(job, StageRecord(stage, peer.pod_name, attempt, book.now - job.ready_since))
     report = source.report if source is not None else None
     book.emit(
@@ -74,38 +75,59 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
     if task is None:
         return
     book.begin(peer, task)
+    task.resumable |= event.resumable
+    leaving.begun(book, task)
+    if peer.draining:
+        leaving.relieve(book, peer)
     job = book.jobs.get(task.job_id)
     if job is not None and job.task is task:
         if task.stage is Stage.DENOISE:
-            job.step, job.steps = event.step, event.steps
-            if task.begun is not None and 0 < event.step <= event.steps:
-                share = event.step / event.steps
+            skipped = task.input.steps_done if task.input is not None else 0
+            job.step, job.steps = max(event.step, skipped), event.steps
+            if task.begun is not None and skipped < event.step <= event.steps:
+                share = (event.step - skipped) / event.steps
                 book.estimates.suppose(task.stage, job.shape, (book.now - task.begun[0]) / share)
         book.emit(JobChanged(job.id))
 
 
 def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
+    if (copy := book.disown_copy(peer, result.task_id)) is not None:
+        leaving.copied(book, peer, copy, result)
+        return
     task = book.disown(peer, result.task_id)
     if task is None:
         if result.task_id not in peer.outputs:
             book.emit(ReleaseSlot(peer.incarnation, result.task_id))
         return
-    output = book.keep(peer, task.id, task.job_id, task.stage, result.report)
+    output = book.keep(peer, replace(result, job_id=task.job_id, stage=task.stage))
     job = book.jobs.get(task.job_id)
     if job is None or job.task is not task:
         outputs.discard(book, output, task.job_id)
     else:
         _trust_pool(book, peer)
-        book.estimates.learn(task.stage, job.shape, result.compute_seconds)
-        book.tallies.done(peer.generation, task.stage, job.shape, result.compute_seconds)
+        _learn(book, peer, task, job.shape, result)
         if job.records:
             job.records[-1].report = result.report
         job.not_before = 0.0
         jobs.advance(book, job, output)
     outputs.stop_reading(book, task)
+    leaving.relieve(book, peer)
+
+
+def _learn(book: Book[R], peer: Peer[R], task: Task[R], shape: str, result: StageResult[R]) -> None:
+    """How long the stage takes, from one that made all steps of it, or from its part of the steps."""
+    skipped = task.input.parked if task.input is not None else None
+    if result.parked is not None or (skipped is not None and skipped.step >= skipped.steps):
+        return
+    share = 1.0 - skipped.step / skipped.steps if skipped is not None else 1.0
+    book.estimates.learn(task.stage, shape, result.compute_seconds / share)
+    book.tallies.done(peer.generation, task.stage, shape, result.compute_seconds / share)
 
 
 def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message: str) -> None:
+    if (copy := book.disown_copy(peer, task_id)) is not None:
+        outputs.stop_reading(book, copy)
+        return
     task = book.disown(peer, task_id)
     if task is None:
         return
@@ -197,8 +219,8 @@ def _retry(book: Book[R], job: Job[R], task: Task[R], kind: FailureKind, message
     if source is not None:
         source.transfer_failures += 1
     spent = source is not None and source.transfer_failures >= book.policy.max_transfer_failures
-    if spent or kind is FailureKind.INCOMPATIBLE:
-        jobs.start_over(book, job)
+    if (spent and job.input is source) or kind is FailureKind.INCOMPATIBLE:
+        jobs.go_back(book, job)
     else:
         jobs.enqueue(book, job, _backoff(book, len(job.failures)))
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from diffusion_router import core
 from diffusion_router.core.offers import of_control_net, of_ip_adapter
 from diffusion_router.peers.claims import MalformedReport, check_result
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, IP_ADAPTER_NAME
+
+# The protocol with which Execute.copy came.
+_COPIES: Final = 3
 
 Report: TypeAlias = peer_pb2.StageDone
 Core: TypeAlias = core.Core[Report]
@@ -43,8 +46,9 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         process=_process(message),
         adapters=_adapters(message.adapters),
         schedulers=frozenset(message.schedulers),
+        copies=message.protocol >= _COPIES,
         tasks=tuple(
-            core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started, task.input_task_id)
+            core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started, task.input_task_id, task.copy)
             for task in message.tasks
         ),
         outputs=tuple(_result(done) for done in message.outputs),
@@ -133,10 +137,13 @@ def execute(
         alone=action.alone,
         ticket=ticket,
         order=action.order,
+        copy=action.copy,
     )
     if action.input is not None:
         message.input.CopyFrom(action.input.output)
         message.input_task_id = action.input.task_id
+        if action.input.HasField("parked"):
+            message.parked.CopyFrom(action.input.parked)
     return peer_pb2.RouterCommand(execute=message)
 
 

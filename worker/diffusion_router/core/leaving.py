@@ -1,0 +1,121 @@
+"""A peer that was told to leave: what it computes is parked, what it keeps is copied, and nothing is made twice (I12).
+
+Its denoisings are parked as soon as somebody else could go on with them; until then it keeps computing. What it keeps
+for a stage that has not begun is copied to another peer of its role, if one has room: a checkpoint to a denoiser,
+conditioning to an encoder. What a stage has begun with is let go: that stage's worker has its own. So the peer holds
+nothing after one step and one transfer, and goes. Whatever can't be saved so is kept until its grace is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from diffusion_router.core import outputs, sharing
+from diffusion_router.core.book import Book
+from diffusion_router.core.events import Execute, R, StageResult
+from diffusion_router.core.lifecycle import Move
+from diffusion_router.core.state import Job, Output, Peer, Task
+
+
+def relieve_all(book: Book[R]) -> None:
+    """To be called when somebody is there who was not."""
+    for peer in book.leaving.values():
+        relieve(book, peer)
+
+
+def relieve(book: Book[R], peer: Peer[R]) -> None:
+    """To be called when a peer begins to leave, or has something new, and now and then until it has nothing."""
+    if not (peer.draining and peer.connected):
+        return
+    for task in peer.tasks.values():
+        job = book.jobs.get(task.job_id)
+        parkable = task.started and task.resumable and not (task.parking or task.abandoned)
+        if job is not None and parkable and book.scheduler.has_others(job, [peer.generation]):
+            book.park(task)
+    for output in list(peer.outputs.values()):
+        for task in list(_begun_with(book, output)):
+            _let_go(book, task, output)
+        if output.wanted_by and output.slots and not output.copied_by:
+            _copy(book, output)
+
+
+def begun(book: Book[R], task: Task[R]) -> None:
+    """To be called when a task computes: its worker has its own of what it reads."""
+    for output in list(task.reads):
+        if output.incarnation in book.leaving and output.incarnation != task.incarnation:
+            _let_go(book, task, output)
+
+
+def copied(book: Book[R], peer: Peer[R], task: Task[R], result: StageResult[R]) -> None:
+    """A peer keeps a copy: whoever needs the original goes on with that."""
+    source = task.copies
+    assert source is not None, "a task that copies nothing"
+    made = book.keep(peer, replace(result, job_id=source.job_id, stage=source.stage, parked=source.parked))
+    made.conditioning = source.conditioning
+    wanting = [job for job_id in sorted(source.wanted_by) if (job := book.jobs.get(job_id)) is not None]
+    for job in wanting:
+        outputs.want(job, made)
+        _replace(book, job, source, made)
+    sharing.replace(book, source, made)
+    if made.job_id not in source.wanted_by:
+        outputs.discard(book, made, made.job_id)
+    for job in wanting:
+        outputs.discard(book, source, job.id)
+    outputs.stop_reading(book, task)
+
+
+def _replace(book: Book[R], job: Job[R], source: Output[R], made: Output[R]) -> None:
+    if job.input is source:
+        book.move(job, Move.INPUT_REPLACED, source=made)
+        if not job.state.has_task:
+            book.scheduler.push(job)
+
+
+def _begun_with(book: Book[R], output: Output[R]) -> Iterator[Task[R]]:
+    """Tasks of other peers that compute with it."""
+    for job_id in output.wanted_by:
+        job = book.jobs.get(job_id)
+        task = job.task if job is not None else None
+        if task is not None and task.started and output in task.reads and task.incarnation != output.incarnation:
+            yield task
+
+
+def _let_go(book: Book[R], task: Task[R], output: Output[R]) -> None:
+    task.reads.remove(output)
+    output.readers.discard(task.id)
+    outputs.discard(book, output, task.job_id)
+
+
+def _copy(book: Book[R], output: Output[R]) -> None:
+    keeper = _keeper(book, output)
+    job = next((job for job_id in sorted(output.wanted_by) if (job := book.jobs.get(job_id)) is not None), None)
+    if keeper is None or job is None:
+        return
+    task = Task(
+        id=f"{output.task_id}.copy{next(book.order)}.{book.epoch}",
+        job_id=job.id,
+        stage=output.stage,
+        incarnation=keeper.incarnation,
+        attempt=0,
+        input=output,
+        sent_at=book.now,
+        slots=1,
+        copies=output,
+    )
+    outputs.read(task, output)
+    output.copied_by = task.id
+    book.own_copy(keeper, task)
+    book.emit(
+        Execute(keeper.incarnation, task.id, job.id, output.stage, 0, output.report, job.deadline, order=0.0, copy=True)
+    )
+
+
+def _keeper(book: Book[R], output: Output[R]) -> Peer[R] | None:
+    """The peer of its role with the most room, beside what its own tasks need."""
+    able = (
+        peer
+        for peer in book.scheduler.staying(output.stage, output.generation)
+        if peer.takes_tasks and peer.can_copy and peer.free_slots > max(peer.needs.values())
+    )
+    return max(able, key=lambda peer: peer.free_slots, default=None)
