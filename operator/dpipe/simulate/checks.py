@@ -31,6 +31,7 @@ from diffusion_router.core import (
     PeerHeartbeat,
     PeerLost,
     PeerRegistered,
+    Progressed,
     ReleaseSlot,
     Stage,
     StageDone,
@@ -64,6 +65,8 @@ class _Seat:
     capacity: int
     slots: int
     given: dict[str, _Given] = field(default_factory=dict)
+    copies: dict[str, _Given] = field(default_factory=dict)
+    """Tasks that compute nothing and take no place: they keep what another peer made."""
     outputs: dict[str, int] = field(default_factory=dict)
     """By task, the slots that what it left takes."""
     used: int = 0
@@ -102,6 +105,8 @@ class Checks:
         # By task whose output is read, who reads it, and from when on it may be reused nevertheless.
         self._reading: dict[str, dict[str, float | None]] = {}
         self._reads: dict[str, str] = {}
+        # Readers that compute already.
+        self._begun: set[str] = set()
         # Jobs that peers had which were lost, and may be alive.
         self._lost: dict[str, list[str]] = {}
         # Peers whose counts, and whether jobs wait otherwise than before.
@@ -116,6 +121,7 @@ class Checks:
             PeerDisconnected: self._touch,
             PeerHeartbeat: self._touch,
             PeerDrained: self._touch,
+            Progressed: self._progressed,
             StageDone: self._done,
             StageFailed: self._failed,
         }
@@ -256,6 +262,12 @@ class Checks:
             self._violated("I1", f"{action.task_id} is sent, and its job has ended")
         if seat is None:
             self._violated("I4", f"{action.task_id} is sent to {action.incarnation}, which is not there")
+        self._reads_from(action)
+        self._touched.add(action.incarnation)
+        if action.copy:
+            seat.copies[action.task_id] = _Given(action.job_id, 1)
+            seat.used += 1
+            return
         if job.task:
             self._violated("I1", f"{action.task_id} is sent while {job.task} is under way")
         if job.kills >= self._core.policy.max_kills:
@@ -267,12 +279,18 @@ class Checks:
         given = _Given(action.job_id, int(pulls) + int(action.stage is not Stage.DECODE))
         seat.given[action.task_id] = given
         seat.used += given.slots
-        self._touched.add(action.incarnation)
         if len(seat.given) > seat.capacity + self._core.policy.prefetch:
             self._violated("I4", f"{action.incarnation} is sent {len(seat.given)} tasks and has {seat.capacity} places")
+
+    def _reads_from(self, action: Execute[Kept]) -> None:
         if action.input is not None:
             self._reading.setdefault(action.input.task_id, {})[action.task_id] = None
             self._reads[action.task_id] = action.input.task_id
+
+    def _progressed(self, event: Progressed) -> None:
+        """It has its own of what it reads: who leaves need not keep that any longer."""
+        if event.step == 0 and event.task_id in self._reads:
+            self._begun.add(event.task_id)
 
     def _cancels(self, action: CancelTask) -> None:
         if action.only_if_waiting:
@@ -288,7 +306,7 @@ class Checks:
         self._touched.add(incarnation)
         self._read_no_more(task_id)
         seat = self._seats.get(incarnation)
-        given = seat.given.pop(task_id, None) if seat is not None else None
+        given = seat.given.pop(task_id, None) or seat.copies.pop(task_id, None) if seat is not None else None
         if seat is None or given is None:
             return None
         seat.used -= given.slots
@@ -297,6 +315,7 @@ class Checks:
 
     def _read_no_more(self, task_id: str) -> None:
         output = self._reads.pop(task_id, None)
+        self._begun.discard(task_id)
         readers = self._reading.get(output) if output is not None else None
         if output is not None and readers is not None:
             readers.pop(task_id, None)
@@ -307,7 +326,7 @@ class Checks:
         seat, result = self._seats.get(event.incarnation), event.result
         if seat is None:
             return
-        given = result.task_id in seat.given
+        given = result.task_id in seat.given or result.task_id in seat.copies
         job = self._close(event.incarnation, result.task_id)
         if given:
             slots = int(result.stage is not Stage.DECODE)
@@ -329,7 +348,10 @@ class Checks:
 
     def _releases(self, action: ReleaseSlot) -> None:
         for task_id, until in self._reading.pop(action.task_id, {}).items():
-            if until is None or self._core.now < until:
+            leaves = action.incarnation in self._core.peers and self._core.peers[action.incarnation].draining
+            begun = task_id in self._begun
+            self._begun.discard(task_id)
+            if (until is None or self._core.now < until) and not (begun and leaves):
                 self._violated("I3", f"{action.task_id} is released while {task_id} reads it")
         seat = self._seats.get(action.incarnation)
         if seat is not None:
@@ -350,13 +372,16 @@ class Checks:
             return
         done = {result.task_id: result for result in event.outputs}
         held = {task.task_id for task in event.tasks}
-        for task_id in [task_id for task_id in seat.given if task_id not in held]:
+        for task_id in [task_id for task_id in (*seat.given, *seat.copies) if task_id not in held]:
             if task_id in done:
                 self._done(StageDone(event.incarnation, done[task_id]))
                 continue
-            job_id = seat.given[task_id].job_id
+            job_id = (seat.given.get(task_id) or seat.copies[task_id]).job_id
             if (job := self._close(event.incarnation, task_id)) is not None:
                 self._waits(job_id, job, self._core.jobs[job_id].stage)
+        for task in event.tasks:
+            if task.started:
+                self._progressed(Progressed(event.incarnation, task.task_id, 0, 0))
         for task_id in [task_id for task_id in seat.outputs if task_id not in done]:
             seat.used -= seat.outputs.pop(task_id)
 
@@ -377,6 +402,8 @@ class Checks:
                 seat.given[held.task_id] = _Given(held.job_id, task.slots)
                 seat.used += task.slots
                 if held.input_id:
+                    if held.started:
+                        self._begun.add(held.task_id)
                     self._reading.setdefault(held.input_id, {})[held.task_id] = None
                     self._reads[held.task_id] = held.input_id
                 job, known = self._jobs.get(held.job_id), self._core.jobs.get(held.job_id)
@@ -402,9 +429,9 @@ class Checks:
         while len(self._lost) > _MAX_LOST:
             del self._lost[next(iter(self._lost))]
         for task_id in seat.outputs:
-            self._reading.pop(task_id, None)
+            self._begun.difference_update(self._reading.pop(task_id, ()))
         until = self._core.now + self._core.policy.grace
-        for task_id, given in seat.given.items():
+        for task_id, given in (*seat.given.items(), *seat.copies.items()):
             output = self._reads.pop(task_id, None)
             if output is not None and task_id in self._reading.get(output, ()):
                 self._reading[output][task_id] = until
@@ -480,8 +507,8 @@ class Checks:
             job_id, job = next(iter(self._jobs.items()))
             self._violated("I1", f"{len(self._jobs)} jobs never ended, the first is {job_id}: {job}")
         for incarnation, seat in self._seats.items():
-            if seat.given:
-                self._violated("I4", f"{incarnation} still has {list(seat.given)}")
+            if seat.given or seat.copies:
+                self._violated("I4", f"{incarnation} still has {[*seat.given, *seat.copies]}")
             if seat.outputs:
                 self._violated("I3", f"{incarnation} was never told to release {list(seat.outputs)}")
         held = Counter({name: len(peer.tasks) + len(peer.outputs) for name, peer in self._core.peers.items()})

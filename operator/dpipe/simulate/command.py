@@ -76,15 +76,16 @@ def _study(name: str | None, scenario: Path | None, trace: Path | None, jobs: in
 
     if (name is None) == (scenario is None):
         raise InputError(f"give one of {', '.join(STUDIES)}, or --scenario FILE")
-    if scenario is not None:
+    if name is None and scenario is not None:
         from dpipe.simulate.reading import read_study
 
         return read_study(scenario, trace, jobs)
     if trace is not None:
         raise InputError("--trace: give --scenario too, which says how long its shapes take and on what fleet")
-    if name not in STUDIES:
+    study = STUDIES.get(name or "")
+    if study is None:
         raise InputError(f"{name}: is none of {', '.join(STUDIES)}")
-    return STUDIES[name](Wanted(jobs, faults))
+    return study(Wanted(jobs, faults))
 
 
 def _rows(study: Study, case: Case, policies: Sequence[str], seeds: Sequence[int]) -> list[Row]:

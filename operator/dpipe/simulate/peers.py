@@ -117,8 +117,11 @@ class World(Protocol):
 
 
 class Worker:
-    """One pod, through all its processes. line: the stream that it has open; each has another number. latency: seconds
-    that a message takes on it, either way. life: counts its processes. back: once it has left, seconds until the next."""
+    """One pod, through all its processes.
+
+    line: the stream that it has open; each has another number. latency: seconds that a message takes on it, either way.
+    life: counts its processes. back: once it has left, seconds until the next starts.
+    """
 
     def __init__(self, world: World, group: Group, name: str, adapters: frozenset[str]) -> None:
         self.world = world
@@ -162,6 +165,7 @@ class Worker:
                 held.task.stage,
                 held.phase in (Phase.RUNNING, Phase.PARKING),
                 held.task.input.task_id if held.task.input is not None else "",
+                held.task.copy,
             )
             for held in self.tasks.values()
         ]
@@ -177,6 +181,7 @@ class Worker:
             draining=self.draining,
             process=self.process,
             adapters=self._adapters(),
+            copies=True,
             tasks=tuple(held),
             outputs=tuple(self.outputs.values()),
         )
@@ -238,6 +243,9 @@ class Worker:
         source = held.task.input
         if source is None or not self.world.keeps(source):
             self._fail(held, FailureKind.TRANSFER)
+            return
+        if held.task.copy:
+            self._copied(held, source)
             return
         held.phase = Phase.WAITING
         self.world.up(self, InputReceived(self.incarnation, held.task.task_id))
@@ -316,7 +324,7 @@ class Worker:
                 # It is computed beside the steps: as if the task had so much more to do before its first.
                 held.done -= extra / held.seconds
             self.running.append(held)
-            self._say_step(held, held.first)
+            self._say_step(held, 0)
             self._retime()
 
     def _load(self, held: Held) -> float:
@@ -407,6 +415,13 @@ class Worker:
         self._forget(held)
         kept = Kept(self.incarnation, task.task_id)
         self._report(StageResult(task.task_id, task.job_id, task.stage, kept, self.world.now - held.begun))
+
+    def _copied(self, held: Held, source: Kept) -> None:
+        task = held.task
+        self._forget(held)
+        kept = Kept(self.incarnation, task.task_id, source.step)
+        parked = Parked(source.step, held.steps) if source.step else None
+        self._report(StageResult(task.task_id, task.job_id, task.stage, kept, parked=parked))
 
     def _parked(self, held: Held, _: int) -> None:
         task = held.task

@@ -182,7 +182,7 @@ _FAULTY_SHAPES: Final = (Shape("short", 0.2, 2.0, 0.3, 8), Shape("long", 0.2, 12
 
 
 def faults(wanted: Wanted) -> Study:
-    """Kills, drains, cut streams, slow and failing peers, cancels and restarts of the router, one every four seconds."""
+    """Kills, drains, cut streams, slow and failing peers, cancels, restarts of the router: one every four seconds."""
     number = wanted.faults or 2_000
     fleet = Fleet(_FAULTY, {shape.name: shape for shape in _FAULTY_SHAPES}, transfer=0.02, park=0.01)
     rate, every = 0.4, 4.0
