@@ -273,9 +273,11 @@ class Checks:
         if job.kills >= self._core.policy.max_kills:
             self._violated("I11", f"{action.task_id} is sent, and its job has killed {job.kills} workers")
         self._starts(action.job_id, job)
-        self._look_at_the_oldest(action.stage, job)
         job.task = action.task_id
         pulls = action.input is not None and action.input.incarnation != action.incarnation
+        if pulls or action.stage is Stage.ENCODE:
+            # Who need not pull takes fewer slots, and may start where the oldest can't.
+            self._look_at_the_oldest(action.stage, job)
         given = _Given(action.job_id, int(pulls) + int(action.stage is not Stage.DECODE))
         seat.given[action.task_id] = given
         seat.used += given.slots
