@@ -7,6 +7,7 @@ has something to say, so that is all that is on the agenda.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -384,7 +385,7 @@ class Worker:
         if held.stop or held.park:
             held.next = min(held.next, made + 1) if held.next > made else made + 1
         elif held.next <= made:
-            many = max(1, -int(-REPORT_SECONDS // self._round)) if self._round > 0 else held.steps
+            many = max(1, math.ceil(REPORT_SECONDS / self._round - _NEAR)) if self._round > 0 else held.steps
             held.next = min(held.steps, made + many)
         return held.next
 
