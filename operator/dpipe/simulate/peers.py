@@ -132,7 +132,8 @@ class Worker:
         self.alive = False
         self.attached = False
         self.busy_seconds = 0.0
-        self.loads = 0
+        self.loads = self.parks = 0
+        self.computed = dict.fromkeys(group.stages, 0)
         self.version = 0
         self.line = 0
         self.latency = 0.0
@@ -414,6 +415,7 @@ class Worker:
     def _finish(self, held: Held) -> None:
         task = held.task
         self._forget(held)
+        self.computed[task.stage] += 1
         kept = Kept(self.incarnation, task.task_id)
         self._report(StageResult(task.task_id, task.job_id, task.stage, kept, self.world.now - held.begun))
 
@@ -430,6 +432,7 @@ class Worker:
             return
         step = int(held.done)
         self._forget(held)
+        self.parks += 1
         kept = Kept(self.incarnation, task.task_id, step)
         seconds = self.world.now - held.begun
         self._report(StageResult(task.task_id, task.job_id, task.stage, kept, seconds, Parked(step, held.steps)))

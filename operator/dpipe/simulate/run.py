@@ -32,7 +32,6 @@ from diffusion_router.core import (
     Refuse,
     ReleaseSlot,
     Stage,
-    StageDone,
     Tick,
 )
 from dpipe.simulate.checks import Checks
@@ -202,19 +201,10 @@ class Simulation:
         actions = core.handle(event, self.now)
         self._due = core.wakeup()
         checks.after(event, actions)
-        if type(event) is StageDone:
-            self._count(event)
         for action in actions:
             do = _CARRIED_OUT.get(type(action))
             if do is not None:
                 do(self, action)
-
-    def _count(self, event: StageDone[Kept]) -> None:
-        result = event.result
-        if result.parked is None:
-            self.outcome.computed[result.stage] += 1
-        else:
-            self.outcome.parks += 1
 
     def _execute(self, action: Execute[Kept]) -> None:
         job = self.jobs[action.job_id]
@@ -451,6 +441,9 @@ class Simulation:
             role = worker.group.name
             out.busy[role] = out.busy.get(role, 0.0) + worker.busy_seconds
             out.loads += worker.loads
+            out.parks += worker.parks
+            for stage, number in worker.computed.items():
+                out.computed[stage] += number
 
 
 _CARRIED_OUT: Final[dict[type, Callable[[Simulation, Any], None]]] = {
