@@ -14,8 +14,6 @@ from diffusion_router.core import (
     InputReceived,
     JobEnded,
     JobStatus,
-    PeerHeartbeat,
-    PeerRegistered,
     ReleaseSlot,
     Stage,
     StageDone,

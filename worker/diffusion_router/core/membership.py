@@ -109,7 +109,7 @@ def _learn_of_the_silent(book: Book[R], event: PeerRegistered[R]) -> None:
 
 
 def _hear_of_the_silent(book: Book[R], event: PeerRegistered[R]) -> None:
-    """One that was fenced says that it lives: should it die before it is back as another, it did so of something else."""
+    """One that was fenced says that it lives: should it die before it is back, it did not die of what it had then."""
     silent = book.silent.get(event.pod_name)
     if silent is not None and silent.process == event.process:
         del book.silent[event.pod_name]
