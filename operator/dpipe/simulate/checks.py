@@ -26,6 +26,7 @@ from diffusion_router.core import (
     JobKilled,
     JobStatus,
     JobSubmitted,
+    ParkTask,
     PeerDisconnected,
     PeerDrained,
     PeerHeartbeat,
@@ -69,6 +70,8 @@ class _Seat:
     """Tasks that compute nothing and take no place: they keep what another peer made."""
     outputs: dict[str, int] = field(default_factory=dict)
     """By task, the slots that what it left takes."""
+    parking: set[str] = field(default_factory=set)
+    """Tasks that are to end at their next step: their places are as good as free."""
     used: int = 0
     free: tuple[Stage, ...] = ()
     """Stages of which it could begin a task at once."""
@@ -128,6 +131,7 @@ class Checks:
         self._said: dict[type, Callable[[Any], None]] = {
             Execute: self._executes,
             CancelTask: self._cancels,
+            ParkTask: self._parks,
             ReleaseSlot: self._releases,
             Welcome: self._welcomes,
             PeerLost: self._loses,
@@ -281,7 +285,7 @@ class Checks:
         given = _Given(action.job_id, int(pulls) + int(action.stage is not Stage.DECODE))
         seat.given[action.task_id] = given
         seat.used += given.slots
-        if len(seat.given) > seat.capacity + self._core.policy.prefetch:
+        if len(seat.given) - len(seat.parking) > seat.capacity + self._core.policy.prefetch:
             self._violated("I4", f"{action.incarnation} is sent {len(seat.given)} tasks and has {seat.capacity} places")
 
     def _reads_from(self, action: Execute[Kept]) -> None:
@@ -303,6 +307,13 @@ class Checks:
         if given is not None and job is not None and job.task == action.task_id:
             self._waits(given.job_id, job, Stage.ENCODE)
 
+    def _parks(self, action: ParkTask) -> None:
+        seat = self._seats.get(action.incarnation)
+        if seat is None or action.task_id not in seat.given:
+            self._violated("I12", f"{action.task_id} is to be parked, and is not there")
+        seat.parking.add(action.task_id)
+        self._touched.add(action.incarnation)
+
     def _close(self, incarnation: str, task_id: str) -> _Open | None:
         """The task is over. Its job, if that has no other."""
         self._touched.add(incarnation)
@@ -312,6 +323,7 @@ class Checks:
         if seat is None or given is None:
             return None
         seat.used -= given.slots
+        seat.parking.discard(task_id)
         job = self._jobs.get(given.job_id)
         return job if job is not None and job.task == task_id else None
 
@@ -372,6 +384,8 @@ class Checks:
         seat = self._seats.get(event.incarnation)
         if seat is None:
             return
+        # What was asked of it may not have arrived.
+        seat.parking.clear()
         done = {result.task_id: result for result in event.outputs}
         held = {task.task_id for task in event.tasks}
         for task_id in [task_id for task_id in (*seat.given, *seat.copies) if task_id not in held]:
@@ -455,7 +469,7 @@ class Checks:
         for stage in seat.free:
             self._places[stage] -= 1
         seat.free = ()
-        if peer.takes_tasks and len(seat.given) < seat.capacity:
+        if peer.takes_tasks and len(seat.given) - len(seat.parking) < seat.capacity:
             seat.free = tuple(stage for stage in seat.stages if seat.slots - seat.used >= peer.needs[stage])
         for stage in seat.free:
             self._places[stage] += 1
