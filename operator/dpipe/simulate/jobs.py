@@ -73,6 +73,8 @@ class End:
     target: float
     status: JobStatus
     kind: FailureKind
+    adapted: bool
+    """It named an adapter."""
 
     @property
     def seconds(self) -> float:

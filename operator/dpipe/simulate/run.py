@@ -249,6 +249,7 @@ class Simulation:
                 job.target,
                 action.status,
                 action.kind,
+                bool(request.adapters),
             )
         )
         self._pending.append((None, 0, JobRecorded(action.job_id)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 import pytest
 
@@ -14,6 +15,7 @@ from diffusion_router.core import (
     InputReceived,
     JobEnded,
     JobStatus,
+    Policy,
     ReleaseSlot,
     Stage,
     StageDone,
@@ -21,7 +23,7 @@ from diffusion_router.core import (
     membership,
 )
 from diffusion_router.core.book import Book
-from diffusion_router.core.scheduler import Lane, Scheduler
+from diffusion_router.core.scheduler import Scheduler
 from diffusion_router.core.state import Loss, Peer
 from dpipe.simulate import run
 from dpipe.simulate.errors import InvariantError
@@ -39,8 +41,8 @@ FLEET = Fleet(
 )
 
 
-def play(*faults: Fault, count: int = 60) -> None:
-    load = poisson(0.45, count, {"one": 1}, Spread(scale=(0.7, 1.5)))
+def play(*faults: Fault, number: int = 60) -> None:
+    load = poisson(0.45, number, {"one": 1}, Spread(scale=(0.7, 1.5)))
 
     def stated(_: random.Random) -> Iterator[Fault]:
         return iter(faults)
@@ -183,10 +185,14 @@ def _fail(book: Book, job_id: str) -> None:
 
 
 def test_an_order_that_lets_the_oldest_starve(monkeypatch: pytest.MonkeyPatch) -> None:
-    push = Lane.push
-    monkeypatch.setattr(Lane, "push", lambda lane, seq, job_id: push(lane, -seq, job_id))
+    class YoungestFirst(Core):
+        def __init__(self, policy: Policy, *, epoch: str, now: float) -> None:
+            super().__init__(policy, epoch=epoch, now=now)
+            self.order = count(10**9, -1)
+
+    monkeypatch.setattr(run, "Core", YoungestFirst)
     with pytest.raises(InvariantError, match=r"no starvation.*is late and was passed over"):
-        play(count=200)
+        play(number=200)
 
 
 def test_a_place_that_is_idle_while_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
