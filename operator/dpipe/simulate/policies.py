@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from diffusion_router.core import Policy
+from diffusion_router.core import Deadline, Fifo, Policy
 from dpipe.simulate.errors import InputError
 
 
@@ -18,7 +18,13 @@ class Named:
     passes: int
 
 
-POLICIES: Final[Mapping[str, Named]] = {"Fifo": Named(Policy, passes=0)}
+_SHARE: Final = Deadline().late_share
+
+POLICIES: Final[Mapping[str, Named]] = {
+    "Fifo": Named(lambda: Policy(scheduling=Fifo()), passes=0),
+    # One start in so many is the oldest's that is known to be late; it may be found so some starts after it is.
+    "Deadline": Named(lambda: Policy(scheduling=Deadline()), passes=4 * _SHARE),
+}
 
 
 def named(name: str) -> Named:

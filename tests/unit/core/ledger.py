@@ -229,9 +229,10 @@ class Ledger:
         for peer in self._core.peers.values():
             limit = peer.capacity + peer.prefetch
             assert 0 <= peer.credits <= limit, "I4"
-            assert len(peer.tasks) <= limit, "I4: it owns more than it may"
+            assert peer.parking == sum(task.parking for task in peer.tasks.values())
+            assert len(peer.tasks) <= limit + peer.parking, "I4: it owns more than it may"
             if peer.takes_tasks:
-                assert peer.credits == limit - len(peer.tasks), "I4: credits are what is not owned"
+                assert peer.credits == max(0, limit - len(peer.tasks) + peer.parking), "I4: what is not owned"
 
     def check_jobs(self) -> None:
         """Every job is in a state that the table leads to, and has what the state says."""
@@ -300,7 +301,7 @@ class Ledger:
     def check_nothing_is_overlooked(self) -> None:
         """A scheduler that looks at everything finds nothing that the one that looks at changes has left."""
         core = self._core
-        fresh: Scheduler[object] = Scheduler(core.jobs, core.peers)
+        fresh: Scheduler[object] = Scheduler(core.jobs, core.peers, core.policy.scheduling.ordering(core.estimates))
         for peer in core.peers.values():
             fresh.seat(peer)
         for job in core.jobs.values():
@@ -308,7 +309,9 @@ class Ledger:
                 fresh.push(job)
         started: list[str] = []
         for stage in Stage:
-            stranded = fresh.assign(stage, core.now, lambda job, peer: started.append(f"{job.id} on {peer.pod_name}"))
+            stranded = fresh.assign(
+                stage, core.now, lambda job, peer, _: started.append(f"{job.id} on {peer.pod_name}")
+            )
             assert not stranded, "they should have started over"
         assert not started, f"{started} could have been started"
         assert not list(fresh.to_ask_back()), "tasks wait while others could start them"

@@ -8,15 +8,17 @@ credit is back. HYPOTHESIS_PROFILE=long runs as long as one likes to wait.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from diffusion_router.core import Adapters, FailureKind, SharesSet, Stage
+from diffusion_router.core import Adapters, Deadline, FailureKind, Fifo, Priority, SharesSet, Stage
+from diffusion_router.core.ordering import Scheduling
 from unit.core.workers import Worker
-from unit.core.world import FAR, World
+from unit.core.world import FAR, POLICY, World
 
 _ROLES = [
     (Stage.ENCODE,),
@@ -37,6 +39,7 @@ _FLEETS = [
 ]
 _FAILURES = [FailureKind.TRANSFER, FailureKind.MODEL_ERROR, FailureKind.STALLED]
 _ADAPTERS = st.sampled_from(["", "", "", "a", "b", "ab"])
+_SCHEDULING = st.sampled_from([Fifo(), Deadline(), Deadline(max_parks=1), Deadline(late_share=2)])
 _INDEX = st.integers(0, 7)
 _FEW = st.integers(1, 4)
 _SOME = st.integers(0, 255)
@@ -48,8 +51,9 @@ class Histories(RuleBasedStateMachine):
         self.world = World()
         self.generation = 1
 
-    @initialize(fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW)
-    def start(self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int) -> None:
+    @initialize(fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW, scheduling=_SCHEDULING)
+    def start(self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int, scheduling: Scheduling) -> None:
+        self.world = World(replace(POLICY, scheduling=scheduling))
         for roles in fleet:
             self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")), resumable=True, copies=True)
         for _ in range(jobs):
@@ -67,11 +71,29 @@ class Histories(RuleBasedStateMachine):
         deadline=st.sampled_from([FAR, FAR, FAR, 3.0, 10.0]),
         conditioning=st.sampled_from(["", "a", "b"]),
         adapters=_ADAPTERS,
+        within=st.sampled_from([0.0, 0.0, 1.0, 20.0]),
+        whose=st.sampled_from([(Priority.STANDARD, ""), (Priority.INTERACTIVE, "a"), (Priority.BATCH, "b")]),
     )
-    def submit(self, count: int, deadline: float, conditioning: str, adapters: str) -> None:
+    def submit(
+        self,
+        count: int,
+        deadline: float,
+        conditioning: str,
+        adapters: str,
+        within: float,
+        whose: tuple[Priority, str],
+    ) -> None:
+        priority, tenant = whose
         for _ in range(count):
             until = deadline if deadline == FAR else self.world.now + deadline
-            self.world.submit(until, conditioning=conditioning, adapters=adapters)
+            self.world.submit(
+                until,
+                conditioning=conditioning,
+                adapters=adapters,
+                target=within,
+                priority=priority,
+                tenant=tenant,
+            )
 
     @rule(index=_INDEX, offered=st.sampled_from(["", "a", "ab", "ab", "ab"]), loaded=_ADAPTERS)
     def adapters_come_and_go(self, index: int, offered: str, loaded: str) -> None:

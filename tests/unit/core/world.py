@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from diffusion_router.core import (
     Action,
@@ -157,11 +158,20 @@ class World:
         conditioning: str = "",
         adapters: Iterable[str] = (),
         scheduler: str = "",
+        **order: Any,
     ) -> str:
         job_id = f"j{len(self.store) + 1}" + (f"@{conditioning}" if conditioning else "")
         job = self.store[job_id] = StoredJob(deadline, adapters=frozenset(adapters), scheduler=scheduler)
         self.tell(
-            JobSubmitted(job_id, deadline, shape, conditioning=conditioning, adapters=job.adapters, scheduler=scheduler)
+            JobSubmitted(
+                job_id,
+                deadline,
+                shape,
+                conditioning=conditioning,
+                adapters=job.adapters,
+                scheduler=scheduler,
+                **order,
+            )
         )
         return job_id
 

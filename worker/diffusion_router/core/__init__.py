@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffusion_router.core.deadline import Deadline
 from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
     Action,
@@ -27,7 +28,6 @@ from diffusion_router.core.events import (
     PeerLost,
     PeerProbed,
     PeerRegistered,
-    Policy,
     Priority,
     Process,
     Progressed,
@@ -44,6 +44,8 @@ from diffusion_router.core.events import (
 )
 from diffusion_router.core.lifecycle import JobState
 from diffusion_router.core.machine import Core
+from diffusion_router.core.ordering import Fifo
+from diffusion_router.core.policy import Policy
 from diffusion_router.core.state import Job, Peer, PeerState, StageRecord, Task
 
 __all__ = [
@@ -52,9 +54,11 @@ __all__ = [
     "CancelRequested",
     "CancelTask",
     "Core",
+    "Deadline",
     "Event",
     "Execute",
     "FailureKind",
+    "Fifo",
     "HeldTask",
     "InputReceived",
     "Job",

@@ -12,8 +12,9 @@ from itertools import count
 from typing import Final, Generic
 
 from diffusion_router.core.estimates import Begun, Estimates
-from diffusion_router.core.events import Action, CancelTask, ParkTask, Policy, R, Stage, StageResult
+from diffusion_router.core.events import Action, CancelTask, ParkTask, R, Stage, StageResult
 from diffusion_router.core.lifecycle import JobState, Move, after
+from diffusion_router.core.policy import Policy
 from diffusion_router.core.scheduler import Scheduler
 from diffusion_router.core.shares import Shares
 from diffusion_router.core.state import Encoding, Job, Output, Peer, Silent, Task
@@ -49,7 +50,9 @@ class Book(Generic[R]):
         """Tasks that compute."""
         self.shares = Shares()
         self.tallies = Tallies()
-        self.scheduler: Scheduler[R] = Scheduler(self.jobs, self.peers, compared=policy.compared)
+        self.scheduler: Scheduler[R] = Scheduler(
+            self.jobs, self.peers, policy.scheduling.ordering(self.estimates), compared=policy.compared
+        )
         self.actions: list[Action[R]] = []
         # Times at which a lease may end, a deadline passes, a job that was held back is ready.
         self.leases: list[tuple[float, str]] = []
@@ -182,6 +185,7 @@ class Book(Generic[R]):
         if task is not None:
             peer.slots_used -= task.slots
             self.stop(task)
+            peer.parking -= task.parking
             self.scheduler.changed(peer)
             if task_id in peer.stalled:
                 peer.stalled.discard(task_id)
@@ -216,6 +220,7 @@ class Book(Generic[R]):
 
     def stop(self, task: Task[R]) -> None:
         """It computes no more."""
+        self.scheduler.giving_way.stops(task.id)
         if task.begun is not None:
             at, shape = task.begun
             task.begun = None
@@ -245,8 +250,20 @@ class Book(Generic[R]):
 
     def park(self, task: Task[R]) -> None:
         """At its next step, if it has one left."""
-        task.parking = True
+        self._set_parking(task, True)
+        self.scheduler.giving_way.stops(task.id)
         self.emit(ParkTask(task.incarnation, task.id))
+
+    def not_parking(self, task: Task[R]) -> None:
+        """It goes on as if it had not been told."""
+        self._set_parking(task, False)
+
+    def _set_parking(self, task: Task[R], parking: bool) -> None:
+        peer, job = self.peers[task.incarnation], self.jobs.get(task.job_id)
+        peer.parking += parking - task.parking
+        task.parking = parking
+        task.parking_since = (self.now, job.step if job is not None else 0)
+        self.scheduler.changed(peer)
 
     def ask_back(self, task: Task[R]) -> None:
         """Unless it has started meanwhile."""

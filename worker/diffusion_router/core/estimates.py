@@ -58,6 +58,8 @@ class Estimates:
         self._by_stage: dict[Stage, float] = {}
         self._supposed: dict[tuple[Stage, str], float] = {}
         """By how far tasks have come that have not ended."""
+        self.pause = 0.0
+        """Seconds from when a denoising is told to park until its checkpoint is there."""
 
     def learn(self, stage: Stage, shape: str, seconds: float) -> None:
         """What a worker says; a time that is none is not learnt."""
@@ -75,6 +77,17 @@ class Estimates:
         if key not in self._by_shape:
             _make_room(self._supposed, key)
             self._supposed[key] = seconds
+
+    def learn_pause(self, seconds: float) -> None:
+        self.pause = _mix(self.pause or None, seconds)
+
+    def work(self, shape: str, stage: Stage = Stage.ENCODE, share_left: float = 1.0) -> float:
+        """Seconds from this stage to the end. share_left: of a denoising that was begun."""
+        return sum(
+            self.seconds(each, shape) * (share_left if each is Stage.DENOISE else 1.0)
+            for each in Stage
+            if each >= stage
+        )
 
     @property
     def known(self) -> bool:

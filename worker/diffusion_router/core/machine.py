@@ -28,7 +28,6 @@ from diffusion_router.core.events import (
     PeerHeartbeat,
     PeerProbed,
     PeerRegistered,
-    Policy,
     Progressed,
     R,
     SharesSet,
@@ -39,6 +38,7 @@ from diffusion_router.core.events import (
 )
 from diffusion_router.core.lifecycle import Move
 from diffusion_router.core.offers import in_words, needs
+from diffusion_router.core.policy import Policy
 from diffusion_router.core.state import Job, Loss, Peer
 
 _LATER_FIRST: Final = sorted(Stage, reverse=True)
@@ -218,8 +218,9 @@ class Core(Book[R]):
                 for job in self.scheduler.assign(stage, self.now, self._start):
                     jobs.start_over(self, job)
                 self._pass_the_lead()
+            self.scheduler.make_way(self.park, self._start)
         for task in self.scheduler.to_ask_back():
             self.ask_back(task)
 
-    def _start(self, job: Job[R], peer: Peer[R]) -> None:
-        tasks.start(self, job, peer)
+    def _start(self, job: Job[R], peer: Peer[R], order: float) -> None:
+        tasks.start(self, job, peer, order)

@@ -254,7 +254,8 @@ def _forget_what_is_gone(book: Book[R], peer: Peer[R], event: PeerRegistered[R])
                 book.begin(peer, task)
             # What was asked of it may not have arrived.
             book.not_asked_back(task)
-            task.parking = False
+            if task.parking:
+                book.not_parking(task)
             if task.abandoned:
                 book.cancel(task)
         elif task.id in results:
@@ -291,6 +292,7 @@ def _adopt_task(book: Book[R], peer: Peer[R], held: HeldTask) -> None:
         # Its input may have been pulled.
         slots=int(stage is not Stage.ENCODE) + int(stage is not Stage.DECODE),
         started=held.started,
+        ends_soon=stage is not Stage.DENOISE,
         input_id=held.input_id,
     )
     book.own(peer, task)

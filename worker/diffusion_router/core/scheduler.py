@@ -21,14 +21,15 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Final, Generic
 
 from diffusion_router.core.events import R, Stage
+from diffusion_router.core.giving_way import GivingWay
 from diffusion_router.core.offers import NONE, Names, Offers, can_take, needs
+from diffusion_router.core.ordering import First, Ordering, Queue
 from diffusion_router.core.state import Job, Peer, Task
 
 # Whom jobs compete for: peers of this generation ("": any, before their first stage), or this incarnation alone, which
@@ -43,32 +44,19 @@ Place = tuple[Stage, str]
 _ANYWHERE: Final[Group] = ("", "")
 
 
-@dataclass(slots=True)
-class Lane:
-    """Jobs that the same peers could start, oldest first. Entries that no longer hold are passed over when met."""
-
-    heap: list[tuple[int, str]] = field(default_factory=list)
-    entries: set[str] = field(default_factory=set)
-
-    def push(self, seq: int, job_id: str) -> None:
-        if job_id not in self.entries:
-            self.entries.add(job_id)
-            heapq.heappush(self.heap, (seq, job_id))
-
-    def pop(self) -> None:
-        self.entries.discard(heapq.heappop(self.heap)[1])
-
-
 class Scheduler(Generic[R]):
     """Ready jobs, and the peers that could take them. `jobs` and `peers` are the book's own and only read here."""
 
-    def __init__(self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]], *, compared: int = 1) -> None:
+    def __init__(
+        self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]], ordering: Ordering[R], *, compared: int = 1
+    ) -> None:
         """compared: as in Policy."""
         self._jobs = jobs
         self._peers = peers
+        self._ordering = ordering
         self._compared = compared
         self.offers: Offers[R] = Offers()
-        self._lanes: dict[Stage, dict[Group, dict[Kind, Lane]]] = {stage: {} for stage in Stage}
+        self._lanes: dict[Stage, dict[Group, dict[Kind, Queue[R]]]] = {stage: {} for stage in Stage}
         self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
         # Peers with a credit and room, by load (tasks beyond capacity), the longest unchanged first; where each is.
         self._open: dict[Place, dict[int, dict[str, Peer[R]]]] = defaultdict(dict)
@@ -86,6 +74,8 @@ class Scheduler(Generic[R]):
         # Peers that take tasks, or may again, by stage and generation, in order; generations that have every role.
         self._staying: dict[Stage, dict[str, dict[str, None]]] = {stage: {} for stage in Stage}
         self._complete: list[str] = []
+        self.giving_way: GivingWay[R] = GivingWay(jobs, peers, ordering, compared)
+        self._now = 0.0
 
     # ------------------------------------------------------------ what changes
 
@@ -96,8 +86,9 @@ class Scheduler(Generic[R]):
         kind = self._kind(job)
         lane = lanes.get(kind)
         if lane is None:
-            lane = lanes[kind] = Lane()
-        lane.push(job.seq, job.id)
+            lane = lanes[kind] = self._ordering.queue(job.stage)
+        self._ordering.weigh(job)
+        lane.push(job)
         self._touched[job.stage].add(group)
 
     def seat(self, peer: Peer[R]) -> None:
@@ -169,15 +160,16 @@ class Scheduler(Generic[R]):
             job_id
             for group in list(lanes)
             for lane in lanes[group].values()
-            for job_id in lane.entries
+            for job_id in lane
             if (job := self._jobs.get(job_id)) is not None and job.begins_in and self._group(job) != group
         ]
         for job_id in moved:
             self.push(self._jobs[job_id])
 
     def _enter(self, peer: Peer[R]) -> None:
-        load = len(peer.tasks) - peer.capacity
-        credit = load < peer.prefetch and peer.takes_tasks and peer.incarnation in self._peers
+        load = peer.load
+        early = self._ordering.commits_early
+        credit = peer.takes_tasks and peer.incarnation in self._peers and peer.may_wait(early=early)
         free = peer.free_slots
         loads = self._loads.setdefault(peer.incarnation, {})
         for stage, need in peer.needs.items():
@@ -215,7 +207,7 @@ class Scheduler(Generic[R]):
 
     def _relist(self, peer: Peer[R]) -> None:
         before = self._listed.pop(peer.incarnation, {})
-        crowded = len(peer.tasks) > peer.capacity and peer.incarnation in self._peers
+        crowded = peer.load > 0 and peer.incarnation in self._peers
         if not (before or crowded):
             return
         now: dict[str, tuple[Place, Kind | None]] = {}
@@ -241,52 +233,105 @@ class Scheduler(Generic[R]):
 
     def settled(self) -> bool:
         """Whether nothing has changed since all lanes concerned were looked at."""
-        return not (self._changed or any(self._touched.values()))
+        return self.giving_way.settled and not (self._changed or any(self._touched.values()))
 
-    def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R]], None]) -> list[Job[R]]:
-        """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over)."""
+    def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R], float], None]) -> list[Job[R]]:
+        """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over).
+
+        start: of a job on a peer, with its task's order among those that wait there.
+        """
+        self._now = now
         self._refresh()
-        touched = self._touched[stage]
-        if not touched:
+        if not self._touched[stage]:
             return []
-        groups = self._lanes[stage]
-        heads = [
-            (lane.heap[0], group, number, kind)
-            for group in touched
-            for number, (kind, lane) in enumerate(groups.get(group, {}).items())
-            if self._worth_a_look(stage, group, kind)
-        ]
-        self._touched[stage] = set()
-        heapq.heapify(heads)
         stranded: list[Job[R]] = []
+        places = [(group, kind) for group in self._touched[stage] for kind in self._lanes[stage].get(group, ())]
+        self._touched[stage] = set()
+        heads, epoch = self._heads(stage, places), self._ordering.epoch(stage)
         while heads:
-            head, group, number, kind = heapq.heappop(heads)
-            lane = groups[group][kind]
-            if lane.heap[0] != head:
-                # An older job has come into this lane from another meanwhile.
-                heapq.heappush(heads, (lane.heap[0], group, number, kind))
+            first, number, group, kind = heapq.heappop(heads)
+            lane = self._lanes[stage][group][kind]
+            if (anew := lane.first(now)) != first:
+                # Meanwhile another has come into this lane, or keys are others.
+                if anew is not None:
+                    heapq.heappush(heads, (anew, number, group, kind))
                 continue
-            job_id = head[1]
-            job = self._jobs.get(job_id)
-            if job is not None and job.ready(stage, now) and job.avoid == kind[0] and self._group(job) == group:
-                if self._kind(job) != kind:
-                    # What denoisers offer is another since it came here.
-                    self.push(job)
-                elif self._is_stranded(group[0], stage, kind[1]):
-                    stranded.append(job)
-                elif (peer := self._choose(job, kind[1])) is not None:
-                    start(job, peer)
-                    self._refresh()
-                else:
-                    continue
-            lane.pop()
-            if not lane.heap:
-                del groups[group][kind]
-                if not groups[group]:
-                    del groups[group]
-            elif self._worth_a_look(stage, group, kind):
-                heapq.heappush(heads, (lane.heap[0], group, number, kind))
+            if not self._settle(stage, group, kind, first[1], start, stranded):
+                continue
+            if not lane:
+                self._forget(stage, group, kind)
+            elif (following := lane.first(now)) is not None and self._worth_a_look(stage, group, kind):
+                heapq.heappush(heads, (following, number, group, kind))
+            if epoch != self._ordering.epoch(stage):
+                epoch = self._ordering.epoch(stage)
+                heads = self._heads(stage, [head[2:] for head in heads])
         return stranded
+
+    def _heads(self, stage: Stage, places: Iterable[tuple[Group, Kind]]) -> list[tuple[First, int, Group, Kind]]:
+        """The first of each lane of which one could start, or would be stranded; as a heap."""
+        heads = []
+        for number, (group, kind) in enumerate(places):
+            lane = self._lanes[stage][group][kind]
+            first = lane.first(self._now)
+            if first is None:
+                self._forget(stage, group, kind)
+            elif self._worth_a_look(stage, group, kind):
+                heads.append((first, number, group, kind))
+            else:
+                self._holds_back(stage, group, kind, self._jobs.get(first[1]))
+        heapq.heapify(heads)
+        return heads
+
+    def _settle(
+        self,
+        stage: Stage,
+        group: Group,
+        kind: Kind,
+        job_id: str,
+        start: Callable[[Job[R], Peer[R], float], None],
+        stranded: list[Job[R]],
+    ) -> bool:
+        """Whether the first job of the lane waits there no more: it is started, stranded, or waits elsewhere."""
+        lane = self._lanes[stage][group][kind]
+        job = self._jobs.get(job_id)
+        if job is not None and job.ready(stage, self._now) and job.avoid == kind[0] and self._group(job) == group:
+            if self._kind(job) != kind:
+                # What denoisers offer is another since it came here.
+                self.push(job)
+            elif self._is_stranded(group[0], stage, kind[1]):
+                stranded.append(job)
+            elif (peer := self._choose(job, kind[1])) is not None:
+                start(job, peer, self._ordering.started(job, lane, in_turn=True))
+                self._refresh()
+            else:
+                self._holds_back(stage, group, kind, job)
+                return False
+        lane.discard(job_id)
+        return True
+
+    def _forget(self, stage: Stage, group: Group, kind: Kind) -> None:
+        groups = self._lanes[stage]
+        del groups[group][kind]
+        if not groups[group]:
+            del groups[group]
+        if stage is Stage.DENOISE:
+            self.giving_way.forget((group, kind))
+
+    # ------------------------------------------------------------ who gives way
+
+    def _holds_back(self, stage: Stage, group: Group, kind: Kind, job: Job[R] | None) -> None:
+        """This one is first in its lane, and no peer has a place for it."""
+        if job is not None and stage is Stage.DENOISE:
+            generations = (group[0],) if group[0] else tuple(self._complete)
+            self.giving_way.hold_back((group, kind), self._lanes[stage][group][kind], generations, group[1])
+
+    def make_way(self, park: Callable[[Task[R]], None], start: Callable[[Job[R], Peer[R], float], None]) -> None:
+        """Has denoisings parked for jobs that are more urgent, which get their places."""
+        for way in self.giving_way.ways(self._now):
+            park(way.task)
+            start(way.job, way.peer, self._ordering.started(way.job, way.queue, in_turn=False))
+            way.queue.discard(way.job.id)
+            self._touched[Stage.DENOISE].add(self._group(way.job))
 
     def to_ask_back(self) -> Iterator[Task[R]]:
         """Tasks that wait on a busy peer while another could start them at once.
@@ -299,20 +344,21 @@ class Scheduler(Generic[R]):
                 self._relist(peer)
             if (by_kind := self._behind.get(place)) is None:
                 continue
-            idle = {load: peers for load, peers in self._open[place].items() if load < 0}
+            by_load = ((load, peers) for load, peers in self._open[place].items() if load < 0)
+            # A place that is being freed has been freed for somebody.
+            idle = [(load, peer) for load, peers in by_load for peer in peers.values() if not peer.parking]
             # Tasks on their way back will take idle places too.
-            places = sum(-load * len(peers) for load, peers in idle.items()) - len(by_kind.get(None, ()))
+            places = -sum(load for load, _ in idle) - len(by_kind.get(None, ()))
             if places > 0:
-                yield from self._longest_behind(by_kind, idle.values(), places)
+                yield from self._longest_behind(by_kind, [peer for _, peer in idle], places)
 
     def _longest_behind(
-        self, by_kind: Mapping[Kind | None, dict[str, Task[R]]], idle: Iterable[Mapping[str, Peer[R]]], places: int
+        self, by_kind: Mapping[Kind | None, dict[str, Task[R]]], idle: Sequence[Peer[R]], places: int
     ) -> list[Task[R]]:
         movable = [
             tasks.values()
             for kind, tasks in by_kind.items()
-            if kind is not None
-            and any(name not in kind[0] and kind[1] <= peer.offered for peers in idle for name, peer in peers.items())
+            if kind is not None and any(peer.incarnation not in kind[0] and kind[1] <= peer.offered for peer in idle)
         ]
         return list(islice(heapq.merge(*movable, key=attrgetter("sent_at")), places))
 
@@ -344,8 +390,10 @@ class Scheduler(Generic[R]):
         return own if own in self._complete and self.offers.by_any(own, job.adapters) else ""
 
     def _holder(self, job: Job[R]) -> Peer[R] | None:
-        """The peer that holds its input, if it takes tasks of the job's stage."""
-        holder = self._peers.get(job.input.incarnation) if job.input is not None else None
+        """The peer that holds its input and is to go on with it: it takes tasks of the job's stage. A checkpoint binds
+        nobody: who was to give way would wait for the place that he gave."""
+        bound = job.input is not None and job.input.parked is None
+        holder = self._peers.get(job.input.incarnation) if job.input is not None and bound else None
         able = holder is not None and job.stage in holder.stages and holder.takes_tasks and can_take(holder, job)
         return holder if able else None
 
@@ -359,7 +407,8 @@ class Scheduler(Generic[R]):
         able: Peer[R] | None = None
         if holder is not None:
             # It need not pull.
-            able = holder if holder.credits and holder.free_slots >= holder.needs[stage] - 1 else None
+            waits = holder.may_wait(early=self._ordering.commits_early)
+            able = holder if waits and holder.free_slots >= holder.needs[stage] - 1 else None
             if holder.incarnation not in job.avoid:
                 return able
         generations = self._generations(job)
@@ -368,6 +417,11 @@ class Scheduler(Generic[R]):
         shun = job.avoid if job.avoid and self.has_others(job, generations) else ()
         open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
         for load in sorted({load for by_load in open_ for load in by_load}):
+            for by_load in open_:
+                keeper = by_load.get(load, {}).get(source.incarnation) if source is not None else None
+                if keeper is not None and keeper.incarnation not in shun and can_take(keeper, job):
+                    # It has the checkpoint, or copied the input.
+                    return keeper
             equals = (
                 peer
                 for by_load in open_

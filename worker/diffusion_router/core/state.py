@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
 
-from diffusion_router.core.events import JobStatus, Parked, Process, R, Stage
+from diffusion_router.core.events import JobStatus, Parked, Priority, Process, R, Stage
 from diffusion_router.core.lifecycle import JobState
 
 
@@ -84,6 +84,10 @@ class Task(Generic[R]):
     """Heard to be: it can be parked."""
     parking: bool = False
     """Told to park."""
+    parking_since: tuple[float, int] = (0.0, 0)
+    """When, and at which step it was then."""
+    ends_soon: bool = False
+    """It has a step left, or a moment: what comes next may be sent."""
     copies: Output[R] | None = None
     """What it is to keep a copy of: it computes nothing."""
     input_id: str = ""
@@ -133,6 +137,17 @@ class Job(Generic[R]):
     encodes: str
     """Jobs of the same encode the same. Empty: nobody does."""
     ready_since: float
+    since: float = 0.0
+    """When it was accepted."""
+    target: float = 0.0
+    """As in JobSubmitted."""
+    priority: Priority = Priority.STANDARD
+    tenant: str = ""
+    due: float = 0.0
+    """When it should have ended, and the seconds of work that it needed when it came to wait: the ordering's to set."""
+    work: float = 0.0
+    parks: int = 0
+    """Times that it gave way to another."""
     adapters: frozenset[str] = frozenset()
     """Which it is denoised with; and by which scheduler, if by another than the model's own."""
     not_before: float = 0.0
@@ -170,6 +185,11 @@ class Job(Generic[R]):
     def conditioning(self) -> str:
         """Jobs of one generation that encode the same. Empty: it shares with nobody."""
         return self.encodes and f"{self.encodes} {self.begins_in}"
+
+    @property
+    def share_left(self) -> float:
+        """Of its denoising."""
+        return 1.0 - min(self.step, self.steps) / self.steps if self.steps and self.stage is Stage.DENOISE else 1.0
 
     def ready(self, stage: Stage, now: float) -> bool:
         """Whether it waits for a task of this stage, and may have one."""
@@ -237,6 +257,8 @@ class Peer(Generic[R]):
     """Tasks by which it is to keep copies of others' outputs; they need a slot, and no credit."""
     slots_used: int = 0
     """By its tasks, outputs and copies together."""
+    parking: int = 0
+    """Tasks that were told to park, and whose places so are as good as free."""
     room: int = field(init=False)
     """Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did."""
     full_at: float = 0.0
@@ -266,7 +288,17 @@ class Peer(Generic[R]):
     @property
     def credits(self) -> int:
         """Tasks that could be sent to it now."""
-        return max(0, self.capacity + self.prefetch - len(self.tasks)) if self.takes_tasks else 0
+        return max(0, self.prefetch - self.load) if self.takes_tasks else 0
+
+    @property
+    def load(self) -> int:
+        """Tasks beyond its capacity."""
+        return len(self.tasks) - self.parking - self.capacity
+
+    def may_wait(self, *, early: bool) -> bool:
+        """Whether a task may be sent to it now. early: also if it will have to wait long there."""
+        load = self.load
+        return load < 0 or (load < self.prefetch and (early or any(task.ends_soon for task in self.tasks.values())))
 
     @property
     def free_slots(self) -> int:

@@ -31,10 +31,14 @@ _NOBODYS_FAULT: Final = frozenset(
         FailureKind.DEADLINE,
     }
 )
+# Seconds before a denoising ends in which the next one's input may be pulled.
+_SOON: Final = 1.0
+# After so many steps more, one that was told to park does not.
+_STEPS_TO_PARK: Final = 3
 _PERMANENT: Final = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.DEADLINE})
 
 
-def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
+def start(book: Book[R], job: Job[R], peer: Peer[R], order: float) -> None:
     stage, source = job.stage, job.input
     attempt = next_attempt(job, stage)
     task = Task(
@@ -46,6 +50,8 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
         input=source,
         sent_at=book.now,
         slots=peer.slots_for(stage, source),
+        # Only denoisings say how far they are.
+        ends_soon=stage is not Stage.DENOISE,
     )
     if source is not None:
         outputs.read(task, source)
@@ -59,7 +65,15 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
     report = source.report if source is not None else None
     book.emit(
         Execute(
-            peer.incarnation, task.id, job.id, stage, attempt, report, job.deadline, alone=job.kills > 0 or job.suspect
+            peer.incarnation,
+            task.id,
+            job.id,
+            stage,
+            attempt,
+            report,
+            job.deadline,
+            alone=job.kills > 0 or job.suspect,
+            order=order,
         )
     )
     book.emit(JobChanged(job.id))
@@ -76,6 +90,7 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
         return
     book.begin(peer, task)
     task.resumable |= event.resumable
+    _ends_soon(book, peer, task, event)
     leaving.begun(book, task)
     if peer.draining:
         leaving.relieve(book, peer)
@@ -88,6 +103,22 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
                 share = (event.step - skipped) / event.steps
                 book.estimates.suppose(task.stage, job.shape, (book.now - task.begun[0]) / share)
         book.emit(JobChanged(job.id))
+
+
+def _ends_soon(book: Book[R], peer: Peer[R], task: Task[R], event: Progressed) -> None:
+    job = book.jobs.get(task.job_id)
+    if job is None or job.task is not task or task.stage is not Stage.DENOISE:
+        return
+    if task.parking and event.step > task.parking_since[1] + _STEPS_TO_PARK:
+        # It can't, for all that it said.
+        task.resumable = False
+        book.not_parking(task)
+    left = book.estimates.seconds(Stage.DENOISE, job.shape) * (1.0 - event.step / max(1, event.steps))
+    if not task.ends_soon and (event.steps - event.step <= 1 or left <= _SOON):
+        task.ends_soon = True
+        book.scheduler.changed(peer)
+    if task.started and task.resumable:
+        book.scheduler.giving_way.runs(peer, task, job)
 
 
 def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
@@ -109,6 +140,9 @@ def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
         if job.records:
             job.records[-1].report = result.report
         job.not_before = 0.0
+        if task.parking and result.parked is not None:
+            book.estimates.learn_pause(book.now - task.parking_since[0])
+            job.parks += not peer.draining
         jobs.advance(book, job, output)
     outputs.stop_reading(book, task)
     leaving.relieve(book, peer)
