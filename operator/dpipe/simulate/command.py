@@ -32,7 +32,8 @@ def simulate(
         ),
     ] = None,
     policies: Annotated[
-        list[str] | None, typer.Option("--policy", help="Fifo; several are compared on the same requests.")
+        list[str] | None,
+        typer.Option("--policy", help="Fifo or Deadline; several are compared on the same requests. Left out: both."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Runs a case, each of requests of its own. Left out: the load's own.")
@@ -48,12 +49,12 @@ def simulate(
     hold (one end for each job, credits, slots, blame, order, no idle place); the exit status is 1 if that was violated.
     """
     from dpipe.simulate.errors import InputError, InvariantError
-    from dpipe.simulate.policies import named
+    from dpipe.simulate.policies import POLICIES, named
     from dpipe.simulate.report import as_data, table
 
     try:
         study = _study(name, scenario, trace, jobs, faults)
-        chosen = policies or ["Fifo"]
+        chosen = policies or list(POLICIES)
         for policy in chosen:
             named(policy)
         first, number = seed, seeds or study.seeds

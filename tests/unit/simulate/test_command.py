@@ -48,8 +48,9 @@ def test_a_load_that_is_built_in_is_told_in_a_table() -> None:
 def test_figures_for_programs(tmp_path: Path) -> None:
     status, text = simulate("--scenario", scenario(tmp_path), "--json")
     assert status == 0
-    fifo, bound = json.loads(text)
-    assert (fifo["case"], fifo["source"], bound["source"]) == ("scenario", "Fifo", "no order exceeds")
+    fifo, deadline, bound = json.loads(text)
+    assert [row["source"] for row in (fifo, deadline, bound)] == ["Fifo", "Deadline", "no order exceeds"]
+    assert fifo["case"] == deadline["case"] == "scenario"
     figures = fifo["figures"]
     assert figures["completed"] == figures["jobs"] >= 40
     assert 0 < figures["in_time"] <= bound["figures"]["in_time"] <= 1
@@ -124,7 +125,7 @@ def test_what_is_wrong_with_a_trace_is_named_with_its_line(tmp_path: Path, row: 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["mixed", "--policy", "Lifo"], "--policy Lifo: is none of Fifo"),
+        (["mixed", "--policy", "Lifo"], "--policy Lifo: is none of Fifo, Deadline"),
         (["mixture"], "mixture: is none of mixed, super-p95, ratio-shift, faults"),
         ([], "give one of mixed, super-p95, ratio-shift, faults, or --scenario FILE"),
         (["mixed", "--trace", "x.csv"], "--trace: give --scenario too"),
