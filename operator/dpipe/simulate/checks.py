@@ -279,9 +279,8 @@ class Checks:
         self._starts(action.job_id, job)
         job.task = action.task_id
         pulls = action.input is not None and action.input.incarnation != action.incarnation
-        if pulls or action.stage is Stage.ENCODE:
-            # Who need not pull takes fewer slots, and may start where the oldest can't.
-            self._look_at_the_oldest(action.stage, job)
+        # Who need not pull takes fewer slots, and may start where the oldest can't.
+        self._look_at_the_oldest(action.stage, job, passes=pulls or action.stage is Stage.ENCODE)
         given = _Given(action.job_id, int(pulls) + int(action.stage is not Stage.DECODE))
         seat.given[action.task_id] = given
         seat.used += given.slots
@@ -476,8 +475,9 @@ class Checks:
 
     # ------------------------------------------------------------ order
 
-    def _look_at_the_oldest(self, stage: Stage, started: _Open) -> None:
-        """Nobody starves: who is the oldest and late is passed over so often at most."""
+    def _look_at_the_oldest(self, stage: Stage, started: _Open, *, passes: bool) -> None:
+        """Nobody starves: who is the oldest and late is passed over so often at most. passes: whether this start may
+        pass anybody over."""
         oldest, waiting = self._oldest[stage], self._waiting[stage]
         while oldest and oldest[0][1] not in waiting:
             heapq.heappop(oldest)
@@ -485,7 +485,7 @@ class Checks:
             self._passed.pop(stage, None)
             return
         job_id = oldest[0][1]
-        if self._jobs[job_id].late_at > self._core.now or not self._could_start(job_id, stage):
+        if not passes or self._jobs[job_id].late_at > self._core.now or not self._could_start(job_id, stage):
             return
         name, passed = self._passed.get(stage, ("", 0))
         passed = passed + 1 if name == job_id else 1

@@ -11,6 +11,7 @@ import pytest
 from diffusion_router.core import (
     Action,
     Core,
+    Deadline,
     Event,
     InputReceived,
     JobEnded,
@@ -199,3 +200,19 @@ def test_a_place_that_is_idle_while_a_job_waits(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Scheduler, "_touch", lambda *_: None)
     with pytest.raises(InvariantError, match=r"work conserved.*have a place"):
         play()
+
+
+@pytest.mark.parametrize(("share", "starves"), [(4, False), (0, True)])
+def test_a_share_of_the_late_that_is_not_kept(share: int, starves: bool) -> None:
+    """Short jobs that are on time for ever, and long ones that are late."""
+    shapes = {"short": Shape("short", 0.0, 1.0, 0.0, 10), "long": Shape("long", 0.0, 30.0, 0.0, 30)}
+    fleet = Fleet((Group(ENCODER, 1, slots=65_536), Group(DENOISER, 2), Group(DECODER, 1)), shapes)
+    load = poisson(2.2, 800, {"short": 0.9, "long": 0.1}, Spread())
+    play_it = Simulation(
+        Scenario("late", fleet, load), Policy(scheduling=Deadline(late_share=share)), 1, passes=named("Deadline").passes
+    )
+    if starves:
+        with pytest.raises(InvariantError, match=r"no starvation.*is late and was passed over"):
+            play_it.run()
+    else:
+        play_it.run()
