@@ -21,7 +21,8 @@ from rich.table import Table
 from diffusion_router.core import Policy
 from dpipe.simulate.fleet import Fleet, Group, Memory, Shape
 from dpipe.simulate.load import Spread, poisson
-from dpipe.simulate.run import Scenario, Simulation
+from dpipe.simulate.run import Simulation
+from dpipe.simulate.scenario import Scenario
 from dpipe.simulate.studies import DECODER, DENOISER, ENCODER
 
 DENOISERS = 4

@@ -41,7 +41,7 @@ from diffusion_router.core import (
     Welcome,
 )
 from dpipe.simulate.errors import InvariantError
-from dpipe.simulate.peers import Kept
+from dpipe.simulate.held import Kept
 
 # Jobs that wait looked at after one event, of those that a peer has a place for.
 _LOOKS: Final = 8

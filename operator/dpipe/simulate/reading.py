@@ -17,7 +17,7 @@ from dpipe.simulate.faults import Fault, Kind, drawn
 from dpipe.simulate.fleet import ROLES, Fleet, Group, Memory, Shape
 from dpipe.simulate.load import Load, Phase, Spread, fixed, phases, poisson, trace
 from dpipe.simulate.report import TIMES, Column
-from dpipe.simulate.run import Scenario
+from dpipe.simulate.scenario import Scenario
 from dpipe.simulate.studies import Case, Study
 
 Seconds = Annotated[float, Field(ge=0, le=1e6)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_router.core import JobStatus, Stage
 from dpipe.simulate.jobs import End
-from dpipe.simulate.run import Outcome
+from dpipe.simulate.scenario import Outcome
 
 if TYPE_CHECKING:
     from rich.table import Table

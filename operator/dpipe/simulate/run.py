@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from diffusion_router.core import (
@@ -31,16 +31,16 @@ from diffusion_router.core import (
     RefusalReason,
     Refuse,
     ReleaseSlot,
-    Stage,
     Tick,
 )
 from dpipe.simulate.checks import Checks
 from dpipe.simulate.errors import InputError, InvariantError
 from dpipe.simulate.faults import Fault, Kind
-from dpipe.simulate.fleet import Fleet
+from dpipe.simulate.held import Kept
 from dpipe.simulate.jobs import End, Job
-from dpipe.simulate.load import Load, Request
-from dpipe.simulate.peers import Kept, Worker
+from dpipe.simulate.load import Request
+from dpipe.simulate.peers import Worker
+from dpipe.simulate.scenario import Outcome, Scenario
 
 # Without a fault no worker falls silent, and none has to say that it lives.
 _NO_LEASE: Final = 1e9
@@ -48,43 +48,6 @@ _FAR: Final = 1e15
 # Of the virtual clock, without the end of any job although there are some.
 STUCK_SECONDS: Final = 1e6
 _SLOW: Final = 4.0
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """target_factor: a job should end within so many times what it takes alone. latency: seconds that a message takes
-    at most; each stream has its own."""
-
-    name: str
-    fleet: Fleet
-    load: Load
-    target_factor: float = 3.0
-    faults: Callable[[random.Random], Iterator[Fault]] | None = None
-    latency: float = 0.0
-    adapters: frozenset[str] = frozenset()
-
-
-@dataclass
-class Outcome:
-    """What came of a run. computed: tasks that ended by stage. busy: by role, seconds that its peers computed. peers:
-    by role. adapted: jobs that asked for an adapter."""
-
-    ends: list[End] = field(default_factory=list)
-    seconds: float = 0.0
-    events: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    computed: dict[Stage, int] = field(default_factory=lambda: dict.fromkeys(Stage, 0))
-    keys: int = 0
-    """Distinct conditionings."""
-    parks: int = 0
-    moved: int = 0
-    """Checkpoints that another peer went on from."""
-    again_steps: int = 0
-    again_seconds: float = 0.0
-    loads: int = 0
-    adapted: int = 0
-    busy: dict[str, float] = field(default_factory=dict)
-    peers: dict[str, int] = field(default_factory=dict)
 
 
 class Simulation:

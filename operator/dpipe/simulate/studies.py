@@ -14,7 +14,7 @@ from dpipe.simulate.fleet import Fleet, Group, Shape
 from dpipe.simulate.jobs import End
 from dpipe.simulate.load import Load, Mix, Phase, Request, Spread, fixed, phases, poisson
 from dpipe.simulate.report import TIMES, Column, Figures, quantile
-from dpipe.simulate.run import Scenario
+from dpipe.simulate.scenario import Scenario
 
 ENCODER, DENOISER, DECODER = (frozenset({stage}) for stage in Stage)
 # Of a role that is plentiful: it takes no time, and its pool holds whatever waits.

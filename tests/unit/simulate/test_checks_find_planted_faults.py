@@ -32,7 +32,8 @@ from dpipe.simulate.faults import Fault, Kind
 from dpipe.simulate.fleet import Fleet, Group, Shape
 from dpipe.simulate.load import Spread, poisson
 from dpipe.simulate.policies import named
-from dpipe.simulate.run import Scenario, Simulation
+from dpipe.simulate.run import Simulation
+from dpipe.simulate.scenario import Scenario
 from dpipe.simulate.studies import DECODER, DENOISER, ENCODER
 
 FLEET = Fleet(

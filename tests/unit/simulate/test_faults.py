@@ -11,7 +11,8 @@ import pytest
 from diffusion_router.core import JobStatus, Stage
 from dpipe.simulate.faults import WEIGHTS, Kind
 from dpipe.simulate.policies import POLICIES, named
-from dpipe.simulate.run import Outcome, Simulation
+from dpipe.simulate.run import Simulation
+from dpipe.simulate.scenario import Outcome
 from dpipe.simulate.studies import STUDIES, Wanted
 
 FAULTS = 500

@@ -13,7 +13,8 @@ from dpipe.simulate.fleet import Fleet, Group, Shape
 from dpipe.simulate.load import Spread, fixed, poisson
 from dpipe.simulate.policies import named
 from dpipe.simulate.report import figures, quantile
-from dpipe.simulate.run import Outcome, Scenario, Simulation
+from dpipe.simulate.run import Simulation
+from dpipe.simulate.scenario import Outcome, Scenario
 from dpipe.simulate.studies import DECODER, DENOISER, ENCODER, STUDIES, Wanted
 
 FIFO = named("Fifo")

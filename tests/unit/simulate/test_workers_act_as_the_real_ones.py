@@ -24,9 +24,10 @@ from diffusion_router.core import (
     StageFailed,
 )
 from dpipe.simulate.fleet import Fleet, Group, Shape
+from dpipe.simulate.held import Kept
 from dpipe.simulate.jobs import Job
 from dpipe.simulate.load import Request
-from dpipe.simulate.peers import Kept, Worker
+from dpipe.simulate.peers import Worker
 
 PICTURE = Shape("picture", 0.5, 10.0, 1.0, 20)
 
