@@ -6,11 +6,9 @@ Each check costs what the event changes, so that they are always on.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final, NoReturn
 
 from diffusion_router.core import (
@@ -42,9 +40,8 @@ from diffusion_router.core import (
 )
 from dpipe.simulate.errors import InvariantError
 from dpipe.simulate.held import Kept
+from dpipe.simulate.order import Open, Order
 
-# Jobs that wait looked at after one event, of those that a peer has a place for.
-_LOOKS: Final = 8
 # Lost peers remembered.
 _MAX_LOST: Final = 4096
 _MENDABLE: Final = frozenset({FailureKind.HANDED_BACK, FailureKind.CANCELLED, FailureKind.POOL_FULL})
@@ -77,34 +74,14 @@ class _Seat:
     """Stages of which it could begin a task at once."""
 
 
-@dataclass(slots=True)
-class _Open:
-    """A job that has not ended."""
-
-    seq: int
-    late_at: float
-    deadline: float
-    task: str = ""
-    waits_for: Stage | None = Stage.ENCODE
-    kills: int = 0
-    deaths: int = 0
-    failures: int = 0
-    cancelled: bool = False
-    decoded: bool = False
-
-
 class Checks:
     """passes: starts for which the oldest job that is late may be passed over, in the order that the policy keeps."""
 
     def __init__(self, core: Core[Kept], *, passes: int) -> None:
-        self._passes = passes
-        self._jobs: dict[str, _Open] = {}
+        self._jobs: dict[str, Open] = {}
         self._seats: dict[str, _Seat] = {}
         self._seq = 0
-        self._places = dict.fromkeys(Stage, 0)
-        self._waiting: dict[Stage, dict[str, None]] = {stage: {} for stage in Stage}
-        self._oldest: dict[Stage, list[tuple[int, str]]] = {stage: [] for stage in Stage}
-        self._passed: dict[Stage, tuple[str, int]] = {}
+        self._order = Order(core, self._jobs, passes, self._violated)
         # By task whose output is read, who reads it, and from when on it may be reused nevertheless.
         self._reading: dict[str, dict[str, float | None]] = {}
         self._reads: dict[str, str] = {}
@@ -112,9 +89,8 @@ class Checks:
         self._begun: set[str] = set()
         # Jobs that peers had which were lost, and may be alive.
         self._lost: dict[str, list[str]] = {}
-        # Peers whose counts, and whether jobs wait otherwise than before.
+        # Peers whose counts are others.
         self._touched: set[str] = set()
-        self._moved = False
         self.events = 0
         self._begin_life(core)
         self._heard: dict[type, Callable[[Any], None]] = {
@@ -151,15 +127,12 @@ class Checks:
         """A new life: it has to be told of peers and jobs, and whoever reads may be unknown to it for a while."""
         self._begin_life(core)
         self._seats.clear()
-        self._places = dict.fromkeys(Stage, 0)
+        self._order.begin_life(core)
         for readers in self._reading.values():
             for task_id in readers:
                 readers[task_id] = self._unknown_until
         for job in self._jobs.values():
             job.task, job.waits_for = "", None
-        for stage in Stage:
-            self._waiting[stage].clear()
-            self._oldest[stage].clear()
 
     def died(self, incarnation: str) -> None:
         """A worker's process ended. What it was given may have been what killed it, as far as can be known."""
@@ -184,15 +157,13 @@ class Checks:
                 said(action)
         if isinstance(event, PeerRegistered):
             self._adopt(event)
-        if not (self._touched or self._moved or type(event) is Tick):
+        if not (self._touched or self._order.moved or type(event) is Tick):
             return
-        self._moved = False
+        self._order.moved = False
         for incarnation in self._touched:
             self._count(incarnation)
         self._touched.clear()
-        for stage, waiting in self._waiting.items():
-            if waiting and self._places[stage]:
-                self._find_idle(stage, waiting)
+        self._order.find_idle()
 
     def _violated(self, rule: str, text: str) -> NoReturn:
         raise InvariantError(f"{rule}, at {self._core.now:.3f} s, event {self.events}: {text}")
@@ -203,9 +174,9 @@ class Checks:
         job = self._jobs.get(event.job_id)
         if job is None:
             since = self._core.now if event.since is None else event.since
-            job = self._jobs[event.job_id] = _Open(self._seq, since + event.target, event.deadline)
+            job = self._jobs[event.job_id] = Open(self._seq, since + event.target, event.deadline)
             self._seq += 1
-        self._waits(event.job_id, job, Stage.ENCODE)
+        self._order.waits(event.job_id, job, Stage.ENCODE)
 
     def _cancel_asked(self, event: CancelRequested) -> None:
         if (job := self._jobs.get(event.job_id)) is not None:
@@ -217,7 +188,7 @@ class Checks:
         if job is not None and not job.task:
             known = self._core.jobs.get(action.job_id)
             if known is not None and known.stage is not job.waits_for:
-                self._waits(action.job_id, job, known.stage)
+                self._order.waits(action.job_id, job, known.stage)
 
     def _kills(self, action: JobKilled) -> None:
         job = self._jobs[action.job_id]
@@ -231,7 +202,7 @@ class Checks:
         job = self._jobs.pop(action.job_id, None)
         if job is None:
             self._violated("I1", f"{action.job_id} ends ({action.status}), and had ended before")
-        self._starts(action.job_id, job)
+        self._order.starts(action.job_id, job)
         excused = {
             FailureKind.POISON: job.kills >= self._core.policy.max_kills,
             FailureKind.DEADLINE: self._core.now >= job.deadline,
@@ -244,19 +215,6 @@ class Checks:
                 self._violated("I1", f"{action.job_id} is cancelled, and nobody asked for that")
         elif not excused.get(action.kind, job.failures > 0):
             self._violated("I6", f"{action.job_id} fails with {action.kind.name}: {action.message}")
-
-    def _waits(self, job_id: str, job: _Open, stage: Stage) -> None:
-        if job.waits_for is not None:
-            self._waiting[job.waits_for].pop(job_id, None)
-        job.task, job.waits_for = "", stage
-        self._moved = True
-        self._waiting[stage][job_id] = None
-        heapq.heappush(self._oldest[stage], (job.seq, job_id))
-
-    def _starts(self, job_id: str, job: _Open) -> None:
-        if job.waits_for is not None:
-            self._waiting[job.waits_for].pop(job_id, None)
-            job.waits_for = None
 
     # ------------------------------------------------------------ tasks
 
@@ -276,11 +234,11 @@ class Checks:
             self._violated("I1", f"{action.task_id} is sent while {job.task} is under way")
         if job.kills >= self._core.policy.max_kills:
             self._violated("I11", f"{action.task_id} is sent, and its job has killed {job.kills} workers")
-        self._starts(action.job_id, job)
+        self._order.starts(action.job_id, job)
         job.task = action.task_id
         pulls = action.input is not None and action.input.incarnation != action.incarnation
         # Who need not pull takes fewer slots, and may start where the oldest can't.
-        self._look_at_the_oldest(action.stage, job, passes=pulls or action.stage is Stage.ENCODE)
+        self._order.started(action.stage, job, passes=pulls or action.stage is Stage.ENCODE)
         given = _Given(action.job_id, int(pulls) + int(action.stage is not Stage.DECODE))
         seat.given[action.task_id] = given
         seat.used += given.slots
@@ -304,7 +262,7 @@ class Checks:
         given = seat.given.get(action.task_id) if seat is not None else None
         job = self._jobs.get(given.job_id) if given is not None else None
         if given is not None and job is not None and job.task == action.task_id:
-            self._waits(given.job_id, job, Stage.ENCODE)
+            self._order.waits(given.job_id, job, Stage.ENCODE)
 
     def _parks(self, action: ParkTask) -> None:
         seat = self._seats.get(action.incarnation)
@@ -313,7 +271,7 @@ class Checks:
         seat.parking.add(action.task_id)
         self._touched.add(action.incarnation)
 
-    def _close(self, incarnation: str, task_id: str) -> _Open | None:
+    def _close(self, incarnation: str, task_id: str) -> Open | None:
         """The task is over. Its job, if that has no other."""
         self._touched.add(incarnation)
         self._read_no_more(task_id)
@@ -348,7 +306,7 @@ class Checks:
         if job is not None:
             job.decoded |= result.stage is Stage.DECODE
             if result.stage is not Stage.DECODE:
-                self._waits(result.job_id, job, result.stage if result.parked else Stage(result.stage + 1))
+                self._order.waits(result.job_id, job, result.stage if result.parked else Stage(result.stage + 1))
 
     def _failed(self, event: StageFailed) -> None:
         seat = self._seats.get(event.incarnation)
@@ -357,7 +315,7 @@ class Checks:
         if job is not None and given is not None:
             job.failures += event.kind not in _MENDABLE
             known = self._core.jobs.get(given.job_id)
-            self._waits(given.job_id, job, Stage.ENCODE if known is None else known.stage)
+            self._order.waits(given.job_id, job, Stage.ENCODE if known is None else known.stage)
 
     def _releases(self, action: ReleaseSlot) -> None:
         for task_id, until in self._reading.pop(action.task_id, {}).items():
@@ -393,7 +351,7 @@ class Checks:
                 continue
             job_id = (seat.given.get(task_id) or seat.copies[task_id]).job_id
             if (job := self._close(event.incarnation, task_id)) is not None:
-                self._waits(job_id, job, self._core.jobs[job_id].stage)
+                self._order.waits(job_id, job, self._core.jobs[job_id].stage)
         for task in event.tasks:
             if task.started:
                 self._progressed(Progressed(event.incarnation, task.task_id, 0, 0))
@@ -423,7 +381,7 @@ class Checks:
                     self._reads[held.task_id] = held.input_id
                 job, known = self._jobs.get(held.job_id), self._core.jobs.get(held.job_id)
                 if job is not None and known is not None and known.task is task:
-                    self._starts(held.job_id, job)
+                    self._order.starts(held.job_id, job)
                     job.task = held.task_id
         for result in event.outputs:
             if result.task_id in peer.outputs and result.task_id not in seat.outputs:
@@ -432,14 +390,14 @@ class Checks:
                 seat.used += slots
                 job, known = self._jobs.get(result.job_id), self._core.jobs.get(result.job_id)
                 if job is not None and known is not None and not (known.state.has_task or known.status.ended):
-                    self._waits(result.job_id, job, known.stage)
+                    self._order.waits(result.job_id, job, known.stage)
 
     def _loses(self, action: PeerLost) -> None:
         seat = self._seats.pop(action.incarnation, None)
         if seat is None:
             return
         for stage in seat.free:
-            self._places[stage] -= 1
+            self._order.places[stage] -= 1
         self._lost[action.incarnation] = [given.job_id for given in seat.given.values()]
         while len(self._lost) > _MAX_LOST:
             del self._lost[next(iter(self._lost))]
@@ -452,7 +410,7 @@ class Checks:
                 self._reading[output][task_id] = until
             job, known = self._jobs.get(given.job_id), self._core.jobs.get(given.job_id)
             if job is not None and job.task == task_id:
-                self._waits(given.job_id, job, Stage.ENCODE if known is None else known.stage)
+                self._order.waits(given.job_id, job, Stage.ENCODE if known is None else known.stage)
 
     def _count(self, incarnation: str) -> None:
         """I4: what the core counts is what was given and has not come back. And which places are free."""
@@ -466,56 +424,12 @@ class Checks:
             text = f"{incarnation} has {seat.used} slots taken, and {peer.slots_used} are counted"
             self._violated("I4", text)
         for stage in seat.free:
-            self._places[stage] -= 1
+            self._order.places[stage] -= 1
         seat.free = ()
         if peer.takes_tasks and len(seat.given) - len(seat.parking) < seat.capacity:
             seat.free = tuple(stage for stage in seat.stages if seat.slots - seat.used >= peer.needs[stage])
         for stage in seat.free:
-            self._places[stage] += 1
-
-    # ------------------------------------------------------------ order
-
-    def _look_at_the_oldest(self, stage: Stage, started: _Open, *, passes: bool) -> None:
-        """Nobody starves: who is the oldest and late is passed over so often at most. passes: whether this start may
-        pass anybody over."""
-        oldest, waiting = self._oldest[stage], self._waiting[stage]
-        while oldest and oldest[0][1] not in waiting:
-            heapq.heappop(oldest)
-        if not oldest or oldest[0][0] > started.seq:
-            self._passed.pop(stage, None)
-            return
-        job_id = oldest[0][1]
-        if not passes or self._jobs[job_id].late_at > self._core.now or not self._could_start(job_id, stage):
-            return
-        name, passed = self._passed.get(stage, ("", 0))
-        passed = passed + 1 if name == job_id else 1
-        self._passed[stage] = (job_id, passed)
-        if passed > self._passes:
-            self._violated("no starvation", f"{job_id} is late and was passed over {passed} times ({stage.name})")
-
-    def _could_start(self, job_id: str, stage: Stage) -> bool:
-        """On any peer of the stage."""
-        known = self._core.jobs.get(job_id)
-        if known is None or not known.ready(stage, self._core.now) or known.avoid or known.adapters:
-            return False
-        holder = self._core.peers.get(known.input.incarnation) if known.input is not None else None
-        return holder is None or stage not in holder.stages
-
-    def _find_idle(self, stage: Stage, waiting: dict[str, None]) -> None:
-        """Work is conserved: no place is idle while a job waits that could use it."""
-        for job_id in list(islice(waiting, _LOOKS)):
-            known = self._core.jobs.get(job_id)
-            if known is None:
-                continue
-            if known.stage is not stage:
-                self._waits(job_id, self._jobs[job_id], known.stage)
-            elif self._could_start(job_id, stage):
-                text = f"{job_id} waits, and {self._places[stage]} peers have a place ({stage.name})"
-                self._violated("work conserved", text)
-            else:
-                # The next time others are looked at.
-                del waiting[job_id]
-                waiting[job_id] = None
+            self._order.places[stage] += 1
 
     def at_rest(self) -> None:
         """All jobs have ended, and everything has had the time to come back."""
