@@ -56,15 +56,15 @@ class _OfTenant(Generic[R]):
             heapq.heappop(self.late)
         return (1, self.late[0][0], self.late[0][2]) if self.late else None
 
-    def on_time_first(self, now: float, most: int) -> list[str]:
-        """Some of those on time, in order."""
+    def next(self, now: float, most: int) -> list[str]:
+        """Some of those on time, in order; if there are none, one that is late."""
         found: list[str] = []
         for _, _, entry in _in_order(self.on_time, 4 * most):
             if not entry.gone and now + entry.job.work <= entry.job.due:
                 found.append(entry.job.id)
                 if len(found) == most:
                     break
-        return found
+        return found or [entry.job.id for _, _, entry in self.late[:1] if not entry.gone]
 
 
 class _OfPriority(Generic[R]):
@@ -131,7 +131,7 @@ class ByTarget(Generic[R]):
         for priority in sorted(self._priorities):
             for key, _, tenant in _in_order(self._priorities[priority].heap, 4 * most):
                 if key == tenant.key:
-                    found += tenant.on_time_first(now, most - len(found))
+                    found += tenant.next(now, most - len(found))
                 if len(found) >= most:
                     return found
         return found
