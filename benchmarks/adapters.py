@@ -4,36 +4,37 @@
 
 Four denoisers on virtual time, with room for four adapters each beside the model. Of the requests 16 % name one of 20
 adapters, by Zipf's law, and a load takes 4.4 s, as in a published trace of production (GenTD26); denoising takes 20 s,
-give or take 30 %. Workers tell what is loaded every five seconds. The router's own core runs, as in
-tests/unit/core/painters.py, with `Policy.compared` as it is and at 1, where nobody is preferred.
+give or take 30 %. Workers tell what is loaded every five seconds. The router's own core runs, by `dpipe simulate`'s
+workers, with `Policy.compared` as it is and at 1, where nobody is preferred.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from diffusion_router.core import Policy
+from dpipe.simulate.fleet import Fleet, Group, Memory, Shape
+from dpipe.simulate.load import Spread, poisson
+from dpipe.simulate.run import Simulation
+from dpipe.simulate.scenario import Scenario
+from dpipe.simulate.studies import DECODER, DENOISER, ENCODER
 
-from diffusion_router.core import Stage
-from unit.core.painters import Painters
-from unit.core.timed import POLICY
-
-ENCODE, DENOISE, DECODE = Stage
 DENOISERS = 4
-ROOM = 4
-LOAD_SECONDS = 4.4
+SECONDS = 20.0
 SHARE = 0.16
-NAMES = [f"adapter-{number}" for number in range(1, 21)]
-ZIPF = [1 / number for number in range(1, len(NAMES) + 1)]
-SECONDS = {ENCODE: 0.1, DENOISE: 20.0, DECODE: 0.5}
+NAMES = tuple(f"adapter-{number}" for number in range(1, 21))
+FLEET = Fleet(
+    (Group(ENCODER, 1, slots=65_536), Group(DENOISER, DENOISERS), Group(DECODER, 1)),
+    {"picture": Shape("picture", 0.1, SECONDS, 0.5, 20)},
+    memory=Memory(room=4, load_seconds=4.4),
+)
+SPREAD = Spread(scale=(0.7, 1.3), adapters=NAMES, adapted=SHARE)
 LOADS = (0.3, 0.5, 0.7, 0.9)
 
 
@@ -43,7 +44,7 @@ class Found:
     """Requests that name an adapter."""
     loads: int
     seconds: list[float]
-    """Of each of them, from its acceptance to its end."""
+    """Of each of them, from its arrival to its end."""
 
     def p95(self) -> float:
         return statistics.quantiles(self.seconds, n=20)[-1]
@@ -51,23 +52,10 @@ class Found:
 
 def play(load: float, jobs: int, seed: int, compared: int) -> Found:
     """Poisson arrivals at this share of what the denoisers could do without a load."""
-    made = Painters(
-        DENOISERS,
-        NAMES,
-        room=ROOM,
-        seconds=SECONDS,
-        load=LOAD_SECONDS,
-        seed=seed,
-        policy=replace(POLICY, compared=compared),
-    )
-    rate = load * DENOISERS / SECONDS[DENOISE]
-    for _ in range(jobs):
-        named = made.random.choices(NAMES, ZIPF) if made.random.random() < SHARE else ()
-        made.submit("", 1e9, accept_late=True, adapters=frozenset(named))
-        made.run(made.now + made.random.expovariate(rate))
-    made.run()
-    of_named = [job for job in made.admitted.values() if job.adapters]
-    return Found(len(of_named), made.loads, [job.ended - job.at for job in of_named if job.ended is not None])
+    requests = poisson(load * DENOISERS / SECONDS, jobs, {"picture": 1}, SPREAD)
+    scenario = Scenario("adapters", FLEET, requests, adapters=frozenset(NAMES))
+    outcome = Simulation(scenario, Policy(compared=compared), seed).run()
+    return Found(outcome.adapted, outcome.loads, [end.seconds for end in outcome.ends if end.adapted])
 
 
 def together(found: Sequence[Found]) -> Found:
@@ -93,7 +81,7 @@ def main() -> None:
     for load in LOADS:
         turns, preferred = (
             together([play(load, options.jobs, seed, compared) for seed in range(options.seeds)])
-            for compared in (1, POLICY.compared)
+            for compared in (1, Policy().compared)
         )
         cells = [f"{load:.1f}"]
         for before, after in (

@@ -29,13 +29,17 @@ from rich.table import Table
 from diffusion_router.core import (
     CancelTask,
     Core,
+    Deadline,
     Event,
     Execute,
     FailureKind,
+    Fifo,
     InputReceived,
     JobEnded,
     JobRecorded,
     JobSubmitted,
+    Parked,
+    ParkTask,
     PeerHeartbeat,
     PeerRegistered,
     Policy,
@@ -57,22 +61,28 @@ TIMEOUT: Final = 3600.0
 
 @dataclass(frozen=True)
 class Row:
-    """`colocated`: every denoiser has all three roles. `broken`: how many of them fail whatever they begin."""
+    """`colocated`: every denoiser has all three roles. `broken`: how many of them fail whatever they begin. `tenants`:
+    whose jobs they are; of each tenth job the denoising takes ten times as long, and all can be parked."""
 
     denoisers: int
     queue: int
     colocated: bool = False
     broken: int = 0
+    tenants: int = 0
 
     @property
     def name(self) -> str:
-        return ("colocated" if self.colocated else "split") + (f", {self.broken} of them broken" if self.broken else "")
+        roles = "colocated" if self.colocated else "split"
+        by = f", by deadline, {self.tenants} tenants" if self.tenants else ""
+        return roles + by + (f", {self.broken} of them broken" if self.broken else "")
 
 
 ROWS: Final = [
     *(Row(denoisers, queue) for denoisers in (10, 100, 1_000) for queue in (0, 1_000, 10_000)),
     *(Row(1_000, queue, colocated=True) for queue in (0, 10_000)),
     Row(1_000, 10_000, broken=2),
+    *(Row(1_000, 10_000, tenants=tenants) for tenants in (1, 100)),
+    Row(1_000, 0, tenants=1),
 ]
 
 
@@ -80,11 +90,14 @@ class World:
     """Peers that compute on virtual time, one task after the other."""
 
     def __init__(self, row: Row) -> None:
-        self.policy = Policy()
+        self.policy = Policy(scheduling=Deadline() if row.tenants else Fifo())
         self.core = Core(self.policy, epoch="e", now=0.0)
         self.now = 0.0
         self.events = 0
         self.seconds = 0.0
+        self.parks = 0
+        self._row = row
+        self._parking: set[str] = set()
         self._order = count()
         self._random = random.Random(row.denoisers)
         self._agenda: list[tuple[float, int, Event]] = []
@@ -113,13 +126,28 @@ class World:
 
     def _submit(self) -> None:
         number = next(self._order)
-        self.tell(JobSubmitted(f"job-{number}", self.now + TIMEOUT, f"{number % 5}"))
+        long = "long" if self._row.tenants and number % 10 == 0 else ""
+        tenant = f"tenant {number % self._row.tenants}" if self._row.tenants else ""
+        self.tell(JobSubmitted(f"job-{number}", self.now + TIMEOUT, f"{number % 5}{long}", tenant=tenant))
 
     def run(self, events: int) -> None:
         end = self.events + events
         while self.events < end:
             self.now, _, event = heapq.heappop(self._agenda)
-            self._happens(event)
+            if not self._is_over(event):
+                self._happens(event)
+
+    def _is_over(self, event: Event) -> bool:
+        """Said of a task that was parked before."""
+        of = (
+            event.task_id
+            if isinstance(event, Progressed)
+            else event.result.task_id
+            if isinstance(event, StageDone)
+            else ""
+        )
+        running = self._running.get(event.incarnation) if of else None
+        return bool(of) and (running is None or running.task_id != of)
 
     def _happens(self, event: Event) -> None:
         match event:
@@ -129,6 +157,14 @@ class World:
                 del self._running[event.incarnation]
         self.tell(event)
         if isinstance(event, StageDone | StageFailed):
+            self._begin(event.incarnation)
+        elif isinstance(event, Progressed) and event.step and event.task_id in self._parking:
+            self._parking.discard(event.task_id)
+            task = self._running.pop(event.incarnation)
+            self.parks += 1
+            parked = Parked(event.step, event.steps)
+            result = StageResult(task.task_id, task.job_id, task.stage, parked, parked=parked)
+            self.tell(StageDone(event.incarnation, result))
             self._begin(event.incarnation)
 
     def tell(self, event: Event) -> None:
@@ -146,6 +182,8 @@ class World:
                     self._begin(action.incarnation)
                 case CancelTask() if self._waiting[action.incarnation].pop(action.task_id, None):
                     self._later(0.0, StageFailed(action.incarnation, action.task_id, FailureKind.HANDED_BACK))
+                case ParkTask():
+                    self._parking.add(action.task_id)
                 case JobEnded():
                     self.tell(JobRecorded(action.job_id))
                     self._submit()
@@ -153,16 +191,22 @@ class World:
     def _begin(self, name: str) -> None:
         if name in self._running or not self._waiting[name]:
             return
-        task = self._waiting[name].pop(next(iter(self._waiting[name])))
+        task = min(self._waiting[name].values(), key=lambda waiting: waiting.order)
+        del self._waiting[name][task.task_id]
         self._running[name] = task
-        self._later(0.0, Progressed(name, task.task_id, 0, STEPS))
+        self._later(0.0, Progressed(name, task.task_id, 0, STEPS, resumable=task.stage is Stage.DENOISE))
         if name in self._broken:
             self._later(0.1, StageFailed(name, task.task_id, FailureKind.UNSPECIFIED))
             return
         seconds = SECONDS[task.stage] * self._random.uniform(*SPREAD)
         if task.stage is Stage.DENOISE:
-            for step in range(1, STEPS):
-                self._later(seconds * step / STEPS, Progressed(name, task.task_id, step, STEPS))
+            seconds *= 10 if self.core.jobs[task.job_id].shape.endswith("long") else 1
+            done = task.input.step if isinstance(task.input, Parked) else 0
+            for step in range(done + 1, STEPS):
+                self._later(
+                    seconds * (step - done) / STEPS, Progressed(name, task.task_id, step, STEPS, resumable=True)
+                )
+            seconds *= (STEPS - done) / STEPS
         result = StageResult(task.task_id, task.job_id, task.stage, "report", compute_seconds=seconds)
         self._later(seconds, StageDone(name, result))
 

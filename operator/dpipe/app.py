@@ -14,6 +14,7 @@ import typer
 from diffusionpipeline.words import LogFormat, LogLevel, PriorityName
 from dpipe.changes.commands import diff, revisions, rollback
 from dpipe.models import check, convert
+from dpipe.simulate.command import simulate
 from dpipe.terminal import JsonOption, console, fail, faults_of, print_json
 
 if TYPE_CHECKING:
@@ -277,6 +278,7 @@ def render(
 app.command()(diff)
 app.command()(revisions)
 app.command()(rollback)
+app.command()(simulate)
 
 
 @app.command()

@@ -58,16 +58,23 @@ class StageMetrics:
         self.transfer_bytes = metrics.transfer_bytes.labels(role)
         self.transfer_duration = metrics.transfer_duration.labels(role)
         self.inflight = metrics.inflight.labels(role)
-        self.done = metrics.tasks.labels(role, "done")
+        self._done = metrics.tasks.labels(role, "done")
+        self._copied = metrics.tasks.labels(role, "copied")
+        if stage is Stage.DENOISE:
+            self._parked = metrics.tasks.labels(role, "parked")
+            self.park_duration = metrics.park_duration.labels(role)
+            self.resumed = metrics.resumed.labels(role)
         self._failures = metrics.transfer_failures
         self._tasks = metrics.tasks
         self._role = role
         # Prometheus sees no increase in a series that begins with its first event.
         for kind in _FAILURES:
             metrics.tasks.labels(role, word(stage_pb2.FailureKind, kind))
-        if stage is not Stage.ENCODE:
-            for failed in _PULL_FAILURES:
-                metrics.transfer_failures.labels(role, failed)
+        for failed in _PULL_FAILURES:
+            metrics.transfer_failures.labels(role, failed)
+
+    def completed(self, *, copy: bool, parked: bool) -> Counter:
+        return self._copied if copy else self._parked if parked else self._done
 
     def failed(self, kind: int) -> None:
         self._tasks.labels(self._role, word(stage_pb2.FailureKind, kind)).inc()
@@ -115,6 +122,16 @@ class Metrics:
         )
         self.transfer_failures = Counter(
             f"{name}transfer_failures_total", "Pulls that failed", ["role", "kind"], registry=registry
+        )
+        self.park_duration = Histogram(
+            f"{name}park_duration_seconds",
+            "Time from the command to park a denoising to the report that it is",
+            ["role"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.resumed = Counter(
+            f"{name}resumed_total", "Denoisings that went on from a checkpoint", ["role"], registry=registry
         )
         self.tasks = Counter(f"{name}tasks_total", "Tasks that ended", ["role", "outcome"], registry=registry)
         self.inflight = Gauge(f"{name}tasks_inflight", "Tasks that have not ended", ["role"], registry=registry)

@@ -545,6 +545,8 @@ class StageTimings(_message.Message):
     COMPUTE_SECONDS_FIELD_NUMBER: _builtins.int
     PUBLISH_SECONDS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    PARK_SECONDS_FIELD_NUMBER: _builtins.int
+    RESUME_SECONDS_FIELD_NUMBER: _builtins.int
     wait_seconds: _builtins.float
     """Waiting on the worker for its turn."""
     transfer_seconds: _builtins.float
@@ -554,6 +556,11 @@ class StageTimings(_message.Message):
     publish_seconds: _builtins.float
     """Writing the output: into the pool, or to the artifact store."""
     steps: _builtins.int
+    """Those that this task made: of a denoising that went on from a checkpoint, not those before it."""
+    park_seconds: _builtins.float
+    """Of one that was parked: from the command to the end of the step after which it was."""
+    resume_seconds: _builtins.float
+    """Of one that went on from a checkpoint: of compute_seconds, those before it first called a network."""
     def __init__(
         self,
         *,
@@ -563,10 +570,12 @@ class StageTimings(_message.Message):
         compute_seconds: _builtins.float = ...,
         publish_seconds: _builtins.float = ...,
         steps: _builtins.int = ...,
+        park_seconds: _builtins.float = ...,
+        resume_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "publish_seconds", b"publish_seconds", "steps", b"steps", "transfer_bytes", b"transfer_bytes", "transfer_seconds", b"transfer_seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "park_seconds", b"park_seconds", "publish_seconds", b"publish_seconds", "resume_seconds", b"resume_seconds", "steps", b"steps", "transfer_bytes", b"transfer_bytes", "transfer_seconds", b"transfer_seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,7 +14,7 @@ from testbed.documents import CLUSTER, PAGES, Page, run_blocks
 from testbed.documents.reader import environment
 
 # What a page assumes, as it says itself; the others, that digits.yaml is applied as well.
-ASSUMES_NOTHING = ("README.md", "docs/models.md", "docs/quickstart.md")
+ASSUMES_NOTHING = ("README.md", "docs/models.md", "docs/quickstart.md", "docs/simulating.md")
 ASSUMES_THE_OPERATOR = ("docs/rdma.md", "docs/sizing.md")
 READ = [page for page in PAGES if any(block.where == CLUSTER for block in page.blocks)]
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from diffusion_worker.app import serve
 from diffusion_worker.health import Ports
@@ -72,6 +73,15 @@ async def running(
     await stream.execute(DENOISE, task_id, source=source, **command)
     await stream.step(task_id, 0)
     await eventually(lambda: worker.model.held, DEADLINE, f"{task_id} is in its first step")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Real models compute with one, as the processes of tests do: with more, sums may differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

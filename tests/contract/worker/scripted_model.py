@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from diffusion_worker.model import InvalidRequest, IPAdapter, Media, Parameters, Values
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.driving import Driver
+from diffusion_worker.model.types import RESUME, Workflow
 from diffusionpipeline.words import Stage
 
 ALL = frozenset(Stage)
@@ -35,11 +37,10 @@ class AddOne(torch.nn.Module):
 
 
 class ScriptedModel:
-    """Passes an array on, adding one at each step. `hold` makes each step wait for a `let_go`; with `asks` a step is a
-    call of `network`, and the forward waits instead."""
+    """Passes an array on, adding one at each step, and can be parked after any. `hold` makes each step wait for a
+    `let_go`; with `asks` a step is a call of `network`, and the forward waits instead."""
 
     output = "image"
-    workflows = ()
     schedulers_offered = ()
 
     def adapters_offered(self) -> None:
@@ -47,10 +48,13 @@ class ScriptedModel:
 
     way = "scripted"
 
-    def __init__(self, stages: frozenset[Stage] = ALL) -> None:
+    def __init__(self, stages: frozenset[Stage] = ALL, *, resumable: bool = True) -> None:
         self.stages = stages
+        self.workflows = (Workflow(images=frozenset(), encoding_reads=None, resumable=resumable),)
         self.nbytes = 1024
         self.nbytes_of: dict[str, int] = {}
+        self.checkpoint_bytes = 0
+        """That it takes beyond what encoding made."""
         self.media_bytes = 0
         self.hold = False
         self.asks = False
@@ -78,15 +82,18 @@ class ScriptedModel:
 
     def denoise(self, values: Values, parameters: Parameters, driver: Driver) -> Values:
         self._begin(Stage.DENOISE, str(values["prompt"]))
-        latents, steps = np.asarray(values["noise"]).copy(), int(str(values["steps"]))
-        for step in range(1, steps + 1):
+        resume: Any = values.get(RESUME, {"step": 0, "latents": values["noise"]})
+        latents, steps = np.asarray(resume["latents"]).copy(), int(str(values["steps"]))
+        for step in range(resume["step"] + 1, steps + 1):
             if self.asks:
                 (made,) = driver.ask([Call(self.network, {"x": torch.from_numpy(latents)[None]}, "x")])
                 latents = made[0].numpy()
             else:
                 self.wait()
                 latents += 1
-            driver.step(step, steps)
+            if driver.step(step, steps) and step < steps:
+                more = np.zeros(self.checkpoint_bytes, np.uint8)
+                return {**values, RESUME: {"step": step, "latents": latents, "more": more}}
         return {"prompt": values["prompt"], "latents": latents}
 
     def decode(self, values: Values) -> list[Media]:

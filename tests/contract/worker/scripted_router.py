@@ -49,6 +49,7 @@ class Stream:
         source: stage_pb2.Descriptor | None = None,
         deadline: float = 60.0,
         alone: bool = False,
+        order: float = 0.0,
         **parameters: object,
     ) -> None:
         made = {"prompt": "a red seven", "seed": 7, "num_inference_steps": 4, **parameters}
@@ -62,11 +63,15 @@ class Stream:
                 input=source,
                 deadline_seconds=deadline,
                 alone=alone,
+                order=order,
             )
         )
 
     async def cancel(self, task_id: str, *, only_if_waiting: bool = False) -> None:
         await self.send(cancel=peer_pb2.Cancel(task_id=task_id, only_if_waiting=only_if_waiting))
+
+    async def park(self, task_id: str) -> None:
+        await self.send(park=peer_pb2.Park(task_id=task_id))
 
     async def release(self, task_id: str) -> None:
         await self.send(release_slot=peer_pb2.ReleaseSlot(task_id=task_id))

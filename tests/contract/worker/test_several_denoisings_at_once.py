@@ -59,6 +59,23 @@ async def test_one_of_them_is_cancelled_and_the_others_go_on(start: Start) -> No
     await stream.done("stays")
 
 
+async def test_the_lower_in_order_leads_whoever_came_first(start: Start) -> None:
+    """Of another size, so that neither is in the other's forwards."""
+    worker, stream, sources = await denoiser(start)
+    worker.model.nbytes = 2048
+    larger = await stream.encoded("larger")
+    await running(worker, stream, "first", source=sources[0], order=5.0)
+    await stream.execute(DENOISE, "leads", source=larger, order=2.5)
+    await stream.step("leads", 0)
+    worker.model.let_go(1)
+    await stream.step("first", 1)
+    worker.model.let_go(4)
+    await stream.done("leads")
+    assert max(report.progress.step for report in stream.said("progress", "first")) == 1
+    worker.model.let_go(3)
+    await stream.done("first")
+
+
 async def test_no_more_begin_than_there_is_room_for(start: Start) -> None:
     worker, stream, sources = await denoiser(start, max_requests=2)
     worker.model.hold = True

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_worker.model import load_model, resolve_model
+from diffusionpipeline.words import Stage
 from testbed.processes import killed_at_the_end
 from testbed.waiting import eventually
 
+from .conftest import Start
+from .gated_model import GatedModel
 from .scripted_router import DECODE, DENOISE, ENCODE, ScriptedRouter
 
 DEADLINE = 240.0
@@ -81,6 +85,32 @@ async def test_the_bundled_model_makes_a_picture_and_sigterm_ends_the_worker_cle
     status, said = await outcome(process)
     assert status == 0, said
     assert stream.said("drained")
+
+
+@pytest.mark.usefixtures("one_thread")
+async def test_i12_a_new_process_goes_on_with_what_another_parked(
+    router: ScriptedRouter, start: Start, spawn: Spawn
+) -> None:
+    path = resolve_model("Bundled", "digits", "")
+    model = GatedModel(load_model(path=path, stages=frozenset(Stage), dtype="float32", device="cpu"))
+    parks = await (await start(model=model, backend="tcp", generation="g1")).stream()
+    source = await parks.encoded()
+    await parks.execute(DENOISE, "undisturbed", source=source)
+    whole = await parks.done("undisturbed")
+    gate = model.stop(7, 2)
+    await parks.execute(DENOISE, "n", source=source)
+    await gate.reached()
+    await parks.park("n")
+    await parks.heard()
+    gate.open()
+    checkpoint = (await parks.done("n")).output
+
+    process = await spawn("--role", "denoiser", "--pod-name", "new", "--generation", "g1")
+    await eventually(lambda: len(router.streams) > 1 or process.returncode is not None, DEADLINE, "it attaches or ends")
+    assert process.returncode is None, await outcome(process)
+    resumes = await router.attached("new")
+    await resumes.execute(DENOISE, "goes on", source=checkpoint)
+    assert (await resumes.done("goes on")).output.digest == whole.output.digest
 
 
 async def test_sigterm_while_the_model_loads_ends_the_worker_cleanly(spawn: Spawn) -> None:

@@ -197,6 +197,11 @@ class Ledger:
             process, ran = self._silent.pop(event.pod_name, (None, set()))
             if process is not None and event.process is not None and event.process.follows(process):
                 expected |= {job_id for job_id in ran if self._store[job_id].status is None and not self._ended[job_id]}
+        if isinstance(event, PeerRegistered) and event.incarnation in self._fenced_at:
+            # It says that it lives, if it is the same.
+            process, _ = self._silent.get(event.pod_name, (None, set()))
+            if process == event.process:
+                self._silent.pop(event.pod_name, None)
         if isinstance(event, StageFailed) and event.kind is FailureKind.STALLED and event.incarnation in self._known:
             task = self._known_tasks.get(event.task_id)
             expected |= {task} - {None}

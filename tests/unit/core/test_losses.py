@@ -238,6 +238,23 @@ def test_i11_a_worker_that_falls_silent_and_comes_back_had_not_died(world: World
     assert world.store[job].status is JobStatus.COMPLETED
 
 
+def test_i11_one_that_was_silent_and_dies_while_it_comes_back_did_not_die_of_what_it_had_then(world: World) -> None:
+    job = world.submit()
+    worker = world.spawn()
+    world.work_until(worker, Phase.RUNNING)
+    worker.frozen = True
+    world.advance(world.policy.lease + 0.1)
+    worker.frozen = False
+    worker.attach()
+    world.deliver_up(worker)  # it is told that it was given up, which does not reach it
+    world.kill(worker)
+    world.respawn(worker)
+    world.deliver_all()
+    assert world.store[job].kills == 0
+    world.run()
+    assert world.store[job].status is JobStatus.COMPLETED
+
+
 def test_i11_a_process_that_follows_a_silent_one_in_its_pod_says_that_it_had_died(world: World) -> None:
     """A model takes longer to load than a lease: else nobody who dies would ever be told from who is silent."""
     job = world.submit()

@@ -229,7 +229,7 @@ class Worker:
         source = execute.input
         held = Held(execute, Phase.WAITING)
         self.tasks[execute.task_id] = held
-        tasks = sum(not other.execute.copy for other in self.tasks.values())
+        tasks = sum(not (other.execute.copy or other.parking) for other in self.tasks.values())
         assert tasks <= self.capacity + self.prefetch, f"I4: {self.pod} was given {tasks} tasks"
         if isinstance(source, Where) and source.incarnation != self.incarnation:
             assert source.generation == self.generation, "a tensor would cross generations"
@@ -266,7 +266,7 @@ class Worker:
         elif held.step < STEPS and held.execute.stage is Stage.DENOISE:
             held.step += 1
             self.steps[held.execute.job_id, held.step] += 1
-            self.report(Progressed(self.incarnation, held.execute.task_id, held.step, STEPS))
+            self.report(Progressed(self.incarnation, held.execute.task_id, held.step, STEPS, self.resumable))
             if held.parking and held.step < STEPS:
                 self._finish(held)
         else:

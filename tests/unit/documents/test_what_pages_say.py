@@ -10,6 +10,7 @@ import yaml
 
 from diffusion_operator.status import reasons
 from diffusionpipeline.v1 import job_pb2, stage_pb2
+from dpipe.simulate.reading import ScenarioFile
 from testbed.documents import PAGES, ROOT, Page
 from testbed.documents.pages import COMMANDS, FILES, PROGRAMS
 from unit.chart import queries
@@ -132,7 +133,7 @@ def fields(page: Page) -> Iterator[str]:
 @pytest.mark.parametrize("page", OPERATING, ids=str)
 def test_fields_exist(page: Page) -> None:
     files = {block.file for block in page.blocks}
-    known = schema.names() | OTHERS_FIELDS
+    known = schema.names() | OTHERS_FIELDS | (scenario_fields() if page.path == "docs/simulating.md" else set())
     wrong = [
         name
         for name in fields(page)
@@ -141,6 +142,12 @@ def test_fields_exist(page: Page) -> None:
         and not name.startswith("status.")
     ]
     assert wrong == []
+
+
+def scenario_fields() -> set[str]:
+    """Of the file that `dpipe simulate` reads."""
+    found = ScenarioFile.model_json_schema()
+    return {name for part in (found, *found["$defs"].values()) for name in part.get("properties", ())}
 
 
 @pytest.mark.parametrize("page", OPERATING, ids=str)

@@ -26,7 +26,7 @@ def dpipe(*arguments: str, given: str | None = None) -> tuple[int, str]:
 
 def test_help_names_every_command() -> None:
     _, text = dpipe("--help")
-    commands = "up generate peers jobs check convert render diff revisions rollback demo"
+    commands = "up generate peers jobs check convert render diff revisions rollback simulate demo"
     for command in commands.split():
         assert f"\n  {command} " in text
 

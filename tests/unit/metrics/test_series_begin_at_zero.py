@@ -74,6 +74,19 @@ def test_a_workers_failed_pull_adds_no_series(stage: Stage) -> None:
     assert set(failures.values()) == {1}, "each of them can happen"
 
 
+def test_a_denoising_that_is_parked_and_one_that_goes_on_add_no_series() -> None:
+    metrics = WorkerMetrics("denoiser", [Stage.DENOISE])
+    before = series(metrics)
+    metrics.stages[Stage.DENOISE].park_duration.observe(1.0)
+    metrics.stages[Stage.DENOISE].resumed.inc()
+    after = series(metrics)
+    assert after.keys() == before.keys()
+    assert after["diffusion_worker_resumed_total", "role=denoiser"] == 1
+    assert after["diffusion_worker_park_duration_seconds_count", "role=denoiser"] == 1
+    encoder = series(WorkerMetrics("encoder", [Stage.ENCODE]))
+    assert not any("park" in name or "resumed" in name for name, *_ in encoder)
+
+
 @pytest.mark.parametrize(("status", "kind"), JOB_ENDS)
 def test_a_job_of_any_end_adds_no_series(status: job_pb2.JobStatus, kind: core.FailureKind) -> None:
     metrics = RouterMetrics()

@@ -9,6 +9,7 @@ import pytest
 
 from diffusion_worker.link.stream import MAX_REPORTS, RouterStream
 from diffusion_worker.model import InvalidRequest, ModelError
+from diffusion_worker.model.types import Workflow, is_resumable
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import DigestMismatch, ModeMismatch, Pool, PoolFull, Slot, TooLarge
 from diffusion_worker.transport.memory import MemoryTransport
@@ -55,6 +56,40 @@ def test_what_a_client_did_not_say_is_left_to_the_model() -> None:
     message.extra["nothing"].SetInParent()
     with pytest.raises(InvalidRequest, match="extra"):
         parameters(message, {})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "resumable"),
+    [
+        ((), True),
+        (("image",), False),
+        (("image", "mask_image"), True),
+        (("image", "controls"), False),
+        (("image", "image", "controls", "ip_adapters"), True),
+        (("beside",), True),
+    ],
+)
+def test_whether_a_request_can_be_parked_is_said_by_the_use_that_takes_most_of_its_inputs(
+    inputs: tuple[str, ...], resumable: bool
+) -> None:
+    uses = {
+        (): True,
+        ("image",): False,
+        ("image", "mask_image"): True,
+        ("controls",): True,
+        ("image", "controls"): False,
+        ("image", "controls", "ip_adapters"): True,
+    }
+    workflows = [
+        Workflow(images=frozenset(images), encoding_reads=None, resumable=parks) for images, parks in uses.items()
+    ]
+    assert is_resumable(workflows, frozenset(inputs)) is resumable
+
+
+def test_a_request_that_no_use_is_for_cannot_be_parked() -> None:
+    workflows = [Workflow(images=frozenset({"image"}), encoding_reads=None, resumable=True)]
+    assert not is_resumable(workflows, frozenset())
+    assert not is_resumable([], frozenset())
 
 
 def _progress(step: int, task_id: str = "t") -> peer_pb2.PeerReport:

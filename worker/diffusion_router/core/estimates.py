@@ -83,11 +83,11 @@ class Estimates:
 
     def work(self, shape: str, stage: Stage = Stage.ENCODE, share_left: float = 1.0) -> float:
         """Seconds from this stage to the end. share_left: of a denoising that was begun."""
-        return sum(
-            self.seconds(each, shape) * (share_left if each is Stage.DENOISE else 1.0)
-            for each in Stage
-            if each >= stage
-        )
+        decode = self.seconds(Stage.DECODE, shape)
+        if stage is Stage.DECODE:
+            return decode
+        denoise = self.seconds(Stage.DENOISE, shape) * share_left
+        return denoise + decode + (self.seconds(Stage.ENCODE, shape) if stage is Stage.ENCODE else 0.0)
 
     @property
     def known(self) -> bool:

@@ -11,16 +11,16 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final, Generic
 
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.offers import can_take
-from diffusion_router.core.ordering import Ordering, Queue
+from diffusion_router.core.ordering import Going, Ordering, Queue
 from diffusion_router.core.state import Job, Peer, Task
 
-# Jobs of each queue that are looked at.
+# Jobs of each queue that are looked at, and tasks from each end.
 FIRST: Final = 8
+LOOKED_AT: Final = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -45,19 +45,15 @@ class _HeldBack(Generic[R]):
 
 
 class GivingWay(Generic[R]):
-    def __init__(
-        self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]], ordering: Ordering[R], looked_at: int
-    ) -> None:
-        """looked_at: tasks that are looked at from each end."""
+    def __init__(self, jobs: Mapping[str, Job[R]], ordering: Ordering[R]) -> None:
         self._jobs = jobs
-        self._peers = peers
         self._ordering = ordering
-        self._looked_at = looked_at
+        # By generation, and by task.
         self._by_due: dict[str, list[tuple[float, str]]] = {}
-        self._tasks: dict[str, tuple[str, float, Task[R]]] = {}
+        self._going: dict[str, tuple[float, Going[R]]] = {}
         self._held_back: dict[object, _HeldBack[R]] = {}
         self._anew: set[object] = set()
-        self._stepped: list[Task[R]] = []
+        self._stepped: list[Going[R]] = []
 
     @property
     def settled(self) -> bool:
@@ -65,21 +61,26 @@ class GivingWay(Generic[R]):
 
     # ------------------------------------------------------------ what changes
 
-    def runs(self, peer: Peer[R], task: Task[R], job: Job[R]) -> None:
+    def runs(self, peer: Peer[R], task: Task[R], job: Job[R], now: float) -> None:
         """To be called when a denoising that can be parked begins, or makes a step."""
         if not self._ordering.preempts or task.parking or task.abandoned or task.ends_soon:
             return
-        if task.id not in self._tasks:
-            self._tasks[task.id] = (peer.generation, job.due, task)
+        known = self._going.get(task.id)
+        if known is None:
+            known = self._going[task.id] = (job.due, Going(task, peer, job))
             insort(self._by_due.setdefault(peer.generation, []), (job.due, task.id))
+        _, going = known
+        going.left = self._ordering.left(job)
+        going.slack = job.due - now - going.left
         if self._held_back:
-            self._stepped.append(task)
+            self._stepped.append(going)
 
     def stops(self, task_id: str) -> None:
         """To be called when it computes no more, or is to be parked."""
-        found = self._tasks.pop(task_id, None)
+        found = self._going.pop(task_id, None)
         if found is not None:
-            generation, due, _ = found
+            due, going = found
+            generation = going.peer.generation
             by_due = self._by_due[generation]
             del by_due[bisect_left(by_due, (due, task_id))]
             if not by_due:
@@ -117,40 +118,40 @@ class GivingWay(Generic[R]):
                     continue
                 known = job_id in held.compared
                 held.compared.add(job_id)
-                tasks = stepped if known else self._candidates(held.generations)
-                if (way := self._way(held, job, tasks, now)) is not None:
+                going = stepped if known else self._candidates(held.generations)
+                if (way := self._way(held, job, going, now)) is not None:
                     yield way
 
-    def _candidates(self, generations: Iterable[str]) -> list[Task[R]]:
+    def _candidates(self, generations: Iterable[str]) -> list[Going[R]]:
         found: list[tuple[float, str]] = []
         for generation in generations:
             by_due = self._by_due.get(generation, [])
-            found += islice(reversed(by_due), self._looked_at)
-            found += islice(by_due, min(self._looked_at, max(0, len(by_due) - self._looked_at)))
-        return [self._tasks[task_id][2] for _, task_id in found]
+            found += by_due[-LOOKED_AT:]
+            found += by_due[: min(LOOKED_AT, max(0, len(by_due) - LOOKED_AT))]
+        return [self._going[task_id][1] for _, task_id in found]
 
-    def _way(self, held: _HeldBack[R], job: Job[R], tasks: Iterable[Task[R]], now: float) -> Way[R] | None:
-        best: tuple[float, Way[R]] | None = None
-        for task in tasks:
-            peer, running = self._peers.get(task.incarnation), self._jobs.get(task.job_id)
-            if peer is None or running is None or running.task is not task or not self._can_park(task, peer, running):
+    def _way(self, held: _HeldBack[R], job: Job[R], some: Iterable[Going[R]], now: float) -> Way[R] | None:
+        best: tuple[float, Going[R]] | None = None
+        for going in some:
+            gladly = self._ordering.yields(going, job, now)
+            if gladly is None or (best is not None and gladly <= best[0]):
                 continue
-            if not self._can_go_there(held, job, peer):
-                continue
-            gladly = self._ordering.yields(running, job, now)
-            if gladly is not None and (best is None or gladly > best[0]):
-                best = gladly, Way(task, peer, job, held.queue)
-        return best[1] if best is not None else None
+            if _can_park(going) and _can_go_there(held, job, going.peer):
+                best = gladly, going
+        return Way(best[1].task, best[1].peer, job, held.queue) if best is not None else None
 
-    def _can_park(self, task: Task[R], peer: Peer[R], running: Job[R]) -> bool:
-        # A job that may have killed a worker runs alone, and to its end.
-        suspect = running.kills or running.suspect
-        return not (task.parking or task.abandoned or task.ends_soon or suspect) and task.resumable
 
-    def _can_go_there(self, held: _HeldBack[R], job: Job[R], peer: Peer[R]) -> bool:
-        if (held.only and held.only != peer.incarnation) or peer.generation not in held.generations:
-            return False
-        if not peer.takes_tasks or peer.incarnation in job.avoid or not can_take(peer, job):
-            return False
-        # Behind whatever is on its way there it would wait.
-        return peer.load <= 0 and peer.free_slots >= peer.needs[Stage.DENOISE]
+def _can_park(going: Going[R]) -> bool:
+    task, job = going.task, going.job
+    # A job that may have killed a worker runs alone, and to its end.
+    suspect = job.kills or job.suspect
+    return job.task is task and task.resumable and not (task.parking or task.abandoned or task.ends_soon or suspect)
+
+
+def _can_go_there(held: _HeldBack[R], job: Job[R], peer: Peer[R]) -> bool:
+    if (held.only and held.only != peer.incarnation) or peer.generation not in held.generations:
+        return False
+    if not peer.takes_tasks or peer.incarnation in job.avoid or not can_take(peer, job):
+        return False
+    # Behind whatever is on its way there it would wait.
+    return peer.load <= 0 and peer.free_slots >= peer.needs[Stage.DENOISE]

@@ -32,6 +32,8 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
     """Who is refused changes nothing: all checks come before anybody gives way (I15)."""
     refusal = _refusal(book, event)
     if refusal is not None:
+        if refusal.reason is RefusalReason.FENCED:
+            _hear_of_the_silent(book, event)
         book.emit(refusal)
         return
     for other in _namesakes(book, event):
@@ -104,6 +106,13 @@ def _learn_of_the_silent(book: Book[R], event: PeerRegistered[R]) -> None:
         job = book.jobs.get(job_id)
         if job is not None and not job.status.ended:
             tasks.blame(book, job)
+
+
+def _hear_of_the_silent(book: Book[R], event: PeerRegistered[R]) -> None:
+    """One that was fenced says that it lives: should it die before it is back, it did not die of what it had then."""
+    silent = book.silent.get(event.pod_name)
+    if silent is not None and silent.process == event.process:
+        del book.silent[event.pod_name]
 
 
 def _is_of_this_life(book: Book[R], task_id: str) -> bool:

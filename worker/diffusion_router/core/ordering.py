@@ -14,11 +14,23 @@ from typing import Generic, Protocol
 
 from diffusion_router.core.estimates import Estimates
 from diffusion_router.core.events import R, Stage
-from diffusion_router.core.state import Job
+from diffusion_router.core.state import Job, Peer, Task
 
 Key = tuple[float, ...]
 """Of jobs of one stage, the lowest is next."""
 First = tuple[Key, str]
+
+
+@dataclass(slots=True, eq=False)
+class Going(Generic[R]):
+    """A denoising that could give way. left, slack: seconds until its job has ended, and by how much that is before its
+    target, as of its last step. As long as it runs its slack stays what it is."""
+
+    task: Task[R]
+    peer: Peer[R]
+    job: Job[R]
+    left: float = 0.0
+    slack: float = 0.0
 
 
 class Queue(Protocol[R]):
@@ -59,7 +71,10 @@ class Ordering(Protocol[R]):
         """To be called when a job of this queue is given to a peer, before it is discarded. in_turn: not because
         another gave way to it. The order of its task among those that wait there."""
 
-    def yields(self, running: Job[R], to: Job[R], now: float) -> float | None:
+    def left(self, job: Job[R]) -> float:
+        """Seconds until one that is denoised has ended."""
+
+    def yields(self, running: Going[R], to: Job[R], now: float) -> float | None:
         """How gladly the one gives way to the other. None: not at all."""
 
 
@@ -93,7 +108,10 @@ class _InOrder(Generic[R]):
     def started(self, job: Job[R], queue: Queue[R], *, in_turn: bool) -> float:
         return 0.0
 
-    def yields(self, running: Job[R], to: Job[R], now: float) -> float | None:
+    def left(self, job: Job[R]) -> float:
+        return 0.0
+
+    def yields(self, running: Going[R], to: Job[R], now: float) -> float | None:
         return None
 
 

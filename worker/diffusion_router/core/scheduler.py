@@ -71,10 +71,10 @@ class Scheduler(Generic[R]):
         # where a peer is idle.
         self._changed: dict[str, Peer[R]] = {}
         self._unlisted: dict[Place, dict[str, Peer[R]]] = defaultdict(dict)
-        # Peers that take tasks, or may again, by stage and generation; generations that have every role.
-        self._staying: dict[Stage, dict[str, set[str]]] = {stage: {} for stage in Stage}
+        # Peers that take tasks, or may again, by stage and generation, in order; generations that have every role.
+        self._staying: dict[Stage, dict[str, dict[str, None]]] = {stage: {} for stage in Stage}
         self._complete: list[str] = []
-        self.giving_way: GivingWay[R] = GivingWay(jobs, peers, ordering, compared)
+        self.giving_way: GivingWay[R] = GivingWay(jobs, ordering)
         self._now = 0.0
 
     # ------------------------------------------------------------ what changes
@@ -97,9 +97,12 @@ class Scheduler(Generic[R]):
         stays = known and not peer.draining
         turned = False
         for stage in peer.stages:
-            of_generation = self._staying[stage].setdefault(peer.generation, set())
+            of_generation = self._staying[stage].setdefault(peer.generation, {})
             turned |= stays and not of_generation
-            (of_generation.add if stays else of_generation.discard)(peer.incarnation)
+            if stays:
+                of_generation[peer.incarnation] = None
+            else:
+                of_generation.pop(peer.incarnation, None)
             if not of_generation:
                 del self._staying[stage][peer.generation]
                 turned = True

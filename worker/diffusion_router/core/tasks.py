@@ -89,8 +89,7 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
     if task is None:
         return
     book.begin(peer, task)
-    task.resumable |= event.resumable
-    _ends_soon(book, peer, task, event)
+    task.resumable = event.resumable
     leaving.begun(book, task)
     if peer.draining:
         leaving.relieve(book, peer)
@@ -98,27 +97,24 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
     if job is not None and job.task is task:
         if task.stage is Stage.DENOISE:
             skipped = task.input.steps_done if task.input is not None else 0
-            job.step, job.steps = max(event.step, skipped), event.steps
+            job.step, job.steps = max(event.step, skipped), event.steps or job.steps
+            _makes_steps(book, peer, task, job)
             if task.begun is not None and skipped < event.step <= event.steps:
                 share = (event.step - skipped) / event.steps
                 book.estimates.suppose(task.stage, job.shape, (book.now - task.begun[0]) / share)
         book.emit(JobChanged(job.id))
 
 
-def _ends_soon(book: Book[R], peer: Peer[R], task: Task[R], event: Progressed) -> None:
-    job = book.jobs.get(task.job_id)
-    if job is None or job.task is not task or task.stage is not Stage.DENOISE:
-        return
-    if task.parking and event.step > task.parking_since[1] + _STEPS_TO_PARK:
-        # It can't, for all that it said.
-        task.resumable = False
+def _makes_steps(book: Book[R], peer: Peer[R], task: Task[R], job: Job[R]) -> None:
+    if task.parking and (not task.resumable or job.step > task.parking_since[1] + _STEPS_TO_PARK):
+        # Its checkpoint could not be carried, or the pool had no room for it.
         book.not_parking(task)
-    left = book.estimates.seconds(Stage.DENOISE, job.shape) * (1.0 - event.step / max(1, event.steps))
-    if not task.ends_soon and (event.steps - event.step <= 1 or left <= _SOON):
+    left = book.estimates.seconds(Stage.DENOISE, job.shape) * job.share_left
+    if not task.ends_soon and (job.steps - job.step <= 1 or left <= _SOON):
         task.ends_soon = True
         book.scheduler.changed(peer)
-    if task.started and task.resumable:
-        book.scheduler.giving_way.runs(peer, task, job)
+    if task.resumable:
+        book.scheduler.giving_way.runs(peer, task, job, book.now)
 
 
 def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:

@@ -119,6 +119,8 @@ class Worker:
                 self._runner.execute(command.execute)
             case "cancel":
                 self._runner.cancel(command.cancel.task_id, only_if_waiting=command.cancel.only_if_waiting)
+            case "park":
+                self._runner.park(command.park.task_id)
             case "release_slot":
                 self._runner.holdings.release(command.release_slot.task_id)
             case "drain":

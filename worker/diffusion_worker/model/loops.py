@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from diffusion_worker.model.checkpoint import Beginning, restore
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.types import ModelError
+from diffusion_worker.model.types import RESUME, ModelError
 
 _BLOCK_STATE: Final = "block_state"
 
@@ -100,7 +100,7 @@ def can_park(blocks: Any) -> bool:
 
 def resume_of(values: Mapping[str, object]) -> Resume | None:
     """The checkpoint in a stage's input, if there is one. Raises ModelError if it is none."""
-    given = values.get("resume")
+    given = values.get(RESUME)
     if given is None:
         return None
     if not isinstance(given, dict) or given.keys() != Resume.__required_keys__:

@@ -35,6 +35,7 @@ from diffusion_worker.model.shells import is_shell, make_shell
 from diffusion_worker.model.tiling import set_tiling
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
+    RESUME,
     AdapterFiles,
     InvalidRequest,
     Media,
@@ -189,7 +190,7 @@ class ModularModel:
         try:
             latents = self._run(Stage.DENOISE, made, Denoising(driver, walk, chosen))
         except Parked as parked:
-            return {**values, "resume": parked.resume}
+            return {**values, RESUME: parked.resume}
         check_made(latents["inputs"], Stage.DENOISE)
         return {**latents}
 

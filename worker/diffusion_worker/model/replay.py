@@ -37,6 +37,7 @@ from diffusion_worker.model.standins import Questions, stand_in
 from diffusion_worker.model.tiling import set_tiling
 from diffusion_worker.model.types import (
     NO_ADAPTERS,
+    RESUME,
     AdapterFiles,
     InvalidRequest,
     Media,
@@ -206,7 +207,7 @@ class ReplayModel:
         self._require(Stage.DENOISE)
         request = self._request(values)
         records = cast(list[capture.Record], values["records"])
-        resume = cast(Retraced | None, values.get("resume"))
+        resume = cast(Retraced | None, values.get(RESUME))
         chosen = self.adapters.choose(parameters.adapters)
         try:
             with self._run(Stage.DENOISE, request, OwnDraws(driver, self._device), chosen) as run:
@@ -214,7 +215,7 @@ class ReplayModel:
                 retrace = Retrace(driver, schedulers, run.generator, self._device, resume)
                 made = capture.denoise(run, records, retrace)
         except Parked as parked:
-            return {**values, "resume": parked.resume}
+            return {**values, RESUME: parked.resume}
         for decoding in (made["decoding"], *made.get("others", ())):
             check_made(decoding, Stage.DENOISE)
         return {**request, **made}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
@@ -22,6 +23,9 @@ Pictures: TypeAlias = "Image | Sequence[Image]"
 
 Values: TypeAlias = "dict[str, object]"
 """What crosses a stage boundary: nested dicts and lists of the types that the payload codec carries."""
+
+RESUME: Final = "resume"
+"""The name of a checkpoint among `Values`."""
 
 OnStep: TypeAlias = Callable[[int, int], None]
 """Called after each denoising step with (step, steps), 1-based. What it raises ends the denoising."""
@@ -180,6 +184,13 @@ class Workflow:
     None: it is not known what encoding reads."""
     resumable: bool
     """A denoising can be parked at any step, and go on elsewhere."""
+
+
+def is_resumable(workflows: Sequence[Workflow], inputs: AbstractSet[str]) -> bool:
+    """Whether a request with these inputs can be parked: the use of the model that takes most of them says so."""
+    taking = [one for one in workflows if one.images <= inputs]
+    most = max((len(one.images) for one in taking), default=0)
+    return bool(taking) and all(one.resumable for one in taking if len(one.images) == most)
 
 
 Told: TypeAlias = Callable[[int, int], None]

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diffusion_worker.model.batching import Company
+from diffusion_worker.model.calls import Call
 from diffusion_worker.work.strand import Ask
 
 
-@dataclass(frozen=True)
+@dataclass
 class TaskDriver:
-    """Implements Driver. `on_step` raises StepCancelled to end it."""
+    """Implements Driver. `on_step` raises StepCancelled to end it; `parks` is asked at the end of each step."""
 
-    ask: Ask
+    asks: Ask
     on_step: Callable[[int, int], None]
     company: Company
+    parks: Callable[[], bool] = lambda: False
+    asked_at: float | None = None
+    """When it first called a network, by `time.perf_counter`."""
 
     @property
     def gathers(self) -> bool:
         return self.company is not Company.NONE
 
+    def ask(self, calls: Sequence[Call]) -> list[Any]:
+        if self.asked_at is None:
+            self.asked_at = time.perf_counter()
+        return self.asks(calls)
+
     def step(self, step: int, steps: int) -> bool:
+        # Asked before the step is told of: who hears of it, and then says to park, means the next one.
+        parks = self.parks()
         self.on_step(step, steps)
-        return False
+        return parks

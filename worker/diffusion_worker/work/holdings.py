@@ -6,6 +6,7 @@ Whatever the router may have missed is here until it is known to have it, so tha
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 
 import structlog
@@ -93,10 +94,16 @@ class Holdings:
     def complete(self, task: Task, report: peer_pb2.StageDone, slot: Slot | None) -> None:
         """Keep what a task made, and report it."""
         self.outputs.keep(report, slot)
-        self._metrics.stages[task.stage].done.inc()
+        self._metrics.stages[task.stage].completed(copy=task.copies, parked=report.HasField("parked")).inc()
         self._end(task)
         self._send(peer_pb2.PeerReport(stage_done=report))
-        log.info("task_done", **_ids(task), stage=task.stage.value, seconds=round(task.timings.compute_seconds, 4))
+        words = {**_ids(task), "stage": task.stage.value, "seconds": round(task.timings.compute_seconds, 4)}
+        if not report.HasField("parked"):
+            log.info("task_done", **words)
+            return
+        assert task.park_at is not None, "nobody parks by itself"
+        self._metrics.stages[task.stage].park_duration.observe(time.monotonic() - task.park_at)
+        log.info("task_parked", **words, step=task.step, steps=task.steps)
 
     def drop_input(self, task: Task) -> None:
         """What was pulled for this task goes; what another task of this worker made stays until it is released."""

@@ -29,7 +29,7 @@ class Member(Generic[R]):
     """One strand in the hub. `order`: least first."""
 
     strand: Strand[R]
-    order: tuple[int, ...]
+    order: tuple[float, ...]
     company: Company
     ended: Callable[[Member[R]], None]
     held: bool = False

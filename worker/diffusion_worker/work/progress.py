@@ -33,6 +33,7 @@ class StepReports:
         stage.step_duration.observe(now - task.step_at)
         task.step_at = now
         task.step, task.steps = step, steps
+        task.timings.steps += 1
         if task.stop is not None:
             raise StepCancelled
         if not task.progress_due:

@@ -12,7 +12,9 @@ def input_received(task: Task) -> peer_pb2.PeerReport:
 
 
 def progress(task: Task) -> peer_pb2.PeerReport:
-    return peer_pb2.PeerReport(progress=peer_pb2.Progress(task_id=task.id, step=task.step, steps=task.steps))
+    return peer_pb2.PeerReport(
+        progress=peer_pb2.Progress(task_id=task.id, step=task.step, steps=task.steps, resumable=task.resumable)
+    )
 
 
 def failed(task_id: str, kind: int, message: str) -> peer_pb2.PeerReport:
@@ -24,3 +26,20 @@ def done(task: Task) -> peer_pb2.StageDone:
     """Without what was made."""
     stage = number(stage_pb2.Stage, task.stage)
     return peer_pb2.StageDone(task_id=task.id, job_id=task.job_id, stage=stage, timings=task.timings)
+
+
+def copied(task: Task) -> peer_pb2.StageDone:
+    """The same, of a task that keeps what another worker made."""
+    report = done(task)
+    if task.execute.HasField("parked"):
+        report.parked.CopyFrom(task.execute.parked)
+    return report
+
+
+def parked(task: Task) -> peer_pb2.StageDone:
+    """The same, of a denoising that ended with a checkpoint."""
+    report = done(task)
+    assert task.park_at is not None, "nobody parks by itself"
+    report.timings.park_seconds = task.step_at - task.park_at
+    report.parked.step, report.parked.steps = task.step, task.steps
+    return report

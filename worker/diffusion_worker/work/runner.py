@@ -8,7 +8,6 @@ threads: to the compute thread, and back.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
@@ -19,9 +18,8 @@ import structlog
 
 from diffusion_worker.metrics import Metrics, StageMetrics
 from diffusion_worker.model.batching import Batching, Company
-from diffusion_worker.model.types import Media, StageModel, StepCancelled
-from diffusion_worker.payload import Plan
-from diffusion_worker.transport import StaleDescriptor, Transport, to_wire
+from diffusion_worker.model.types import Media, StageModel, StepCancelled, Values, is_resumable
+from diffusion_worker.transport import Descriptor, PoolFull, Slot, StaleDescriptor, Transport, from_wire, to_wire
 from diffusion_worker.work import reports
 from diffusion_worker.work.compute import ComputeThread
 from diffusion_worker.work.driver import TaskDriver
@@ -30,10 +28,11 @@ from diffusion_worker.work.hub import Member
 from diffusion_worker.work.inputs import Inputs, mismatch
 from diffusion_worker.work.progress import StepReports
 from diffusion_worker.work.room import Room
-from diffusion_worker.work.stages import Files, NoRoom, Published, Result, publish, run_stage
+from diffusion_worker.work.stages import Files, NoRoom, Published, Result, TooMuch, publish, run_stage
 from diffusion_worker.work.store import ArtifactStore
 from diffusion_worker.work.strand import Ask, Strand
 from diffusion_worker.work.tasks import MAX_MESSAGE_CHARS, State, Task
+from diffusion_worker.work.waiting import Waiting
 from diffusion_worker.work.watch import Doing
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
 from diffusionpipeline.words import Stage, number
@@ -42,6 +41,7 @@ CANCEL_SECONDS: Final = 10.0
 
 _STAGES: Final = {number(stage_pb2.Stage, stage): stage for stage in Stage}
 _RANK: Final = {Stage.DECODE: 0, Stage.DENOISE: 1, Stage.ENCODE: 2}
+_DENOISES: Final = (State.RUNNING, State.PAUSED)
 _HANDED_BACK: Final = (stage_pb2.FAILURE_KIND_HANDED_BACK, "this worker is leaving")
 
 log = structlog.get_logger()
@@ -78,8 +78,8 @@ class Runner:
         self._pixels = max_input_pixels
         self._loop = asyncio.get_running_loop()
         self._arrivals = count()
-        self._waiting: list[Task] = []
-        self._denoisings_waiting: list[Task] = []
+        self._waiting = Waiting()
+        self._denoisings_waiting = Waiting()
         self._piece: Task | None = None
         """An encode or decode that is computed, and whether the compute thread was told that one waits."""
         self._requested = False
@@ -108,8 +108,9 @@ class Runner:
             job_id=command.job_id,
             stage=stage,
             execute=command,
-            order=(_RANK[stage], next(self._arrivals)),
+            order=(_RANK[stage], command.order, next(self._arrivals)),
             deadline=self._loop.time() + command.deadline_seconds,
+            resumable=stage is Stage.DENOISE and not command.copy and self._is_resumable(command.parameters),
         )
         self.holdings.add(task)
         passed = (stage_pb2.FAILURE_KIND_DEADLINE, "the job's deadline passed")
@@ -123,14 +124,14 @@ class Runner:
         elif command.deadline_seconds <= 0:
             passed = "the job's deadline passed before its task arrived"
             self.holdings.fail(task, stage_pb2.FAILURE_KIND_DEADLINE, passed)
-        elif task.stage is Stage.ENCODE:
+        elif task.stage is Stage.ENCODE and not task.copies:
             if command.parameters.inputs:
                 self._begin(task, self._download(task))
             else:
                 self._ready(task)
         elif reason := mismatch(self._generation, command.input):
             self.holdings.fail(task, stage_pb2.FAILURE_KIND_INCOMPATIBLE, reason)
-        elif command.input.incarnation == self._pool.incarnation:
+        elif command.input.incarnation == self._pool.incarnation and not task.copies:
             self._use_own(task)
         else:
             self._begin(task, self._pull(task))
@@ -143,6 +144,15 @@ class Runner:
             self.holdings.stop(task, stage_pb2.FAILURE_KIND_CANCELLED, "cancelled")
         elif not task.started:
             self.holdings.stop(task, stage_pb2.FAILURE_KIND_HANDED_BACK, "given back before it was started")
+
+    def park(self, task_id: str) -> None:
+        """End a denoising after its next step, with a checkpoint. Not one that was not begun, or can't be parked."""
+        task = self.holdings.tasks.get(task_id)
+        if task is not None and task.resumable and task.state in _DENOISES and task.park_at is None:
+            task.park_at = time.monotonic()
+
+    def _is_resumable(self, asked: stage_pb2.JobParameters) -> bool:
+        return is_resumable(self._model.workflows, {file.name for file in asked.inputs})
 
     # ------------------------------------------------------------ leaving
 
@@ -213,6 +223,12 @@ class Runner:
         if task.state is State.ENDED:
             self._room.release(slot)
             return
+        if task.copies:
+            # Whoever pulls it checks the digest anew, which is that of the peer that made it.
+            wanted = from_wire(task.execute.input)
+            copy = self._pool.publish(slot, wanted.payload_bytes, wanted.digest)
+            self._keep(task, reports.copied(task), copy, slot)
+            return
         task.slot = slot
         self._ready(task)
 
@@ -225,14 +241,14 @@ class Runner:
     def _ready(self, task: Task) -> None:
         task.state = State.WAITING
         task.ready_at = time.monotonic()
-        heapq.heappush(self._denoisings_waiting if task.stage is Stage.DENOISE else self._waiting, task)
+        (self._denoisings_waiting if task.stage is Stage.DENOISE else self._waiting).add(task)
         self._start_next()
         # A task that starts at once says so instead: every message costs as much as all else that is done for a task.
         if task.state is State.WAITING and task.stage is not Stage.ENCODE:
             self._send(reports.input_received(task))
 
     def _start_next(self) -> None:
-        while self._denoising_has_room() and (task := _first(self._denoisings_waiting)):
+        while self._denoising_has_room() and (task := self._denoisings_waiting.take()):
             self._denoising.add(task)
             self._denoise(task)
         if self._piece_has_room():
@@ -243,7 +259,7 @@ class Runner:
                 self._compute.request(self._give_piece)
 
     def _denoising_has_room(self) -> bool:
-        task, piece = _peek(self._denoisings_waiting), _peek(self._waiting)
+        task, piece = self._denoisings_waiting.first, self._waiting.first
         if task is None or len(self._denoising) >= self._batching.together or self._computes_alone():
             return False
         if piece is not None and piece.alone and self._piece is None:
@@ -252,7 +268,7 @@ class Runner:
         return not (task.alone and (self._denoising or self._piece))
 
     def _piece_has_room(self) -> bool:
-        task = _peek(self._waiting)
+        task = self._waiting.first
         if task is None or self._piece is not None or self._computes_alone():
             return False
         return not (task.alone and self._denoising)
@@ -265,7 +281,7 @@ class Runner:
         return self._piece_has_room() and self._start_piece()
 
     def _start_piece(self) -> bool:
-        task = self._piece = _first(self._waiting)
+        task = self._piece = self._waiting.take()
         if task is None:
             return False
         work = partial(run_stage, task, self._model, self._pool, None, self._begun(task), self._pixels)
@@ -280,7 +296,7 @@ class Runner:
             company = Company.OWN
 
         def work(ask: Ask) -> Result:
-            driver = TaskDriver(ask, partial(self._steps.on_step, task), company)
+            driver = TaskDriver(ask, partial(self._steps.on_step, task), company, lambda: task.park_at is not None)
             return run_stage(task, self._model, self._pool, driver, metrics, self._pixels)
 
         def ended(member: Member[Result]) -> None:
@@ -292,7 +308,7 @@ class Runner:
 
     def _begun(self, task: Task) -> StageMetrics:
         now = time.monotonic()
-        task.timings.wait_seconds = now - task.ready_at
+        task.timings.wait_seconds += now - task.ready_at
         task.step_at = now
         task.state = State.RUNNING
         # Said before anything is computed: should the model end this process, the router must know which job did.
@@ -320,24 +336,45 @@ class Runner:
     # ------------------------------------------------------------ outputs
 
     def _publish(self, task: Task, result: Result | None) -> None:
-        task.timings.steps = task.steps
         match result:
-            case Published(slot, descriptor):
-                report = reports.done(task)
-                report.output.CopyFrom(to_wire(descriptor, self._generation))
-                self.holdings.complete(task, report, slot)
-            case NoRoom(plan):
+            case Published(slot, descriptor, parked):
+                self._keep(task, reports.parked(task) if parked else reports.done(task), descriptor, slot)
+            case NoRoom():
                 task.state = State.PUBLISHING
-                self._begin(task, self._publish_later(task, plan))
+                self._begin(task, self._publish_later(task, result))
+            case TooMuch(checkpoint, why):
+                log.warning("checkpoint_not_carried", task_id=task.id, job_id=task.job_id, error=why)
+                task.resumable = False
+                self._go_on(task, checkpoint)
             case Files(media):
                 task.state = State.PUBLISHING
                 self._begin(task, self._upload(task, media))
 
-    async def _publish_later(self, task: Task, plan: Plan) -> None:
+    def _keep(self, task: Task, report: peer_pb2.StageDone, descriptor: Descriptor, slot: Slot) -> None:
+        report.output.CopyFrom(to_wire(descriptor, self._generation))
+        self.holdings.complete(task, report, slot)
+
+    def _go_on(self, task: Task, checkpoint: Values) -> None:
+        """Denoise from a checkpoint that could not be published, as if nobody had asked for it."""
+        task.checkpoint, task.park_at = checkpoint, None
+        task.state = State.PAUSED
+        task.ready_at = time.monotonic()
+        self._denoisings_waiting.add(task)
+        self._start_next()
+
+    async def _publish_later(self, task: Task, made: NoRoom) -> None:
         """Computed, but the pool is full: wait for room aside, so that tasks that make room can be computed."""
-        slot = await self._room.lease(task, plan.nbytes)
-        doing = Doing("publish", f"up to {1 << plan.nbytes.bit_length()} bytes", (task.id,))
-        self._compute.submit(doing, partial(publish, plan, slot, self._pool), partial(self._written, task))
+        parked = made.checkpoint is not None
+        try:
+            slot = await self._room.lease(task, made.plan.nbytes)
+        except PoolFull:
+            if made.checkpoint is None:
+                raise
+            self._go_on(task, made.checkpoint)
+            return
+        doing = Doing("publish", f"up to {1 << made.plan.nbytes.bit_length()} bytes", (task.id,))
+        work = partial(publish, made.plan, slot, self._pool, parked=parked)
+        self._compute.submit(doing, work, partial(self._written, task))
 
     def _written(self, task: Task, result: Published | None, error: BaseException | None) -> None:
         if task.state is State.ENDED:
@@ -363,18 +400,3 @@ class Runner:
             report.artifacts.append(artifact)
         report.timings.publish_seconds = time.monotonic() - begun
         self.holdings.complete(task, report, None)
-
-
-def _peek(waiting: list[Task]) -> Task | None:
-    """The first of a heap that has not ended."""
-    while waiting and waiting[0].state is State.ENDED:
-        heapq.heappop(waiting)
-    return waiting[0] if waiting else None
-
-
-def _first(waiting: list[Task]) -> Task | None:
-    """Takes it."""
-    task = _peek(waiting)
-    if task is not None:
-        heapq.heappop(waiting)
-    return task

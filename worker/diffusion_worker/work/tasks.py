@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from diffusion_worker.model.types import Control, InvalidRequest, IPAdapter, Parameters, Pictures, Wanted
+from diffusion_worker.model.types import Control, InvalidRequest, IPAdapter, Parameters, Pictures, Values, Wanted
 from diffusion_worker.payload import PayloadError
 from diffusion_worker.transport import ModeMismatch, PoolFull, Slot, TooLarge, TransportError
 from diffusion_worker.work.outcomes import Output
@@ -31,6 +31,8 @@ class State(Enum):
     FETCHING = auto()
     WAITING = auto()
     RUNNING = auto()
+    PAUSED = auto()
+    """Begun, and waits to go on from a checkpoint that could not be published."""
     PUBLISHING = auto()
     ENDED = auto()
 
@@ -41,14 +43,15 @@ class DeadlinePassed(Exception):
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """One Execute on its way. Changed on the event loop only, but for `step` and `steps`, which compute writes."""
+    """One Execute on its way. Changed on the event loop only, but for its steps and `timings`, which compute writes."""
 
     id: str
     job_id: str
     stage: Stage
     execute: peer_pb2.Execute
-    order: tuple[int, int]
-    """What runs first: the stage nearest to the client, then the task that came first."""
+    order: tuple[int, float, int]
+    """What runs first: the stage nearest to the client, then as the router orders them, then the task that came
+    first."""
     deadline: float
     """On the event loop's clock."""
     state: State = State.FETCHING
@@ -58,6 +61,12 @@ class Task:
     """The output of this worker that is the input."""
     files: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     ready_at: float = 0.0
+    resumable: bool = False
+    """It can be parked."""
+    park_at: float | None = None
+    """When the router asked for that: ends at the next step, with a checkpoint."""
+    checkpoint: Values | None = None
+    """It goes on from there, instead of from its input."""
     stop: tuple[int, str] | None = None
     """Failure kind and message: ends at the next boundary."""
     interrupt: Callable[[], None] | None = None
@@ -73,7 +82,12 @@ class Task:
 
     @property
     def started(self) -> bool:
-        return self.state in (State.RUNNING, State.PUBLISHING)
+        return self.state in (State.RUNNING, State.PAUSED, State.PUBLISHING)
+
+    @property
+    def copies(self) -> bool:
+        """Nothing is computed: its input is its output."""
+        return self.execute.copy
 
     @property
     def alone(self) -> bool:
@@ -94,6 +108,7 @@ class Task:
             stage=number(stage_pb2.Stage, self.stage),
             started=self.started,
             input_task_id=self.execute.input_task_id,
+            copy=self.copies,
         )
 
     def __lt__(self, other: Task) -> bool:

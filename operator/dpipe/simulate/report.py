@@ -1,0 +1,198 @@
+"""What a run showed, in figures, and several of them in one table."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from diffusion_router.core import JobStatus, Stage
+from dpipe.simulate.jobs import End
+from dpipe.simulate.scenario import Outcome
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """figures: by name. source: who made them: a policy, or what stands beside the policies."""
+
+    case: str
+    source: str
+    figures: Figures
+    by_shape: Mapping[str, Figures] = field(default_factory=dict)
+    utilisation: Mapping[str, float] = field(default_factory=dict)
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The least value that so large a share of them does not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)] if ordered else math.nan
+
+
+def times(ends: Sequence[End]) -> dict[str, float]:
+    """Of completed jobs, from arrival to end; `in_time`: of all jobs, the share that completed within its target."""
+    seconds = sorted(end.seconds for end in ends if end.status is JobStatus.COMPLETED)
+    return {
+        "jobs": float(len(ends)),
+        "completed": float(len(seconds)),
+        "in_time": sum(end.in_time for end in ends) / len(ends) if ends else math.nan,
+        "p50": quantile(seconds, 0.5),
+        "p95": quantile(seconds, 0.95),
+        "p99": quantile(seconds, 0.99),
+        "max": quantile(seconds, 1.0),
+    }
+
+
+def figures(outcome: Outcome) -> dict[str, float]:
+    """Of one run. per_second: completed jobs, from the begin to the last end."""
+    found = times(outcome.ends)
+    return found | {
+        "per_second": found["completed"] / outcome.seconds if outcome.seconds else math.nan,
+        "parks": float(outcome.parks),
+        "moved": float(outcome.moved),
+        "again_steps": float(outcome.again_steps),
+        "again_seconds": outcome.again_seconds,
+        "encoded": float(outcome.computed[Stage.ENCODE]),
+        "keys": float(outcome.keys),
+        "adapted": float(outcome.adapted),
+        "loads": float(outcome.loads),
+        "events": float(outcome.events),
+    }
+
+
+# Of several runs the largest counts, or all together; of other figures the mean.
+_LARGEST = frozenset({"max"})
+_SUMS = frozenset(
+    {
+        "jobs",
+        "completed",
+        "parks",
+        "moved",
+        "again_steps",
+        "again_seconds",
+        "encoded",
+        "keys",
+        "adapted",
+        "loads",
+        "events",
+        "faults",
+    }
+)
+
+
+def together(runs: Sequence[Figures]) -> dict[str, float]:
+    """Of runs of the same case: counts added up, the largest maximum, and the mean of each share and quantile."""
+    found = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs if not math.isnan(run[name])]
+        if not values:
+            found[name] = math.nan
+        elif name in _SUMS:
+            found[name] = sum(values)
+        else:
+            found[name] = max(values) if name in _LARGEST else fmean(values)
+    return found
+
+
+def row(case: str, source: str, outcomes: Sequence[Outcome], extra: Sequence[Figures] = ()) -> Row:
+    """One policy's runs of one case. extra: figures of the case's own, of each run."""
+    of_shapes: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for outcome in outcomes:
+        ends: dict[str, list[End]] = defaultdict(list)
+        for end in outcome.ends:
+            ends[end.shape].append(end)
+        for shape in ends:
+            of_shapes[shape].append(times(ends[shape]))
+    whole = sum(outcome.seconds for outcome in outcomes)
+    used = {
+        role: sum(outcome.busy[role] for outcome in outcomes) / (number * whole) if whole else math.nan
+        for role, number in outcomes[0].peers.items()
+    }
+    runs = [figures(outcome) for outcome in outcomes]
+    merged = [{**run, **more} for run, more in zip(runs, extra or [{}] * len(runs), strict=True)]
+    return Row(case, source, together(merged), {name: together(of_shapes[name]) for name in sorted(of_shapes)}, used)
+
+
+# ---------------------------------------------------------------- for people and programs
+
+
+def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What is no number is left out."""
+    return [
+        {
+            "case": row.case,
+            "source": row.source,
+            "figures": _numbers(row.figures),
+            "shapes": {name: _numbers(of_shape) for name, of_shape in row.by_shape.items()},
+            "utilisation": _numbers(row.utilisation),
+        }
+        for row in rows
+    ]
+
+
+def _numbers(figures: Figures) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in figures.items() if not math.isnan(value)}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    figure: str
+    digits: int = 1
+
+
+TIMES = (
+    Column("in time", "in_time", 3),
+    Column("p50 s", "p50"),
+    Column("p95 s", "p95"),
+    Column("p99 s", "p99"),
+    Column("max s", "max"),
+)
+
+
+def table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    """One row a case and policy; of all but the first policy of a case each figure's ratio to the first's."""
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    shapes = sorted({name for row in rows for name in row.by_shape})
+    roles = list(dict.fromkeys(role for row in rows for role in row.utilisation))
+    shown = [column for column in columns if any(_known(row.figures, column.figure) for row in rows)]
+    if len(shapes) == 1:
+        shapes = []
+    for heading in ("case", "policy"):
+        drawn.add_column(heading)
+    for heading in (
+        *(column.title for column in shown),
+        *(f"{name} p95 s" for name in shapes),
+        *(f"{role} busy" for role in roles),
+    ):
+        drawn.add_column(heading, justify="right")
+    first: dict[str, Row] = {}
+    for row in rows:
+        base = first.setdefault(row.case, row)
+        cells = [_cell(row.figures, base.figures, column.figure, column.digits, row is base) for column in shown]
+        for name in shapes:
+            cells.append(_cell(row.by_shape.get(name, {}), base.by_shape.get(name, {}), "p95", 1, row is base))
+        cells += [f"{row.utilisation[role]:.2f}" if role in row.utilisation else "" for role in roles]
+        drawn.add_row(row.case if row is base else "", row.source, *cells)
+    return drawn
+
+
+def _known(figures: Figures, name: str) -> bool:
+    return not math.isnan(figures.get(name, math.nan))
+
+
+def _cell(figures: Figures, base: Figures, name: str, digits: int, is_base: bool) -> str:
+    if not _known(figures, name):
+        return ""
+    text = f"{figures[name]:,.{digits}f}"
+    if is_base or not _known(base, name) or not base[name]:
+        return text
+    return f"{text} ({figures[name] / base[name]:.2f}x)"
