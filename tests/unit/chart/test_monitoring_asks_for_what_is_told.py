@@ -40,6 +40,7 @@ VALUES: dict[tuple[str, str], set[str]] = {
     ("diffusion_pipeline_role_replicas", "state"): {"desired", "ready", "available", "updated"},
     ("diffusion_router_requests_total", "status"): STATUSES,
     ("diffusion_router_request_duration_seconds_bucket", "status"): STATUSES,
+    ("diffusion_router_targets_total", "met"): {"true", "false"},
     ("diffusion_worker_tasks_total", "outcome"): {"done"},
     ("diffusion_operator_watch_restarts_total", "reason"): set(RESTARTS),
     ("rest_client_requests_total", "method"): {"GET"},

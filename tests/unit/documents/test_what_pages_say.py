@@ -222,6 +222,7 @@ VALUES = {
     "role": {"encoder", "denoiser", "decoder"},
     "type": set(reasons.CONDITIONS),
     "namespace": {"default", "paint"},
+    "met": {"true", "false"},
     "diffusion_operator_dev_pipeline": {"digits"},
 }
 STATUS = {"True", "False", "Unknown"} | {
