@@ -85,18 +85,14 @@ class ByTarget(Generic[R]):
         self._priorities: dict[Priority, _OfPriority[R]] = {}
         self._late: list[tuple[int, int, _Entry[R]]] = []
         self._numbers = count()
+        self.late = 0
+        """How many of them are."""
 
     def __bool__(self) -> bool:
         return bool(self._entries)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
-
-    @property
-    def any_late(self) -> bool:
-        while self._late and self._late[0][2].gone:
-            heapq.heappop(self._late)
-        return bool(self._late)
 
     def is_late(self, job_id: str) -> bool:
         return self._entries[job_id].late
@@ -118,11 +114,14 @@ class ByTarget(Generic[R]):
         entry = self._entries.pop(job_id, None)
         if entry is not None:
             entry.gone = True
+            self.late -= entry.late
 
     def first(self, now: float) -> First | None:
         best = self._best(now)
-        if best is None or not (self._is_lates_turn() and self.any_late):
+        if best is None or not (self._is_lates_turn() and self.late):
             return best
+        while self._late[0][2].gone:
+            heapq.heappop(self._late)
         seq, _, oldest = self._late[0]
         return (-1.0, seq), oldest.job.id
 
@@ -165,6 +164,7 @@ class ByTarget(Generic[R]):
         return None
 
     def _turns_late(self, entry: _Entry[R]) -> int:
+        self.late += 1
         heapq.heappush(self._late, (entry.job.seq, next(self._numbers), entry))
         return next(self._numbers)
 

@@ -10,7 +10,7 @@ alone. What it still needs is predicted from what its shape has taken.
 * Priorities are above that, and within a priority tenants: that one is next that was given the least work.
 * At a step, a job that runs gives way to one on time with an earlier target, if it can wait for all that that one needs
   and still meet its own; or if it is late itself. One of a lower priority gives way to any of a higher. What a pause
-  costs counts, and nobody gives way more than so often.
+  costs counts, and nobody gives way more than so often; nor, while few are late, one of them that has its turn.
 
 The rules, and what others came to on the same loads, are in docs/figures.md#scheduling.
 """
@@ -25,12 +25,17 @@ from typing import Final, Generic
 from diffusion_router.core.by_target import ByTarget
 from diffusion_router.core.estimates import Estimates
 from diffusion_router.core.events import Priority, R, Stage
+from diffusion_router.core.lifecycle import JobState
 from diffusion_router.core.ordering import Going, Ordering, Queue
 from diffusion_router.core.state import Job
 
 # Beyond every time: between those on time and those that are late, and between priorities.
 _LATE: Final = 1e11
 _PRIORITY: Final = 1e12
+# Where no more jobs than these are late, one that runs by their share does not give way, once it has taken so many times
+# as long as it should have: else it could be put off for ever by those on time. With more there is too much to do anyway.
+_FEW: Final = 8
+_LONG_LATE: Final = 1.2
 # Tenants whose work is remembered while they have no job here.
 _MAX_TENANTS: Final = 4096
 
@@ -57,6 +62,8 @@ class ByDeadline(Generic[R]):
         self._estimates = estimates
         # Starts, while some are late, since one of them was the oldest's.
         self._since_late: dict[Stage, int] = defaultdict(int)
+        # It runs by the share of the late, the last that was given one.
+        self._sheltered: Job[R] | None = None
         # Predicted work given to each tenant, in seconds; who comes back has had as much as the least of those here.
         self.given: dict[Priority, dict[str, float]] = defaultdict(dict)
         self._least: dict[Priority, float] = defaultdict(float)
@@ -86,13 +93,22 @@ class ByDeadline(Generic[R]):
         by_share = late and in_turn and self.is_lates_turn(stage)
         if by_share:
             self._since_late[stage] = 0
-        elif queue.any_late and in_turn:
+            if stage is Stage.DENOISE and queue.late <= _FEW and not self._shelters():
+                self._sheltered = job
+        elif queue.late and in_turn:
             self._since_late[stage] += 1
         if stage is Stage.DENOISE:
             self._charge(job)
         if by_share:
             return 0.0
         return job.priority * _PRIORITY + (_LATE + job.work if late else job.due)
+
+    def _shelters(self) -> bool:
+        job = self._sheltered
+        return job is not None and job.state is JobState.DENOISING
+
+    def _is_sheltered(self, job: Job[R], now: float) -> bool:
+        return job is self._sheltered and now - job.since > _LONG_LATE * (job.due - job.since)
 
     def _charge(self, job: Job[R]) -> None:
         given = self.given[job.priority]
@@ -112,7 +128,7 @@ class ByDeadline(Generic[R]):
             return None
         if to.priority < job.priority:
             return 2 * _LATE + slack
-        if now + to.work > to.due:
+        if now + to.work > to.due or self._is_sheltered(job, now):
             return None
         if slack < 0:
             return _LATE + running.left
