@@ -302,7 +302,8 @@ class Worker:
         held.step = resumed.step if resumed is not None else 0
         self.computed[held.execute.job_id, held.execute.stage] += resumed is None
         denoises = held.execute.stage is Stage.DENOISE
-        self.report(Progressed(self.incarnation, held.execute.task_id, 0, STEPS, self.resumable and denoises))
+        # How many steps there are it knows, as real ones do, once it has made one.
+        self.report(Progressed(self.incarnation, held.execute.task_id, 0, 0, self.resumable and denoises))
         return True
 
     def _finish(self, held: Held) -> None:

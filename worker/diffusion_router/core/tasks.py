@@ -110,7 +110,8 @@ def _makes_steps(book: Book[R], peer: Peer[R], task: Task[R], job: Job[R]) -> No
         # Its checkpoint could not be carried, or the pool had no room for it.
         book.not_parking(task)
     left = book.estimates.seconds(Stage.DENOISE, job.shape) * job.share_left
-    if not task.ends_soon and (job.steps - job.step <= 1 or left <= _SOON):
+    # A worker knows no number of steps before the first one is made.
+    if not task.ends_soon and (0 < job.steps <= job.step + 1 or left <= _SOON):
         task.ends_soon = True
         book.scheduler.changed(peer)
     if task.resumable:
