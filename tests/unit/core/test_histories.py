@@ -37,6 +37,7 @@ _FLEETS = [
 ]
 _FAILURES = [FailureKind.TRANSFER, FailureKind.MODEL_ERROR, FailureKind.STALLED]
 _ADAPTERS = st.sampled_from(["", "", "", "a", "b", "ab"])
+_SHARES = st.sampled_from([0.0, 0.5, 1.0])
 _INDEX = st.integers(0, 7)
 _FEW = st.integers(1, 4)
 _SOME = st.integers(0, 255)
@@ -48,12 +49,12 @@ class Histories(RuleBasedStateMachine):
         self.world = World()
         self.generation = 1
 
-    @initialize(fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW)
-    def start(self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int) -> None:
+    @initialize(fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW, share=_SHARES)
+    def start(self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int, share: float) -> None:
         for roles in fleet:
-            self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")))
+            self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")), cache_share=share)
         for _ in range(jobs):
-            self.world.submit()
+            self.world.submit(conditioning="a")
 
     def pick(self, index: int, *, alive: bool = True) -> Worker | None:
         choice = [worker for worker in self.world.workers if worker.alive is alive]
@@ -110,6 +111,13 @@ class Histories(RuleBasedStateMachine):
             self.world.run_round()
             self.world.advance(0.1)
 
+    @precondition(lambda self: len(self.world.store) < 14)
+    @rule(conditioning=st.sampled_from("abc"))
+    def one_prompt_comes_again(self, conditioning: str) -> None:
+        """When all that was made for the last ones is read, where nothing stands in the way."""
+        self.world.run(rounds=12, seconds=0.1)
+        self.world.submit(conditioning=conditioning)
+
     @rule(index=_INDEX, count=_FEW)
     def reports_arrive(self, index: int, count: int) -> None:
         worker = self.pick(index)
@@ -146,8 +154,19 @@ class Histories(RuleBasedStateMachine):
         slots=st.integers(2, 4),
         short=st.booleans(),
         offered=_ADAPTERS,
+        share=_SHARES,
+        bytes_known=st.booleans(),
     )
-    def spawn(self, roles: tuple[Stage, ...], capacity: int, slots: int, short: bool, offered: str) -> None:
+    def spawn(
+        self,
+        roles: tuple[Stage, ...],
+        capacity: int,
+        slots: int,
+        short: bool,
+        offered: str,
+        share: float,
+        bytes_known: bool,
+    ) -> None:
         self.world.spawn(
             *roles,
             capacity=capacity,
@@ -155,6 +174,8 @@ class Histories(RuleBasedStateMachine):
             real_slots=max(slots - 1, 2) if short else slots,
             generation=f"g{self.generation}",
             adapters=Adapters(frozenset(offered)),
+            pool_bytes=3 * slots if bytes_known else 0,
+            cache_share=share,
         )
 
     @rule(index=_INDEX, arrive=st.integers(0, 3), respawn=st.booleans(), uid=st.sampled_from(["", "", "another pod"]))

@@ -44,6 +44,7 @@ from diffusion_router.core.events import (
 )
 from diffusion_router.core.lifecycle import JobState
 from diffusion_router.core.machine import Core
+from diffusion_router.core.reuse import Eviction, Lookup
 from diffusion_router.core.state import Job, Peer, PeerState, StageRecord, Task
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "CancelTask",
     "Core",
     "Event",
+    "Eviction",
     "Execute",
     "FailureKind",
     "HeldTask",
@@ -65,6 +67,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "JobSubmitted",
+    "Lookup",
     "ParkTask",
     "Parked",
     "Peer",

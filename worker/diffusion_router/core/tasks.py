@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from diffusion_router.core import jobs, outputs
+from diffusion_router.core import cache, jobs, outputs
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     Execute,
@@ -18,6 +18,7 @@ from diffusion_router.core.events import (
     StageResult,
 )
 from diffusion_router.core.lifecycle import Move
+from diffusion_router.core.reuse import Eviction
 from diffusion_router.core.state import Failure, Job, Loss, Peer, StageRecord, Task, slots_needed
 
 # As far as the generation goes in which it failed.
@@ -45,12 +46,14 @@ def start(book: Book[R], job: Job[R], peer: Peer[R]) -> None:
         input=source,
         sent_at=book.now,
         slots=peer.slots_for(stage, source),
+        nbytes=peer.bytes_for(stage, source),
     )
     if source is not None:
-        outputs.read(task, source)
+        outputs.read(book, task, source)
     # It will have loaded them by the time that the next job asks.
     peer.loaded |= job.adapters & peer.offered
     book.own(peer, task)
+    cache.fit(book, peer)
     book.move(job, Move.SENT, task=task)
     if stage is not Stage.DECODE:
         job.step = 0
@@ -90,7 +93,7 @@ def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
         if result.task_id not in peer.outputs:
             book.emit(ReleaseSlot(peer.incarnation, result.task_id))
         return
-    output = book.keep(peer, task.id, task.job_id, task.stage, result.report)
+    output = book.keep(peer, task.id, task.job_id, task.stage, result)
     job = book.jobs.get(task.job_id)
     if job is None or job.task is not task:
         outputs.discard(book, output, task.job_id)
@@ -111,7 +114,8 @@ def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message:
         return
     outputs.stop_reading(book, task)
     job = take_back(book, task)
-    if kind is FailureKind.POOL_FULL:
+    made_room = kind is FailureKind.POOL_FULL and cache.clear(book, peer, Eviction.ROOM)
+    if kind is FailureKind.POOL_FULL and not made_room:
         book.set_room(peer, max(slots_needed(peer.stages), min(peer.room, peer.slots_used)))
         jobs.keep_reserve(book, peer)
     if job is None:
@@ -130,6 +134,8 @@ def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message:
         job.avoid |= {task.incarnation}
         blame(book, job)
         _try_again(book, job, peer)
+    elif made_room:
+        jobs.enqueue(book, job)
     elif kind is FailureKind.POOL_FULL:
         job.pool_full += 1
         jobs.enqueue(book, job, _backoff(book, job.pool_full))
