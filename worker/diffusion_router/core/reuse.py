@@ -27,7 +27,7 @@ class Eviction(StrEnum):
     GONE = "gone"
     """Its encoder leaves, is lost, or is out of reach."""
     ELSEWHERE = "elsewhere"
-    """Jobs begin in another generation; or they would have waited for the worker that keeps it while another is idle."""
+    """Jobs begin in another generation, or would have waited for the worker that keeps it while another is idle."""
 
 
 class Reuse:

@@ -2,8 +2,8 @@
 
 An encoder's output depends on nothing but the fields of the request that encoding reads, and a job's `conditioning` is
 the hash of these. So of jobs that wait to encode the same one is given to an encoder; the others are not even in the
-scheduler's lanes. What was made may stay for those who come when all of them have read it (`cache`). Whoever leads and goes without an output, cancelled or failed, leaves the lead to the next, and each
-job fails or is tried again by its own rules.
+scheduler's lanes. Whoever leads and goes without an output, cancelled or failed, leaves the lead to the next, and each
+job fails or is tried again by its own rules. What was made may stay for those who come later (`cache`).
 """
 
 from __future__ import annotations

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from diffusion_router import core
 from diffusion_router.core.offers import of_control_net, of_ip_adapter
 from diffusion_router.peers.claims import MalformedReport, check_result
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, IP_ADAPTER_NAME
+
+# Workers give out their pools by pages.
+_PAGE: Final = 4096
 
 Report: TypeAlias = peer_pb2.StageDone
 Core: TypeAlias = core.Core[Report]
@@ -39,6 +42,8 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         model=message.model.digest,
         capacity=message.capacity,
         slots=message.pool.slots,
+        pool_bytes=message.pool.size,
+        cache_share=message.cache_share,
         draining=message.draining,
         process=_process(message),
         adapters=_adapters(message.adapters),
@@ -154,7 +159,15 @@ def stage_report(record: core.StageRecord[Report]) -> job_pb2.StageReport:
 def _result(done: Report) -> core.StageResult[Report]:
     check_result(done)
     parked = core.Parked(done.parked.step, done.parked.steps) if done.HasField("parked") else None
-    return core.StageResult(done.task_id, done.job_id, _stage(done.stage), done, done.timings.compute_seconds, parked)
+    return core.StageResult(
+        done.task_id,
+        done.job_id,
+        _stage(done.stage),
+        done,
+        compute_seconds=done.timings.compute_seconds,
+        parked=parked,
+        nbytes=-(-done.output.length // _PAGE) * _PAGE,
+    )
 
 
 def _stage(number: int) -> core.Stage:
