@@ -160,7 +160,8 @@ class Metrics:
         if job.parameters.adapters:
             self.adapter_requests.labels(str(min(len(job.parameters.adapters), MAX_ADAPTERS))).inc()
         for stage in job.stages:
-            if stage.HasField("timings"):
+            # What another job's encoding took is counted there.
+            if stage.HasField("timings") and not stage.shared:
                 role = _ROLES[core.Stage(stage.stage)]
                 self.queue_seconds.labels(role).observe(stage.queue_seconds)
                 self.stage_seconds.labels(role).observe(stage.timings.compute_seconds)

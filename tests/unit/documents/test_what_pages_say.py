@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from diffusion_operator.status import reasons
+from diffusion_router.core import Lookup
 from diffusionpipeline.v1 import job_pb2, stage_pb2
 from testbed.documents import PAGES, ROOT, Page
 from testbed.documents.pages import COMMANDS, FILES, PROGRAMS
@@ -216,6 +217,7 @@ VALUES = {
     "type": set(reasons.CONDITIONS),
     "namespace": {"default", "paint"},
     "diffusion_operator_dev_pipeline": {"digits"},
+    "result": {result.value for result in Lookup},
 }
 STATUS = {"True", "False", "Unknown"} | {
     name.removeprefix("JOB_STATUS_").lower() for name in dict(job_pb2.JobStatus.items())

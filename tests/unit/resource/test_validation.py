@@ -403,6 +403,10 @@ UNKNOWN_FIELDS = {
     MINIMAL + "\nroles: {denoiser: {colocateWith: denoiser}}": "spec.roles.denoiser.colocateWith: unknown field",
     MINIMAL + "\nroles: {encoder: {env: [{name: A, val: b}]}}": "spec.roles.encoder.env[0].val: unknown field",
     MINIMAL + "\nroles: {router: {gpus: 1}}": "spec.roles.router.gpus: unknown field",
+    MINIMAL + "\nroles: {encoder: {cacheShare: 1.1}}": "spec.roles.encoder.cacheShare",
+    MINIMAL + "\nroles: {encoder: {cacheShare: -0.1}}": "spec.roles.encoder.cacheShare",
+    MINIMAL + "\nroles: {decoder: {cacheShare: 0.5}}": "spec.roles.decoder.cacheShare: unknown field",
+    MINIMAL + "\nroles: {denoiser: {cacheShare: 0.5}}": "spec.roles.denoiser.cacheShare: unknown field",
     MINIMAL + "\nroles: {router: {scaling: {mode: External}}}": "spec.roles.router.scaling: unknown field",
 }
 
