@@ -25,10 +25,11 @@ def rows(jobs: Sequence[Job]) -> list[Row]:
     """The mean over finished jobs. `other` is what is left of the whole: messages, bookkeeping, uploads of inputs."""
 
     def average(stage: str, *fields: str) -> float:
-        return mean(
+        sums = (
             sum(report[field] for report in _reports(job, stage) for field in fields if _spent(report, field))
             for job in jobs
         )
+        return float(mean(sums))
 
     found = [
         Row("queue", sum(average(stage, "queue_seconds", "wait_seconds") for stage in STAGES), ""),

@@ -331,6 +331,23 @@ def test_a_hit_that_can_not_be_pulled_is_made_anew_once(world: World) -> None:
     world.check_at_rest()
 
 
+def test_what_a_denoising_failed_with_serves_nobody_else(world: World) -> None:
+    encoder = world.spawn(ENCODE, cache_share=0.5)
+    denoiser = rest_of(world)
+    ask(world, "a")
+    failing = world.submit(conditioning="a")
+    for _ in range(world.policy.max_model_errors):
+        world.run_to(denoiser, Phase.RUNNING)
+        world.deliver_all()
+        world.fail_task(denoiser, 0, FailureKind.MODEL_ERROR)
+        world.deliver_all()
+        world.advance(world.policy.max_backoff)
+    assert world.store[failing].kind is FailureKind.MODEL_ERROR
+    assert not encoder.outputs
+    ask(world, "a", "a")
+    assert encodings(world) == 2
+
+
 def test_a_prompt_that_never_rests_does_not_gather_the_jobs_that_had_it(world: World) -> None:
     encoder = world.spawn(ENCODE, cache_share=0.5)
     rest_of(world)

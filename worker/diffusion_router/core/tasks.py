@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from diffusion_router.core import cache, jobs, outputs
+from diffusion_router.core import cache, jobs, outputs, sharing
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     Execute,
@@ -191,6 +191,9 @@ def _retry(book: Book[R], job: Job[R], task: Task[R], kind: FailureKind, message
     job.avoid |= {task.incarnation}
     job.failures.append(Failure(book.now, source.incarnation if source is not None else ""))
     if kind is FailureKind.MODEL_ERROR:
+        if task.input is not None:
+            # It may be at fault, and nobody else is to begin with it.
+            sharing.forget(book, task.input)
         job.model_errors += 1
         if job.model_errors >= book.policy.max_model_errors:
             jobs.end(book, job, Move.FAILED, kind, message)
