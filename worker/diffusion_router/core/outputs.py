@@ -1,9 +1,8 @@
 """What finished tasks left in the pools of peers, who may be reading it, and when its slot may be reused (I3).
 
-A slot is released when nobody needs its bytes and nobody may be reading them, unless jobs to come may want them
-(`cache`). Three kinds of reader count: tasks that
-the router sent; tasks of lost peers, until the grace is over; and, for what was made in an earlier life of the router,
-tasks that it has not heard of yet.
+A slot is released when nobody needs its bytes and nobody may be reading them, unless they are kept for jobs to come
+(`cache`). Three kinds of reader count: tasks that the router sent; tasks of lost peers, until the grace is over; and,
+for what was made in an earlier life of the router, tasks that it has not heard of yet.
 """
 
 from __future__ import annotations
