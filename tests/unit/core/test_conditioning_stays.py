@@ -285,6 +285,18 @@ def test_a_colocated_pool_gives_way_to_what_is_denoised(world: World) -> None:
     assert len(worker.outputs) <= 3
 
 
+def test_hits_leave_a_colocated_pool_the_slot_that_empties_it(world: World) -> None:
+    """One of two slots is for what is kept; a second input, taken up beside the first, would leave none to denoise."""
+    worker = world.spawn(slots=2, cache_share=0.5)
+    ask(world, "b")
+    world.submit(conditioning="a")
+    world.work_until(worker, Phase.RUNNING)
+    world.submit(conditioning="b")
+    world.run()
+    assert all(job.status is JobStatus.COMPLETED for job in world.store.values())
+    world.check_at_rest()
+
+
 def test_a_poison_prompt_takes_nobody_along(world: World) -> None:
     """Whoever leads when workers die is to blame; those who waited go on with their own count."""
     encoder = world.spawn(ENCODE, cache_share=0.5)

@@ -75,6 +75,9 @@ def _unfit(book: Book[R], output: Output[R], job: Job[R]) -> Eviction | None:
         return Eviction.GONE
     if book.scheduler.is_stranded(output.generation, Stage.DENOISE, needs(job)):
         return Eviction.ELSEWHERE
+    # It takes a slot from now on, as what is encoded anew does, and leaves as many for what comes after it.
+    if peer.free_slots < peer.needs[Stage.ENCODE]:
+        return Eviction.ROOM
     # A worker that has the next role too is where jobs go on that have their input there.
     busy = Stage.DENOISE in peer.stages and len(peer.tasks) >= peer.capacity
     return Eviction.ELSEWHERE if busy and book.scheduler.has_idle(Stage.ENCODE, output.generation) else None
