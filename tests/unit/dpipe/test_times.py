@@ -67,3 +67,12 @@ def test_a_stage_that_was_tried_again_counts_both_tries_and_says_so() -> None:
     found = rows([job(2.0, *SPLIT, again)])
     assert found[1].seconds == pytest.approx(0.32)
     assert found[1].note.endswith("1 tried again")
+
+
+def test_an_encoding_that_another_job_had_made_took_this_one_nothing_but_its_wait() -> None:
+    shared = {**report("encode", queue_seconds=0.02, wait_seconds=5.0, compute_seconds=9.0), "shared": True}
+    found = rows([job(1.0, shared, *SPLIT[1:])])
+    assert [round(row.seconds, 3) for row in found[:2]] == [0.05, 0.0]
+    assert found[1].note == "p-encode-0, shared"
+    assert sum(row.seconds for row in found[:-1]) == pytest.approx(1.0)
+    assert rows([job(1.0, shared), job(1.0, shared), job(1.0, *SPLIT)])[1].note == "p-encode-0, 2 shared"
