@@ -58,6 +58,8 @@ def resource(example: str, denoisers: int, options: argparse.Namespace, *, encod
     document: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text())
     spec = document["spec"]
     spec["roles"]["denoiser"]["replicas"] = denoisers
+    # All requests have one prompt, and each is to cost what it costs where prompts differ.
+    spec["roles"]["encoder"]["cacheShare"] = 0
     if options.model:
         spec["model"] = {"source": "Path", "id": str(options.model.absolute()), "dtype": options.dtype}
     for name, role in spec["roles"].items():

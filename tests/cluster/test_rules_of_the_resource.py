@@ -201,7 +201,8 @@ def test_dpipe_and_the_api_server_agree_on_every_bound_of_every_field(
     # dpipe cannot know whether a pipeline is new, and takes a file that asks for a restart.
     single = [draw for draw in draws({"properties": {"spec": SPEC}}) if draw[0][:2] != ("spec", "restart")]
     roles = SPEC["properties"]["roles"]["properties"]
-    assert roles["encoder"]["properties"] == roles["decoder"]["properties"], "one stands for both, to save time"
+    decoder = roles["decoder"]["properties"]
+    assert decoder.items() <= roles["encoder"]["properties"].items(), "the encoder stands for both, to save time"
     alone = [one for one in single if "decoder" not in one[0] and not (in_gate and another_stands_for(one[0]))]
     cases = [[one] for one in alone] + combined(single, 200 if in_gate else 500, seed=4)
     accepted = 0

@@ -105,6 +105,7 @@ def change(
             until(lambda: sum(job.accepted_at > ended for job in load.done) > CLIENTS, SECONDS, "jobs go on afterwards")
         record_testsuite_property(request.node.name, _cost(load, begun, ended))
         until(load.pipeline.at_rest, SECONDS, "nothing is left in the pools")
+        assert not load.again, f"steps were made twice: {load.again}"
 
     return changed
 

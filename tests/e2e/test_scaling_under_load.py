@@ -59,7 +59,8 @@ def test_denoisers_that_come_get_work_and_those_that_go_lose_none(
         digits.wait_ready(SECONDS)
 
     assert digits.uid(stays) == uid
-    # Told to stop, a worker finishes what it computes, and hands back only what it has not begun.
+    # Told to stop, a worker parks what it computes, and others go on with that.
+    assert not load.again, f"steps were made twice: {load.again}"
     assert digits.metric(digits.router_pod, "diffusion_router_jobs_interrupted_total") == 0
     digits.until(digits.at_rest, SECONDS, "nothing is left in the pools")
     for pod, seconds in starts.items():

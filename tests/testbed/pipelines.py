@@ -54,8 +54,8 @@ def at_rest(local: LocalPipeline) -> bool:
 
 
 def idle(peers: Iterable[registry_pb2.Peer]) -> bool:
-    """No peer owns a task, keeps an output or has a slot in use."""
-    return all(peer.tasks == peer.outputs == peer.slots_used == 0 for peer in peers)
+    """No peer owns a task, keeps an output for a job that it has, or has a slot in use but for jobs to come."""
+    return all(peer.tasks == peer.outputs == 0 and peer.slots_used == peer.cached_outputs for peer in peers)
 
 
 def metric(url: str, name: str, /, **labels: str) -> float:

@@ -14,7 +14,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client import Counter as PrometheusCounter
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
@@ -208,7 +208,8 @@ class Metrics:
         if job.parameters.adapters:
             self.adapter_requests.labels(str(min(len(job.parameters.adapters), MAX_ADAPTERS))).inc()
         for stage in job.stages:
-            if stage.HasField("timings"):
+            # What another job's encoding took is counted there.
+            if stage.HasField("timings") and not stage.shared:
                 role = _ROLES[core.Stage(stage.stage)]
                 self.queue_seconds.labels(role).observe(stage.queue_seconds)
                 self.stage_seconds.labels(role).observe(stage.timings.compute_seconds)
@@ -241,7 +242,36 @@ class _CoreCollector(Collector):
             waiting = (state for state in core.JobState if state.stage is stage and not state.has_task)
             queued.add_metric([role], sum(machine.counts[state] for state in waiting))
         yield queued
+        yield from self._conditioning(machine)
         yield from self._peers(machine)
+
+    def _conditioning(self, machine: messages.Core) -> Iterable[Metric]:
+        found = CounterMetricFamily(
+            "diffusion_router_conditioning_lookups",
+            "What jobs found that were to encode: an output to go on with, one to wait for, or neither",
+            labels=["result"],
+        )
+        for result in core.Lookup:
+            found.add_metric([result.value], machine.reuse.lookups[result])
+        yield found
+        evicted = CounterMetricFamily(
+            "diffusion_router_conditioning_evictions",
+            "Outputs of encoding that were kept for jobs to come and went, by why",
+            labels=["reason"],
+        )
+        for reason in core.Eviction:
+            evicted.add_metric([reason.value], machine.reuse.evictions[reason])
+        yield evicted
+        peers = machine.peers.values()
+        outputs, nbytes = sum(len(peer.cached) for peer in peers), sum(peer.cached_bytes for peer in peers)
+        yield GaugeMetricFamily(
+            "diffusion_router_conditioning_cached_outputs",
+            "Outputs of encoding that no job needs, kept for jobs to come",
+            value=outputs,
+        )
+        yield GaugeMetricFamily(
+            "diffusion_router_conditioning_cached_bytes", "Of encoders' pools that these take", value=nbytes
+        )
 
     def _peers(self, machine: messages.Core) -> Iterable[Metric]:
         states = Counter((role, peer.state.value) for peer in machine.peers.values() for role in _roles(peer))
@@ -261,7 +291,7 @@ class _CoreCollector(Collector):
             session = self._sessions.session(peer.incarnation)
             for role in _roles(peer):
                 sums["credits"][role] += peer.credits
-                sums["outputs"][role] += len(peer.outputs)
+                sums["outputs"][role] += len(peer.outputs) - len(peer.cached)
                 if session is not None:
                     sums["pool_bytes"][role] += session.register.pool.size
                     sums["pool_used_bytes"][role] += session.heartbeat.bytes_used

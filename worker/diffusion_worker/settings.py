@@ -149,6 +149,12 @@ class Settings(ProcessSettings):
         "", description="Shared memory: workers of another key are not met. Empty: the pipeline's name"
     )
     pool_size: int = Field(256 << 20, ge=1 << 16, description="Bytes of the memory pool")
+    cache_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Encoder: of the pool, how much is kept by what no job needs, for jobs that encode the same",
+    )
     huge_pages: Literal["", "2Mi", "1Gi"] = Field("", description="Huge pages that it is made of. Empty: ordinary ones")
     port_min: int = Field(15000, ge=1, le=65535, description="First port of the transport")
     port_max: int = Field(17000, ge=1, le=65535, description="Last port of the transport")

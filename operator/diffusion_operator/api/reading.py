@@ -208,6 +208,7 @@ def role_spec(role: Role, spec: Object, denoisers: int) -> RoleSpec:
             max_tokens=batching.get("maxTokens", MAX_TOKENS),
             max_requests=batching.get("maxRequests", MAX_REQUESTS),
         ),
+        cache_share=spec.get("cacheShare"),
     )
 
 

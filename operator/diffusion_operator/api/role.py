@@ -84,6 +84,8 @@ class RoleSpec:
     cache_retention: CacheRetention
     batching: Batching
     """Of the denoiser."""
+    cache_share: float | None = None
+    """Of the encoder. None: as its workers have it."""
     pod_security: Object = field(default_factory=dict)
     """The platform's security context of pods: fields that win over those of the profile."""
     security: Object = field(default_factory=dict)

@@ -37,6 +37,7 @@ def worker_environment(pipeline: Pipeline, spec: RoleSpec, ports: Mapping[str, i
         _value("HF_HOME", storage.hub_home(pipeline)),
         *(_value(name, value) for name, value in rdma.environment(pipeline).items()),
         *(_batching(spec.batching) if spec.role is Role.DENOISER else ()),
+        *_cache_share(pipeline.roles[Role.ENCODER], spec.role),
         *(_value(name, value) for name, value in adapters.variables(model).items() if spec.role is not Role.DECODER),
         # A decoder of a pipeline without blocks runs the pipeline's own code, by the scheduler that it was made with.
         *(_value(name, value) for name, value in schedulers.meaning(model).items()),
@@ -102,6 +103,14 @@ def _scheduling(scheduling: Scheduling) -> list[Variable]:
         "LATE_SHARE": scheduling.late_share,
     }
     return [_value(f"DIFFUSION_ROUTER_{name}", str(value)) for name, value in said.items() if value is not None]
+
+
+def _cache_share(encoder: RoleSpec, pods_of: Role) -> list[Variable]:
+    """Where it is left out the worker has a share of its own: no pod is replaced for it."""
+    encodes = pods_of is (Role.DENOISER if encoder.colocated else Role.ENCODER)
+    if encoder.cache_share is None or not encodes:
+        return []
+    return [_value("DIFFUSION_WORKER_CACHE_SHARE", f"{encoder.cache_share:g}")]
 
 
 def hub_token(token: SecretKey | None) -> list[Variable]:

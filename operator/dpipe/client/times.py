@@ -25,7 +25,11 @@ def rows(jobs: Sequence[Job]) -> list[Row]:
     """The mean over finished jobs. `other` is what is left of the whole: messages, bookkeeping, uploads of inputs."""
 
     def average(stage: str, *fields: str) -> float:
-        return mean(sum(sum(report[field] for field in fields) for report in _reports(job, stage)) for job in jobs)
+        sums = (
+            sum(report[field] for report in _reports(job, stage) for field in fields if _spent(report, field))
+            for job in jobs
+        )
+        return float(mean(sums))
 
     found = [
         Row("queue", sum(average(stage, "queue_seconds", "wait_seconds") for stage in STAGES), ""),
@@ -56,11 +60,18 @@ def _reports(job: Job, stage: str) -> Iterable[dict[str, Any]]:
     return (report for report in job["stages"] if report["stage"] == stage)
 
 
+def _spent(report: dict[str, Any], field: str) -> bool:
+    """Whether it is time of this job, and not of the one whose encoding it shares."""
+    return field == "queue_seconds" or not report.get("shared")
+
+
 def _pods(jobs: Sequence[Job], stage: str) -> str:
     reports = [report for job in jobs for report in _reports(job, stage)]
     parts = [", ".join(sorted({report["pod_name"] for report in reports}))]
     if steps := max((report["steps"] for report in reports), default=0):
         parts.append(f"{steps} steps")
+    if shared := sum(bool(report.get("shared")) for report in reports):
+        parts.append(f"{shared} shared" if len(jobs) > 1 else "shared")
     pauses = [pause for report in reports if (pause := parked(report))]
     # A task that goes on from where another was parked is no second try.
     if repeated := max(0, sum(report["attempt"] > 1 for report in reports) - len(pauses)):

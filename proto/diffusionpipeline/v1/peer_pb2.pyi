@@ -142,6 +142,7 @@ class Register(_message.Message):
     PROBED_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     SCHEDULERS_FIELD_NUMBER: _builtins.int
+    CACHE_SHARE_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Random, made when the worker starts (or after it was fenced). The only identity of a peer."""
     pod_name: _builtins.str
@@ -159,6 +160,10 @@ class Register(_message.Message):
     secret: _builtins.bytes
     """Random, made when the process starts, and told to nobody but the router: who attaches as a known incarnation has to
     know it.
+    """
+    cache_share: _builtins.float
+    """Of its pool, from 0 to 1: how much may be kept by outputs of encoding that no job needs, for jobs to come that encode
+    the same. The router says which go, by ReleaseSlot. 0: none, as of workers that do not say.
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_stage_pb2.Role.ValueType]: ...
@@ -216,10 +221,11 @@ class Register(_message.Message):
         probed: _abc.Iterable[Global___Probed] | None = ...,
         adapters: Global___Adapters | None = ...,
         schedulers: _abc.Iterable[_builtins.str] | None = ...,
+        cache_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "model", b"model", "pool", b"pool", "probe", b"probe", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probe", b"probe", "probed", b"probed", "process", b"process", "protocol", b"protocol", "roles", b"roles", "schedulers", b"schedulers", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "cache_share", b"cache_share", "capacity", b"capacity", "draining", b"draining", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probe", b"probe", "probed", b"probed", "process", b"process", "protocol", b"protocol", "roles", b"roles", "schedulers", b"schedulers", "secret", b"secret", "tasks", b"tasks", "versions", b"versions", "workflows", b"workflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

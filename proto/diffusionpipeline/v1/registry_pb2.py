@@ -26,7 +26,7 @@ from diffusionpipeline.v1 import peer_pb2 as diffusionpipeline_dot_v1_dot_peer__
 from diffusionpipeline.v1 import stage_pb2 as diffusionpipeline_dot_v1_dot_stage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diffusionpipeline/v1/registry.proto\x12\x14\x64iffusionpipeline.v1\x1a\x1f\x64iffusionpipeline/v1/peer.proto\x1a diffusionpipeline/v1/stage.proto\"\xd3\x04\n\x04Peer\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12)\n\x05roles\x18\x03 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x04 \x01(\t\x12\x32\n\x05model\x18\x05 \x01(\x0b\x32#.diffusionpipeline.v1.ModelIdentity\x12(\n\x04pool\x18\x06 \x01(\x0b\x32\x1a.diffusionpipeline.v1.Pool\x12.\n\x05state\x18\x07 \x01(\x0e\x32\x1f.diffusionpipeline.v1.PeerState\x12\x10\n\x08\x63\x61pacity\x18\x08 \x01(\r\x12\x0f\n\x07\x63redits\x18\t \x01(\r\x12\r\n\x05tasks\x18\n \x01(\r\x12\x0f\n\x07outputs\x18\x0b \x01(\r\x12\x12\n\nslots_used\x18\x0c \x01(\r\x12\x12\n\nbytes_used\x18\r \x01(\x04\x12\x1c\n\x14seconds_since_report\x18\x0e \x01(\x01\x12:\n\x08versions\x18\x0f \x03(\x0b\x32(.diffusionpipeline.v1.Peer.VersionsEntry\x12\x33\n\x08\x66orwards\x18\x10 \x03(\x0b\x32!.diffusionpipeline.v1.ForwardTime\x12,\n\x06probed\x18\x11 \x03(\x0b\x32\x1c.diffusionpipeline.v1.Probed\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x10ListPeersRequest\x12(\n\x04role\x18\x01 \x01(\x0e\x32\x1a.diffusionpipeline.v1.Role\"\xf8\x01\n\x11ListPeersResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12)\n\x05peers\x18\x03 \x03(\x0b\x32\x1a.diffusionpipeline.v1.Peer\x12\x1c\n\x0funfinished_jobs\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x35\n\x0bgenerations\x18\x05 \x03(\x0b\x32 .diffusionpipeline.v1.Generation\x12.\n\x07loading\x18\x06 \x03(\x0b\x32\x1d.diffusionpipeline.v1.LoadingB\x12\n\x10_unfinished_jobs\"\x87\x01\n\nGeneration\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x12\n\x05share\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x18\n\x10\x65xpected_seconds\x18\x06 \x01(\x01\x42\x08\n\x06_share\"\x88\x01\n\x10SetSharesRequest\x12\x44\n\x07percent\x18\x01 \x03(\x0b\x32\x33.diffusionpipeline.v1.SetSharesRequest.PercentEntry\x1a.\n\x0cPercentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x13\n\x11SetSharesResponse\"\x13\n\x11WatchPeersRequest\"`\n\x12WatchPeersResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12)\n\x05peers\x18\x03 \x03(\x0b\x32\x1a.diffusionpipeline.v1.Peer\"w\n\x07Loading\x12\x10\n\x08pod_name\x18\x01 \x01(\t\x12)\n\x05roles\x18\x02 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0c\n\x04size\x18\x05 \x01(\x04\"D\n\x12TellLoadingRequest\x12.\n\x07loading\x18\x01 \x01(\x0b\x32\x1d.diffusionpipeline.v1.Loading\"\x15\n\x13TellLoadingResponse*\x86\x01\n\tPeerState\x12\x1a\n\x16PEER_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10PEER_STATE_READY\x10\x01\x12\x16\n\x12PEER_STATE_SUSPECT\x10\x02\x12\x17\n\x13PEER_STATE_DRAINING\x10\x03\x12\x16\n\x12PEER_STATE_STALLED\x10\x04\x32\x94\x03\n\x0fRegistryService\x12\\\n\tListPeers\x12&.diffusionpipeline.v1.ListPeersRequest\x1a\'.diffusionpipeline.v1.ListPeersResponse\x12\x61\n\nWatchPeers\x12\'.diffusionpipeline.v1.WatchPeersRequest\x1a(.diffusionpipeline.v1.WatchPeersResponse0\x01\x12\\\n\tSetShares\x12&.diffusionpipeline.v1.SetSharesRequest\x1a\'.diffusionpipeline.v1.SetSharesResponse\x12\x62\n\x0bTellLoading\x12(.diffusionpipeline.v1.TellLoadingRequest\x1a).diffusionpipeline.v1.TellLoadingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diffusionpipeline/v1/registry.proto\x12\x14\x64iffusionpipeline.v1\x1a\x1f\x64iffusionpipeline/v1/peer.proto\x1a diffusionpipeline/v1/stage.proto\"\xeb\x04\n\x04Peer\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x10\n\x08pod_name\x18\x02 \x01(\t\x12)\n\x05roles\x18\x03 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x04 \x01(\t\x12\x32\n\x05model\x18\x05 \x01(\x0b\x32#.diffusionpipeline.v1.ModelIdentity\x12(\n\x04pool\x18\x06 \x01(\x0b\x32\x1a.diffusionpipeline.v1.Pool\x12.\n\x05state\x18\x07 \x01(\x0e\x32\x1f.diffusionpipeline.v1.PeerState\x12\x10\n\x08\x63\x61pacity\x18\x08 \x01(\r\x12\x0f\n\x07\x63redits\x18\t \x01(\r\x12\r\n\x05tasks\x18\n \x01(\r\x12\x0f\n\x07outputs\x18\x0b \x01(\r\x12\x12\n\nslots_used\x18\x0c \x01(\r\x12\x12\n\nbytes_used\x18\r \x01(\x04\x12\x1c\n\x14seconds_since_report\x18\x0e \x01(\x01\x12:\n\x08versions\x18\x0f \x03(\x0b\x32(.diffusionpipeline.v1.Peer.VersionsEntry\x12\x33\n\x08\x66orwards\x18\x10 \x03(\x0b\x32!.diffusionpipeline.v1.ForwardTime\x12,\n\x06probed\x18\x11 \x03(\x0b\x32\x1c.diffusionpipeline.v1.Probed\x12\x16\n\x0e\x63\x61\x63hed_outputs\x18\x12 \x01(\r\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"<\n\x10ListPeersRequest\x12(\n\x04role\x18\x01 \x01(\x0e\x32\x1a.diffusionpipeline.v1.Role\"\xf8\x01\n\x11ListPeersResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12)\n\x05peers\x18\x03 \x03(\x0b\x32\x1a.diffusionpipeline.v1.Peer\x12\x1c\n\x0funfinished_jobs\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x35\n\x0bgenerations\x18\x05 \x03(\x0b\x32 .diffusionpipeline.v1.Generation\x12.\n\x07loading\x18\x06 \x03(\x0b\x32\x1d.diffusionpipeline.v1.LoadingB\x12\n\x10_unfinished_jobs\"\x87\x01\n\nGeneration\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x12\n\x05share\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x18\n\x10\x65xpected_seconds\x18\x06 \x01(\x01\x42\x08\n\x06_share\"\x88\x01\n\x10SetSharesRequest\x12\x44\n\x07percent\x18\x01 \x03(\x0b\x32\x33.diffusionpipeline.v1.SetSharesRequest.PercentEntry\x1a.\n\x0cPercentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x13\n\x11SetSharesResponse\"\x13\n\x11WatchPeersRequest\"`\n\x12WatchPeersResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12)\n\x05peers\x18\x03 \x03(\x0b\x32\x1a.diffusionpipeline.v1.Peer\"w\n\x07Loading\x12\x10\n\x08pod_name\x18\x01 \x01(\t\x12)\n\x05roles\x18\x02 \x03(\x0e\x32\x1a.diffusionpipeline.v1.Role\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0c\n\x04size\x18\x05 \x01(\x04\"D\n\x12TellLoadingRequest\x12.\n\x07loading\x18\x01 \x01(\x0b\x32\x1d.diffusionpipeline.v1.Loading\"\x15\n\x13TellLoadingResponse*\x86\x01\n\tPeerState\x12\x1a\n\x16PEER_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10PEER_STATE_READY\x10\x01\x12\x16\n\x12PEER_STATE_SUSPECT\x10\x02\x12\x17\n\x13PEER_STATE_DRAINING\x10\x03\x12\x16\n\x12PEER_STATE_STALLED\x10\x04\x32\x94\x03\n\x0fRegistryService\x12\\\n\tListPeers\x12&.diffusionpipeline.v1.ListPeersRequest\x1a\'.diffusionpipeline.v1.ListPeersResponse\x12\x61\n\nWatchPeers\x12\'.diffusionpipeline.v1.WatchPeersRequest\x1a(.diffusionpipeline.v1.WatchPeersResponse0\x01\x12\\\n\tSetShares\x12&.diffusionpipeline.v1.SetSharesRequest\x1a\'.diffusionpipeline.v1.SetSharesResponse\x12\x62\n\x0bTellLoading\x12(.diffusionpipeline.v1.TellLoadingRequest\x1a).diffusionpipeline.v1.TellLoadingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,34 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PEER_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_SETSHARESREQUEST_PERCENTENTRY']._loaded_options = None
   _globals['_SETSHARESREQUEST_PERCENTENTRY']._serialized_options = b'8\001'
-  _globals['_PEERSTATE']._serialized_start=1671
-  _globals['_PEERSTATE']._serialized_end=1805
+  _globals['_PEERSTATE']._serialized_start=1695
+  _globals['_PEERSTATE']._serialized_end=1829
   _globals['_PEER']._serialized_start=129
-  _globals['_PEER']._serialized_end=724
-  _globals['_PEER_VERSIONSENTRY']._serialized_start=677
-  _globals['_PEER_VERSIONSENTRY']._serialized_end=724
-  _globals['_LISTPEERSREQUEST']._serialized_start=726
-  _globals['_LISTPEERSREQUEST']._serialized_end=786
-  _globals['_LISTPEERSRESPONSE']._serialized_start=789
-  _globals['_LISTPEERSRESPONSE']._serialized_end=1037
-  _globals['_GENERATION']._serialized_start=1040
-  _globals['_GENERATION']._serialized_end=1175
-  _globals['_SETSHARESREQUEST']._serialized_start=1178
-  _globals['_SETSHARESREQUEST']._serialized_end=1314
-  _globals['_SETSHARESREQUEST_PERCENTENTRY']._serialized_start=1268
-  _globals['_SETSHARESREQUEST_PERCENTENTRY']._serialized_end=1314
-  _globals['_SETSHARESRESPONSE']._serialized_start=1316
-  _globals['_SETSHARESRESPONSE']._serialized_end=1335
-  _globals['_WATCHPEERSREQUEST']._serialized_start=1337
-  _globals['_WATCHPEERSREQUEST']._serialized_end=1356
-  _globals['_WATCHPEERSRESPONSE']._serialized_start=1358
-  _globals['_WATCHPEERSRESPONSE']._serialized_end=1454
-  _globals['_LOADING']._serialized_start=1456
-  _globals['_LOADING']._serialized_end=1575
-  _globals['_TELLLOADINGREQUEST']._serialized_start=1577
-  _globals['_TELLLOADINGREQUEST']._serialized_end=1645
-  _globals['_TELLLOADINGRESPONSE']._serialized_start=1647
-  _globals['_TELLLOADINGRESPONSE']._serialized_end=1668
-  _globals['_REGISTRYSERVICE']._serialized_start=1808
-  _globals['_REGISTRYSERVICE']._serialized_end=2212
+  _globals['_PEER']._serialized_end=748
+  _globals['_PEER_VERSIONSENTRY']._serialized_start=701
+  _globals['_PEER_VERSIONSENTRY']._serialized_end=748
+  _globals['_LISTPEERSREQUEST']._serialized_start=750
+  _globals['_LISTPEERSREQUEST']._serialized_end=810
+  _globals['_LISTPEERSRESPONSE']._serialized_start=813
+  _globals['_LISTPEERSRESPONSE']._serialized_end=1061
+  _globals['_GENERATION']._serialized_start=1064
+  _globals['_GENERATION']._serialized_end=1199
+  _globals['_SETSHARESREQUEST']._serialized_start=1202
+  _globals['_SETSHARESREQUEST']._serialized_end=1338
+  _globals['_SETSHARESREQUEST_PERCENTENTRY']._serialized_start=1292
+  _globals['_SETSHARESREQUEST_PERCENTENTRY']._serialized_end=1338
+  _globals['_SETSHARESRESPONSE']._serialized_start=1340
+  _globals['_SETSHARESRESPONSE']._serialized_end=1359
+  _globals['_WATCHPEERSREQUEST']._serialized_start=1361
+  _globals['_WATCHPEERSREQUEST']._serialized_end=1380
+  _globals['_WATCHPEERSRESPONSE']._serialized_start=1382
+  _globals['_WATCHPEERSRESPONSE']._serialized_end=1478
+  _globals['_LOADING']._serialized_start=1480
+  _globals['_LOADING']._serialized_end=1599
+  _globals['_TELLLOADINGREQUEST']._serialized_start=1601
+  _globals['_TELLLOADINGREQUEST']._serialized_end=1669
+  _globals['_TELLLOADINGRESPONSE']._serialized_start=1671
+  _globals['_TELLLOADINGRESPONSE']._serialized_end=1692
+  _globals['_REGISTRYSERVICE']._serialized_start=1832
+  _globals['_REGISTRYSERVICE']._serialized_end=2236
 # @@protoc_insertion_point(module_scope)

@@ -87,6 +87,7 @@ class Peer(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     FORWARDS_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
+    CACHED_OUTPUTS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     pod_name: _builtins.str
     generation: _builtins.str
@@ -100,6 +101,8 @@ class Peer(_message.Message):
     slots_used: _builtins.int
     bytes_used: _builtins.int
     seconds_since_report: _builtins.float
+    cached_outputs: _builtins.int
+    """Outputs beside those, which no job needs: kept for jobs to come that encode the same."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_stage_pb2.Role.ValueType]: ...
     @_builtins.property
@@ -136,10 +139,11 @@ class Peer(_message.Message):
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         forwards: _abc.Iterable[_peer_pb2.ForwardTime] | None = ...,
         probed: _abc.Iterable[_peer_pb2.Probed] | None = ...,
+        cached_outputs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "capacity", b"capacity", "credits", b"credits", "forwards", b"forwards", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probed", b"probed", "roles", b"roles", "seconds_since_report", b"seconds_since_report", "slots_used", b"slots_used", "state", b"state", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_used", b"bytes_used", "cached_outputs", b"cached_outputs", "capacity", b"capacity", "credits", b"credits", "forwards", b"forwards", "generation", b"generation", "incarnation", b"incarnation", "model", b"model", "outputs", b"outputs", "pod_name", b"pod_name", "pool", b"pool", "probed", b"probed", "roles", b"roles", "seconds_since_report", b"seconds_since_report", "slots_used", b"slots_used", "state", b"state", "tasks", b"tasks", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

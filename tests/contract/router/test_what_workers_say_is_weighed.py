@@ -13,6 +13,7 @@ from contract.router.conftest import Router, Start
 from contract.router.scripted_worker import DEADLINE, ScriptedWorker, attach_all
 from contract.router.test_jobs_and_streams import create, ended, heard, peers
 from diffusion_router.peers.claims import MAX_ADAPTERS, make_plausible
+from diffusion_router.peers.messages import registration
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 from diffusionpipeline.words import PROTOCOL
 from testbed.waiting import eventually
@@ -95,6 +96,25 @@ def test_of_more_names_than_a_worker_can_have_the_rest_is_passed_over(kind: str)
     report = peer_pb2.PeerReport(heartbeat=peer_pb2.Heartbeat(adapters=told))
     assert make_plausible(report) == 3
     assert len(getattr(report.heartbeat.adapters, kind)) == MAX_ADAPTERS
+
+
+@pytest.mark.parametrize("share", [math.nan, math.inf, -0.5, 1.5])
+def test_a_worker_keeps_no_impossible_share_of_its_pool(share: float) -> None:
+    report = peer_pb2.PeerReport(register=peer_pb2.Register(incarnation="i", cache_share=share))
+    assert make_plausible(report) == 1
+    assert registration(report.register).cache_share == 0
+
+
+def test_what_is_kept_is_reckoned_by_the_pages_that_it_takes_of_the_pool() -> None:
+    done = peer_pb2.StageDone(task_id="t", job_id="j", stage=stage_pb2.STAGE_ENCODE)
+    done.output.length = 4097
+    pool = peer_pb2.Pool(size=1 << 20)
+    report = peer_pb2.PeerReport(
+        register=peer_pb2.Register(incarnation="i", cache_share=0.5, pool=pool, outputs=[done])
+    )
+    assert make_plausible(report) == 0
+    heard = registration(report.register)
+    assert (heard.cache_share, heard.pool_bytes, heard.outputs[0].nbytes) == (0.5, 1 << 20, 8192)
 
 
 @pytest.mark.parametrize("key", ["inputs/x", "jobs/other/0.png", "../jobs.db", ""])

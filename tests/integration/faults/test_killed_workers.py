@@ -27,7 +27,8 @@ async def test_i6_sigkill_of_any_role_at_any_moment_loses_and_changes_no_accepte
 ) -> None:
     kills = KILLS_IN_GATE if in_gate else KILLS
     chance = random.Random(4)
-    document = resource("digits", router__leaseSeconds=LEASE)
+    # So that there is an encoding to lose with an encoder.
+    document = resource("digits", router__leaseSeconds=LEASE, roles__encoder__cacheShare=0)
     with running(document, tmp_path) as local:
         load = Load(local, clients=3, num_inference_steps=16)
         await load.learn()

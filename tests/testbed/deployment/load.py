@@ -60,6 +60,8 @@ class Done:
     """Which pod did each stage at last."""
     attempts: int
     """The highest of any stage: 1 if no task was given out twice, be it lost or handed back before it was begun."""
+    again: int
+    """Denoising steps that were made more than once."""
     picture: bytes
 
     @property
@@ -117,6 +119,11 @@ class Load:
         """Every accepted job has completed, with the right bytes."""
         assert not self.problems, "\n".join([*self.problems[:10], self.pipeline.describe()])
 
+    @property
+    def again(self) -> dict[str, int]:
+        """Jobs of which steps were made more than once, and how many."""
+        return {job.job: job.again for job in self.done if job.again}
+
     def done_by(self, stage: str, since: float = 0.0) -> Counter[str]:
         """How many of the jobs that ended since then each pod did this stage of."""
         return Counter(job.pods[stage] for job in self.done if job.ended_at >= since)
@@ -130,9 +137,10 @@ class Load:
         stages = {stage["stage"]: stage for stage in job["stages"]}
         pods = {name: str(stage["pod_name"]) for name, stage in stages.items()}
         attempts = max(int(stage["attempt"]) for stage in stages.values())
+        made = sum(int(stage["steps"]) for stage in job["stages"] if stage["stage"] == "denoise")
         ended_at = time.monotonic()
         picture = self._fetch(http, urlsplit(job["artifacts"][0]["url"]).path, request)
-        return Done(job_id, request, accepted_at, ended_at, pods, attempts, picture)
+        return Done(job_id, request, accepted_at, ended_at, pods, attempts, made - int(job["steps"]), picture)
 
     def _client(self, number: int, stop: threading.Event) -> None:
         wanted = list(self.expected)

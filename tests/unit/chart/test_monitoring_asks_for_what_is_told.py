@@ -152,6 +152,8 @@ def test_every_metric_of_ours_is_shown_or_known_not_to_be(told: queries.Told) ->
         "diffusion_worker_stage_duration_seconds_count",
         "diffusion_worker_stage_duration_seconds_sum",
         "diffusion_router_outputs",
+        # Their bytes are shown.
+        "diffusion_router_conditioning_cached_outputs",
         # Of a worker's start: docs/rdma.md asks for them.
         "diffusion_worker_self_pull_bytes_per_second",
         "diffusion_worker_self_pull_seconds",

@@ -267,6 +267,7 @@ class Ledger:
             kept = sum(output.stage is not Stage.DECODE for output in peer.outputs.values())
             taken = [*peer.tasks.values(), *peer.copies.values()]
             assert peer.slots_used == kept + sum(task.slots for task in taken)
+            assert peer.bytes_used == sum(held.nbytes for held in (*peer.outputs.values(), *taken))
             for copy in peer.copies.values():
                 assert copy.copies is not None
                 assert copy.copies.copied_by == copy.id
@@ -298,6 +299,27 @@ class Ledger:
                 assert job is known.leader or job.id in known.followers, f"{job.id} is forgotten"
             assert job.follows == (job.id in getattr(core.encodings.get(job.conditioning), "followers", ()))
 
+    def check_cached(self, workers: Iterable[Worker]) -> None:
+        """What is kept for jobs to come is within its share, in nobody's way, really there, and found."""
+        core = self._core
+        holders = {worker.incarnation: worker for worker in workers if worker.alive}
+        for peer in core.peers.values():
+            cached = peer.cached
+            assert not (cached and peer.draining), "a worker that leaves waits for what nobody needs"
+            assert len(cached) <= peer.cache_share * peer.room
+            assert sum(output.nbytes for output in cached.values()) == peer.cached_bytes
+            assert not peer.pool_bytes or peer.cached_bytes <= peer.cache_share * peer.pool_bytes
+            assert peer.slots_used <= peer.room or not cached, "it takes room that tasks need"
+            assert peer.free_slots == peer.room - peer.slots_used + len(cached)
+            for task_id, output in cached.items():
+                assert peer.outputs[task_id] is output
+                assert not (output.wanted_by or output.readers or output.sharers), "somebody needs it"
+                assert core.encodings[output.conditioning].output is output, "nobody will find it"
+                holder = holders.get(peer.incarnation)
+                assert holder is None or task_id in holder.outputs, f"{holder.pod} does not hold it"
+            idle = (output for output in peer.outputs.values() if not (output.wanted_by or output.readers))
+            assert all(output.task_id in cached for output in idle), "it is neither needed nor kept nor released"
+
     def check_nothing_is_overlooked(self) -> None:
         """A scheduler that looks at everything finds nothing that the one that looks at changes has left."""
         core = self._core
@@ -325,10 +347,12 @@ class Ledger:
         for worker in workers:
             if worker.alive and worker.attached:
                 assert not worker.tasks, f"{worker.pod} still has tasks"
-                assert not worker.outputs, f"{worker.pod} was never told to release {set(worker.outputs)}"
+                peer = self._core.peers.get(worker.incarnation)
+                kept = peer.cached.keys() if peer is not None else set()
+                assert worker.outputs.keys() == kept, f"{worker.pod} was never told to release {set(worker.outputs)}"
         for peer in self._core.peers.values():
             assert not peer.tasks, "I4: credits are not back"
-            assert not peer.outputs, "a slot is not back"
+            assert peer.outputs.keys() == peer.cached.keys(), "a slot is not back"
 
     def _check_end(self, job_id: str, job: StoredJob, now: float) -> None:
         if job.status is JobStatus.COMPLETED:

@@ -173,6 +173,21 @@ def test_a_job_that_was_encoded_where_its_adapters_are_offered_no_more_starts_ov
     world.check_at_rest()
 
 
+def test_so_does_one_that_waits_where_no_denoiser_has_room_when_they_are_offered_no_more() -> None:
+    world = World()
+    encoder, denoiser, _ = spawn_generation(world, "g1", "a")
+    *_, last = [world.submit(adapters="a") for _ in range(3)]
+    while len(encoder.outputs) < 3:
+        world.work(encoder)
+        world.deliver_all()
+    assert len(denoiser.tasks) == 2, "there is no room for the third"
+    denoiser.offer()
+    world.deliver_all()
+    new, *_ = spawn_generation(world, "g2", "a")
+    world.deliver_all()
+    assert [held.execute.job_id for held in new.tasks.values()] == [last]
+
+
 def test_what_another_encoded_where_its_adapters_are_not_offered_is_encoded_again_once_for_all_that_need_it() -> None:
     world = World()
     encoder, *_ = spawn_generation(world, "g2", "")

@@ -40,6 +40,7 @@ _FLEETS = [
 _FAILURES = [FailureKind.TRANSFER, FailureKind.MODEL_ERROR, FailureKind.STALLED]
 _ADAPTERS = st.sampled_from(["", "", "", "a", "b", "ab"])
 _SCHEDULING = st.sampled_from([Fifo(), Deadline(), Deadline(max_parks=1), Deadline(late_share=2)])
+_SHARES = st.sampled_from([0.0, 0.5, 1.0])
 _INDEX = st.integers(0, 7)
 _FEW = st.integers(1, 4)
 _SOME = st.integers(0, 255)
@@ -51,13 +52,18 @@ class Histories(RuleBasedStateMachine):
         self.world = World()
         self.generation = 1
 
-    @initialize(fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW, scheduling=_SCHEDULING)
-    def start(self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int, scheduling: Scheduling) -> None:
+    @initialize(
+        fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW, scheduling=_SCHEDULING, share=_SHARES
+    )
+    def start(
+        self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int, scheduling: Scheduling, share: float
+    ) -> None:
         self.world = World(replace(POLICY, scheduling=scheduling))
+        able = {"resumable": True, "copies": True, "cache_share": share}
         for roles in fleet:
-            self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")), resumable=True, copies=True)
+            self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")), **able)
         for _ in range(jobs):
-            self.world.submit()
+            self.world.submit(conditioning="a")
 
     def pick(self, index: int, *, alive: bool = True) -> Worker | None:
         choice = [worker for worker in self.world.workers if worker.alive is alive]
@@ -132,6 +138,13 @@ class Histories(RuleBasedStateMachine):
             self.world.run_round()
             self.world.advance(0.1)
 
+    @precondition(lambda self: len(self.world.store) < 14)
+    @rule(conditioning=st.sampled_from("abc"))
+    def one_prompt_comes_again(self, conditioning: str) -> None:
+        """When all that was made for the last ones is read, where nothing stands in the way."""
+        self.world.run(rounds=12, seconds=0.1)
+        self.world.submit(conditioning=conditioning)
+
     @rule(index=_INDEX, count=_FEW)
     def reports_arrive(self, index: int, count: int) -> None:
         worker = self.pick(index)
@@ -169,9 +182,19 @@ class Histories(RuleBasedStateMachine):
         short=st.booleans(),
         offered=_ADAPTERS,
         newer=st.booleans(),
+        share=_SHARES,
+        bytes_known=st.booleans(),
     )
     def spawn(
-        self, roles: tuple[Stage, ...], capacity: int, slots: int, short: bool, offered: str, newer: bool
+        self,
+        roles: tuple[Stage, ...],
+        capacity: int,
+        slots: int,
+        short: bool,
+        offered: str,
+        newer: bool,
+        share: float,
+        bytes_known: bool,
     ) -> None:
         self.world.spawn(
             *roles,
@@ -182,6 +205,8 @@ class Histories(RuleBasedStateMachine):
             adapters=Adapters(frozenset(offered)),
             resumable=newer,
             copies=newer,
+            pool_bytes=3 * slots if bytes_known else 0,
+            cache_share=share,
         )
 
     @rule(index=_INDEX, arrive=st.integers(0, 3), respawn=st.booleans(), uid=st.sampled_from(["", "", "another pod"]))

@@ -108,6 +108,9 @@ class Worker:
     # What it says that its pool holds, and what it holds when payloads are large.
     slots: int = 8
     real_slots: int = 8
+    # Bytes of its pool, of which an output takes 1 to 3; 0: it says nothing of bytes.
+    pool_bytes: int = 0
+    cache_share: float = 0.0
     alive: bool = True
     frozen: bool = False
     draining: bool = False
@@ -169,6 +172,8 @@ class Worker:
             model=self.model,
             capacity=self.capacity,
             slots=self.slots,
+            pool_bytes=self.pool_bytes,
+            cache_share=self.cache_share,
             draining=self.draining,
             process=self.process,
             adapters=self.adapters,
@@ -327,7 +332,8 @@ class Worker:
                 self.end_task(held, FailureKind.POOL_FULL)
                 return
             where = Where(self.incarnation, task_id, self.generation, content, parked)
-            done = StageResult(task_id, job_id, stage, where, compute_seconds=1.0, parked=parked)
+            nbytes = 1 + len(self.given) % 3 if self.pool_bytes else 0
+            done = StageResult(task_id, job_id, stage, where, compute_seconds=1.0, parked=parked, nbytes=nbytes)
         del self.tasks[task_id]
         self.outputs[task_id] = done
         assert self.slots_used <= self.slots, "the pool's slots are overdrawn by an output"

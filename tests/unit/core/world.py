@@ -103,6 +103,7 @@ class World:
         self.ledger.check_jobs()
         self.ledger.check_sums()
         self.ledger.check_encodings()
+        self.ledger.check_cached(self.workers)
         self.ledger.check_nothing_is_overlooked()
         return actions
 
@@ -256,6 +257,7 @@ class World:
         same = {"generation": worker.generation, "capacity": worker.capacity, "slots": worker.slots}
         same |= {"adapters": worker.adapters, "schedulers": worker.schedulers}
         same |= {"resumable": worker.resumable, "copies": worker.copies}
+        same |= {"pool_bytes": worker.pool_bytes, "cache_share": worker.cache_share}
         if uid:
             same["process"] = Process(uid, self.starts + 1)
         return self.spawn(*worker.stages, pod=worker.pod, attach=attach, real_slots=worker.real_slots, **same)
@@ -364,9 +366,15 @@ class World:
             self.advance(seconds)
 
     def _is_at_rest(self) -> bool:
-        kept = any(peer.tasks or peer.outputs for peer in self.core.peers.values())
-        held = any(worker.acts and (worker.outputs or worker.tasks or not worker.attached) for worker in self.workers)
+        peers = self.core.peers
+        kept = any(peer.tasks or peer.outputs.keys() != peer.cached.keys() for peer in peers.values())
+        held = any(worker.acts and (self.surplus(worker) or not worker.attached) for worker in self.workers)
         return not (kept or held or self.core.jobs) and all(job.status is not None for job in self.store.values())
+
+    def surplus(self, worker: Worker) -> set[str]:
+        """What it holds for jobs that have not ended: its tasks, and outputs but those kept for jobs to come."""
+        peer = self.core.peers.get(worker.incarnation)
+        return {*worker.tasks, *worker.outputs} - (peer.cached.keys() if peer is not None else set())
 
     # ------------------------------------------------------------ the end, and what tests look at
 

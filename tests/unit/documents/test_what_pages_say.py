@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from diffusion_operator.status import reasons
+from diffusion_router.core import Lookup
 from diffusionpipeline.v1 import job_pb2, stage_pb2
 from dpipe.simulate.reading import ScenarioFile
 from testbed.documents import PAGES, ROOT, Page
@@ -224,6 +225,7 @@ VALUES = {
     "namespace": {"default", "paint"},
     "met": {"true", "false"},
     "diffusion_operator_dev_pipeline": {"digits"},
+    "result": {result.value for result in Lookup},
 }
 STATUS = {"True", "False", "Unknown"} | {
     name.removeprefix("JOB_STATUS_").lower() for name in dict(job_pb2.JobStatus.items())

@@ -76,3 +76,12 @@ def test_a_denoising_that_was_parked_says_where_and_was_not_tried_again() -> Non
     ]
     row = rows([job(2.0, *halves)])[3]
     assert (row.seconds, row.note) == (pytest.approx(0.4), "p-denoise-0, parked at 7 of 50")
+
+
+def test_an_encoding_that_another_job_had_made_took_this_one_nothing_but_its_wait() -> None:
+    shared = {**report("encode", queue_seconds=0.02, wait_seconds=5.0, compute_seconds=9.0), "shared": True}
+    found = rows([job(1.0, shared, *SPLIT[1:])])
+    assert [round(row.seconds, 3) for row in found[:2]] == [0.05, 0.0]
+    assert found[1].note == "p-encode-0, shared"
+    assert sum(row.seconds for row in found[:-1]) == pytest.approx(1.0)
+    assert rows([job(1.0, shared), job(1.0, shared), job(1.0, *SPLIT)])[1].note == "p-encode-0, 2 shared"

@@ -107,6 +107,17 @@ def test_a_job_of_any_end_adds_no_series(status: job_pb2.JobStatus, kind: core.F
     assert sum(ended.values()) == 1
 
 
+def test_an_encoding_that_served_other_jobs_too_is_counted_once() -> None:
+    metrics = RouterMetrics()
+    for shared in (False, True, True):
+        job = job_pb2.Job(status=job_pb2.JOB_STATUS_COMPLETED)
+        job.stages.add(stage=stage_pb2.STAGE_ENCODE, shared=shared).timings.compute_seconds = 2
+        metrics.job_ended(job, 1.0)
+    found = series(metrics)
+    assert found["diffusion_router_stage_duration_seconds_count", "role=encoder"] == 1
+    assert found["diffusion_router_stage_duration_seconds_sum", "role=encoder"] == 2
+
+
 def test_what_befalls_children_and_watches_adds_no_series() -> None:
     metrics = OperatorMetrics(concurrency=1, host="server", lease="lease")
     before = series(metrics)

@@ -310,6 +310,8 @@ def test_every_rule_of_the_definition_has_a_resource_here_that_breaks_it() -> No
 
 
 WRONG_VALUES = {
+    MINIMAL + "\nroles: {encoder: {cacheShare: 1.1}}": "spec.roles.encoder.cacheShare",
+    MINIMAL + "\nroles: {encoder: {cacheShare: -0.1}}": "spec.roles.encoder.cacheShare",
     "model: {source: Bundled, schedulers: [{name: a}]}": "spec.model.schedulers[0]: lacks the required field class",
     "model: {source: Bundled, schedulers: [{name: a, class: ../x}]}": "spec.model.schedulers[0].class: ",
     "model: {source: Bundled, schedulers: [{name: a, class: A}, {name: a, class: B}]}": "spec.model.schedulers",
@@ -404,6 +406,8 @@ UNKNOWN_FIELDS = {
     MINIMAL + "\nroles: {denoiser: {colocateWith: denoiser}}": "spec.roles.denoiser.colocateWith: unknown field",
     MINIMAL + "\nroles: {encoder: {env: [{name: A, val: b}]}}": "spec.roles.encoder.env[0].val: unknown field",
     MINIMAL + "\nroles: {router: {gpus: 1}}": "spec.roles.router.gpus: unknown field",
+    MINIMAL + "\nroles: {decoder: {cacheShare: 0.5}}": "spec.roles.decoder.cacheShare: unknown field",
+    MINIMAL + "\nroles: {denoiser: {cacheShare: 0.5}}": "spec.roles.denoiser.cacheShare: unknown field",
     MINIMAL + "\nroles: {router: {scaling: {mode: External}}}": "spec.roles.router.scaling: unknown field",
 }
 

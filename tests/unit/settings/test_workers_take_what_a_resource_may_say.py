@@ -21,6 +21,35 @@ SAID: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("encoder", "pods", "heard"),
+    [
+        ({"cacheShare": 0.25}, "encoder", 0.25),
+        ({"cacheShare": 0}, "encoder", 0.0),
+        ({"cacheShare": 1}, "encoder", 1.0),
+        ({}, "encoder", 0.5),
+        ({"cacheShare": 0.25, "colocateWith": "denoiser"}, "denoiser", 0.25),
+    ],
+)
+def test_of_what_its_encoders_keep(
+    encoder: dict[str, Any], pods: str, heard: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = render(pipeline(roles={"encoder": encoder, "denoiser": {}, "decoder": {}}))
+    for name, value in environment(stateful_sets(children)[pods]).items():
+        if name.startswith("DIFFUSION_WORKER_"):
+            monkeypatch.setenv(name, value)
+    assert Settings(roles=["encoder"]).cache_share == heard
+
+
+def test_what_encoders_keep_replaces_no_other_pods() -> None:
+    def sets(**encoder: Any) -> dict[str, Any]:
+        return stateful_sets(render(pipeline(roles={"encoder": encoder, "denoiser": {}, "decoder": {}})))
+
+    before, after = sets(), sets(cacheShare=0.25)
+    assert before["denoiser"]["spec"]["template"]["spec"] == after["denoiser"]["spec"]["template"]["spec"]
+    assert before["encoder"]["spec"]["template"]["spec"] != after["encoder"]["spec"]["template"]["spec"]
+
+
 @pytest.mark.parametrize(("setting", "said"), SAID, ids=[setting for setting, _ in SAID])
 def test_of_its_model(setting: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     children = render(pipeline(model=said))

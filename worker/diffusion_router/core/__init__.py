@@ -46,6 +46,7 @@ from diffusion_router.core.lifecycle import JobState
 from diffusion_router.core.machine import Core
 from diffusion_router.core.ordering import Fifo
 from diffusion_router.core.policy import Policy
+from diffusion_router.core.reuse import Eviction, Lookup
 from diffusion_router.core.state import Job, Peer, PeerState, StageRecord, Task
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Core",
     "Deadline",
     "Event",
+    "Eviction",
     "Execute",
     "FailureKind",
     "Fifo",
@@ -69,6 +71,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "JobSubmitted",
+    "Lookup",
     "ParkTask",
     "Parked",
     "Peer",

@@ -15,6 +15,7 @@ from diffusion_router.core.estimates import Begun, Estimates
 from diffusion_router.core.events import Action, CancelTask, ParkTask, R, Stage, StageResult
 from diffusion_router.core.lifecycle import JobState, Move, after
 from diffusion_router.core.policy import Policy
+from diffusion_router.core.reuse import Reuse
 from diffusion_router.core.scheduler import Scheduler
 from diffusion_router.core.shares import Shares
 from diffusion_router.core.state import Encoding, Job, Output, Peer, Silent, Task
@@ -50,6 +51,7 @@ class Book(Generic[R]):
         """Tasks that compute."""
         self.shares = Shares()
         self.tallies = Tallies()
+        self.reuse = Reuse()
         self.scheduler: Scheduler[R] = Scheduler(
             self.jobs, self.peers, policy.scheduling.ordering(self.estimates), compared=policy.compared
         )
@@ -177,6 +179,7 @@ class Book(Generic[R]):
     def own(self, peer: Peer[R], task: Task[R]) -> None:
         peer.tasks[task.id] = task
         peer.slots_used += task.slots
+        peer.bytes_used += task.nbytes
         self.scheduler.changed(peer)
 
     def disown(self, peer: Peer[R], task_id: str) -> Task[R] | None:
@@ -184,6 +187,7 @@ class Book(Generic[R]):
         task = peer.tasks.pop(task_id, None)
         if task is not None:
             peer.slots_used -= task.slots
+            peer.bytes_used -= task.nbytes
             self.stop(task)
             peer.parking -= task.parking
             self.scheduler.changed(peer)
@@ -195,12 +199,14 @@ class Book(Generic[R]):
     def own_copy(self, peer: Peer[R], task: Task[R]) -> None:
         peer.copies[task.id] = task
         peer.slots_used += task.slots
+        peer.bytes_used += task.nbytes
         self.scheduler.changed(peer)
 
     def disown_copy(self, peer: Peer[R], task_id: str) -> Task[R] | None:
         task = peer.copies.pop(task_id, None)
         if task is not None:
             peer.slots_used -= task.slots
+            peer.bytes_used -= task.nbytes
             if task.copies is not None:
                 task.copies.copied_by = ""
             self.scheduler.changed(peer)
@@ -283,10 +289,21 @@ class Book(Generic[R]):
     # ------------------------------------------------------------ outputs
 
     def keep(self, peer: Peer[R], result: StageResult[R]) -> Output[R]:
-        task_id, job_id, incarnation, generation = result.task_id, result.job_id, peer.incarnation, peer.generation
-        output = Output(task_id, job_id, result.stage, incarnation, generation, result.report, result.parked)
+        task_id, job_id, stage, nbytes = result.task_id, result.job_id, result.stage, result.nbytes
+        output = Output(
+            task_id,
+            job_id,
+            stage,
+            peer.incarnation,
+            peer.generation,
+            result.report,
+            parked=result.parked,
+            nbytes=nbytes,
+        )
         peer.outputs[task_id] = output
         peer.slots_used += output.slots
+        peer.bytes_used += nbytes
+        peer.largest[stage] = max(nbytes, peer.largest.get(stage, 0))
         job = self.jobs.get(job_id)
         if job is not None:
             output.conditioning = job.conditioning
@@ -295,8 +312,27 @@ class Book(Generic[R]):
         self.scheduler.changed(peer)
         return output
 
+    def cache(self, peer: Peer[R], output: Output[R]) -> None:
+        """Nobody needs it, and it stays until its room is needed."""
+        peer.cached[output.task_id] = output
+        peer.cached_bytes += output.nbytes
+        for job_id in output.sharers:
+            job = self.jobs.get(job_id)
+            if job is not None:
+                job.outputs.pop(output.task_id, None)
+        output.sharers.clear()
+        self.scheduler.changed(peer)
+
+    def uncache(self, output: Output[R]) -> None:
+        """Somebody needs it, or it goes."""
+        peer = self.peers.get(output.incarnation)
+        if peer is not None and peer.cached.pop(output.task_id, None) is not None:
+            peer.cached_bytes -= output.nbytes
+            self.scheduler.changed(peer)
+
     def drop(self, output: Output[R]) -> Peer[R] | None:
         """The peer that kept it until now, if any does."""
+        self.uncache(output)
         for job_id in output.listed_by:
             job = self.jobs.get(job_id)
             if job is not None:
@@ -309,5 +345,6 @@ class Book(Generic[R]):
         if peer is None or peer.outputs.pop(output.task_id, None) is None:
             return None
         peer.slots_used -= output.slots
+        peer.bytes_used -= output.nbytes
         self.scheduler.changed(peer)
         return peer

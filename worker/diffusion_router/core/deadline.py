@@ -32,8 +32,8 @@ from diffusion_router.core.state import Job
 # Beyond every time: between those on time and those that are late, and between priorities.
 _LATE: Final = 1e11
 _PRIORITY: Final = 1e12
-# Where no more jobs than these are late, one that runs by their share does not give way, once it has taken so many times
-# as long as it should have: else it could be put off for ever by those on time. With more there is too much to do anyway.
+# Where no more jobs than these are late, one that runs by their share does not give way, once it has taken so many
+# times as long as it should have: else those on time could put it off for ever. With more there is too much to do.
 _FEW: Final = 8
 _LONG_LATE: Final = 1.2
 # Tenants whose work is remembered while they have no job here.

@@ -117,6 +117,8 @@ class StageResult(Generic[R]):
     compute_seconds: float = 0.0
     parked: Parked | None = None
     """It did not finish: what it leaves is a checkpoint, and another task of the stage goes on from it."""
+    nbytes: int = 0
+    """That it takes of its worker's pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,10 @@ class PeerRegistered(Generic[R]):
     model: str = ""
     capacity: int = 1
     slots: int = 64
+    pool_bytes: int = 0
+    """Of its pool. 0: it does not say."""
+    cache_share: float = 0.0
+    """Of its pool, how much may be kept by outputs that no job needs, for jobs to come."""
     draining: bool = False
     ip: str = ""
     """The version of IP that its transport is held to, IPv4 or IPv6; empty: to none."""

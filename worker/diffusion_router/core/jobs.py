@@ -55,6 +55,7 @@ def recorded(book: Book[R], job_id: str) -> None:
     if job is not None and job.status.ended:
         book.remove(job)
         for output in list(job.outputs.values()):
+            output.sharers.discard(job.id)
             outputs.discard(book, output, job.id)
 
 
@@ -186,7 +187,7 @@ def _go_on(book: Book[R], going: Sequence[Job[R]], output: Output[R]) -> None:
 
 
 def _take_up(book: Book[R], job: Job[R], output: Output[R]) -> None:
-    outputs.want(job, output)
+    outputs.want(book, job, output)
     for other in list(job.outputs.values()):
         # Should a checkpoint be lost, what it began with is still there.
         if other is not output and not (output.parked is not None and other.feeds is output.stage and not other.parked):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from diffusion_router.core import outputs, sharing
+from diffusion_router.core import cache, outputs, sharing
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import Execute, R, StageResult
 from diffusion_router.core.lifecycle import Move
@@ -55,7 +55,7 @@ def copied(book: Book[R], peer: Peer[R], task: Task[R], result: StageResult[R]) 
     made.conditioning = source.conditioning
     wanting = [job for job_id in sorted(source.wanted_by) if (job := book.jobs.get(job_id)) is not None]
     for job in wanting:
-        outputs.want(job, made)
+        outputs.want(book, job, made)
         _replace(book, job, source, made)
     sharing.replace(book, source, made)
     if made.job_id not in source.wanted_by:
@@ -101,11 +101,14 @@ def _copy(book: Book[R], output: Output[R]) -> None:
         input=output,
         sent_at=book.now,
         slots=1,
+        nbytes=output.nbytes,
         copies=output,
     )
-    outputs.read(task, output)
+    outputs.read(book, task, output)
     output.copied_by = task.id
     book.own_copy(keeper, task)
+    # What it keeps for nobody goes before more comes.
+    cache.fit(book, keeper)
     book.emit(
         Execute(keeper.incarnation, task.id, job.id, output.stage, 0, output.report, job.deadline, order=0.0, copy=True)
     )

@@ -2,7 +2,7 @@
 
 Nothing here knows of sockets, disks, threads or the clock, so every history of losses, duplicates, reorderings and
 restarts can be played in a test, and a simulator runs this very code. Each module stands on those before it: `book`
-(what is known, and the changes that keep its indexes right), `outputs`, `sharing`, `leaving`, `jobs`, `tasks`,
+(what is known, and the changes that keep its indexes right), `cache`, `outputs`, `sharing`, `leaving`, `jobs`, `tasks`,
 `membership`, and this one. The invariants that it keeps (I1 …) are listed in docs/architecture.md.
 """
 
@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any, Final
 
-from diffusion_router.core import jobs, leaving, membership, outputs, sharing, tasks
+from diffusion_router.core import cache, jobs, leaving, membership, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
@@ -39,6 +39,7 @@ from diffusion_router.core.events import (
 from diffusion_router.core.lifecycle import Move
 from diffusion_router.core.offers import in_words, needs
 from diffusion_router.core.policy import Policy
+from diffusion_router.core.reuse import Eviction
 from diffusion_router.core.state import Job, Loss, Peer
 
 _LATER_FIRST: Final = sorted(Stage, reverse=True)
@@ -127,7 +128,10 @@ class Core(Book[R]):
             peer.offered = offered
             peer.draining |= event.draining
             self.changed(peer)
-        leaving.relieve(self, peer)
+        if peer.draining:
+            # Before what it keeps for jobs is copied.
+            cache.clear(self, peer, Eviction.GONE)
+            leaving.relieve(self, peer)
 
     def _probed(self, event: PeerProbed) -> None:
         peer = self.hear(event.incarnation)
@@ -165,6 +169,7 @@ class Core(Book[R]):
         for generation in event.percent.keys() - self.shares.percent.keys():
             self.tallies.begin_anew(generation)
         self.shares.set(event.percent)
+        cache.clear_generations(self)
         jobs.begin_by_shares(self)
 
     # ------------------------------------------------------------ time and assignment

@@ -7,7 +7,7 @@ is kept, what only the router knows never arrived or is gone, what only the work
 
 from __future__ import annotations
 
-from diffusion_router.core import jobs, leaving, outputs, sharing, tasks
+from diffusion_router.core import cache, jobs, leaving, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     CancelTask,
@@ -25,6 +25,7 @@ from diffusion_router.core.events import (
 )
 from diffusion_router.core.lifecycle import HELD, Move
 from diffusion_router.core.offers import NONE, of_scheduler
+from diffusion_router.core.reuse import Eviction
 from diffusion_router.core.state import Job, Loss, Output, Peer, Silent, StageRecord, Task, slots_needed
 
 
@@ -63,6 +64,9 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
                 book.emit(ReleaseSlot(peer.incarnation, result.task_id))
             else:
                 _adopt_output(book, peer, result)
+    if peer.draining:
+        cache.clear(book, peer, Eviction.GONE)
+    cache.fit(book, peer)
     _relieve(book, peer)
     leaving.relieve_all(book)
 
@@ -131,6 +135,8 @@ def _admit(book: Book[R], event: PeerRegistered[R]) -> Peer[R]:
         model=event.model,
         capacity=event.capacity,
         slots=event.slots,
+        pool_bytes=event.pool_bytes,
+        cache_share=event.cache_share,
         prefetch=book.policy.prefetch,
         process=event.process,
         lease_until=book.now + book.policy.lease,
@@ -175,6 +181,7 @@ def lose(book: Book[R], peer: Peer[R], reason: str, loss: Loss) -> None:
     while len(book.fenced) > book.policy.max_fenced:
         del book.fenced[next(iter(book.fenced))]
     book.emit(PeerLost(peer.incarnation, reason))
+    book.reuse.evictions[Eviction.GONE] += len(peer.cached)
     for output in peer.outputs.values():
         output.lost = True
         sharing.forget(book, output)
@@ -353,6 +360,6 @@ def _is_further(job: Job[R], output: Output[R]) -> bool:
 
 
 def _find_input(book: Book[R], job: Job[R], task: Task[R], output: Output[R]) -> None:
-    outputs.want(job, output)
+    outputs.want(book, job, output)
     book.move(job, Move.INPUT_FOUND, source=output)
     task.input = output

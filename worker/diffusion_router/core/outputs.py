@@ -1,8 +1,8 @@
 """What finished tasks left in the pools of peers, who may be reading it, and when its slot may be reused (I3).
 
-A slot is released when nobody needs its bytes and nobody may be reading them. Three kinds of reader count: tasks that
-the router sent; tasks of lost peers, until the grace is over; and, for what was made in an earlier life of the router,
-tasks that it has not heard of yet.
+A slot is released when nobody needs its bytes and nobody may be reading them, unless they are kept for jobs to come
+(`cache`). Three kinds of reader count: tasks that the router sent; tasks of lost peers, until the grace is over; and,
+for what was made in an earlier life of the router, tasks that it has not heard of yet.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from typing import Final
 
+from diffusion_router.core import cache
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import R, ReleaseSlot, StageResult
 from diffusion_router.core.state import Job, Output, Peer, Task
@@ -26,7 +27,7 @@ def adopt(book: Book[R], peer: Peer[R], result: StageResult[R]) -> Output[R]:
         _read_until(book, known_at, output, _UNKNOWN)
     for task in [*adopted_readers(book, output), *book.adopted.get(output.job_id, ())]:
         if task.stage is output.feeds:
-            read(task, output)
+            read(book, task, output)
     return output
 
 
@@ -41,13 +42,13 @@ def adopt_reader(book: Book[R], task: Task[R]) -> None:
     if task.input_id:
         kept = (peer.outputs.get(task.input_id) for peer in book.peers.values())
         for output in [output for output in kept if output is not None]:
-            read(task, output)
+            read(book, task, output)
         return
     job = book.jobs.get(task.job_id)
     outputs = job.outputs if job is not None else _of_unknown_job(book, task.job_id)
     for output in outputs.values():
         if task.stage is output.feeds:
-            read(task, output)
+            read(book, task, output)
 
 
 def _of_unknown_job(book: Book[R], job_id: str) -> dict[str, Output[R]]:
@@ -55,7 +56,8 @@ def _of_unknown_job(book: Book[R], job_id: str) -> dict[str, Output[R]]:
     return {output.task_id: output for output in kept if output.job_id == job_id}
 
 
-def read(task: Task[R], output: Output[R]) -> None:
+def read(book: Book[R], task: Task[R], output: Output[R]) -> None:
+    book.uncache(output)
     output.readers.add(task.id)
     task.reads.append(output)
 
@@ -76,8 +78,9 @@ def stop_reading_at(book: Book[R], task: Task[R], until: float) -> None:
         _read_until(book, until, output, task.id)
 
 
-def want(job: Job[R], output: Output[R]) -> None:
+def want(book: Book[R], job: Job[R], output: Output[R]) -> None:
     """The job needs it, whoever it was made for."""
+    book.uncache(output)
     output.wanted_by.add(job.id)
     job.outputs[output.task_id] = output
     if job.id != output.job_id:
@@ -98,6 +101,7 @@ def pass_time(book: Book[R]) -> None:
 
 
 def _read_until(book: Book[R], until: float, output: Output[R], reader: str) -> None:
+    book.uncache(output)
     output.readers.add(reader)
     heapq.heappush(book.passing, (until, next(book.order), output, reader))
 
@@ -112,7 +116,7 @@ def _forget_adopted(book: Book[R], task: Task[R]) -> None:
 
 
 def _release_if_free(book: Book[R], output: Output[R]) -> None:
-    if output.wanted_by or output.readers:
+    if output.wanted_by or output.readers or cache.keep(book, output):
         return
     peer = book.drop(output)
     if peer is not None:

@@ -152,19 +152,26 @@ class Scheduler(Generic[R]):
         """Whether a job could begin and end in it."""
         return generation in self._complete
 
+    def has_idle(self, stage: Stage, generation: str) -> bool:
+        """Whether a peer of this generation could start a task of this stage at once."""
+        self._refresh()
+        return self._idle[stage, generation] > 0
+
     def _relane(self) -> None:
         """A generation has become complete, or is so no more, or offers other adapters: who waits to begin in it may do
-        so elsewhere or not."""
-        lanes = self._lanes[Stage.ENCODE]
+        so elsewhere or not, and not all of its peers may be able to take whom all could."""
         moved = [
-            job_id
-            for group in list(lanes)
-            for lane in lanes[group].values()
+            job
+            for stage, groups in self._lanes.items()
+            for group, lanes in groups.items()
+            for kind, lane in lanes.items()
             for job_id in lane
-            if (job := self._jobs.get(job_id)) is not None and job.begins_in and self._group(job) != group
+            if (job := self._jobs.get(job_id)) is not None
+            and job.stage is stage
+            and ((job.begins_in and self._group(job) != group) or (needs(job) and self._kind(job) != kind))
         ]
-        for job_id in moved:
-            self.push(self._jobs[job_id])
+        for job in moved:
+            self.push(job)
 
     def _enter(self, peer: Peer[R]) -> None:
         load = peer.load
@@ -298,7 +305,7 @@ class Scheduler(Generic[R]):
             if self._kind(job) != kind:
                 # What denoisers offer is another since it came here.
                 self.push(job)
-            elif self._is_stranded(group[0], stage, kind[1]):
+            elif self.is_stranded(group[0], stage, kind[1]):
                 stranded.append(job)
             elif (peer := self._choose(job, kind[1])) is not None:
                 start(job, peer, self._ordering.started(job, lane, in_turn=True))
@@ -443,7 +450,7 @@ class Scheduler(Generic[R]):
         """Whether a job of this generation can go on from `stage` to its end; a role that nobody has may yet come."""
         return all(generation in self._staying[later] or not self._staying[later] for later in Stage if later >= stage)
 
-    def _is_stranded(self, generation: str, stage: Stage, apart: Names) -> bool:
+    def is_stranded(self, generation: str, stage: Stage, apart: Names) -> bool:
         """Whether a job with an input of this generation ends only if it starts over with another."""
         return (
             bool(generation)
@@ -457,5 +464,5 @@ class Scheduler(Generic[R]):
         if bound or any(kind):
             return True
         if generation:
-            return (stage, generation) in self._open or self._is_stranded(generation, stage, NONE)
+            return (stage, generation) in self._open or self.is_stranded(generation, stage, NONE)
         return any((stage, complete) in self._open for complete in self._complete)

@@ -3,26 +3,32 @@
 An encoder's output depends on nothing but the fields of the request that encoding reads, and a job's `conditioning` is
 the hash of these. So of jobs that wait to encode the same one is given to an encoder; the others are not even in the
 scheduler's lanes. Whoever leads and goes without an output, cancelled or failed, leaves the lead to the next, and each
-job fails or is tried again by its own rules.
+job fails or is tried again by its own rules. What was made may stay for those who come later (`cache`).
 """
 
 from __future__ import annotations
 
+from diffusion_router.core import cache
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import R, Stage
+from diffusion_router.core.reuse import Lookup
 from diffusion_router.core.state import Encoding, Job, Output
 
 
 def join(book: Book[R], job: Job[R]) -> Output[R] | None:
     """A job is to encode. What it can go on with instead; None: it leads, or it follows."""
+    made = cache.look_up(book, job)
+    if made is not None:
+        book.reuse.lookups[Lookup.HIT] += 1
+        return made
     encoding = book.encodings.setdefault(job.conditioning, Encoding())
-    if encoding.output is not None:
-        return encoding.output
     if encoding.leader is None:
         encoding.followers.pop(job.id, None)
         encoding.leader = job
-    elif encoding.leader is not job:
+        book.reuse.lookups[Lookup.MISS] += 1
+    elif encoding.leader is not job and job.id not in encoding.followers:
         encoding.followers[job.id] = job
+        book.reuse.lookups[Lookup.WAIT] += 1
     job.follows = encoding.leader is not job
     return None
 

@@ -7,6 +7,7 @@ who may be reading it, so that its slot is released no earlier than I3 allows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
@@ -29,6 +30,8 @@ class Output(Generic[R]):
     """It is a checkpoint of a denoising that came so far."""
     conditioning: str = ""
     """Its job's."""
+    nbytes: int = 0
+    """Of its pool, as far as known."""
     readers: set[str] = field(default_factory=set)
     """Tasks that may be reading it."""
     wanted_by: set[str] = field(default_factory=set)
@@ -57,6 +60,11 @@ class Output(Generic[R]):
         return {self.job_id, *self.sharers}
 
     @property
+    def begins_in(self) -> str:
+        """The generation in which jobs of its conditioning begin; empty: any."""
+        return self.conditioning.rpartition(" ")[2]
+
+    @property
     def slots(self) -> int:
         # What a decoder keeps until the store has it is a list of files, not a slot.
         return int(self.stage is not Stage.DECODE)
@@ -73,6 +81,8 @@ class Task(Generic[R]):
     sent_at: float
     slots: int
     """Slots of its peer's pool that it may take: an input that is pulled, an output that is made."""
+    nbytes: int = 0
+    """Likewise bytes, as far as can be known before."""
     started: bool = False
     begun: tuple[float, str] | None = None
     """When compute was heard to begin, and its job's shape."""
@@ -259,6 +269,17 @@ class Peer(Generic[R]):
     """By its tasks, outputs and copies together."""
     parking: int = 0
     """Tasks that were told to park, and whose places so are as good as free."""
+    pool_bytes: int = 0
+    """0: it does not say."""
+    bytes_used: int = 0
+    """By its tasks, outputs and copies together, as far as known."""
+    largest: dict[Stage, int] = field(default_factory=dict)
+    """Bytes of the largest output that it made."""
+    cache_share: float = 0.0
+    """Of its pool, how much may be taken by outputs that nobody needs."""
+    cached: dict[str, Output[R]] = field(default_factory=dict)
+    """These, the one longest unused first; they are among its outputs."""
+    cached_bytes: int = 0
     room: int = field(init=False)
     """Slots that its pool turned out to hold, where payloads are too large for all of `slots`, and when it did."""
     full_at: float = 0.0
@@ -302,7 +323,21 @@ class Peer(Generic[R]):
 
     @property
     def free_slots(self) -> int:
-        return self.room - self.slots_used
+        """Those included that what is cached takes, which gives way."""
+        return self.room - self.slots_used + len(self.cached)
+
+    @property
+    def overdrawn(self) -> bool:
+        """It is to hold more than its pool has room for, unless what is cached gives way."""
+        return self.slots_used > self.room or 0 < self.pool_bytes < self.bytes_used
+
+    @property
+    def cacheable_slots(self) -> int:
+        return int(self.cache_share * self.room)
+
+    @property
+    def cacheable_bytes(self) -> float:
+        return self.cache_share * self.pool_bytes if self.pool_bytes else math.inf
 
     def loads_for(self, adapters: frozenset[str]) -> int:
         """How many of these adapters it would have to load first."""
@@ -311,7 +346,15 @@ class Peer(Generic[R]):
         return len(used - self.loaded)
 
     def slots_for(self, stage: Stage, source: Output[R] | None) -> int:
-        return _slots_for(stage, pulled=source is not None and source.incarnation != self.incarnation)
+        return _slots_for(stage, pulled=self._pulls(source))
+
+    def bytes_for(self, stage: Stage, source: Output[R] | None) -> int:
+        """As far as known: its output may be larger than any before."""
+        pulled = source.nbytes if source is not None and self._pulls(source) else 0
+        return pulled + self.largest.get(stage, 0)
+
+    def _pulls(self, source: Output[R] | None) -> bool:
+        return source is not None and source.incarnation != self.incarnation
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from diffusion_router.core import jobs, leaving, outputs
+from diffusion_router.core import cache, jobs, leaving, outputs, sharing
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     Execute,
@@ -19,6 +19,7 @@ from diffusion_router.core.events import (
     StageResult,
 )
 from diffusion_router.core.lifecycle import Move
+from diffusion_router.core.reuse import Eviction
 from diffusion_router.core.state import Failure, Job, Loss, Peer, StageRecord, Task, slots_needed
 
 # As far as the generation goes in which it failed.
@@ -50,14 +51,16 @@ def start(book: Book[R], job: Job[R], peer: Peer[R], order: float) -> None:
         input=source,
         sent_at=book.now,
         slots=peer.slots_for(stage, source),
+        nbytes=peer.bytes_for(stage, source),
         # Only denoisings say how far they are.
         ends_soon=stage is not Stage.DENOISE,
     )
     if source is not None:
-        outputs.read(task, source)
+        outputs.read(book, task, source)
     # It will have loaded them by the time that the next job asks.
     peer.loaded |= job.adapters & peer.offered
     book.own(peer, task)
+    cache.fit(book, peer)
     book.move(job, Move.SENT, task=task)
     if stage is not Stage.DECODE:
         job.step = source.steps_done if source is not None else 0
@@ -164,7 +167,8 @@ def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message:
         return
     outputs.stop_reading(book, task)
     job = take_back(book, task)
-    if kind is FailureKind.POOL_FULL:
+    made_room = kind is FailureKind.POOL_FULL and cache.clear(book, peer, Eviction.ROOM)
+    if kind is FailureKind.POOL_FULL and not made_room:
         book.set_room(peer, max(slots_needed(peer.stages), min(peer.room, peer.slots_used)))
         jobs.keep_reserve(book, peer)
     if job is None:
@@ -183,6 +187,8 @@ def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message:
         job.avoid |= {task.incarnation}
         blame(book, job)
         _try_again(book, job, peer)
+    elif made_room:
+        jobs.enqueue(book, job)
     elif kind is FailureKind.POOL_FULL:
         job.pool_full += 1
         jobs.enqueue(book, job, _backoff(book, job.pool_full))
@@ -238,6 +244,9 @@ def _retry(book: Book[R], job: Job[R], task: Task[R], kind: FailureKind, message
     job.avoid |= {task.incarnation}
     job.failures.append(Failure(book.now, source.incarnation if source is not None else ""))
     if kind is FailureKind.MODEL_ERROR:
+        if task.input is not None:
+            # It may be at fault, and nobody else is to begin with it.
+            sharing.forget(book, task.input)
         job.model_errors += 1
         if job.model_errors >= book.policy.max_model_errors:
             jobs.end(book, job, Move.FAILED, kind, message)

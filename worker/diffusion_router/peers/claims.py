@@ -44,6 +44,7 @@ def make_plausible(report: peer_pb2.PeerReport) -> int:
                 sum(_plausible_timings(done.timings) for done in report.register.outputs)
                 + sum(map(_plausible_probed, report.register.probed))
                 + _plausible_adapters(report.register.adapters)
+                + _plausible_share(report.register)
             )
         case "probed":
             return _plausible_probed(report.probed)
@@ -88,6 +89,13 @@ def _plausible_probed(probed: peer_pb2.Probed) -> int:
     if math.isfinite(probed.bytes_per_second) and probed.bytes_per_second >= 0:
         return 0
     probed.ClearField("bytes_per_second")
+    return 1
+
+
+def _plausible_share(register: peer_pb2.Register) -> int:
+    if 0 <= register.cache_share <= 1:
+        return 0
+    register.ClearField("cache_share")
     return 1
 
 

@@ -18,6 +18,8 @@ from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, IP_ADAPTER_NAME
 
 # The protocol with which Execute.copy came.
 _COPIES: Final = 3
+# Workers give out their pools by pages.
+_PAGE: Final = 4096
 
 Report: TypeAlias = peer_pb2.StageDone
 Core: TypeAlias = core.Core[Report]
@@ -42,6 +44,8 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         model=message.model.digest,
         capacity=message.capacity,
         slots=message.pool.slots,
+        pool_bytes=message.pool.size,
+        cache_share=message.cache_share,
         draining=message.draining,
         process=_process(message),
         adapters=_adapters(message.adapters),
@@ -163,7 +167,15 @@ def stage_report(record: core.StageRecord[Report]) -> job_pb2.StageReport:
 def _result(done: Report) -> core.StageResult[Report]:
     check_result(done)
     parked = core.Parked(done.parked.step, done.parked.steps) if done.HasField("parked") else None
-    return core.StageResult(done.task_id, done.job_id, _stage(done.stage), done, done.timings.compute_seconds, parked)
+    return core.StageResult(
+        done.task_id,
+        done.job_id,
+        _stage(done.stage),
+        done,
+        compute_seconds=done.timings.compute_seconds,
+        parked=parked,
+        nbytes=-(-done.output.length // _PAGE) * _PAGE,
+    )
 
 
 def _stage(number: int) -> core.Stage:

@@ -218,7 +218,8 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
             capacity=peer.capacity,
             credits=peer.credits,
             tasks=len(peer.tasks),
-            outputs=len(peer.outputs),
+            outputs=len(peer.outputs) - len(peer.cached),
+            cached_outputs=len(peer.cached),
         )
         session = self._sessions.session(peer.incarnation)
         if session is not None:

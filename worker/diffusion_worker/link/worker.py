@@ -16,7 +16,7 @@ from diffusion_worker.transport import Probe, Proof, Transport, to_wire
 from diffusion_worker.work.paces import Paces
 from diffusion_worker.work.runner import Runner
 from diffusionpipeline.v1 import peer_pb2, stage_pb2
-from diffusionpipeline.words import PROTOCOL, number
+from diffusionpipeline.words import PROTOCOL, Stage, number
 
 log = structlog.get_logger()
 
@@ -96,6 +96,7 @@ class Worker:
             probed=self._probing.found(),
             adapters=self._offering.all(),
             schedulers=self._loaded.model.schedulers_offered,
+            cache_share=self._settings.cache_share if Stage.ENCODE in self._settings.stages else 0.0,
         )
 
     def unsettled(self) -> Iterator[peer_pb2.PeerReport]:
