@@ -4,6 +4,7 @@ made twice."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import signal
 import statistics
@@ -168,7 +169,7 @@ def _incarnation(local: LocalPipeline, pod: str) -> str:
 def _handed_over(job: job_pb2.Job) -> list[tuple[job_pb2.StageReport, job_pb2.StageReport]]:
     """Of each checkpoint, who made it and who went on."""
     stages = [stage for stage in denoisings(job) if stage.timings.steps]
-    return list(zip(stages, stages[1:], strict=False))
+    return list(itertools.pairwise(stages))
 
 
 def _extent(seconds: list[float]) -> str:

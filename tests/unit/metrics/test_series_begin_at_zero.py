@@ -51,7 +51,7 @@ def test_a_workers_task_of_any_end_adds_no_series(stage: Stage) -> None:
     metrics = WorkerMetrics(stage.role, [stage])
     before = series(metrics)
     mine = metrics.stages[stage]
-    mine.done.inc()
+    mine.completed(copy=False, parked=False).inc()
     for error in (ValueError(), ModeMismatch(), PoolFull(), TooLarge(), SlotLost(), StoreRefused(), DeadlinePassed()):
         mine.failed(classify(error)[0])
     for kind in (stage_pb2.FAILURE_KIND_CANCELLED, stage_pb2.FAILURE_KIND_HANDED_BACK):
