@@ -216,7 +216,7 @@ class Book(Generic[R]):
         """It computes."""
         if not task.started:
             task.started = True
-            self.scheduler.waits_change(peer)
+            self.scheduler.behind.changed(peer)
             job = self.jobs.get(task.job_id)
             if job is not None:
                 task.begun = (self.now, job.shape)
@@ -284,7 +284,7 @@ class Book(Generic[R]):
     def _relist(self, task: Task[R]) -> None:
         peer = self.peers.get(task.incarnation)
         if peer is not None:
-            self.scheduler.waits_change(peer)
+            self.scheduler.behind.changed(peer)
 
     # ------------------------------------------------------------ outputs
 

@@ -1,9 +1,10 @@
 """Which job is next, and which peer gets it.
 
-Order: a later stage before an earlier one, then the oldest job first, so that a job half done is finished before a new
-one is begun. A job stays on the peer that holds its input if that peer has the next role too (nothing is transferred);
-else it goes to the least loaded peer of the same generation, equals taking turns. A job that has no input yet may begin
-in any generation, or in one that it is to begin in (`shares`).
+Order: a later stage before an earlier one, so that a job half done is finished before a new one is begun; within a stage
+as the policy says (`ordering`), which may also have a job that runs give way to one that waits (`giving_way`). A job
+stays on the peer that holds its input if that peer has the next role too (nothing is transferred); else it goes to the
+least loaded peer of the same generation, equals taking turns. A checkpoint binds nobody, and of equals the one that has
+it is taken. A job that has no input yet may begin in any generation, or in one that it is to begin in (`shares`).
 
 Adapters: a job goes only where denoisers offer all that it names, and waits where none does, as for a role that nobody
 has: one that does may come back, and the deadline bounds the wait. Of peers with the same load the one with the fewest
@@ -21,11 +22,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from operator import attrgetter
 from typing import Final, Generic
 
+from diffusion_router.core.behind import Behind, Place
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.giving_way import GivingWay
 from diffusion_router.core.offers import NONE, Names, Offers, can_take, needs
@@ -39,7 +40,6 @@ Group = tuple[str, str]
 Avoid = frozenset[str]
 # And adapters that not all peers of the group can denoise with.
 Kind = tuple[Avoid, Names]
-Place = tuple[Stage, str]
 
 _ANYWHERE: Final[Group] = ("", "")
 
@@ -63,14 +63,9 @@ class Scheduler(Generic[R]):
         self._loads: dict[str, dict[Stage, int]] = {}
         # How many of them have an idle place.
         self._idle: Counter[Place] = Counter()
-        # Tasks that wait behind others on their peer, by what they avoid and which adapters they need; under None those
-        # asked back. Where each is.
-        self._behind: dict[Place, dict[Kind | None, dict[str, Task[R]]]] = defaultdict(dict)
-        self._listed: dict[str, dict[str, tuple[Place, Kind | None]]] = {}
-        # Peers that have changed since they were entered into these indexes. The second is looked at only for places
-        # where a peer is idle.
+        self.behind: Behind[R] = Behind(jobs, peers)
+        # Peers that have changed since they were entered into these indexes.
         self._changed: dict[str, Peer[R]] = {}
-        self._unlisted: dict[Place, dict[str, Peer[R]]] = defaultdict(dict)
         # Peers that take tasks, or may again, by stage and generation, in order; generations that have every role.
         self._staying: dict[Stage, dict[str, dict[str, None]]] = {stage: {} for stage in Stage}
         self._complete: list[str] = []
@@ -121,19 +116,12 @@ class Scheduler(Generic[R]):
                 if job is not None and job.input is output and not job.state.has_task:
                     self.push(job)
         self.changed(peer)
-        self._relist(peer)
-        for of_place in self._unlisted.values() if not known else ():
-            of_place.pop(peer.incarnation, None)
+        self.behind.seat(peer)
 
     def changed(self, peer: Peer[R]) -> None:
         """To be called when the peer owns more tasks or fewer, or its pool has other room."""
         self._changed[peer.incarnation] = peer
-        self.waits_change(peer)
-
-    def waits_change(self, peer: Peer[R]) -> None:
-        """To be called when a task of the peer waits no more, or is asked back."""
-        for stage in peer.stages:
-            self._unlisted[stage, peer.generation][peer.incarnation] = peer
+        self.behind.changed(peer)
 
     def _refresh(self) -> None:
         while self._changed:
@@ -211,30 +199,6 @@ class Scheduler(Generic[R]):
             by_load.setdefault(now, {})[peer.incarnation] = peer
         if not by_load:
             del self._open[place], self._idle[place]
-
-    def _relist(self, peer: Peer[R]) -> None:
-        before = self._listed.pop(peer.incarnation, {})
-        crowded = peer.load > 0 and peer.incarnation in self._peers
-        if not (before or crowded):
-            return
-        now: dict[str, tuple[Place, Kind | None]] = {}
-        for task in peer.tasks.values() if crowded else ():
-            job = self._jobs.get(task.job_id)
-            if job is not None and task.could_move:
-                kind = (job.avoid, job.adapters if task.stage is Stage.DENOISE else NONE)
-                now[task.id] = ((task.stage, peer.generation), None if task.revoked else kind)
-        if now:
-            self._listed[peer.incarnation] = now
-        for task_id, (place, before_kind) in before.items():
-            if now.get(task_id) != (place, before_kind):
-                of_place = self._behind[place]
-                del of_place[before_kind][task_id]
-                if not of_place[before_kind]:
-                    del of_place[before_kind]
-                if not of_place:
-                    del self._behind[place]
-        for task_id, (place, now_kind) in now.items():
-            self._behind[place].setdefault(now_kind, {})[task_id] = peer.tasks[task_id]
 
     # ------------------------------------------------------------ what follows
 
@@ -347,27 +311,10 @@ class Scheduler(Generic[R]):
         is only known later.
         """
         for place in [place for place, idle in self._idle.items() if idle]:
-            for peer in self._unlisted.pop(place, {}).values():
-                self._relist(peer)
-            if (by_kind := self._behind.get(place)) is None:
-                continue
             by_load = ((load, peers) for load, peers in self._open[place].items() if load < 0)
             # A place that is being freed has been freed for somebody.
-            idle = [(load, peer) for load, peers in by_load for peer in peers.values() if not peer.parking]
-            # Tasks on their way back will take idle places too.
-            places = -sum(load for load, _ in idle) - len(by_kind.get(None, ()))
-            if places > 0:
-                yield from self._longest_behind(by_kind, [peer for _, peer in idle], places)
-
-    def _longest_behind(
-        self, by_kind: Mapping[Kind | None, dict[str, Task[R]]], idle: Sequence[Peer[R]], places: int
-    ) -> list[Task[R]]:
-        movable = [
-            tasks.values()
-            for kind, tasks in by_kind.items()
-            if kind is not None and any(peer.incarnation not in kind[0] and kind[1] <= peer.offered for peer in idle)
-        ]
-        return list(islice(heapq.merge(*movable, key=attrgetter("sent_at")), places))
+            idle = {peer: -load for load, peers in by_load for peer in peers.values() if not peer.parking}
+            yield from self.behind.longest(place, idle)
 
     # ------------------------------------------------------------ rules
 
