@@ -1,6 +1,6 @@
 """Which job is next, and which peer gets it.
 
-Order: a later stage before an earlier one, so that a job half done is finished before a new one is begun; within a stage
+Order: a later stage before an earlier one, so that a job half done is finished before a new one is begun; within one
 as the policy says (`ordering`), which may also have a job that runs give way to one that waits (`giving_way`). A job
 stays on the peer that holds its input if that peer has the next role too (nothing is transferred); else it goes to the
 least loaded peer of the same generation, equals taking turns. A checkpoint binds nobody, and of equals the one that has
