@@ -262,3 +262,32 @@ def test_a_busy_peer_is_sent_nothing_that_others_could_still_overtake() -> None:
         world.work(worker)
         world.deliver_all()
     assert len(worker.tasks) == 2, "it has one step left: the next one's input is pulled meanwhile"
+
+
+def test_the_late_of_a_lower_priority_have_their_share_beside_a_higher_one_that_never_ends() -> None:
+    world = made(late_share=3)
+    batch = encoded(world, "short", target=1.0, priority=Priority.BATCH)
+    worker = denoiser(world)
+    for _ in range(3):
+        encoded(world, "short", target=900.0, priority=Priority.INTERACTIVE)
+        encoded(world, "short", target=900.0, priority=Priority.INTERACTIVE)
+        if denoise(world, worker) == batch:
+            return
+    raise AssertionError("it starved")
+
+
+def test_one_of_a_shape_that_is_not_known_yet_is_not_taken_to_end_soon_for_ever(world: World) -> None:
+    """As long as nothing is known of it, it is taken to need as much as others."""
+    world.core.estimates.learn = type(world.core.estimates).learn.__get__(world.core.estimates)  # type: ignore[method-assign]
+    for _ in range(40):
+        world.core.estimates.learn(DENOISE, "quick", 0.1)
+    worker = denoiser(world)
+    film = encoded(world, "film", target=1e6)
+    runs(world, worker)
+    assert world.core.jobs[film].task.ends_soon
+    world.advance(60.0)
+    world.work(worker)
+    world.deliver_all()
+    assert not world.core.jobs[film].task.ends_soon
+    encoded(world, "quick", target=10.0)
+    assert parked(world) == [film]

@@ -143,24 +143,28 @@ class ByTarget(Generic[R]):
         heapq.heappush(of_priority.heap, (key, next(self._numbers), tenant))
 
     def _best(self, now: float) -> First | None:
-        for priority in sorted(self._priorities):
-            of_priority = self._priorities[priority]
-            while of_priority.heap:
-                key, _, tenant = of_priority.heap[0]
-                first = tenant.first(now, self._turns_late) if key == tenant.key else None
-                if first is None:
-                    heapq.heappop(of_priority.heap)
-                    if key == tenant.key:
-                        del of_priority.tenants[tenant.name]
-                        tenant.key = ()
-                    continue
-                late, by, entry = first
-                real = self._key(entry.job, late, by)
-                if real == key:
-                    return key, entry.job.id
-                tenant.key = real
-                heapq.heapreplace(of_priority.heap, (real, next(self._numbers), tenant))
-            del self._priorities[priority]
+        """Of each priority the first is looked at, so that who is late there is known to be."""
+        firsts = [self._first_of(priority, now) for priority in list(self._priorities)]
+        return min((first for first in firsts if first is not None), default=None)
+
+    def _first_of(self, priority: Priority, now: float) -> First | None:
+        of_priority = self._priorities[priority]
+        while of_priority.heap:
+            key, _, tenant = of_priority.heap[0]
+            first = tenant.first(now, self._turns_late) if key == tenant.key else None
+            if first is None:
+                heapq.heappop(of_priority.heap)
+                if key == tenant.key:
+                    del of_priority.tenants[tenant.name]
+                    tenant.key = ()
+                continue
+            late, by, entry = first
+            real = self._key(entry.job, late, by)
+            if real == key:
+                return key, entry.job.id
+            tenant.key = real
+            heapq.heapreplace(of_priority.heap, (real, next(self._numbers), tenant))
+        del self._priorities[priority]
         return None
 
     def _turns_late(self, entry: _Entry[R]) -> int:

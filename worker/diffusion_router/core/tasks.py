@@ -114,8 +114,10 @@ def _makes_steps(book: Book[R], peer: Peer[R], task: Task[R], job: Job[R]) -> No
         book.not_parking(task)
     left = book.estimates.seconds(Stage.DENOISE, job.shape) * job.share_left
     # A worker knows no number of steps before the first one is made.
-    if not task.ends_soon and (0 < job.steps <= job.step + 1 or left <= _SOON):
-        task.ends_soon = True
+    ends_soon = 0 < job.steps <= job.step + 1 or left <= _SOON
+    if ends_soon is not task.ends_soon:
+        # Of a shape that is not known yet it may turn out that it does not.
+        task.ends_soon = ends_soon
         book.scheduler.changed(peer)
     if task.resumable:
         book.scheduler.giving_way.runs(peer, task, job, book.now)
