@@ -101,10 +101,10 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
         if task.stage is Stage.DENOISE:
             skipped = task.input.steps_done if task.input is not None else 0
             job.step, job.steps = max(event.step, skipped), event.steps or job.steps
-            _makes_steps(book, peer, task, job)
             if task.begun is not None and skipped < event.step <= event.steps:
                 share = (event.step - skipped) / event.steps
                 book.estimates.suppose(task.stage, job.shape, (book.now - task.begun[0]) / share)
+            _makes_steps(book, peer, task, job)
         book.emit(JobChanged(job.id))
 
 
