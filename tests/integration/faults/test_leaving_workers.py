@@ -26,11 +26,16 @@ from testbed.pipelines import JOB_SECONDS, STARTUP_SECONDS, at_rest, metric, pee
 from testbed.waiting import eventually, until
 from testbed.zoo import FAMILIES, ensure
 
-DRAINS = 50
+DRAINS = 12
 DRAINS_IN_GATE = 4
 CLIENTS = 3
 STEPS = 24
 SEEDS = range(6)
+_TRANSPORTS = {
+    "tcp": {"backend": "tcp"},
+    "shm": {"backend": "shm"},
+    "mooncake": {"backend": "mooncake", "protocol": "tcp"},
+}
 
 
 @dataclass
@@ -108,7 +113,7 @@ async def test_i12_a_denoiser_that_leaves_costs_no_step_and_changes_no_product(
 ) -> None:
     drains = DRAINS_IN_GATE if in_gate else DRAINS
     chance = random.Random(7)
-    changes: dict[str, Any] = {"roles__denoiser__replicas": 2, "transport__backend": backend}
+    changes: dict[str, Any] = {"roles__denoiser__replicas": 2, "transport": _TRANSPORTS[backend]}
     asked: dict[str, Any] = {"prompt": "a red seven", "num_inference_steps": STEPS, "output_format": "png"}
     if model != "digits":
         family = FAMILIES[model]
