@@ -22,7 +22,8 @@ class Distinct(Load):
 
 
 async def test_i7_a_killed_router_loses_no_accepted_job_and_no_held_stage_is_computed_twice(tmp_path: Path) -> None:
-    document = resource("digits", router__leaseSeconds=10)
+    # Each is to be encoded, also those that were learnt.
+    document = resource("digits", router__leaseSeconds=10, roles__encoder__cacheShare=0)
     with running(document, tmp_path) as local:
         load = Distinct(local, clients=1, num_inference_steps=30)
         await load.learn()

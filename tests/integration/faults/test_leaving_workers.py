@@ -27,7 +27,7 @@ from testbed.waiting import eventually, until
 from testbed.zoo import FAMILIES, ensure
 
 DRAINS = 12
-DRAINS_IN_GATE = 4
+DRAINS_IN_GATE = 2
 CLIENTS = 3
 STEPS = 24
 SEEDS = range(6)

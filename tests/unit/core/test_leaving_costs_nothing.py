@@ -69,6 +69,7 @@ def test_a_denoising_goes_on_elsewhere_from_its_step(world: World, step: int) ->
     assert (world.core.jobs[job].step, world.core.jobs[job].steps) == (step, STEPS)
     world.work_until(other, Phase.RUNNING)
     assert gone(world, denoiser), "its successor has what it needs"
+    assert not any(action.copy for action in world.said(Execute)), "it was pulled once"
     world.run()
     world.check_at_rest()
     check_no_step_was_made_twice(world)

@@ -72,6 +72,8 @@ class Book(Generic[R]):
         """Conditionings whose leader went without an output, while others may wait for it."""
         self.leaving: dict[str, Peer[R]] = {}
         """Peers that are told to leave, and still have something."""
+        self.to_relieve: dict[str, None] = {}
+        """Those of them that have something new, or for whom somebody has come."""
         self.order = count(1)
         # The capacity with which a peer is counted.
         self._counted: dict[str, int] = {}

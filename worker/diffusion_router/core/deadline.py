@@ -98,7 +98,7 @@ class ByDeadline(Generic[R]):
         elif queue.late and in_turn:
             self._since_late[stage] += 1
         if stage is Stage.DENOISE:
-            self._charge(job)
+            self._charge(job, in_turn=in_turn and not by_share)
         if by_share:
             return 0.0
         return job.priority * _PRIORITY + (_LATE + job.work if late else job.due)
@@ -110,10 +110,12 @@ class ByDeadline(Generic[R]):
     def _is_sheltered(self, job: Job[R], now: float) -> bool:
         return job is self._sheltered and now - job.since > _LONG_LATE * (job.due - job.since)
 
-    def _charge(self, job: Job[R]) -> None:
+    def _charge(self, job: Job[R], *, in_turn: bool) -> None:
         given = self.given[job.priority]
         before = self.given_to(job.priority, job.tenant)
-        self._least[job.priority] = before
+        if in_turn:
+            # Nobody who waits was given less.
+            self._least[job.priority] = before
         given.pop(job.tenant, None)
         given[job.tenant] = before + job.work
         if len(given) > _MAX_TENANTS:

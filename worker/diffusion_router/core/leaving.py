@@ -20,14 +20,24 @@ from diffusion_router.core.state import Job, Output, Peer, Task
 
 def relieve_all(book: Book[R]) -> None:
     """To be called when somebody is there who was not."""
-    for peer in book.leaving.values():
-        relieve(book, peer)
+    book.to_relieve.update(dict.fromkeys(book.leaving))
 
 
 def relieve(book: Book[R], peer: Peer[R]) -> None:
     """To be called when a peer begins to leave, or has something new, and now and then until it has nothing."""
-    if not (peer.draining and peer.connected):
-        return
+    if peer.draining:
+        book.to_relieve[peer.incarnation] = None
+
+
+def pass_on(book: Book[R]) -> None:
+    """To be called when all that can be started has been: what goes on at once need not be copied."""
+    while book.to_relieve:
+        peer = book.leaving.get(book.to_relieve.popitem()[0])
+        if peer is not None and peer.connected:
+            _pass_on(book, peer)
+
+
+def _pass_on(book: Book[R], peer: Peer[R]) -> None:
     for task in peer.tasks.values():
         job = book.jobs.get(task.job_id)
         parkable = task.started and task.resumable and not (task.parking or task.abandoned)
@@ -36,7 +46,7 @@ def relieve(book: Book[R], peer: Peer[R]) -> None:
     for output in list(peer.outputs.values()):
         for task in list(_begun_with(book, output)):
             _let_go(book, task, output)
-        if output.wanted_by and output.slots and not output.copied_by:
+        if output.slots and not output.copied_by and _is_waited_with(book, output):
             _copy(book, output)
 
 
@@ -79,6 +89,16 @@ def _begun_with(book: Book[R], output: Output[R]) -> Iterator[Task[R]]:
         task = job.task if job is not None else None
         if task is not None and task.started and output in task.reads and task.incarnation != output.incarnation:
             yield task
+
+
+def _is_waited_with(book: Book[R], output: Output[R]) -> bool:
+    """Whether a job needs it for a stage that does not begin at once."""
+    for job_id in output.wanted_by:
+        task = job.task if (job := book.jobs.get(job_id)) is not None else None
+        reader = book.peers.get(task.incarnation) if task is not None and output in task.reads else None
+        if reader is None or reader.load > 0:
+            return True
+    return False
 
 
 def _let_go(book: Book[R], task: Task[R], output: Output[R]) -> None:

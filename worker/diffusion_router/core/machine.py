@@ -76,6 +76,9 @@ class Core(Book[R]):
         self._pass_time()
         self._pass_the_lead()
         self._schedule()
+        leaving.pass_on(self)
+        if not self.scheduler.settled():
+            self._schedule()
         return self.actions
 
     def wakeup(self) -> float | None:
