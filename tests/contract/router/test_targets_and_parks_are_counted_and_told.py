@@ -75,6 +75,10 @@ async def test_one_that_gives_way_is_parked_and_its_job_says_so(start_router: St
         await worker.attach()
     for worker in (encoder, decoder):
         worker.work()
+    # It is known then how long the stages take.
+    first = await create(router, "first")
+    await finish(denoiser)
+    await ended(router, first.id)
     long = await create(router, "long", priority=job_pb2.PRIORITY_BATCH)
     await begin(denoiser)
     short = await create(router, "short", priority=job_pb2.PRIORITY_INTERACTIVE)

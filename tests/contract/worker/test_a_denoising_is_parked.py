@@ -352,4 +352,5 @@ async def test_what_is_parked_and_resumed_is_counted(start: Start) -> None:
     await worker.until_metrics('diffusion_worker_park_duration_seconds_count{role="denoiser"} 1.0')
     await worker.until_metrics('diffusion_worker_resumed_total{role="denoiser"} 1.0')
     await worker.until_metrics('diffusion_worker_steps_total{role="denoiser"} 4.0')
-    await worker.until_metrics('diffusion_worker_tasks_total{outcome="done",role="denoiser"} 2.0')
+    await worker.until_metrics('diffusion_worker_tasks_total{outcome="parked",role="denoiser"} 1.0')
+    await worker.until_metrics('diffusion_worker_tasks_total{outcome="done",role="denoiser"} 1.0')
