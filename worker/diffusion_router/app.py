@@ -117,6 +117,7 @@ async def serve(
         await stop.wait()
         log.info("router_stopping")
         await healthy.enter_graceful_shutdown()
+        dispatcher.dispatch(core.RouterStops())
         sessions.close()
 
 

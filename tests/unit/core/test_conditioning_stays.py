@@ -14,6 +14,7 @@ from diffusion_router.core import (
     Lookup,
     PeerHeartbeat,
     ReleaseSlot,
+    RouterStops,
     SharesSet,
     Stage,
 )
@@ -380,3 +381,14 @@ def test_a_heartbeat_that_says_nothing_of_leaving_costs_nothing(world: World) ->
     ask(world, "a")
     world.tell(PeerHeartbeat(encoder.incarnation))
     assert len(world.core.peers[encoder.incarnation].cached) == 1
+
+
+def test_a_router_that_stops_leaves_no_encoder_waiting_for_it(world: World) -> None:
+    """As when a whole pipeline is deleted: an encoder that is told to leave keeps nothing that nobody would release."""
+    encoder = world.spawn(ENCODE, cache_share=0.5)
+    rest_of(world)
+    ask(world, "a", "b")
+    assert encoder.outputs
+    world.tell(RouterStops())
+    world.deliver_all()
+    assert not encoder.outputs

@@ -268,6 +268,12 @@ class SharesSet:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterStops:
+    """This life of the router ends. The next one can't tell for which jobs to come an output would do, so none is kept
+    for them, and no worker that is told to leave waits for one to be released."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed: leases, deadlines and back-offs are looked at."""
 
@@ -286,6 +292,7 @@ Event = (
     | StageDone[R]
     | StageFailed
     | SharesSet
+    | RouterStops
     | Tick
 )
 

@@ -30,6 +30,7 @@ from diffusion_router.core.events import (
     PeerRegistered,
     Progressed,
     R,
+    RouterStops,
     SharesSet,
     Stage,
     StageDone,
@@ -64,6 +65,7 @@ class Core(Book[R]):
             StageDone: self._done,
             StageFailed: self._failed,
             SharesSet: self._shares_set,
+            RouterStops: self._stops,
             Tick: self._ticked,
         }
 
@@ -176,6 +178,10 @@ class Core(Book[R]):
         jobs.begin_by_shares(self)
 
     # ------------------------------------------------------------ time and assignment
+
+    def _stops(self, event: RouterStops) -> None:
+        for peer in self.peers.values():
+            cache.clear(self, peer, Eviction.GONE)
 
     def _ticked(self, event: Tick) -> None:
         """Time alone: `handle` looks at it after every event."""
