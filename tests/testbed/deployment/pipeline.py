@@ -34,6 +34,8 @@ def two_of_each(document: JSON, otherwise: str) -> None:
     apart = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": otherwise}
     for role in MODEL_ROLES:
         document["spec"]["roles"][role] |= {"replicas": 2, "topologySpreadConstraints": [apart]}
+    # Clients of a load ask for the same again and again, and encoders are to have work.
+    document["spec"]["roles"]["encoder"]["cacheShare"] = 0
 
 
 class Deployed:
