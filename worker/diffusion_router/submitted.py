@@ -22,6 +22,7 @@ def submitted(
         record.kills,
         restored=restored,
         conditioning=conditioning,
+        batch=batch_of(record.parameters),
         adapters=_adapters(record.parameters),
         scheduler=record.parameters.scheduler,
         since=accepted + ahead,
@@ -41,6 +42,15 @@ def shape_of(parameters: stage_pb2.JobParameters) -> str:
     # Schedulers of second order make almost twice as many steps as are asked for.
     scheduler = f" by {p.scheduler}" if p.scheduler else ""
     return f"{p.width}x{p.height}x{p.num_frames}/{p.num_inference_steps}{adapters}{controls}{ip_adapters}{scheduler}"
+
+
+def batch_of(parameters: stage_pb2.JobParameters) -> str:
+    """Requests of one batch can share forwards, whatever number of steps each makes. Empty: it wants no company."""
+    p = parameters
+    if p.exact:
+        return ""
+    beside = "".join(f"+{adapter.name}*{adapter.scale}" for adapter in p.adapters)
+    return f"{p.width}x{p.height}x{p.num_frames}{beside}{''.join(sorted(_adapters(p)))}"
 
 
 def _adapters(parameters: stage_pb2.JobParameters) -> frozenset[str]:

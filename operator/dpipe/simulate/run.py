@@ -328,6 +328,7 @@ class Simulation:
             kills=self._kills.get(job.id, 0),
             restored=restored,
             conditioning=job.key,
+            batch=job.shape.name,
             adapters=request.adapters,
             since=request.at,
             target=job.target,

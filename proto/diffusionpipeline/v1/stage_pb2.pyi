@@ -547,6 +547,7 @@ class StageTimings(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     PARK_SECONDS_FIELD_NUMBER: _builtins.int
     RESUME_SECONDS_FIELD_NUMBER: _builtins.int
+    FORWARDS_FIELD_NUMBER: _builtins.int
     wait_seconds: _builtins.float
     """Waiting on the worker for its turn."""
     transfer_seconds: _builtins.float
@@ -561,6 +562,8 @@ class StageTimings(_message.Message):
     """Of one that was parked: from the command to the end of the step after which it was."""
     resume_seconds: _builtins.float
     """Of one that went on from a checkpoint: of compute_seconds, those before it first called a network."""
+    forwards: _builtins.str
+    """What most of a denoising's forwards were of, as in ForwardTime."""
     def __init__(
         self,
         *,
@@ -572,10 +575,11 @@ class StageTimings(_message.Message):
         steps: _builtins.int = ...,
         park_seconds: _builtins.float = ...,
         resume_seconds: _builtins.float = ...,
+        forwards: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "park_seconds", b"park_seconds", "publish_seconds", b"publish_seconds", "resume_seconds", b"resume_seconds", "steps", b"steps", "transfer_bytes", b"transfer_bytes", "transfer_seconds", b"transfer_seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "forwards", b"forwards", "park_seconds", b"park_seconds", "publish_seconds", b"publish_seconds", "resume_seconds", b"resume_seconds", "steps", b"steps", "transfer_bytes", b"transfer_bytes", "transfer_seconds", b"transfer_seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,7 @@ class StoredJob:
     tainted: bool = False
     adapters: frozenset[str] = frozenset()
     scheduler: str = ""
+    batch: str = ""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -261,7 +262,7 @@ class Ledger:
         )
         capacity: Counter[frozenset[Stage]] = Counter()
         for peer in core.peers.values():
-            capacity[peer.stages] += peer.capacity if peer.takes_tasks else 0
+            capacity[peer.stages] += (1 if peer.gathers else peer.capacity) if peer.takes_tasks else 0
         assert core.capacity == +capacity
         for peer in core.peers.values():
             kept = sum(output.stage is not Stage.DECODE for output in peer.outputs.values())
@@ -323,7 +324,8 @@ class Ledger:
     def check_nothing_is_overlooked(self) -> None:
         """A scheduler that looks at everything finds nothing that the one that looks at changes has left."""
         core = self._core
-        fresh: Scheduler[object] = Scheduler(core.jobs, core.peers, core.policy.scheduling.ordering(core.estimates))
+        ordering = core.policy.scheduling.ordering(core.estimates)
+        fresh: Scheduler[object] = Scheduler(core.jobs, core.peers, ordering, core.estimates, core.batches)
         for peer in core.peers.values():
             fresh.seat(peer)
         for job in core.jobs.values():

@@ -77,6 +77,7 @@ class Histories(RuleBasedStateMachine):
         deadline=st.sampled_from([FAR, FAR, FAR, 3.0, 10.0]),
         conditioning=st.sampled_from(["", "a", "b"]),
         adapters=_ADAPTERS,
+        batch=st.sampled_from(["a", "a", "b", ""]),
         within=st.sampled_from([0.0, 0.0, 1.0, 20.0]),
         whose=st.sampled_from([(Priority.STANDARD, ""), (Priority.INTERACTIVE, "a"), (Priority.BATCH, "b")]),
     )
@@ -86,6 +87,7 @@ class Histories(RuleBasedStateMachine):
         deadline: float,
         conditioning: str,
         adapters: str,
+        batch: str,
         within: float,
         whose: tuple[Priority, str],
     ) -> None:
@@ -96,6 +98,7 @@ class Histories(RuleBasedStateMachine):
                 until,
                 conditioning=conditioning,
                 adapters=adapters,
+                batch=batch,
                 target=within,
                 priority=priority,
                 tenant=tenant,

@@ -87,6 +87,7 @@ class World:
                         conditioning=conditioning,
                         adapters=job.adapters,
                         scheduler=job.scheduler,
+                        batch=job.batch,
                     )
                 )
 
@@ -159,10 +160,11 @@ class World:
         conditioning: str = "",
         adapters: Iterable[str] = (),
         scheduler: str = "",
+        batch: str = "b",
         **order: Any,
     ) -> str:
         job_id = f"j{len(self.store) + 1}" + (f"@{conditioning}" if conditioning else "")
-        job = self.store[job_id] = StoredJob(deadline, adapters=frozenset(adapters), scheduler=scheduler)
+        job = self.store[job_id] = StoredJob(deadline, adapters=frozenset(adapters), scheduler=scheduler, batch=batch)
         self.tell(
             JobSubmitted(
                 job_id,
@@ -171,6 +173,7 @@ class World:
                 conditioning=conditioning,
                 adapters=job.adapters,
                 scheduler=scheduler,
+                batch=batch,
                 **order,
             )
         )

@@ -11,6 +11,7 @@ from collections import Counter
 from itertools import count
 from typing import Final, Generic
 
+from diffusion_router.core.batches import Batches
 from diffusion_router.core.estimates import Begun, Estimates
 from diffusion_router.core.events import Action, CancelTask, ParkTask, R, Stage, StageResult
 from diffusion_router.core.lifecycle import JobState, Move, after
@@ -45,15 +46,23 @@ class Book(Generic[R]):
         self.unfinished: Counter[tuple[Stage, str]] = Counter()
         """Jobs that have not ended, by stage and shape."""
         self.capacity: Counter[frozenset[Stage]] = Counter()
-        """Of the peers that take tasks, by all that a peer does."""
+        """Of the peers that take tasks, by all that a peer does: how many it computes one after the other."""
         self.estimates = Estimates()
+        self.batches = Batches()
+        self.gathering: Counter[tuple[str, int]] = Counter()
+        """Peers that take tasks and share forwards among denoisings, by generation and capacity."""
         self.running: dict[tuple[Stage, str], Begun] = {}
         """Tasks that compute."""
         self.shares = Shares()
         self.tallies = Tallies()
         self.reuse = Reuse()
         self.scheduler: Scheduler[R] = Scheduler(
-            self.jobs, self.peers, policy.scheduling.ordering(self.estimates), compared=policy.compared
+            self.jobs,
+            self.peers,
+            policy.scheduling.ordering(self.estimates),
+            self.estimates,
+            self.batches,
+            compared=policy.compared,
         )
         self.actions: list[Action[R]] = []
         # Times at which a lease may end, a deadline passes, a job that was held back is ready.
@@ -75,8 +84,9 @@ class Book(Generic[R]):
         self.to_relieve: dict[str, None] = {}
         """Those of them that have something new, or for whom somebody has come."""
         self.order = count(1)
-        # The capacity with which a peer is counted.
+        # The capacity with which a peer is counted, and its place in `gathering`.
         self._counted: dict[str, int] = {}
+        self._gathers: dict[str, tuple[str, int]] = {}
 
     def emit(self, action: Action[R]) -> None:
         self.actions.append(action)
@@ -87,6 +97,7 @@ class Book(Generic[R]):
         self.jobs[job.id] = job
         self.counts[job.state] += 1
         self.unfinished[job.stage, job.shape] += 1
+        self.batches.shaped(job.shape, job.batch)
         self.at(self.deadlines, job.deadline, job)
 
     def remove(self, job: Job[R]) -> None:
@@ -148,18 +159,35 @@ class Book(Generic[R]):
     def changed(self, peer: Peer[R]) -> None:
         """The list of peers, or the state of this one, is another."""
         self.revision += 1
-        capacity = peer.capacity if peer.incarnation in self.peers and peer.takes_tasks else 0
+        # However many a peer denoises together, what they take is counted as of one after the other (`estimates`).
+        places = 1 if peer.gathers else peer.capacity
+        capacity = places if peer.incarnation in self.peers and peer.takes_tasks else 0
         more = capacity - self._counted.pop(peer.incarnation, 0)
         if capacity:
             self._counted[peer.incarnation] = capacity
         self.capacity[peer.stages] += more
         if not self.capacity[peer.stages]:
             del self.capacity[peer.stages]
+        if (before := self._gathers.pop(peer.incarnation, None)) is not None:
+            self.gathering[before] -= 1
+            self.gathering += Counter()
+        if capacity and peer.gathers:
+            self._gathers[peer.incarnation] = place = (peer.generation, peer.capacity)
+            self.gathering[place] += 1
         if peer.draining and peer.incarnation in self.peers:
             self.leaving[peer.incarnation] = peer
         else:
             self.leaving.pop(peer.incarnation, None)
         self.scheduler.seat(peer)
+
+    def together(self, shape: str) -> tuple[int, float]:
+        """As in Together, on peers of the most usual kind."""
+        if not self.gathering:
+            return 1, 1.0
+        ((generation, capacity), _), *_ = self.gathering.most_common(1)
+        batch = self.batches.of(shape)
+        number = self.batches.most(generation, batch, capacity)
+        return number, self.batches.slowdown(generation, batch, number)
 
     def hear(self, incarnation: str) -> Peer[R] | None:
         """Renews the lease; None for a peer that is fenced or unknown."""
@@ -218,6 +246,9 @@ class Book(Generic[R]):
         """It computes."""
         if not task.started:
             task.started = True
+            self._pass_alone(peer)
+            peer.computing[task.batch] += peer.gathers and task.stage is Stage.DENOISE
+            task.alone_at = peer.alone_seconds
             self.scheduler.behind.changed(peer)
             job = self.jobs.get(task.job_id)
             if job is not None:
@@ -231,12 +262,35 @@ class Book(Generic[R]):
         self.scheduler.giving_way.stops(task.id)
         if task.begun is not None:
             at, shape = task.begun
+            peer = self.peers.get(task.incarnation)
+            if peer is not None and peer.gathers and task.stage is Stage.DENOISE:
+                task.alone_share = self.share_alone(peer, task)
+                peer.computing[task.batch] -= 1
             task.begun = None
             begun = self.running[task.stage, shape]
             begun.count -= 1
             begun.since -= at
             if not begun.count:
                 del self.running[task.stage, shape]
+
+    def share_alone(self, peer: Peer[R], task: Task[R]) -> float:
+        """Of the time that it has computed by now, how much it would have needed alone."""
+        if not peer.gathers or task.begun is None:
+            return 1.0
+        self._pass_alone(peer)
+        passed = self.now - task.begun[0]
+        return (peer.alone_seconds - task.alone_at) / passed if passed > 0 else 1.0
+
+    def _pass_alone(self, peer: Peer[R]) -> None:
+        # Batches that do not share take turns.
+        slowdown = sum(
+            self.batches.slowdown(peer.generation, batch, number)
+            for batch, number in peer.computing.items()
+            if number > 0
+        )
+        if slowdown:
+            peer.alone_seconds += (self.now - peer.alone_until) / slowdown
+        peer.alone_until = self.now
 
     def cancel(self, task: Task[R]) -> None:
         """Told to stop; its credit comes back with its report."""

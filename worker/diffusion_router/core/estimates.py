@@ -3,7 +3,8 @@
 A stage that has ended is known by its shape; one that has not is taken to need as much as others of its stage, then as
 other stages, but never less than it has already taken. What waits is worked off as fluid would be: of every set of
 stages, all work that is left must go through the peers that do any of them, and the set that takes longest is what a
-newcomer waits for. So roles that share peers are not counted as if each had them alone.
+newcomer waits for. So roles that share peers are not counted as if each had them alone. Denoisings that share forwards
+are counted one after the other, each with its part of what all take together.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final
+from typing import Final, Protocol
 
 from diffusion_router.core.events import Stage
 
@@ -44,6 +45,11 @@ class Begun:
 
     def elapsed(self, now: float) -> float:
         return self.count * now - self.since
+
+
+class Together(Protocol):
+    def __call__(self, shape: str) -> tuple[int, float]:
+        """How many denoisings of a shape a peer computes together where many wait, and how much slower each is then."""
 
 
 Load = Mapping[tuple[Stage, str], int]
@@ -110,26 +116,40 @@ class Estimates:
         load: Load,
         running: Running,
         capacity: Mapping[frozenset[Stage], int],
+        together: Together,
         now: float,
     ) -> Prediction:
         """Of the last of `count` jobs of this shape that would be accepted now.
 
         load: unfinished jobs by the stage that they have come to and their shape. running: what of it is computed.
-        capacity: how many tasks all peers of the same stages run at once.
+        capacity: how many tasks all peers of the same stages run at once, those that denoise several together counted
+        as one.
         """
+        number, slowdown = together(shape)
+
+        def part(stage: Stage, of_shape: str) -> float:
+            if stage is not Stage.DENOISE:
+                return 1.0
+            of_those, slower = together(of_shape)
+            return slower / of_those
+
         work, ahead = dict.fromkeys(Stage, 0.0), dict.fromkeys(Stage, 0)
         newer = (Stage.ENCODE, shape, count - 1)
         for reached, of_shape, jobs in [*((*key, jobs) for key, jobs in load.items()), newer]:
             for stage in Stage:
                 if stage >= reached:
-                    work[stage] += jobs * self._at_least(stage, of_shape, running, now)
+                    work[stage] += jobs * self._at_least(stage, of_shape, running, now) * part(stage, of_shape)
                     ahead[stage] += jobs
         for (stage, of_shape), begun in running.items():
             # Of a job that has ended meanwhile nothing was counted, so no more than there is is taken off.
-            done = min(begun.elapsed(now), begun.count * self._at_least(stage, of_shape, running, now))
-            work[stage] = max(0.0, work[stage] - done)
+            # What shares forwards has done less for itself in its time.
+            alone = begun.elapsed(now) / (together(of_shape)[1] if stage is Stage.DENOISE else 1.0)
+            done = min(alone, begun.count * self._at_least(stage, of_shape, running, now))
+            work[stage] = max(0.0, work[stage] - done * part(stage, of_shape))
         own = sum(self._at_least(stage, shape, running, now) for stage in Stage)
-        wait = max(_through(some, work, ahead[max(some)], capacity) for some in _SETS)
+        if ahead[Stage.DENOISE] > count - 1:
+            own += (slowdown - 1.0) * self._at_least(Stage.DENOISE, shape, running, now)
+        wait = max(_through(some, work, ahead[max(some)], capacity, number) for some in _SETS)
         return Prediction(wait, wait + own, self.known)
 
     def _at_least(self, stage: Stage, shape: str, running: Running, now: float) -> float:
@@ -141,13 +161,19 @@ class Estimates:
 
 
 def _through(
-    stages: frozenset[Stage], work: Mapping[Stage, float], ahead: int, capacity: Mapping[frozenset[Stage], int]
+    stages: frozenset[Stage],
+    work: Mapping[Stage, float],
+    ahead: int,
+    capacity: Mapping[frozenset[Stage], int],
+    together: int,
 ) -> float:
-    """Seconds until a newcomer's turn where these stages are all that takes time; `ahead` jobs have some of it left."""
+    """Seconds until a newcomer's turn where these stages are all that takes time; `ahead` jobs have some of it left,
+    and a denoiser takes so many of its kind together."""
     places = max(1, sum(number for able, number in capacity.items() if able & stages))
     # A place is free as long as there are fewer jobs than places. Else none is idle before the newcomer's turn, which
     # so comes no later than when all have done the same.
-    return sum(work[stage] for stage in stages) / places if ahead >= places else 0.0
+    full = ahead >= places * (together if Stage.DENOISE in stages else 1)
+    return sum(work[stage] for stage in stages) / places if full else 0.0
 
 
 def _make_room(known: dict[tuple[Stage, str], float], key: tuple[Stage, str]) -> None:

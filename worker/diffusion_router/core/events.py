@@ -119,6 +119,8 @@ class StageResult(Generic[R]):
     """It did not finish: what it leaves is a checkpoint, and another task of the stage goes on from it."""
     nbytes: int = 0
     """That it takes of its worker's pool."""
+    forwards: str = ""
+    """What most of a denoising's forwards were of, as in ForwardTime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,15 @@ class Adapters:
     """It can compute with them."""
     loaded: frozenset[str] = frozenset()
     """They are in its memory; a task that names another waits for a load."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardTime:
+    """What a forward of one shape took a worker when so many requests shared it; a moving average."""
+
+    shape: str
+    requests: int
+    seconds: float
 
 
 # ---------------------------------------------------------------- events
@@ -145,6 +156,8 @@ class JobSubmitted:
     restored: bool = False
     conditioning: str = ""
     """Jobs of the same encode the same: one of them does, for all. Empty: nobody encodes the same."""
+    batch: str = ""
+    """Jobs of the same can share forwards of a denoiser. Empty: it shares with nobody."""
     adapters: frozenset[str] = frozenset()
     """Only denoisers that offer all of them can take it."""
     scheduler: str = ""
@@ -212,6 +225,8 @@ class PeerHeartbeat:
     draining: bool = False
     adapters: Adapters | None = None
     """None: as it said before."""
+    forwards: tuple[ForwardTime, ...] = ()
+    """Those that are others than it said before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,6 @@ class _HeldBack(Generic[R]):
 
     queue: Queue[R]
     generations: tuple[str, ...]
-    only: str
-    """The one peer that could take them; empty: any of the generations."""
     compared: set[str] = field(default_factory=set)
 
 
@@ -86,14 +84,14 @@ class GivingWay(Generic[R]):
             if not by_due:
                 del self._by_due[generation]
 
-    def hold_back(self, place: object, queue: Queue[R], generations: tuple[str, ...], only: str) -> None:
+    def hold_back(self, place: object, queue: Queue[R], generations: tuple[str, ...]) -> None:
         """To be called when there is no place for the first job of this queue."""
         if not self._ordering.preempts:
             return
         held = self._held_back.get(place)
         if held is None or held.queue is not queue:
-            held = self._held_back[place] = _HeldBack(queue, generations, only)
-        held.generations, held.only = generations, only
+            held = self._held_back[place] = _HeldBack(queue, generations)
+        held.generations = generations
         self._anew.add(place)
 
     def forget(self, place: object) -> None:
@@ -144,14 +142,20 @@ class GivingWay(Generic[R]):
 def _can_park(going: Going[R]) -> bool:
     task, job = going.task, going.job
     # A job that may have killed a worker runs alone, and to its end.
-    suspect = job.kills or job.suspect
-    return job.task is task and task.resumable and not (task.parking or task.abandoned or task.ends_soon or suspect)
+    stays = task.parking or task.abandoned or task.ends_soon or job.alone
+    return job.task is task and task.resumable and not stays
 
 
 def _can_go_there(held: _HeldBack[R], job: Job[R], peer: Peer[R]) -> bool:
-    if (held.only and held.only != peer.incarnation) or peer.generation not in held.generations:
+    if (
+        peer.generation not in held.generations
+        or not peer.takes_tasks
+        or peer.incarnation in job.avoid
+        or not can_take(peer, job)
+    ):
         return False
-    if not peer.takes_tasks or peer.incarnation in job.avoid or not can_take(peer, job):
+    if peer.gathers and len(peer.denoises) > 1:
+        # Others would go on there, of which it may share no forward.
         return False
     # Behind whatever is on its way there it would wait.
     return peer.load <= 0 and peer.free_slots >= peer.needs[Stage.DENOISE]

@@ -25,6 +25,7 @@ def submit(book: Book[R], event: JobSubmitted) -> None:
         seq=next(book.order),
         deadline=event.deadline,
         shape=event.shape,
+        batch=event.batch,
         kills=event.kills,
         encodes=event.conditioning,
         ready_since=book.now,

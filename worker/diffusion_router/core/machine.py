@@ -95,7 +95,13 @@ class Core(Book[R]):
     def predict(self, now: float, shape: str = "", count: int = 1) -> Prediction:
         """What `count` jobs of this shape that were accepted now would go through."""
         return self.estimates.predict(
-            shape, count, load=self.unfinished, running=self.running, capacity=self.capacity, now=max(self.now, now)
+            shape,
+            count,
+            load=self.unfinished,
+            running=self.running,
+            capacity=self.capacity,
+            together=self.together,
+            now=max(self.now, now),
         )
 
     # ------------------------------------------------------------ jobs
@@ -128,6 +134,11 @@ class Core(Book[R]):
             return
         if event.adapters is not None:
             peer.loaded = event.adapters.loaded | peer.schedulers
+        for time in event.forwards:
+            self.batches.measured(peer.generation, time)
+        if event.forwards:
+            # What did not pay may, or the other way round.
+            self.scheduler.changed(peer)
         offered = peer.offered if event.adapters is None else event.adapters.offered | peer.schedulers
         if offered != peer.offered or (event.draining and not peer.draining):
             peer.offered = offered

@@ -301,6 +301,7 @@ def _adopt_task(book: Book[R], peer: Peer[R], held: HeldTask) -> None:
         started=held.started,
         ends_soon=stage is not Stage.DENOISE,
         input_id=held.input_id,
+        batch=job.company if job is not None else "",
     )
     book.own(peer, task)
     outputs.adopt_reader(book, task)

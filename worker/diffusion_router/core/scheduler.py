@@ -1,15 +1,20 @@
 """Which job is next, and which peer gets it.
 
 Order: a later stage before an earlier one, so that a job half done is finished before a new one is begun; within one
-as the policy says (`ordering`), which may also have a job that runs give way to one that waits (`giving_way`). A job
-stays on the peer that holds its input if that peer has the next role too (nothing is transferred); else it goes to the
-least loaded peer of the same generation, equals taking turns. A checkpoint binds nobody, and of equals the one that has
-it is taken. A job that has no input yet may begin in any generation, or in one that it is to begin in (`shares`).
+as the policy says (`ordering`), which may also have a job that runs give way to one that waits (`giving_way`).
+
+Where: a job is decoded by the peer that denoised it, if that has the role, and denoised by the one that encoded it if
+no other is less busy (nothing is transferred). Else it goes to the least loaded peer of its generation, equals taking
+turns, and of equals to the one that has a copy of its input, or its checkpoint. A job that has no input yet may begin
+in any generation, or in one that it is to begin in (`shares`).
 
 Adapters: a job goes only where denoisers offer all that it names, and waits where none does, as for a role that nobody
 has: one that does may come back, and the deadline bounds the wait. Of peers with the same load the one with the fewest
 to load gets it, among the first so many (`compared`). That is all: a peer with less load wins whatever is loaded, so no
 job waits for an adapter's peer while another could start it, and none is passed over for one whose adapters are loaded.
+
+Denoisers that share forwards among jobs are filled by batches (`places`). Where none is idle for the first in order,
+later ones may still join theirs, but no longer than it would take itself.
 
 Jobs wait in lanes, one for each set of peers that could take them: what holds back the first of a lane holds back all
 of it. Peers are indexed by what they could take. After an event only those lanes are looked at that got a job or whose
@@ -21,25 +26,27 @@ then each event costs as many looks as there are such sets of adapters.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Final, Generic
 
-from diffusion_router.core.behind import Behind, Place
+from diffusion_router.core.batches import Batches
+from diffusion_router.core.behind import Behind
+from diffusion_router.core.estimates import Estimates
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.giving_way import GivingWay
 from diffusion_router.core.offers import NONE, Names, Offers, can_take, needs
 from diffusion_router.core.ordering import First, Ordering, Queue
+from diffusion_router.core.places import NO_MARK, Places, mark
 from diffusion_router.core.state import Job, Peer, Task
 
-# Whom jobs compete for: peers of this generation ("": any, before their first stage), or this incarnation alone, which
-# holds their input and has the role ("" if it has not).
+# Whom jobs compete for: peers of this generation ("": any, before their first stage), and this incarnation first, which
+# holds their input and has the role ("" if it has not). It alone decodes.
 Group = tuple[str, str]
 # Peers that the jobs of a lane had better not go to.
 Avoid = frozenset[str]
-# And adapters that not all peers of the group can denoise with.
-Kind = tuple[Avoid, Names]
+# And adapters that not all peers of the group can denoise with, and the mark of its batch, where that counts.
+Kind = tuple[Avoid, Names, int]
 
 _ANYWHERE: Final[Group] = ("", "")
 
@@ -48,21 +55,27 @@ class Scheduler(Generic[R]):
     """Ready jobs, and the peers that could take them. `jobs` and `peers` are the book's own and only read here."""
 
     def __init__(
-        self, jobs: Mapping[str, Job[R]], peers: Mapping[str, Peer[R]], ordering: Ordering[R], *, compared: int = 1
+        self,
+        jobs: Mapping[str, Job[R]],
+        peers: Mapping[str, Peer[R]],
+        ordering: Ordering[R],
+        estimates: Estimates,
+        batches: Batches,
+        *,
+        compared: int = 1,
     ) -> None:
         """compared: as in Policy."""
         self._jobs = jobs
         self._peers = peers
         self._ordering = ordering
-        self._compared = compared
+        self._estimates = estimates
         self.offers: Offers[R] = Offers()
         self._lanes: dict[Stage, dict[Group, dict[Kind, Queue[R]]]] = {stage: {} for stage in Stage}
         self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
-        # Peers with a credit and room, by load (tasks beyond capacity), the longest unchanged first; where each is.
-        self._open: dict[Place, dict[int, dict[str, Peer[R]]]] = defaultdict(dict)
-        self._loads: dict[str, dict[Stage, int]] = {}
-        # How many of them have an idle place.
-        self._idle: Counter[Place] = Counter()
+        self._places: Places[R] = Places(batches, compared=compared)
+        # Peers that share forwards among denoisings, by generation.
+        self._gathering: Counter[str] = Counter()
+        self._gathers: set[str] = set()
         self.behind: Behind[R] = Behind(jobs, peers)
         # Peers that have changed since they were entered into these indexes.
         self._changed: dict[str, Peer[R]] = {}
@@ -70,6 +83,9 @@ class Scheduler(Generic[R]):
         self._staying: dict[Stage, dict[str, dict[str, None]]] = {stage: {} for stage in Stage}
         self._complete: list[str] = []
         self.giving_way: GivingWay[R] = GivingWay(jobs, ordering)
+        # By generation, of those that wait for an idle peer while others join batches, the first that has waited too
+        # long.
+        self._impatient: dict[str, First] = {}
         self._now = 0.0
 
     # ------------------------------------------------------------ what changes
@@ -103,7 +119,11 @@ class Scheduler(Generic[R]):
                 turned = True
         if turned:
             self._complete = [g for g in self._staying[Stage.ENCODE] if self._can_end(g, Stage.ENCODE)]
-        if self.offers.seat(peer, stays=stays) or turned:
+        gathers = self._gathering[peer.generation] > 0
+        self._gathering[peer.generation] += (stays and peer.gathers) - (peer.incarnation in self._gathers)
+        (self._gathers.add if stays and peer.gathers else self._gathers.discard)(peer.incarnation)
+        turned_gathering = gathers is not (self._gathering[peer.generation] > 0)
+        if self.offers.seat(peer, stays=stays) or turned or turned_gathering:
             self._relane()
         for stage, groups in self._lanes.items():
             # Who is held back by what it avoids may have no other choice now; whose roles are gone starts over.
@@ -143,7 +163,7 @@ class Scheduler(Generic[R]):
     def has_idle(self, stage: Stage, generation: str) -> bool:
         """Whether a peer of this generation could start a task of this stage at once."""
         self._refresh()
-        return self._idle[stage, generation] > 0
+        return self._places.has_idle(stage, generation)
 
     def _relane(self) -> None:
         """A generation has become complete, or is so no more, or offers other adapters: who waits to begin in it may do
@@ -156,54 +176,40 @@ class Scheduler(Generic[R]):
             for job_id in lane
             if (job := self._jobs.get(job_id)) is not None
             and job.stage is stage
-            and ((job.begins_in and self._group(job) != group) or (needs(job) and self._kind(job) != kind))
+            and ((job.begins_in and self._group(job) != group) or self._kind(job) != kind)
         ]
         for job in moved:
             self.push(job)
 
     def _enter(self, peer: Peer[R]) -> None:
-        load = peer.load
-        early = self._ordering.commits_early
-        credit = peer.takes_tasks and peer.incarnation in self._peers and peer.may_wait(early=early)
-        free = peer.free_slots
-        loads = self._loads.setdefault(peer.incarnation, {})
-        for stage, need in peer.needs.items():
-            before = loads.get(stage)
-            now = load if credit and free >= need else None
-            if now != before:
-                self._move(stage, peer, before, now)
-            if credit and self._lanes[stage]:
+        known = peer.takes_tasks and peer.incarnation in self._peers
+        credit = known and peer.may_wait(early=self._ordering.commits_early)
+        self._places.enter(peer, credit=credit)
+        for stage in peer.stages if credit else ():
+            if self._lanes[stage]:
                 self._touch(stage, peer)
-        if not loads:
-            del self._loads[peer.incarnation]
 
     def _touch(self, stage: Stage, peer: Peer[R]) -> None:
         groups, touched = self._lanes[stage], self._touched[stage]
+        if stage is Stage.DENOISE:
+            # Who need not pull at one peer may go to any other.
+            touched.update(group for group in groups if group[0] == peer.generation)
+            return
         for group in ((peer.generation, peer.incarnation), (peer.generation, ""), _ANYWHERE):
             if group in groups:
                 touched.add(group)
-
-    def _move(self, stage: Stage, peer: Peer[R], before: int | None, now: int | None) -> None:
-        place = (stage, peer.generation)
-        by_load = self._open[place]
-        if before is not None:
-            del by_load[before][peer.incarnation]
-            self._idle[place] -= before < 0
-            if not by_load[before]:
-                del by_load[before]
-        if now is None:
-            del self._loads[peer.incarnation][stage]
-        else:
-            self._loads[peer.incarnation][stage] = now
-            self._idle[place] += now < 0
-            by_load.setdefault(now, {})[peer.incarnation] = peer
-        if not by_load:
-            del self._open[place], self._idle[place]
 
     # ------------------------------------------------------------ what follows
 
     def settled(self) -> bool:
         """Whether nothing has changed since all lanes concerned were looked at."""
+        for generation, (_, job_id) in list(self._impatient.items()):
+            job = self._jobs.get(job_id)
+            if job is None or not job.ready(Stage.DENOISE, self._now):
+                # Others may join again.
+                del self._impatient[generation]
+                if (generation, "") in self._lanes[Stage.DENOISE]:
+                    self._touched[Stage.DENOISE].add((generation, ""))
         return self.giving_way.settled and not (self._changed or any(self._touched.values()))
 
     def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R], float], None]) -> list[Job[R]]:
@@ -216,7 +222,8 @@ class Scheduler(Generic[R]):
         if not self._touched[stage]:
             return []
         stranded: list[Job[R]] = []
-        places = [(group, kind) for group in self._touched[stage] for kind in self._lanes[stage].get(group, ())]
+        touched = self._look_at_all_that_gather() if stage is Stage.DENOISE else self._touched[stage]
+        places = [(group, kind) for group in touched for kind in self._lanes[stage].get(group, ())]
         self._touched[stage] = set()
         heads, epoch = self._heads(stage, places), self._ordering.epoch(stage)
         while heads:
@@ -227,7 +234,7 @@ class Scheduler(Generic[R]):
                 if anew is not None:
                     heapq.heappush(heads, (anew, number, group, kind))
                 continue
-            if not self._settle(stage, group, kind, first[1], start, stranded):
+            if not self._settle(stage, group, kind, first, start, stranded):
                 continue
             if not lane:
                 self._forget(stage, group, kind)
@@ -237,6 +244,14 @@ class Scheduler(Generic[R]):
                 epoch = self._ordering.epoch(stage)
                 heads = self._heads(stage, [head[2:] for head in heads])
         return stranded
+
+    def _look_at_all_that_gather(self) -> set[Group]:
+        """Where forwards are shared, who comes first in one lane counts for the others of its generation."""
+        touched = self._touched[Stage.DENOISE]
+        gathering = {generation for generation, _ in touched if self._gathering[generation]}
+        for generation in gathering:
+            self._impatient.pop(generation, None)
+        return touched.union(group for group in self._lanes[Stage.DENOISE] if group[0] in gathering)
 
     def _heads(self, stage: Stage, places: Iterable[tuple[Group, Kind]]) -> list[tuple[First, int, Group, Kind]]:
         """The first of each lane of which one could start, or would be stranded; as a heap."""
@@ -249,7 +264,7 @@ class Scheduler(Generic[R]):
             elif self._worth_a_look(stage, group, kind):
                 heads.append((first, number, group, kind))
             else:
-                self._holds_back(stage, group, kind, self._jobs.get(first[1]))
+                self._holds_back(stage, group, kind, first)
         heapq.heapify(heads)
         return heads
 
@@ -258,26 +273,26 @@ class Scheduler(Generic[R]):
         stage: Stage,
         group: Group,
         kind: Kind,
-        job_id: str,
+        first: First,
         start: Callable[[Job[R], Peer[R], float], None],
         stranded: list[Job[R]],
     ) -> bool:
         """Whether the first job of the lane waits there no more: it is started, stranded, or waits elsewhere."""
         lane = self._lanes[stage][group][kind]
-        job = self._jobs.get(job_id)
+        job = self._jobs.get(first[1])
         if job is not None and job.ready(stage, self._now) and job.avoid == kind[0] and self._group(job) == group:
             if self._kind(job) != kind:
                 # What denoisers offer is another since it came here.
                 self.push(job)
             elif self.is_stranded(group[0], stage, kind[1]):
                 stranded.append(job)
-            elif (peer := self._choose(job, kind[1])) is not None:
+            elif (peer := self._choose(job, kind[1], joins=not self._overtakes(group[0], first))) is not None:
                 start(job, peer, self._ordering.started(job, lane, in_turn=True))
                 self._refresh()
             else:
-                self._holds_back(stage, group, kind, job)
+                self._holds_back(stage, group, kind, first)
                 return False
-        lane.discard(job_id)
+        lane.discard(first[1])
         return True
 
     def _forget(self, stage: Stage, group: Group, kind: Kind) -> None:
@@ -288,13 +303,22 @@ class Scheduler(Generic[R]):
         if stage is Stage.DENOISE:
             self.giving_way.forget((group, kind))
 
+    def _overtakes(self, generation: str, first: First) -> bool:
+        """Whether one that comes before it has waited for an idle peer for as long as it would take itself. Until then
+        others may join those of their batch: it would take longer if they were not computed together."""
+        return generation in self._impatient and self._impatient[generation] < first
+
     # ------------------------------------------------------------ who gives way
 
-    def _holds_back(self, stage: Stage, group: Group, kind: Kind, job: Job[R] | None) -> None:
+    def _holds_back(self, stage: Stage, group: Group, kind: Kind, first: First) -> None:
         """This one is first in its lane, and no peer has a place for it."""
+        job = self._jobs.get(first[1])
         if job is not None and stage is Stage.DENOISE:
+            patience = self._estimates.seconds(stage, job.shape)
+            if kind[2] and self._now - job.ready_since > patience and not self._overtakes(group[0], first):
+                self._impatient[group[0]] = first
             generations = (group[0],) if group[0] else tuple(self._complete)
-            self.giving_way.hold_back((group, kind), self._lanes[stage][group][kind], generations, group[1])
+            self.giving_way.hold_back((group, kind), self._lanes[stage][group][kind], generations)
 
     def make_way(self, park: Callable[[Task[R]], None], start: Callable[[Job[R], Peer[R], float], None]) -> None:
         """Has denoisings parked for jobs that are more urgent, which get their places."""
@@ -310,19 +334,19 @@ class Scheduler(Generic[R]):
         A peer holds one task more than it runs, so that its input is pulled meanwhile; which peer will be free first
         is only known later.
         """
-        for place in [place for place, idle in self._idle.items() if idle]:
-            by_load = ((load, peers) for load, peers in self._open[place].items() if load < 0)
-            # A place that is being freed has been freed for somebody.
-            idle = {peer: -load for load, peers in by_load for peer in peers.values() if not peer.parking}
+        for place, idle in self._places.idle():
             yield from self.behind.longest(place, idle)
 
     # ------------------------------------------------------------ rules
 
     def _kind(self, job: Job[R]) -> Kind:
+        marked = NO_MARK
+        if job.stage is Stage.DENOISE and job.input is not None and self._gathering[job.input.generation]:
+            marked = mark(job.company)
         if not (apart := needs(job)):
-            return (job.avoid, NONE)
+            return (job.avoid, NONE, marked)
         common = all(self.offers.by_all(generation, apart) for generation in self._generations(job))
-        return (job.avoid, NONE if common else apart)
+        return (job.avoid, NONE if common else apart, marked)
 
     def _generations(self, job: Job[R]) -> list[str]:
         """In which it can be started."""
@@ -335,8 +359,11 @@ class Scheduler(Generic[R]):
         source = job.input
         if source is None:
             return (self._begins_in(job), "")
-        bound = self._holder(job) is not None and source.incarnation not in job.avoid
-        return (source.generation, source.incarnation if bound else "")
+        return (source.generation, source.incarnation if self._is_bound(job) else "")
+
+    def _is_bound(self, job: Job[R]) -> bool:
+        """Whether a peer that need not pull its input comes first."""
+        return (holder := self._holder(job)) is not None and holder.incarnation not in job.avoid
 
     def _begins_in(self, job: Job[R]) -> str:
         """Empty: in any generation, since none is said, or nobody could end it in that one."""
@@ -344,54 +371,42 @@ class Scheduler(Generic[R]):
         return own if own in self._complete and self.offers.by_any(own, job.adapters) else ""
 
     def _holder(self, job: Job[R]) -> Peer[R] | None:
-        """The peer that holds its input and is to go on with it: it takes tasks of the job's stage. A checkpoint binds
-        nobody: who was to give way would wait for the place that he gave."""
+        """The peer that holds its input and could go on with it. A checkpoint's is like any other: who was to give way
+        would wait for the place that he gave."""
         bound = job.input is not None and job.input.parked is None
         holder = self._peers.get(job.input.incarnation) if job.input is not None and bound else None
         able = holder is not None and job.stage in holder.stages and holder.takes_tasks and can_take(holder, job)
         return holder if able else None
 
-    def _choose(self, job: Job[R], apart: Names) -> Peer[R] | None:
-        """The peer that should run it, if any can just now. apart: adapters that not all of its peers offer.
+    def _choose(self, job: Job[R], apart: Names, *, joins: bool) -> Peer[R] | None:
+        """The peer that should run it, if any can just now. apart, joins: as in `Places.choose`.
 
         One on which a task of this job failed is taken again only where there is no other.
         """
-        source, stage = job.input, job.stage
-        holder = self._holder(job)
-        able: Peer[R] | None = None
-        if holder is not None:
-            # It need not pull.
-            waits = holder.may_wait(early=self._ordering.commits_early)
-            able = holder if waits and holder.free_slots >= holder.needs[stage] - 1 else None
-            if holder.incarnation not in job.avoid:
-                return able
+        able = self._able_holder(job, joins=joins)
+        first = able if able is not None and able.incarnation not in job.avoid else None
+        if first is not None and (first.load < 0 and not (first.gathers and first.denoises)):
+            return first
+        if job.stage is Stage.DECODE and self._is_bound(job):
+            # What is denoised is the largest of what is pulled, and decoding the shortest that waits.
+            return first
         generations = self._generations(job)
-        if apart and source is None:
+        if apart and job.input is None:
             generations = [generation for generation in generations if self.offers.by_any(generation, apart)]
         shun = job.avoid if job.avoid and self.has_others(job, generations) else ()
-        open_ = [by_load for generation in generations if (by_load := self._open.get((stage, generation)))]
-        for load in sorted({load for by_load in open_ for load in by_load}):
-            for by_load in open_:
-                keeper = by_load.get(load, {}).get(source.incarnation) if source is not None else None
-                if keeper is not None and keeper.incarnation not in shun and can_take(keeper, job):
-                    # It has the checkpoint, or copied the input.
-                    return keeper
-            equals = (
-                peer
-                for by_load in open_
-                for incarnation, peer in by_load.get(load, {}).items()
-                if incarnation not in shun and not (apart and not can_take(peer, job))
-            )
-            if (peer := self._fewest_loads(equals, job)) is not None:
-                return peer
-        return None if shun else able
+        peer = self._places.choose(job, generations, shun, apart, joins=joins)
+        if first is not None and (peer is None or first.load <= peer.load):
+            return first
+        return peer if peer is not None or shun else able
 
-    def _fewest_loads(self, equals: Iterator[Peer[R]], job: Job[R]) -> Peer[R] | None:
-        """Of peers that may as well take it, the first that has the fewest adapters to load."""
-        adapters = needs(job)
-        if not adapters:
-            return next(equals, None)
-        return min(islice(equals, self._compared), key=lambda peer: peer.loads_for(adapters), default=None)
+    def _able_holder(self, job: Job[R], *, joins: bool) -> Peer[R] | None:
+        """The peer that holds its input, if it can go on with it now."""
+        holder = self._holder(job)
+        if holder is None or not holder.may_wait(early=self._ordering.commits_early):
+            return None
+        # It need not pull.
+        fits = holder.free_slots >= holder.needs[job.stage] - 1
+        return holder if fits and self._places.accepts(holder, job, joins=joins) else None
 
     def _can_end(self, generation: str, stage: Stage) -> bool:
         """Whether a job of this generation can go on from `stage` to its end; a role that nobody has may yet come."""
@@ -408,8 +423,9 @@ class Scheduler(Generic[R]):
     def _worth_a_look(self, stage: Stage, group: Group, kind: Kind) -> bool:
         """False only if none of the lane's jobs could start or would be stranded."""
         generation, bound = group
-        if bound or any(kind):
+        avoid, apart, marked = kind
+        if bound or avoid or apart:
             return True
         if generation:
-            return (stage, generation) in self._open or self.is_stranded(generation, stage, NONE)
-        return any((stage, complete) in self._open for complete in self._complete)
+            return self._places.is_open(stage, generation, marked) or self.is_stranded(generation, stage, NONE)
+        return any(self._places.is_open(stage, complete) for complete in self._complete)

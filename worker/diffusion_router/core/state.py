@@ -8,6 +8,7 @@ who may be reading it, so that its slot is released no earlier than I3 allows.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
@@ -83,9 +84,15 @@ class Task(Generic[R]):
     """Slots of its peer's pool that it may take: an input that is pulled, an output that is made."""
     nbytes: int = 0
     """Likewise bytes, as far as can be known before."""
+    batch: str = ""
+    """Its job's, unless it is computed alone."""
     started: bool = False
     begun: tuple[float, str] | None = None
     """When compute was heard to begin, and its job's shape."""
+    alone_at: float = 0.0
+    """Its peer's `alone_seconds` then."""
+    alone_share: float = 1.0
+    """Of the time that it has computed, how much it would have needed alone."""
     abandoned: bool = False
     """The job ended or moved on without it; its report only gives the credit back."""
     revoked: bool = False
@@ -158,6 +165,8 @@ class Job(Generic[R]):
     work: float = 0.0
     parks: int = 0
     """Times that it gave way to another."""
+    batch: str = ""
+    """As in JobSubmitted."""
     adapters: frozenset[str] = frozenset()
     """Which it is denoised with; and by which scheduler, if by another than the model's own."""
     not_before: float = 0.0
@@ -200,6 +209,16 @@ class Job(Generic[R]):
     def share_left(self) -> float:
         """Of its denoising."""
         return 1.0 - min(self.step, self.steps) / self.steps if self.steps and self.stage is Stage.DENOISE else 1.0
+
+    @property
+    def alone(self) -> bool:
+        """It may have killed a worker, and is computed beside no other."""
+        return self.kills > 0 or self.suspect
+
+    @property
+    def company(self) -> str:
+        """Its batch, if it may be computed with others just now."""
+        return "" if self.alone else self.batch
 
     def ready(self, stage: Stage, now: float) -> bool:
         """Whether it waits for a task of this stage, and may have one."""
@@ -258,6 +277,11 @@ class Peer(Generic[R]):
     """Those, and adapters that it can compute with."""
     loaded: frozenset[str] = frozenset()
     """Those in its memory, by its last word, and those that its tasks since then want."""
+    computing: Counter[str] = field(default_factory=Counter)
+    """Of one that shares forwards among denoisings: those that it computes, by batch."""
+    alone_seconds: float = 0.0
+    """What it has denoised, in seconds that each step would have taken alone, up to `alone_until`."""
+    alone_until: float = 0.0
     stalled: set[str] = field(default_factory=set)
     """Tasks that were told to stop long ago, and did not."""
     tasks: dict[str, Task[R]] = field(default_factory=dict)
@@ -310,6 +334,18 @@ class Peer(Generic[R]):
     def credits(self) -> int:
         """Tasks that could be sent to it now."""
         return max(0, self.prefetch - self.load) if self.takes_tasks else 0
+
+    @property
+    def gathers(self) -> bool:
+        """It shares forwards among denoisings: what it has of others decides whether it is the right place."""
+        return self.capacity > 1 and Stage.DENOISE in self.stages
+
+    @property
+    def denoises(self) -> list[Task[R]]:
+        """Those of its denoisings that are not about to end before their time."""
+        return [
+            task for task in self.tasks.values() if task.stage is Stage.DENOISE and not (task.parking or task.abandoned)
+        ]
 
     @property
     def load(self) -> int:

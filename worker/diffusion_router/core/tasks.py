@@ -52,6 +52,7 @@ def start(book: Book[R], job: Job[R], peer: Peer[R], order: float) -> None:
         sent_at=book.now,
         slots=peer.slots_for(stage, source),
         nbytes=peer.bytes_for(stage, source),
+        batch=job.company,
         # Only denoisings say how far they are.
         ends_soon=stage is not Stage.DENOISE,
     )
@@ -75,7 +76,7 @@ def start(book: Book[R], job: Job[R], peer: Peer[R], order: float) -> None:
             attempt,
             report,
             job.deadline,
-            alone=job.kills > 0 or job.suspect,
+            alone=job.alone,
             order=order,
         )
     )
@@ -103,7 +104,8 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
             job.step, job.steps = max(event.step, skipped), event.steps or job.steps
             if task.begun is not None and skipped < event.step <= event.steps:
                 share = (event.step - skipped) / event.steps
-                book.estimates.suppose(task.stage, job.shape, (book.now - task.begun[0]) / share)
+                alone = (book.now - task.begun[0]) * book.share_alone(peer, task)
+                book.estimates.suppose(task.stage, job.shape, alone / share)
             _makes_steps(book, peer, task, job)
         book.emit(JobChanged(job.id))
 
@@ -138,7 +140,7 @@ def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
         outputs.discard(book, output, task.job_id)
     else:
         _trust_pool(book, peer)
-        _learn(book, peer, task, job.shape, result)
+        _learn(book, peer, task, job, result)
         if job.records:
             job.records[-1].report = result.report
         job.not_before = 0.0
@@ -150,14 +152,16 @@ def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
     leaving.relieve(book, peer)
 
 
-def _learn(book: Book[R], peer: Peer[R], task: Task[R], shape: str, result: StageResult[R]) -> None:
-    """How long the stage takes, from one that made all steps of it, or from its part of the steps."""
+def _learn(book: Book[R], peer: Peer[R], task: Task[R], job: Job[R], result: StageResult[R]) -> None:
+    """How long the stage takes alone, from one that made all steps of it, or from its part of the steps."""
+    book.batches.makes(peer.generation, job.batch, result.forwards)
     skipped = task.input.parked if task.input is not None else None
     if result.parked is not None or (skipped is not None and skipped.step >= skipped.steps):
         return
     share = 1.0 - skipped.step / skipped.steps if skipped is not None else 1.0
-    book.estimates.learn(task.stage, shape, result.compute_seconds / share)
-    book.tallies.done(peer.generation, task.stage, shape, result.compute_seconds / share)
+    seconds = result.compute_seconds * task.alone_share / share
+    book.estimates.learn(task.stage, job.shape, seconds)
+    book.tallies.done(peer.generation, task.stage, job.shape, seconds)
 
 
 def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message: str) -> None:

@@ -85,15 +85,18 @@ def _process(message: peer_pb2.Register) -> core.Process | None:
     return core.Process(process.pod_uid, process.started_at)
 
 
-def event(incarnation: str, report: peer_pb2.PeerReport) -> Event | None:
-    """What any report but the first says; None: what a newer worker says. Raises MalformedReport."""
+def event(incarnation: str, report: peer_pb2.PeerReport, before: peer_pb2.Heartbeat) -> Event | None:
+    """What any report but the first says; None: what a newer worker says. Raises MalformedReport.
+
+    before: the last heartbeat, of which what is the same is not said again.
+    """
     match report.WhichOneof("report"):
         case "register":
             return registration(report.register)
         case "heartbeat":
             heartbeat = report.heartbeat
             adapters = _adapters(heartbeat.adapters) if heartbeat.HasField("adapters") else None
-            return core.PeerHeartbeat(incarnation, heartbeat.draining, adapters)
+            return core.PeerHeartbeat(incarnation, heartbeat.draining, adapters, _forwards(heartbeat, before))
         case "input_received":
             return core.InputReceived(incarnation, report.input_received.task_id)
         case "progress":
@@ -110,6 +113,15 @@ def event(incarnation: str, report: peer_pb2.PeerReport) -> Event | None:
             return core.PeerProbed(incarnation)
         case _:
             return None
+
+
+def _forwards(heartbeat: peer_pb2.Heartbeat, before: peer_pb2.Heartbeat) -> tuple[core.ForwardTime, ...]:
+    known = {(time.shape, time.requests): time.seconds for time in before.forwards}
+    return tuple(
+        core.ForwardTime(time.shape, time.requests, time.seconds)
+        for time in heartbeat.forwards
+        if known.get((time.shape, time.requests)) != time.seconds
+    )
 
 
 def command(
@@ -175,6 +187,7 @@ def _result(done: Report) -> core.StageResult[Report]:
         compute_seconds=done.timings.compute_seconds,
         parked=parked,
         nbytes=-(-done.output.length // _PAGE) * _PAGE,
+        forwards=done.timings.forwards,
     )
 
 

@@ -209,7 +209,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
                 return
             session.last_report = time.monotonic()
             self._make_plausible(report)
-            event = messages.event(incarnation, report)
+            event = messages.event(incarnation, report, session.heartbeat)
             if event is None:
                 self._told.passed_over("unknown", 1)
                 continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffusion_worker.model.batching import Company
@@ -22,6 +23,8 @@ class TaskDriver:
     parks: Callable[[], bool] = lambda: False
     asked_at: float | None = None
     """When it first called a network, by `time.perf_counter`."""
+    tokens: Counter[str] = field(default_factory=Counter)
+    """That its calls had, by what they were of."""
 
     @property
     def gathers(self) -> bool:
@@ -30,6 +33,8 @@ class TaskDriver:
     def ask(self, calls: Sequence[Call]) -> list[Any]:
         if self.asked_at is None:
             self.asked_at = time.perf_counter()
+        for call in calls:
+            self.tokens[call.shape] += call.tokens
         return self.asks(calls)
 
     def step(self, step: int, steps: int) -> bool:

@@ -6,33 +6,41 @@ assumed there.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from diffusionpipeline.v1 import peer_pb2
 
 MAX_KEPT: Final = 64
 _WEIGHT: Final = 0.2
+# What was slow once, while a kernel was compiled or another process had the device, is tried again after that long.
+FORGOTTEN_SECONDS: Final = 600.0
 
 
 class Paces:
     """Moving averages. Written on the compute thread, read on the event loop."""
 
-    def __init__(self) -> None:
-        self._seconds: OrderedDict[tuple[str, int], float] = OrderedDict()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seconds: OrderedDict[tuple[str, int], tuple[float, float]] = OrderedDict()
+        """With when it was last observed, that being the order."""
 
     def observe(self, shape: str, requests: int, seconds: float) -> None:
         """A forward of this shape, which so many requests shared, took so long."""
         key = (shape, requests)
-        before = self._seconds.get(key, seconds)
-        self._seconds[key] = before + _WEIGHT * (seconds - before)
+        before, _ = self._seconds.get(key, (seconds, 0.0))
+        self._seconds[key] = (before + _WEIGHT * (seconds - before), self._clock())
         self._seconds.move_to_end(key)
         if len(self._seconds) > MAX_KEPT:
             self._seconds.popitem(last=False)
 
     def reports(self) -> list[peer_pb2.ForwardTime]:
-        """The latest, by shape and number of requests."""
+        """Those of the last while, by shape and number of requests."""
+        since = self._clock() - FORGOTTEN_SECONDS
         return [
             peer_pb2.ForwardTime(shape=shape, requests=requests, seconds=seconds)
-            for (shape, requests), seconds in sorted(self._seconds.copy().items())
+            for (shape, requests), (seconds, at) in sorted(self._seconds.copy().items())
+            if at >= since
         ]

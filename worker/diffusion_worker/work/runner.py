@@ -297,7 +297,9 @@ class Runner:
 
         def work(ask: Ask) -> Result:
             driver = TaskDriver(ask, partial(self._steps.on_step, task), company, lambda: task.park_at is not None)
-            return run_stage(task, self._model, self._pool, driver, metrics, self._pixels)
+            result = run_stage(task, self._model, self._pool, driver, metrics, self._pixels)
+            task.timings.forwards = next((shape for shape, _ in driver.tokens.most_common(1)), "")
+            return result
 
         def ended(member: Member[Result]) -> None:
             self._compute.post(self._computed, task, member.strand.result, member.strand.error)
