@@ -51,6 +51,10 @@ class Batches:
             self._forwards[generation, batch] = forwards
             _keep_few(self._forwards, (generation, batch))
 
+    def __len__(self) -> int:
+        """What is remembered, in all."""
+        return len(self._seconds) + len(self._forwards) + len(self._of_shape)
+
     def shaped(self, shape: str, batch: str) -> None:
         self._of_shape[shape] = batch
         _keep_few(self._of_shape, shape)

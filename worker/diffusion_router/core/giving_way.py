@@ -147,12 +147,9 @@ def _can_park(going: Going[R]) -> bool:
 
 
 def _can_go_there(held: _HeldBack[R], job: Job[R], peer: Peer[R]) -> bool:
-    if (
-        peer.generation not in held.generations
-        or not peer.takes_tasks
-        or peer.incarnation in job.avoid
-        or not can_take(peer, job)
-    ):
+    if peer.generation not in held.generations or not peer.takes_tasks:
+        return False
+    if peer.incarnation in job.avoid or not can_take(peer, job):
         return False
     if peer.gathers and len(peer.denoises) > 1:
         # Others would go on there, of which it may share no forward.

@@ -205,7 +205,7 @@ class Scheduler(Generic[R]):
         """Whether nothing has changed since all lanes concerned were looked at."""
         for generation, (_, job_id) in list(self._impatient.items()):
             job = self._jobs.get(job_id)
-            if job is None or not job.ready(Stage.DENOISE, self._now):
+            if job is None or not self._has_waited_too_long(job):
                 # Others may join again.
                 del self._impatient[generation]
                 if (generation, "") in self._lanes[Stage.DENOISE]:
@@ -303,6 +303,10 @@ class Scheduler(Generic[R]):
         if stage is Stage.DENOISE:
             self.giving_way.forget((group, kind))
 
+    def _has_waited_too_long(self, job: Job[R]) -> bool:
+        patience = self._estimates.seconds(Stage.DENOISE, job.shape)
+        return job.ready(Stage.DENOISE, self._now) and self._now - job.ready_since > patience
+
     def _overtakes(self, generation: str, first: First) -> bool:
         """Whether one that comes before it has waited for an idle peer for as long as it would take itself. Until then
         others may join those of their batch: it would take longer if they were not computed together."""
@@ -314,8 +318,7 @@ class Scheduler(Generic[R]):
         """This one is first in its lane, and no peer has a place for it."""
         job = self._jobs.get(first[1])
         if job is not None and stage is Stage.DENOISE:
-            patience = self._estimates.seconds(stage, job.shape)
-            if kind[2] and self._now - job.ready_since > patience and not self._overtakes(group[0], first):
+            if kind[2] and self._has_waited_too_long(job) and not self._overtakes(group[0], first):
                 self._impatient[group[0]] = first
             generations = (group[0],) if group[0] else tuple(self._complete)
             self.giving_way.hold_back((group, kind), self._lanes[stage][group][kind], generations)
@@ -428,4 +431,4 @@ class Scheduler(Generic[R]):
             return True
         if generation:
             return self._places.is_open(stage, generation, marked) or self.is_stranded(generation, stage, NONE)
-        return any(self._places.is_open(stage, complete) for complete in self._complete)
+        return any(self._places.is_open(stage, complete, marked) for complete in self._complete)
