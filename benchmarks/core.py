@@ -128,7 +128,8 @@ class World:
         number = next(self._order)
         long = "long" if self._row.tenants and number % 10 == 0 else ""
         tenant = f"tenant {number % self._row.tenants}" if self._row.tenants else ""
-        self.tell(JobSubmitted(f"job-{number}", self.now + TIMEOUT, f"{number % 5}{long}", tenant=tenant, batch=f"{number % 5}{long}"))
+        shape = f"{number % 5}{long}"
+        self.tell(JobSubmitted(f"job-{number}", self.now + TIMEOUT, shape, tenant=tenant, batch=shape))
 
     def run(self, events: int) -> None:
         end = self.events + events
