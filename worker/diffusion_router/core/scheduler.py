@@ -127,7 +127,8 @@ class Scheduler(Generic[R]):
             self._relane()
         for stage, groups in self._lanes.items():
             # Who is held back by what it avoids may have no other choice now; whose roles are gone starts over.
-            self._touched[stage].update(group for group in groups if turned or not group[1])
+            anybody = turned or stage is Stage.DENOISE
+            self._touched[stage].update(group for group in groups if anybody or not group[1])
             if not known:
                 groups.pop((peer.generation, peer.incarnation), None)
         for output in peer.outputs.values() if known else ():
@@ -193,11 +194,15 @@ class Scheduler(Generic[R]):
         groups, touched = self._lanes[stage], self._touched[stage]
         if stage is Stage.DENOISE:
             # Who need not pull at one peer may go to any other.
-            touched.update(group for group in groups if group[0] == peer.generation)
+            self._touch_all(peer.generation)
             return
         for group in ((peer.generation, peer.incarnation), (peer.generation, ""), _ANYWHERE):
             if group in groups:
                 touched.add(group)
+
+    def _touch_all(self, generation: str) -> None:
+        groups = self._lanes[Stage.DENOISE]
+        self._touched[Stage.DENOISE].update(group for group in groups if group[0] == generation)
 
     # ------------------------------------------------------------ what follows
 
@@ -208,8 +213,7 @@ class Scheduler(Generic[R]):
             if job is None or not self._has_waited_too_long(job):
                 # Others may join again.
                 del self._impatient[generation]
-                if (generation, "") in self._lanes[Stage.DENOISE]:
-                    self._touched[Stage.DENOISE].add((generation, ""))
+                self._touch_all(generation)
         return self.giving_way.settled and not (self._changed or any(self._touched.values()))
 
     def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R], float], None]) -> list[Job[R]]:

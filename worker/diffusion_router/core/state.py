@@ -342,10 +342,8 @@ class Peer(Generic[R]):
 
     @property
     def denoises(self) -> list[Task[R]]:
-        """Those of its denoisings that are not about to end before their time."""
-        return [
-            task for task in self.tasks.values() if task.stage is Stage.DENOISE and not (task.parking or task.abandoned)
-        ]
+        """Its denoisings but those that are parked at their next step, whose places are given to others already."""
+        return [task for task in self.tasks.values() if task.stage is Stage.DENOISE and not task.parking]
 
     @property
     def load(self) -> int:
