@@ -12,8 +12,9 @@ from contract.api.artist import picture
 from contract.router.conftest import Router, Start
 from contract.router.scripted_worker import DEADLINE, ScriptedWorker, attach_all
 from contract.router.test_jobs_and_streams import create, ended, heard, peers
+from diffusion_router.core import PeerHeartbeat
 from diffusion_router.peers.claims import MAX_ADAPTERS, make_plausible
-from diffusion_router.peers.messages import registration
+from diffusion_router.peers.messages import event, registration
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 from diffusionpipeline.words import PROTOCOL
 from testbed.waiting import eventually
@@ -88,6 +89,19 @@ async def test_forwards_that_took_no_possible_time_are_not_shown(router: Router)
     await worker.report(heartbeat=peer_pb2.Heartbeat(forwards=forwards))
     await heard(router, worker)
     assert await count(router, 'diffusion_router_ignored_reports_total{reason="impossible"}') == 2
+
+
+def test_of_what_a_heartbeat_says_again_the_core_hears_nothing() -> None:
+    def beat(*seconds: float) -> peer_pb2.PeerReport:
+        forwards = [peer_pb2.ForwardTime(shape="s", requests=n + 1, seconds=one) for n, one in enumerate(seconds)]
+        return peer_pb2.PeerReport(heartbeat=peer_pb2.Heartbeat(forwards=forwards))
+
+    first, second = beat(0.1, 0.2), beat(0.1, 0.3)
+    heard = [
+        event("i", report, before.heartbeat)
+        for before, report in ((peer_pb2.PeerReport(), first), (first, first), (first, second))
+    ]
+    assert [len(beat.forwards) for beat in heard if isinstance(beat, PeerHeartbeat)] == [2, 0, 1]
 
 
 @pytest.mark.parametrize("kind", ["control_nets", "ip_adapters"])

@@ -45,6 +45,15 @@ async def test_tasks_step_side_by_side_and_end_each_for_itself(start: Start) -> 
     assert 2 in worker.model.network.batches
 
 
+async def test_it_says_what_most_of_its_forwards_were_of(start: Start) -> None:
+    worker, stream, sources = await denoiser(start)
+    worker.model.hold = False
+    worker.model.let_go(100)
+    await stream.execute(DENOISE, "t", source=sources[0])
+    timings = (await stream.done("t")).timings
+    assert timings.forwards.startswith(f"{type(worker.model.network).__name__} ")
+
+
 async def test_one_of_them_is_cancelled_and_the_others_go_on(start: Start) -> None:
     worker, stream, sources = await denoiser(start)
     await running(worker, stream, "stays", source=sources[0])

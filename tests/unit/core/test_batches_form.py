@@ -30,10 +30,13 @@ FORWARD = "UNet 4x8x8"
 class Bed:
     """Denoisers that begin what they are sent, and make no step."""
 
-    def __init__(self, denoisers: int = 2, capacity: int = 4, policy: Policy | None = None) -> None:
+    def __init__(
+        self, denoisers: int = 2, capacity: int = 4, policy: Policy | None = None, *, resumable: bool = False
+    ) -> None:
         self.world = World() if policy is None else World(policy)
         self.encoder = self.world.spawn(ENCODE, capacity=64, slots=64)
-        self.denoisers = [self.world.spawn(DENOISE, capacity=capacity, slots=64) for _ in range(denoisers)]
+        settings = {"capacity": capacity, "slots": 64, "resumable": resumable}
+        self.denoisers = [self.world.spawn(DENOISE, **settings) for _ in range(denoisers)]
 
     def ask(self, *batches: str) -> list[str]:
         jobs = [self.world.submit(batch=batch) for batch in batches]
@@ -107,7 +110,6 @@ def test_a_job_that_may_have_killed_a_worker_has_one_to_itself() -> None:
     bed = Bed(denoisers=3)
     (first,) = bed.ask("a")
     bed.world.kill(bed.denoisers.pop(0))
-    bed.world.respawn(bed.encoder) if not bed.encoder.alive else None
     bed.world.advance(bed.world.policy.lease * 2)
     bed.ask("a", "a")
     alone = next(
@@ -210,6 +212,31 @@ def test_what_one_peer_encodes_and_denoises_is_pulled_by_nobody() -> None:
         action for action in world.said(Execute) if action.input and action.input.incarnation != action.incarnation
     ]
     assert not moved
+
+
+def test_a_denoising_moves_to_a_denoiser_that_has_come_to_have_none() -> None:
+    bed = Bed(denoisers=1, policy=Policy(scheduling=Deadline()), resumable=True)
+    bed.measure(batch="a", together={1: 1.0, 2: 1.8})
+    bed.world.core.estimates.learn(DENOISE, "", 30.0)
+    bed.ask("a", "a")
+    assert bed.shares == [["a", "a"]]
+    bed.denoisers.append(bed.world.spawn(DENOISE, capacity=4, slots=64, resumable=True))
+    bed.world.run(rounds=2, seconds=0.0)
+    assert bed.shares == [["a"], ["a"]]
+    bed.world.spawn(DECODE)
+    bed.world.run()
+    bed.world.check_at_rest()
+    assert max(bed.world.steps.values()) == 1, "nothing is computed twice"
+
+
+def test_nothing_is_moved_for_a_gain_that_is_less_than_the_trouble() -> None:
+    bed = Bed(denoisers=1, policy=Policy(scheduling=Deadline()), resumable=True)
+    bed.measure(batch="a", together={1: 1.0, 2: 1.02})
+    bed.world.core.estimates.learn(DENOISE, "", 30.0)
+    bed.ask("a", "a")
+    bed.denoisers.append(bed.world.spawn(DENOISE, capacity=4, slots=64, resumable=True))
+    bed.world.deliver_all()
+    assert bed.shares == [["a", "a"], []]
 
 
 # ------------------------------------------------------------ how long it takes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffusion_worker.work.paces import MAX_KEPT, Paces
+from diffusion_worker.work.paces import FORGOTTEN_SECONDS, MAX_KEPT, Paces
 from unit.hub.networks import Doubler, call
 
 
@@ -28,6 +28,18 @@ def test_what_was_not_seen_for_long_is_forgotten_first() -> None:
     assert len(told(paces)) == MAX_KEPT
     assert ("Net", 0) in told(paces)
     assert ("Net", 1) not in told(paces)
+
+
+def test_what_was_slow_once_is_not_told_for_ever() -> None:
+    now = 0.0
+    paces = Paces(lambda: now)
+    paces.observe("Net", 1, 1.0)
+    paces.observe("Net", 2, 9.0)
+    now = FORGOTTEN_SECONDS
+    paces.observe("Net", 1, 1.0)
+    assert told(paces) == {("Net", 1): 1.0, ("Net", 2): 9.0}
+    now += 1.0
+    assert told(paces) == {("Net", 1): 1.0}
 
 
 def test_a_shape_is_the_network_and_one_sample() -> None:

@@ -244,6 +244,7 @@ class Core(Book[R]):
                     jobs.start_over(self, job)
                 self._pass_the_lead()
             self.scheduler.make_way(self.park, self._start)
+            self.scheduler.spread(self.park)
         for task in self.scheduler.to_ask_back():
             self.ask_back(task)
 

@@ -21,6 +21,8 @@ from diffusion_router.core.state import Job, Output, Peer
 
 # Batches are told apart by so many marks: one more lane each.
 _MARKS: Final = 64
+# Of crowded peers, from which a denoising may be moved to one that is idle.
+LOOKED_AT: Final = 16
 NO_MARK: Final = 0
 
 
@@ -42,14 +44,23 @@ class Places(Generic[R]):
         self._joinable: dict[tuple[str, str], dict[int, dict[str, Peer[R]]]] = {}
         self._joined: dict[str, tuple[tuple[str, str], int]] = {}
         self._marked: Counter[tuple[str, int]] = Counter()
+        # Peers that denoise several, by how many; where each is. Generations in which one came to denoise nothing.
+        self._crowded: dict[str, dict[int, dict[str, Peer[R]]]] = {}
+        self._crowds: dict[str, int] = {}
+        self._emptied: set[str] = set()
 
     # ------------------------------------------------------------ what changes
 
-    def enter(self, peer: Peer[R], *, credit: bool) -> None:
-        """To be called when the peer has other tasks or other room. credit: whether it may be sent one."""
+    def enter(self, peer: Peer[R], *, takes_tasks: bool, credit: bool) -> None:
+        """To be called when the peer has other tasks or other room. takes_tasks: whether it ever may be sent one, and
+        credit: now."""
         load, free = peer.load, peer.free_slots
         loads = self._loads.setdefault(peer.incarnation, {})
         others = peer.denoises if peer.gathers else []
+        if peer.gathers:
+            self._crowd(peer, len(others) if takes_tasks else 0)
+            if credit and not others:
+                self._emptied.add(peer.generation)
         for stage, need in peer.needs.items():
             room = credit and free >= need
             if stage is Stage.DENOISE and peer.gathers:
@@ -98,6 +109,19 @@ class Places(Generic[R]):
             self._joinable.setdefault((generation, batch), {}).setdefault(number, {})[peer.incarnation] = peer
             self._marked[generation, mark(batch)] += 1
 
+    def _crowd(self, peer: Peer[R], number: int) -> None:
+        before, of_generation = self._crowds.get(peer.incarnation, 0), self._crowded.setdefault(peer.generation, {})
+        number = number if number > 1 else 0
+        if before and before != number:
+            del self._crowds[peer.incarnation], of_generation[before][peer.incarnation]
+            if not of_generation[before]:
+                del of_generation[before]
+        if number and before != number:
+            self._crowds[peer.incarnation] = number
+            of_generation.setdefault(number, {})[peer.incarnation] = peer
+        if not of_generation:
+            del self._crowded[peer.generation]
+
     # ------------------------------------------------------------ who has one
 
     def is_open(self, stage: Stage, generation: str, marked: int = NO_MARK) -> bool:
@@ -122,6 +146,21 @@ class Places(Generic[R]):
         company, number = job.company, len(others) + 1
         same = company and all(task.batch == company for task in others)
         return joins and bool(same) and peer.load < 0 and self._batches.pays(peer.generation, company, number)
+
+    @property
+    def unspread(self) -> bool:
+        """Whether a peer that could share forwards has come to denoise nothing, while others may be crowded."""
+        return bool(self._emptied)
+
+    def spread(self) -> Iterator[tuple[int, list[Peer[R]]]]:
+        """Since the last call, where that is so: how many of them there still are, and the most crowded of the others,
+        those first that denoise the most."""
+        emptied, self._emptied = self._emptied, set()
+        for generation in emptied:
+            crowded = self._crowded.get(generation, {})
+            some = (peer for number in sorted(crowded, reverse=True) for peer in crowded[number].values())
+            if (idle := self._idle[Stage.DENOISE, generation]) and crowded:
+                yield idle, list(islice(some, LOOKED_AT))
 
     def choose(
         self, job: Job[R], generations: Iterable[str], shun: Collection[str], apart: Names, *, joins: bool

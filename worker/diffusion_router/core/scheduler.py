@@ -48,6 +48,9 @@ Avoid = frozenset[str]
 # And adapters that not all peers of the group can denoise with, and the mark of its batch, where that counts.
 Kind = tuple[Avoid, Names, int]
 
+# What is moved must gain more than that many seconds, and is so often at most.
+MOVING: Final = 1.0
+_MOVES: Final = 4
 _ANYWHERE: Final[Group] = ("", "")
 
 
@@ -69,6 +72,7 @@ class Scheduler(Generic[R]):
         self._peers = peers
         self._ordering = ordering
         self._estimates = estimates
+        self._batches = batches
         self.offers: Offers[R] = Offers()
         self._lanes: dict[Stage, dict[Group, dict[Kind, Queue[R]]]] = {stage: {} for stage in Stage}
         self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
@@ -185,7 +189,7 @@ class Scheduler(Generic[R]):
     def _enter(self, peer: Peer[R]) -> None:
         known = peer.takes_tasks and peer.incarnation in self._peers
         credit = known and peer.may_wait(early=self._ordering.commits_early)
-        self._places.enter(peer, credit=credit)
+        self._places.enter(peer, takes_tasks=known, credit=credit)
         for stage in peer.stages if credit else ():
             if self._lanes[stage]:
                 self._touch(stage, peer)
@@ -214,7 +218,8 @@ class Scheduler(Generic[R]):
                 # Others may join again.
                 del self._impatient[generation]
                 self._touch_all(generation)
-        return self.giving_way.settled and not (self._changed or any(self._touched.values()))
+        waits = self._changed or any(self._touched.values()) or self._places.unspread
+        return self.giving_way.settled and not waits
 
     def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R], float], None]) -> list[Job[R]]:
         """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over).
@@ -334,6 +339,25 @@ class Scheduler(Generic[R]):
             start(way.job, way.peer, self._ordering.started(way.job, way.queue, in_turn=False))
             way.queue.discard(way.job.id)
             self._touched[Stage.DENOISE].add(self._group(way.job))
+
+    def spread(self, park: Callable[[Task[R]], None]) -> None:
+        """Has denoisings parked that go on faster on peers that have nothing to denoise, and for which nobody waits."""
+        for idle, crowded in self._places.spread():
+            for peer in crowded[:idle] if self._ordering.preempts else ():
+                number, batch = len(peer.denoises), peer.denoises[0].batch
+                slowdown = self._batches.slowdown(peer.generation, batch, number)
+                able = [task for task in peer.denoises if self._can_move(task)]
+                last = max(able, key=self._left, default=None)
+                if last is not None and self._left(last) * (slowdown - 1.0) > MOVING + 4 * self._estimates.pause:
+                    park(last)
+
+    def _can_move(self, task: Task[R]) -> bool:
+        job = self._jobs.get(task.job_id)
+        going = task.started and task.resumable and not (task.abandoned or task.ends_soon)
+        return going and job is not None and job.task is task and not job.alone and job.parks < _MOVES
+
+    def _left(self, task: Task[R]) -> float:
+        return self._ordering.left(self._jobs[task.job_id])
 
     def to_ask_back(self) -> Iterator[Task[R]]:
         """Tasks that wait on a busy peer while another could start them at once.
