@@ -29,7 +29,7 @@ from diffusionpipeline.words import MAX_ADAPTERS, word
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 # Around 1, which is what was predicted.
 _RATIOS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2, 3, 5, 10)
-_PARKS: Final = ("gives_way", "leaves")
+_PARKS: Final = tuple(reason.value for reason in core.ParkReason)
 _ROLES: Final = {stage: word(stage_pb2.Role, stage) for stage in core.Stage}
 # How the core ends jobs that it does not complete.
 _FAILURES: Final = (
@@ -175,8 +175,7 @@ class Metrics:
             case core.JobKilled():
                 self.kills.inc()
             case core.ParkTask():
-                peer = self._core.peers.get(action.incarnation)
-                self.parks.labels("leaves" if peer is None or peer.draining else "gives_way").inc()
+                self.parks.labels(action.reason.value).inc()
             case core.Execute(copy=True):
                 self.copies.inc()
             case core.JobEnded():

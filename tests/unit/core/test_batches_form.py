@@ -11,6 +11,8 @@ from diffusion_router.core import (
     ForwardTime,
     InputReceived,
     JobSubmitted,
+    ParkReason,
+    ParkTask,
     PeerHeartbeat,
     PeerRegistered,
     Policy,
@@ -223,6 +225,7 @@ def test_a_denoising_moves_to_a_denoiser_that_has_come_to_have_none() -> None:
     bed.denoisers.append(bed.world.spawn(DENOISE, capacity=4, slots=64, resumable=True))
     bed.world.run(rounds=2, seconds=0.0)
     assert bed.shares == [["a"], ["a"]]
+    assert [park.reason for park in bed.world.said(ParkTask)] == [ParkReason.MOVES]
     bed.world.spawn(DECODE)
     bed.world.run()
     bed.world.check_at_rest()

@@ -16,6 +16,7 @@ from diffusion_router.core import (
     HeldTask,
     InputReceived,
     Parked,
+    ParkReason,
     ParkTask,
     PeerHeartbeat,
     Progressed,
@@ -104,7 +105,7 @@ def test_told_to_park_it_ends_after_the_next_step_with_a_checkpoint_of_it() -> N
     around = Around(park=0.1)
     around.give("a")
     around.until(2.2)
-    around.worker.obey(ParkTask("me", "a.task"), None)
+    around.worker.obey(ParkTask("me", "a.task", ParkReason.GIVES_WAY), None)
     around.until(30.0)
     when, done = around.said[-1]
     assert isinstance(done, StageDone)
@@ -126,7 +127,7 @@ def test_a_task_that_is_parked_lets_the_next_one_begin() -> None:
     around.give("a")
     around.give("b")
     around.until(1.0)
-    around.worker.obey(ParkTask("me", "a.task"), None)
+    around.worker.obey(ParkTask("me", "a.task", ParkReason.GIVES_WAY), None)
     around.until(30.0)
     assert [event.result.task_id for event in around.of(StageDone)] == ["a.task", "b.task"]
     assert around.said[-1][0] == pytest.approx(11.5)

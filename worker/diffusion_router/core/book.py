@@ -13,7 +13,7 @@ from typing import Final, Generic
 
 from diffusion_router.core.batches import Batches
 from diffusion_router.core.estimates import Begun, Estimates
-from diffusion_router.core.events import Action, CancelTask, ParkTask, R, Stage, StageResult
+from diffusion_router.core.events import Action, CancelTask, ParkReason, ParkTask, R, Stage, StageResult
 from diffusion_router.core.lifecycle import JobState, Move, after
 from diffusion_router.core.policy import Policy
 from diffusion_router.core.reuse import Reuse
@@ -310,11 +310,11 @@ class Book(Generic[R]):
         peer = self.peers.get(incarnation)
         return peer is not None and task_id in peer.tasks
 
-    def park(self, task: Task[R]) -> None:
+    def park(self, task: Task[R], reason: ParkReason) -> None:
         """At its next step, if it has one left."""
         self._set_parking(task, True)
         self.scheduler.giving_way.stops(task.id)
-        self.emit(ParkTask(task.incarnation, task.id))
+        self.emit(ParkTask(task.incarnation, task.id, reason))
 
     def not_parking(self, task: Task[R]) -> None:
         """It goes on as if it had not been told."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Generic, TypeVar
 
 R = TypeVar("R")
@@ -61,6 +61,15 @@ class JobStatus(StrEnum):
     @property
     def ended(self) -> bool:
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class ParkReason(Enum):
+    GIVES_WAY = "gives_way"
+    """To a job that is more urgent."""
+    LEAVES = "leaves"
+    """Its peer does."""
+    MOVES = "moves"
+    """It goes on faster on a peer that has nothing to do."""
 
 
 class RefusalReason(IntEnum):
@@ -346,6 +355,7 @@ class ParkTask:
 
     incarnation: str
     task_id: str
+    reason: ParkReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from diffusion_router.core import cache, outputs, sharing
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import Execute, R, StageResult
+from diffusion_router.core.events import Execute, ParkReason, R, StageResult
 from diffusion_router.core.lifecycle import Move
 from diffusion_router.core.state import Job, Output, Peer, Task
 
@@ -42,7 +42,7 @@ def _pass_on(book: Book[R], peer: Peer[R]) -> None:
         job = book.jobs.get(task.job_id)
         parkable = task.started and task.resumable and not (task.parking or task.abandoned)
         if job is not None and parkable and book.scheduler.has_others(job, [peer.generation]):
-            book.park(task)
+            book.park(task, ParkReason.LEAVES)
     for output in list(peer.outputs.values()):
         for task in list(_begun_with(book, output)):
             _let_go(book, task, output)

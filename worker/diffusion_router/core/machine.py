@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from diffusion_router.core import cache, jobs, leaving, membership, outputs, sharing, tasks
@@ -23,6 +24,7 @@ from diffusion_router.core.events import (
     InputReceived,
     JobRecorded,
     JobSubmitted,
+    ParkReason,
     PeerDisconnected,
     PeerDrained,
     PeerHeartbeat,
@@ -243,8 +245,8 @@ class Core(Book[R]):
                 for job in self.scheduler.assign(stage, self.now, self._start):
                     jobs.start_over(self, job)
                 self._pass_the_lead()
-            self.scheduler.make_way(self.park, self._start)
-            self.scheduler.spread(self.park)
+            self.scheduler.make_way(partial(self.park, reason=ParkReason.GIVES_WAY), self._start)
+            self.scheduler.spread(partial(self.park, reason=ParkReason.MOVES))
         for task in self.scheduler.to_ask_back():
             self.ask_back(task)
 
