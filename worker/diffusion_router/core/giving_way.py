@@ -52,7 +52,7 @@ class GivingWay(Generic[R]):
         self._by_due: dict[str, list[tuple[float, str]]] = {}
         self._going: dict[str, tuple[float, Going[R]]] = {}
         self._held_back: dict[object, _HeldBack[R]] = {}
-        self._anew: set[object] = set()
+        self._anew: dict[object, None] = {}
         self._stepped: list[Going[R]] = []
 
     @property
@@ -94,7 +94,7 @@ class GivingWay(Generic[R]):
         if held is None or held.queue is not queue:
             held = self._held_back[place] = _HeldBack(queue, generations, only)
         held.generations, held.only = generations, only
-        self._anew.add(place)
+        self._anew[place] = None
 
     def forget(self, place: object) -> None:
         """To be called when nothing waits there any more."""
@@ -105,7 +105,7 @@ class GivingWay(Generic[R]):
     def ways(self, now: float) -> Iterator[Way[R]]:
         """One after the other: what is said of one is to be done before the next is asked for."""
         stepped, self._stepped = self._stepped, []
-        anew, self._anew = self._anew, set()
+        anew, self._anew = self._anew, {}
         for place in list(self._held_back) if stepped else anew:
             held = self._held_back.get(place)
             if held is None:

@@ -111,7 +111,7 @@ class Scheduler(Generic[R]):
             if not known:
                 groups.pop((peer.generation, peer.incarnation), None)
         for output in peer.outputs.values() if known else ():
-            for job_id in output.listed_by:
+            for job_id in sorted(output.listed_by):
                 job = self._jobs.get(job_id)
                 if job is not None and job.input is output and not job.state.has_task:
                     self.push(job)
@@ -216,7 +216,7 @@ class Scheduler(Generic[R]):
         if not self._touched[stage]:
             return []
         stranded: list[Job[R]] = []
-        places = [(group, kind) for group in self._touched[stage] for kind in self._lanes[stage].get(group, ())]
+        places = [(group, kind) for group in sorted(self._touched[stage]) for kind in self._lanes[stage].get(group, ())]
         self._touched[stage] = set()
         heads, epoch = self._heads(stage, places), self._ordering.epoch(stage)
         while heads:
