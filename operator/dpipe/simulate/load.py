@@ -20,7 +20,8 @@ PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 @dataclass(frozen=True, slots=True)
 class Request:
     """at: when it arrives, in seconds. steps: 0: the shape's own. number: of pictures, each a job; they encode the
-    same. key: what it encodes; requests of one key encode the same. scale: of the shape's seconds, this one's own."""
+    same. key: what it encodes; requests of one key encode the same. scale: of the shape's seconds, this one's own.
+    deadline: seconds from then after which it is of no use; 0: there are none."""
 
     at: float
     shape: str
@@ -31,6 +32,7 @@ class Request:
     tenant: str = ""
     adapters: frozenset[str] = frozenset()
     scale: float = 1.0
+    deadline: float = 0.0
 
 
 Load = Callable[[random.Random], Iterator[Request]]
@@ -41,13 +43,16 @@ Mix = Mapping[str, float]
 class Spread:
     """What is drawn for each request beside its shape. scale: bounds of a uniform factor of the shape's seconds.
     numbers: weights of pictures a request. keys: prompts, by Zipf's law; 0: all differ. adapters: names, of which a
-    share `adapted` of the requests asks for one, by Zipf's law."""
+    share `adapted` of the requests asks for one, by Zipf's law. classes: weights of priorities. deadline: bounds of
+    uniform seconds; 0: there is none."""
 
     scale: tuple[float, float] = (1.0, 1.0)
     numbers: Mapping[int, float] | None = None
     keys: int = 0
     adapters: tuple[str, ...] = ()
     adapted: float = 0.0
+    classes: Mapping[Priority, float] | None = None
+    deadline: tuple[float, float] = (0.0, 0.0)
 
     def of(self, at: float, shape: str, rng: random.Random) -> Request:
         low, high = self.scale
@@ -59,6 +64,10 @@ class Spread:
             request = replace(request, key=f"prompt-{_zipf(self.keys, rng)}")
         if self.adapters and rng.random() < self.adapted:
             request = replace(request, adapters=frozenset({self.adapters[_zipf(len(self.adapters), rng) - 1]}))
+        if self.classes:
+            request = replace(request, priority=rng.choices(list(self.classes), list(self.classes.values()))[0])
+        if self.deadline[1]:
+            request = replace(request, deadline=rng.uniform(*self.deadline))
         return request
 
 
@@ -121,7 +130,7 @@ def apportioned(mix: Mix, jobs: int) -> list[str]:
     return shapes
 
 
-_COLUMNS: Final = ("arrival", "shape", "steps", "n", "class", "key", "tenant", "adapters")
+_COLUMNS: Final = ("arrival", "shape", "steps", "n", "class", "key", "tenant", "adapters", "deadline")
 _NEEDED: Final = ("arrival", "shape")
 
 
@@ -129,7 +138,8 @@ def trace(file: Path, *, speed: float = 1.0) -> Load:
     """A CSV file with a row a request, in order of arrival. speed: by how much faster than there they arrive.
 
     Columns are `arrival` (seconds), `shape`, and where there are any `steps`, `n`, `class` (a priority), `key`,
-    `tenant`, `adapters` (names with a space between). Raises InputError, with the line and the column.
+    `tenant`, `adapters` (names with a space between), `deadline` (seconds from the arrival). Raises InputError, with
+    the line and the column.
     """
 
     def load(_: random.Random) -> Iterator[Request]:
@@ -181,6 +191,7 @@ def _request(row: Mapping[str, str | None], where: str, speed: float) -> Request
         key=(row.get("key") or "").strip(),
         tenant=(row.get("tenant") or "").strip(),
         adapters=frozenset((row.get("adapters") or "").split()),
+        deadline=number("deadline", 0, 0),
     )
 
 

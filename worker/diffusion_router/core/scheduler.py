@@ -310,7 +310,7 @@ class Scheduler(Generic[R]):
         A peer holds one task more than it runs, so that its input is pulled meanwhile; which peer will be free first
         is only known later.
         """
-        for place in [place for place, idle in self._idle.items() if idle]:
+        for place in [place for place, idle in self._idle.items() if idle and self.behind.anywhere(place)]:
             by_load = ((load, peers) for load, peers in self._open[place].items() if load < 0)
             # A place that is being freed has been freed for somebody.
             idle = {peer: -load for load, peers in by_load for peer in peers.values() if not peer.parking}
