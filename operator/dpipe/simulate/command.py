@@ -23,7 +23,8 @@ _ALLOCATIONS: Final = 100_000
 
 def simulate(
     name: Annotated[
-        str | None, typer.Argument(metavar="[mixed|super-p95|ratio-shift|faults]", help="A load that is built in.")
+        str | None,
+        typer.Argument(metavar="[mixed|super-p95|ratio-shift|adapters|faults]", help="A load that is built in."),
     ] = None,
     scenario: Annotated[
         Path | None, typer.Option(help="Instead: a file with fleet, load and faults (YAML or JSON).", dir_okay=False)
@@ -114,7 +115,8 @@ def _rows(study: Study, case: Case, policies: Sequence[str], seeds: Sequence[int
     rows = []
     for name in policies:
         policy = named(name)
-        outcomes = [Simulation(scenario, policy.make(), seed, passes=policy.passes).run() for seed in seeds]
+        made = case.changed(policy.make()) if case.changed else policy.make()
+        outcomes = [Simulation(scenario, made, seed, passes=policy.passes).run() for seed in seeds]
         extra = [
             {**(case.extra(outcome.ends) if case.extra else {}), "faults": float(sum(outcome.faults.values()))}
             for outcome in outcomes

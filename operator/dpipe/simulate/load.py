@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,12 +42,13 @@ Mix = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What is drawn for each request beside its shape. scale: bounds of a uniform factor of the shape's seconds.
-    numbers: weights of pictures a request. keys: prompts, by Zipf's law; 0: all differ. adapters: names, of which a
-    share `adapted` of the requests asks for one, by Zipf's law. classes: weights of priorities. deadline: bounds of
-    uniform seconds; 0: there is none."""
+    """What is drawn for each request beside its shape. scale: bounds of a uniform factor of the shape's seconds. steps:
+    weights of steps a request; none: each shape's own. numbers: weights of pictures a request. keys: prompts, by Zipf's
+    law; 0: all differ. adapters: names, of which a share `adapted` of the requests asks for one, by Zipf's law.
+    classes: weights of priorities. deadline: bounds of uniform seconds; 0: there is none."""
 
     scale: tuple[float, float] = (1.0, 1.0)
+    steps: Mapping[int, float] | None = None
     numbers: Mapping[int, float] | None = None
     keys: int = 0
     adapters: tuple[str, ...] = ()
@@ -57,6 +59,8 @@ class Spread:
     def of(self, at: float, shape: str, rng: random.Random) -> Request:
         low, high = self.scale
         request = Request(at, shape, scale=low if low == high else rng.uniform(low, high))
+        if self.steps:
+            request = replace(request, steps=rng.choices(list(self.steps), list(self.steps.values()))[0])
         if self.numbers:
             number = rng.choices(list(self.numbers), list(self.numbers.values()))[0]
             request = replace(request, number=number)
@@ -79,6 +83,26 @@ def poisson(rate: float, jobs: int, mix: Mix, spread: Spread) -> Load:
         at = 0.0
         for _ in range(jobs):
             at += rng.expovariate(rate)
+            yield spread.of(at, rng.choices(names, weights)[0], rng)
+
+    return load
+
+
+def bursts(rate: float, variation: float, jobs: int, mix: Mix, spread: Spread) -> Load:
+    """rate: requests a second on average. variation: of the gaps between them, the deviation beside the mean, from 1.
+
+    A gap is one of two kinds, each exponential, and half of the time goes by in either (a hyperexponential of balanced
+    means): requests that come at nearly twice the rate, and long pauses.
+    """
+
+    def load(rng: random.Random) -> Iterator[Request]:
+        names, weights = list(mix), list(mix.values())
+        squared = variation**2
+        short = (1 + math.sqrt((squared - 1) / (squared + 1))) / 2
+        at = 0.0
+        for _ in range(jobs):
+            share = short if rng.random() < short else 1 - short
+            at += rng.expovariate(2 * share * rate)
             yield spread.of(at, rng.choices(names, weights)[0], rng)
 
     return load

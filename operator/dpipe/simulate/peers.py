@@ -8,7 +8,6 @@ has something to say, so that is all that is on the agenda.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -37,7 +36,7 @@ from diffusion_router.core import (
     StageResult,
 )
 from dpipe.simulate.fleet import Fleet, Group
-from dpipe.simulate.held import Held, Kept, Phase
+from dpipe.simulate.held import Held, Kept, Loaded, Phase
 from dpipe.simulate.jobs import Job
 
 # Between two reports of one task's steps, as in the real worker.
@@ -99,7 +98,7 @@ class Worker:
         self.tasks: dict[str, Held] = {}
         self.running: list[Held] = []
         self.outputs: dict[str, StageResult[Kept]] = {}
-        self._loaded: OrderedDict[str, None] = OrderedDict()
+        self._loaded = Loaded(self.world.fleet.memory.room)
         self._telling = False
         self._since, self._round, self._arrived = self.world.now, 0.0, 0
         self.version += 1
@@ -278,22 +277,14 @@ class Worker:
 
     def _load(self, held: Held) -> float:
         """Seconds until its adapters are loaded."""
-        seconds = 0.0
-        memory = self.world.fleet.memory
-        for adapter in held.job.request.adapters if held.task.stage is Stage.DENOISE else ():
-            if adapter not in self._loaded:
-                self.loads += 1
-                seconds += memory.load_seconds
-                if not self._telling:
-                    self._telling = True
-                    self.world.later(
-                        TOLD_SECONDS - self.world.now % TOLD_SECONDS, self._tell_adapters, None, id(self.process)
-                    )
-            self._loaded[adapter] = None
-            self._loaded.move_to_end(adapter)
-            if len(self._loaded) > memory.room:
-                self._loaded.popitem(last=False)
-        return seconds
+        adapters = held.job.request.adapters if held.task.stage is Stage.DENOISE else frozenset[str]()
+        loads = self._loaded.take(adapters)
+        self.loads += loads
+        if loads and not self._telling:
+            self._telling = True
+            wait = TOLD_SECONDS - self.world.now % TOLD_SECONDS
+            self.world.later(wait, self._tell_adapters, None, id(self.process))
+        return loads * self.world.fleet.memory.load_seconds
 
     def _say_step(self, held: Held, step: int) -> None:
         denoises = held.task.stage is Stage.DENOISE

@@ -16,7 +16,7 @@ from diffusion_router.core import Policy
 from dpipe.simulate.errors import InputError
 from dpipe.simulate.faults import Fault, Kind, drawn
 from dpipe.simulate.fleet import ROLES, Fleet, Group, Memory, Shape
-from dpipe.simulate.load import PRIORITIES, Load, Phase, Spread, fixed, phases, poisson, trace
+from dpipe.simulate.load import PRIORITIES, Load, Phase, Spread, bursts, fixed, phases, poisson, trace
 from dpipe.simulate.report import TIMES, Column
 from dpipe.simulate.scenario import Scenario
 from dpipe.simulate.studies import Case, Study
@@ -74,13 +74,15 @@ class PhasePart(_Part):
 class LoadPart(_Part):
     """Exactly one of rate, load and phases."""
 
-    arrivals: Literal["poisson", "fixed"] = "poisson"
+    arrivals: Literal["poisson", "fixed", "bursts"] = "poisson"
+    variation: Annotated[float, Field(ge=1, le=100)] = 1.0
     rate: Positive | None = None
     load: Positive | None = None
     jobs: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
     mix: Weights | None = None
     phases: Annotated[list[PhasePart], Field(max_length=1000)] | None = None
     scale: tuple[Positive, Positive] = (1.0, 1.0)
+    steps: Annotated[dict[Count, Positive], Field(min_length=1, max_length=100)] | None = None
     numbers: dict[Annotated[int, Field(ge=1, le=100)], Positive] | None = None
     keys: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     classes: Annotated[dict[Literal["interactive", "standard", "batch"], Positive], Field(min_length=1)] | None = None
@@ -92,6 +94,8 @@ class LoadPart(_Part):
             raise ValueError("give exactly one of rate (requests a second), load (of what the fleet can do) and phases")
         if self.scale[0] > self.scale[1]:
             raise ValueError("scale: the first must not exceed the second")
+        if self.variation != 1 and self.arrivals != "bursts":
+            raise ValueError("variation: is of arrivals that are bursts")
         if self.deadline is not None and self.deadline[0] > self.deadline[1]:
             raise ValueError("deadline: the first must not exceed the second")
         return self
@@ -194,13 +198,14 @@ def _load(file: Path, found: ScenarioFile, fleet: Fleet, requests: Path | None, 
     if part is None:
         raise InputError(f"{file}: load: is missing: state one, or give --trace FILE")
     spread = Spread(
-        part.scale,
-        part.numbers,
-        part.keys,
-        tuple(found.adapters.names) if found.adapters else (),
-        found.adapters.share if found.adapters else 0.0,
-        {PRIORITIES[name]: weight for name, weight in part.classes.items()} if part.classes else None,
-        part.deadline or (0.0, 0.0),
+        scale=part.scale,
+        steps=part.steps,
+        numbers=part.numbers,
+        keys=part.keys,
+        adapters=tuple(found.adapters.names) if found.adapters else (),
+        adapted=found.adapters.share if found.adapters else 0.0,
+        classes={PRIORITIES[name]: weight for name, weight in part.classes.items()} if part.classes else None,
+        deadline=part.deadline or (0.0, 0.0),
     )
     mixes = [part.mix] if part.mix is not None else []
     mixes += [phase.mix for phase in part.phases or ()]
@@ -210,9 +215,11 @@ def _load(file: Path, found: ScenarioFile, fleet: Fleet, requests: Path | None, 
     if part.phases is not None:
         return phases([Phase(phase.seconds, phase.rate, phase.mix) for phase in part.phases], spread)
     mix = part.mix or dict.fromkeys(fleet.shapes, 1.0)
-    rate = part.rate or (part.load or 0.0) * fleet.capacity(mix) / (sum(part.scale) / 2) / _pictures(part)
-    made = poisson if part.arrivals == "poisson" else fixed
-    return made(rate, jobs or part.jobs, mix, spread)
+    rate = part.rate or (part.load or 0.0) * fleet.capacity(mix, part.steps) / (sum(part.scale) / 2) / _pictures(part)
+    number = jobs or part.jobs
+    if part.arrivals == "bursts":
+        return bursts(rate, part.variation, number, mix, spread)
+    return (poisson if part.arrivals == "poisson" else fixed)(rate, number, mix, spread)
 
 
 def _pictures(part: LoadPart) -> float:

@@ -72,6 +72,7 @@ def figures(outcome: Outcome) -> dict[str, float]:
         "keys": float(outcome.keys),
         "adapted": float(outcome.adapted),
         "loads": float(outcome.loads),
+        "loads_each": outcome.loads / outcome.adapted if outcome.adapted else math.nan,
         "events": float(outcome.events),
     }
 
