@@ -50,7 +50,7 @@ class Behind(Generic[R]):
 
     def longest(self, place: Place, idle: Mapping[Peer[R], int]) -> list[Task[R]]:
         """Of those that wait there the longest waiting. idle: peers, and how many tasks each could start."""
-        by_kind = self._tasks[place]
+        by_kind = self._tasks.get(place, {})
         # Tasks on their way back will take idle places too.
         places = sum(idle.values()) - len(by_kind.get(None, ()))
         movable = [
