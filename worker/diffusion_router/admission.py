@@ -1,7 +1,7 @@
-"""Admission: whether a request becomes jobs, and what is written down of them.
+"""Admission: what is written down of a request that becomes jobs, and who is refused, counted.
 
-The queue is bounded, a repeated request finds its first jobs, and a missing seed is drawn before the job is written
-down, so that every retry makes the same bytes.
+Whether it becomes any is the core's to say (`core.admission`). A repeated request finds its first jobs, and a missing
+seed is drawn before the job is written down, so that every retry makes the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from diffusion_router.core import Prediction
+from diffusion_router.core import Prediction, QueueFull, Refused, TooLate, admit
 from diffusion_router.metrics import Metrics
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.store import JobRecord, JobStore
@@ -22,6 +22,7 @@ from diffusionpipeline.v1 import job_pb2, stage_pb2
 
 # Seeds are drawn below this, so that every client's JSON parser holds them exactly.
 _MAX_SEED: Final = 2**32
+_REASONS: Final = {QueueFull: "queue_full", TooLate: "too_late"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +38,6 @@ class Terms:
     priority: job_pb2.Priority.ValueType = job_pb2.PRIORITY_STANDARD
     tenant: str = ""
     """Whose they are; empty: nobody said."""
-
-
-class Refused(Exception):
-    """The request is not accepted just now. `retry_after`: predicted seconds until it would be."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class QueueFull(Refused):
-    """No more jobs can wait."""
-
-
-class TooLate(Refused):
-    """The jobs would end after their deadline. `predicted`: seconds until the last of them would have ended."""
-
-    def __init__(self, predicted: float, timeout: float) -> None:
-        super().__init__(
-            f"This is predicted to take {predicted:.1f} s, and its deadline is in {timeout:g} s: give it more time "
-            "(timeout_seconds), send it later, or set accept_late",
-            predicted - timeout,
-        )
-        self.predicted = predicted
 
 
 class IdempotencyConflict(Exception):
@@ -88,24 +65,20 @@ class Admission:
     def check(
         self, shapes: Sequence[str], *, entering: int, timeout: float, accept_late: bool, now: float
     ) -> Prediction:
-        """Whether jobs of these shapes are let in, and what the last of them is predicted to go through. entering: jobs
-        that are let in, but not with the core yet. now: on the core's clock.
-
-        Raises QueueFull where too many would wait, and TooLate where the last would end after its deadline.
-        """
-        machine = self._dispatcher.core
-        waiting = machine.waiting() + entering
-        if waiting + len(shapes) > self._max_queued:
-            self._metrics.rejected.labels("queue_full").inc()
-            wait = machine.predict(now).wait
-            # The queue goes on at the pace of whatever it waits for.
-            seconds = max(1.0, wait * min(1.0, (waiting + len(shapes) - self._max_queued) / max(1, waiting)))
-            raise QueueFull(f"The queue is full. A place is expected to be free in {seconds:.0f} s", seconds)
-        predicted = machine.predict(now, max(set(shapes), key=shapes.count), len(shapes) + entering)
-        if predicted.known and predicted.end > timeout and not accept_late:
-            self._metrics.rejected.labels("too_late").inc()
-            raise TooLate(predicted.end, timeout)
-        return predicted
+        """`core.admit`, counted. Raises Refused."""
+        try:
+            return admit(
+                self._dispatcher.core,
+                shapes,
+                entering=entering,
+                timeout=timeout,
+                accept_late=accept_late,
+                max_queued=self._max_queued,
+                now=now,
+            )
+        except Refused as refused:
+            self._metrics.rejected.labels(_REASONS[type(refused)]).inc()
+            raise
 
 
 def check_same(known: Iterable[JobRecord], digest: str) -> None:

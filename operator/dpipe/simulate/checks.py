@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from diffusion_router.core import (
@@ -41,37 +40,12 @@ from diffusion_router.core import (
 from dpipe.simulate.errors import InvariantError
 from dpipe.simulate.held import Kept
 from dpipe.simulate.order import Open, Order
+from dpipe.simulate.reads import Reads
+from dpipe.simulate.seats import Given, Seat
 
 # Lost peers remembered.
 _MAX_LOST: Final = 4096
 _MENDABLE: Final = frozenset({FailureKind.HANDED_BACK, FailureKind.CANCELLED, FailureKind.POOL_FULL})
-
-
-@dataclass(slots=True)
-class _Given:
-    """A task that a peer was sent and has not ended."""
-
-    job_id: str
-    slots: int
-
-
-@dataclass(slots=True)
-class _Seat:
-    """A peer that may be given tasks."""
-
-    stages: frozenset[Stage]
-    capacity: int
-    slots: int
-    given: dict[str, _Given] = field(default_factory=dict)
-    copies: dict[str, _Given] = field(default_factory=dict)
-    """Tasks that compute nothing and take no place: they keep what another peer made."""
-    outputs: dict[str, int] = field(default_factory=dict)
-    """By task, the slots that what it left takes."""
-    parking: set[str] = field(default_factory=set)
-    """Tasks that are to end at their next step: their places are as good as free."""
-    used: int = 0
-    free: tuple[Stage, ...] = ()
-    """Stages of which it could begin a task at once."""
 
 
 class Checks:
@@ -79,20 +53,18 @@ class Checks:
 
     def __init__(self, core: Core[Kept], *, passes: int) -> None:
         self._jobs: dict[str, Open] = {}
-        self._seats: dict[str, _Seat] = {}
+        self._seats: dict[str, Seat] = {}
         self._seq = 0
         self._order = Order(core, self._jobs, passes, self._violated)
-        # By task whose output is read, who reads it, and from when on it may be reused nevertheless.
-        self._reading: dict[str, dict[str, float | None]] = {}
-        self._reads: dict[str, str] = {}
-        # Readers that compute already.
-        self._begun: set[str] = set()
+        self._reads = Reads()
         # Jobs that peers had which were lost, and may be alive.
         self._lost: dict[str, list[str]] = {}
+        # The peer of which a task gave way just now.
+        self._given_up = ""
         # Peers whose counts are others.
         self._touched: set[str] = set()
         self.events = 0
-        self._begin_life(core)
+        self._core = core
         self._heard: dict[type, Callable[[Any], None]] = {
             JobSubmitted: self._submitted,
             CancelRequested: self._cancel_asked,
@@ -116,21 +88,15 @@ class Checks:
             JobEnded: self._ends,
         }
 
-    def _begin_life(self, core: Core[Kept]) -> None:
-        self._core = core
-        policy = core.policy
-        self._unknown_until = core.now + policy.settle + policy.grace
-
     # ------------------------------------------------------------ what happens around the core
 
     def router_restarts(self, core: Core[Kept]) -> None:
         """A new life: it has to be told of peers and jobs, and whoever reads may be unknown to it for a while."""
-        self._begin_life(core)
+        self._core = core
         self._seats.clear()
         self._order.begin_life(core)
-        for readers in self._reading.values():
-            for task_id in readers:
-                readers[task_id] = self._unknown_until
+        policy = core.policy
+        self._reads.router_restarts(core.now + policy.settle + policy.grace)
         for job in self._jobs.values():
             job.task, job.waits_for = "", None
 
@@ -151,6 +117,7 @@ class Checks:
             heard(event)
 
     def after(self, event: Event[Kept], actions: Sequence[Action[Kept]]) -> None:
+        self._given_up = ""
         for action in actions:
             said = self._said.get(type(action))
             if said is not None:
@@ -224,10 +191,11 @@ class Checks:
             self._violated("I1", f"{action.task_id} is sent, and its job has ended")
         if seat is None:
             self._violated("I4", f"{action.task_id} is sent to {action.incarnation}, which is not there")
-        self._reads_from(action)
+        if action.input is not None:
+            self._reads.reads(action.task_id, action.input.task_id)
         self._touched.add(action.incarnation)
         if action.copy:
-            seat.copies[action.task_id] = _Given(action.job_id, 1)
+            seat.copies[action.task_id] = Given(action.job_id, 1)
             seat.used += 1
             return
         if job.task:
@@ -237,23 +205,22 @@ class Checks:
         self._order.starts(action.job_id, job)
         job.task = action.task_id
         pulls = action.input is not None and action.input.incarnation != action.incarnation
-        # Who need not pull takes fewer slots, and may start where the oldest can't.
-        self._order.started(action.stage, job, passes=pulls or action.stage is Stage.ENCODE)
-        given = _Given(action.job_id, int(pulls) + int(action.stage is not Stage.DECODE))
+        # Who need not pull takes fewer slots, and may start where the oldest can't; and a place that was given up for
+        # somebody was nobody else's to have.
+        passes = (pulls or action.stage is Stage.ENCODE) and self._given_up != action.incarnation
+        self._given_up = ""
+        peer = self._core.peers[action.incarnation]
+        joins = action.stage is Stage.DENOISE and peer.gathers and len(peer.denoises) > 1
+        self._order.started(action.stage, job, passes=passes, joins=joins)
+        given = Given(action.job_id, int(pulls) + int(action.stage is not Stage.DECODE))
         seat.given[action.task_id] = given
         seat.used += given.slots
         if len(seat.given) - len(seat.parking) > seat.capacity + self._core.policy.prefetch:
             self._violated("I4", f"{action.incarnation} is sent {len(seat.given)} tasks and has {seat.capacity} places")
 
-    def _reads_from(self, action: Execute[Kept]) -> None:
-        if action.input is not None:
-            self._reading.setdefault(action.input.task_id, {})[action.task_id] = None
-            self._reads[action.task_id] = action.input.task_id
-
     def _progressed(self, event: Progressed) -> None:
-        """It has its own of what it reads: who leaves need not keep that any longer."""
-        if event.step == 0 and event.task_id in self._reads:
-            self._begun.add(event.task_id)
+        if event.step == 0:
+            self._reads.begins(event.task_id)
 
     def _cancels(self, action: CancelTask) -> None:
         if action.only_if_waiting:
@@ -269,12 +236,13 @@ class Checks:
         if seat is None or action.task_id not in seat.given:
             self._violated("I12", f"{action.task_id} is to be parked, and is not there")
         seat.parking.add(action.task_id)
+        self._given_up = action.incarnation
         self._touched.add(action.incarnation)
 
     def _close(self, incarnation: str, task_id: str) -> Open | None:
         """The task is over. Its job, if that has no other."""
         self._touched.add(incarnation)
-        self._read_no_more(task_id)
+        self._reads.ends(task_id)
         seat = self._seats.get(incarnation)
         given = seat.given.pop(task_id, None) or seat.copies.pop(task_id, None) if seat is not None else None
         if seat is None or given is None:
@@ -283,15 +251,6 @@ class Checks:
         seat.parking.discard(task_id)
         job = self._jobs.get(given.job_id)
         return job if job is not None and job.task == task_id else None
-
-    def _read_no_more(self, task_id: str) -> None:
-        output = self._reads.pop(task_id, None)
-        self._begun.discard(task_id)
-        readers = self._reading.get(output) if output is not None else None
-        if output is not None and readers is not None:
-            readers.pop(task_id, None)
-            if not readers:
-                del self._reading[output]
 
     def _done(self, event: StageDone[Kept]) -> None:
         seat, result = self._seats.get(event.incarnation), event.result
@@ -318,12 +277,11 @@ class Checks:
             self._order.waits(given.job_id, job, Stage.ENCODE if known is None else known.stage)
 
     def _releases(self, action: ReleaseSlot) -> None:
-        for task_id, until in self._reading.pop(action.task_id, {}).items():
-            leaves = action.incarnation in self._core.peers and self._core.peers[action.incarnation].draining
-            begun = task_id in self._begun
-            self._begun.discard(task_id)
-            if (until is None or self._core.now < until) and not (begun and leaves):
-                self._violated("I3", f"{action.task_id} is released while {task_id} reads it")
+        peer = self._core.peers.get(action.incarnation)
+        leaves = peer is not None and peer.draining
+        reader = self._reads.released(action.task_id, self._core.now, leaves=leaves)
+        if reader is not None:
+            self._violated("I3", f"{action.task_id} is released while {reader} reads it")
         seat = self._seats.get(action.incarnation)
         if seat is not None:
             seat.used -= seat.outputs.pop(action.task_id, 0)
@@ -361,7 +319,7 @@ class Checks:
     def _welcomes(self, action: Welcome) -> None:
         peer = self._core.peers[action.incarnation]
         if action.incarnation not in self._seats:
-            self._seats[action.incarnation] = _Seat(peer.stages, peer.capacity, peer.slots)
+            self._seats[action.incarnation] = Seat(peer.stages, peer.capacity, peer.slots)
         self._touched.add(action.incarnation)
 
     def _adopt(self, event: PeerRegistered[Kept]) -> None:
@@ -372,13 +330,12 @@ class Checks:
         for held in event.tasks:
             task = peer.tasks.get(held.task_id)
             if task is not None and held.task_id not in seat.given:
-                seat.given[held.task_id] = _Given(held.job_id, task.slots)
+                seat.given[held.task_id] = Given(held.job_id, task.slots)
                 seat.used += task.slots
                 if held.input_id:
+                    self._reads.reads(held.task_id, held.input_id)
                     if held.started:
-                        self._begun.add(held.task_id)
-                    self._reading.setdefault(held.input_id, {})[held.task_id] = None
-                    self._reads[held.task_id] = held.input_id
+                        self._reads.begins(held.task_id)
                 job, known = self._jobs.get(held.job_id), self._core.jobs.get(held.job_id)
                 if job is not None and known is not None and known.task is task:
                     self._order.starts(held.job_id, job)
@@ -396,24 +353,22 @@ class Checks:
         seat = self._seats.pop(action.incarnation, None)
         if seat is None:
             return
-        for stage in seat.free:
-            self._order.places[stage] -= 1
+        for stage in seat.idle:
+            self._order.idle[stage] -= 1
         self._lost[action.incarnation] = [given.job_id for given in seat.given.values()]
         while len(self._lost) > _MAX_LOST:
             del self._lost[next(iter(self._lost))]
         for task_id in seat.outputs:
-            self._begun.difference_update(self._reading.pop(task_id, ()))
+            self._reads.is_gone(task_id)
         until = self._core.now + self._core.policy.grace
         for task_id, given in (*seat.given.items(), *seat.copies.items()):
-            output = self._reads.pop(task_id, None)
-            if output is not None and task_id in self._reading.get(output, ()):
-                self._reading[output][task_id] = until
+            self._reads.is_lost(task_id, until)
             job, known = self._jobs.get(given.job_id), self._core.jobs.get(given.job_id)
             if job is not None and job.task == task_id:
                 self._order.waits(given.job_id, job, Stage.ENCODE if known is None else known.stage)
 
     def _count(self, incarnation: str) -> None:
-        """I4: what the core counts is what was given and has not come back. And which places are free."""
+        """I4: what the core counts is what was given and has not come back. And whether it is idle."""
         seat, peer = self._seats.get(incarnation), self._core.peers.get(incarnation)
         if seat is None or peer is None:
             return
@@ -423,13 +378,14 @@ class Checks:
         if peer.slots_used != seat.used:
             text = f"{incarnation} has {seat.used} slots taken, and {peer.slots_used} are counted"
             self._violated("I4", text)
-        for stage in seat.free:
-            self._order.places[stage] -= 1
-        seat.free = ()
-        if peer.takes_tasks and len(seat.given) - len(seat.parking) < seat.capacity:
-            seat.free = tuple(stage for stage in seat.stages if seat.slots - seat.used >= peer.needs[stage])
-        for stage in seat.free:
-            self._order.places[stage] += 1
+        for stage in seat.idle:
+            self._order.idle[stage] -= 1
+        seat.idle = ()
+        # A place beside others may well stay empty, where two at once take longer than one after the other.
+        if peer.takes_tasks and len(seat.given) == len(seat.parking):
+            seat.idle = tuple(stage for stage in seat.stages if seat.slots - seat.used >= peer.needs[stage])
+        for stage in seat.idle:
+            self._order.idle[stage] += 1
 
     def at_rest(self) -> None:
         """All jobs have ended, and everything has had the time to come back."""

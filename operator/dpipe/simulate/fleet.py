@@ -88,12 +88,19 @@ class Fleet:
     park: float = 0.0
     memory: Memory = Memory()
 
-    def capacity(self, mix: Mapping[str, float]) -> float:
-        """Jobs a second that no order can exceed where shapes come in these proportions: of every set of stages, all
-        work must go through the peers that do any of them."""
-        whole = sum(mix.values())
+    def capacity(self, mix: Mapping[str, float], steps: Mapping[int, float] | None = None) -> float:
+        """Jobs a second that no order can exceed where shapes come in these proportions, and steps too (none: each
+        shape's own): of every set of stages, all work must go through the peers that do any of them."""
+        parts = {
+            (name, number): share * weight
+            for name, share in mix.items()
+            for number, weight in (steps or {0: 1.0}).items()
+        }
+        whole = sum(parts.values())
         work = {
-            stage: sum(share / whole * self.shapes[name].seconds(stage) for name, share in mix.items())
+            stage: sum(
+                part / whole * self.shapes[name].seconds(stage, number) for (name, number), part in parts.items()
+            )
             for stage in Stage
         }
         most = math.inf

@@ -1,7 +1,9 @@
-"""What a simulated worker holds: tasks that have not ended, and what those that have left."""
+"""What a simulated worker holds: tasks that have not ended, what those that have left, and adapters in its memory."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -49,7 +51,7 @@ class Held:
         self.job = job
         self.arrived = arrived
         self.phase = Phase.WAITING
-        self.batch = (task.stage, job.shape.name)
+        self.batch = job.batch
         self.steps = job.steps if task.stage is Stage.DENOISE else 1
         # Of one step, on a peer that does nothing else.
         self.seconds = job.seconds(task.stage) / self.steps
@@ -59,3 +61,25 @@ class Held:
         self.next = self.first
         self.begun = 0.0
         self.park = self.stop = False
+
+
+class Loaded:
+    """Adapters, the one longest unused first; room: for how many there is memory."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._names: OrderedDict[str, None] = OrderedDict()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def take(self, names: Iterable[str]) -> int:
+        """They are used now. How many had to be loaded."""
+        loads = 0
+        for name in sorted(names):
+            loads += name not in self._names
+            self._names[name] = None
+            self._names.move_to_end(name)
+            if len(self._names) > self._room:
+                self._names.popitem(last=False)
+        return loads

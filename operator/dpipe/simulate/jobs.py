@@ -13,15 +13,18 @@ _STAGES: Final = tuple(Stage)
 
 
 class Job:
-    """As long as it has not ended. target: seconds from its arrival in which it should end."""
+    """As long as it has not ended. target: seconds from its arrival in which it should end. predicted: in which it was
+    thought to, when it was accepted; 0: nobody could know, or it is not its request's last."""
 
     __slots__ = (
         "again_seconds",
         "again_steps",
+        "batch",
         "id",
         "key",
         "label",
         "parks",
+        "predicted",
         "reached",
         "request",
         "shape",
@@ -38,9 +41,12 @@ class Job:
         self.steps = request.steps or shape.steps
         self.label = shape.name if self.steps == shape.steps else f"{shape.name}/{self.steps}"
         """By which the router tells how long it takes."""
+        self.batch = "+".join([shape.name, *sorted(request.adapters)])
+        """Denoisings of one batch share forwards."""
         self.solo = request.scale * shape.solo(self.steps)
         self.target = target_factor * self.solo
         self.parks = 0
+        self.predicted = 0.0
         self.again_steps = 0
         self.again_seconds = 0.0
         # By stage, the step that it has ever come to.
@@ -75,6 +81,8 @@ class End:
     kind: FailureKind
     adapted: bool
     """It named an adapter."""
+    predicted: float
+    """As the job's."""
 
     @property
     def seconds(self) -> float:

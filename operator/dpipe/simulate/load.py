@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 @dataclass(frozen=True, slots=True)
 class Request:
     """at: when it arrives, in seconds. steps: 0: the shape's own. number: of pictures, each a job; they encode the
-    same. key: what it encodes; requests of one key encode the same. scale: of the shape's seconds, this one's own."""
+    same. key: what it encodes; requests of one key encode the same. scale: of the shape's seconds, this one's own.
+    deadline: seconds from then after which it is of no use; 0: there are none."""
 
     at: float
     shape: str
@@ -31,6 +33,7 @@ class Request:
     tenant: str = ""
     adapters: frozenset[str] = frozenset()
     scale: float = 1.0
+    deadline: float = 0.0
 
 
 Load = Callable[[random.Random], Iterator[Request]]
@@ -39,19 +42,25 @@ Mix = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What is drawn for each request beside its shape. scale: bounds of a uniform factor of the shape's seconds.
-    numbers: weights of pictures a request. keys: prompts, by Zipf's law; 0: all differ. adapters: names, of which a
-    share `adapted` of the requests asks for one, by Zipf's law."""
+    """What is drawn for each request beside its shape. scale: bounds of a uniform factor of the shape's seconds. steps:
+    weights of steps a request; none: each shape's own. numbers: weights of pictures a request. keys: prompts, by Zipf's
+    law; 0: all differ. adapters: names, of which a share `adapted` of the requests asks for one, by Zipf's law.
+    classes: weights of priorities. deadline: bounds of uniform seconds; 0: there is none."""
 
     scale: tuple[float, float] = (1.0, 1.0)
+    steps: Mapping[int, float] | None = None
     numbers: Mapping[int, float] | None = None
     keys: int = 0
     adapters: tuple[str, ...] = ()
     adapted: float = 0.0
+    classes: Mapping[Priority, float] | None = None
+    deadline: tuple[float, float] = (0.0, 0.0)
 
     def of(self, at: float, shape: str, rng: random.Random) -> Request:
         low, high = self.scale
         request = Request(at, shape, scale=low if low == high else rng.uniform(low, high))
+        if self.steps:
+            request = replace(request, steps=rng.choices(list(self.steps), list(self.steps.values()))[0])
         if self.numbers:
             number = rng.choices(list(self.numbers), list(self.numbers.values()))[0]
             request = replace(request, number=number)
@@ -59,6 +68,10 @@ class Spread:
             request = replace(request, key=f"prompt-{_zipf(self.keys, rng)}")
         if self.adapters and rng.random() < self.adapted:
             request = replace(request, adapters=frozenset({self.adapters[_zipf(len(self.adapters), rng) - 1]}))
+        if self.classes:
+            request = replace(request, priority=rng.choices(list(self.classes), list(self.classes.values()))[0])
+        if self.deadline[1]:
+            request = replace(request, deadline=rng.uniform(*self.deadline))
         return request
 
 
@@ -70,6 +83,26 @@ def poisson(rate: float, jobs: int, mix: Mix, spread: Spread) -> Load:
         at = 0.0
         for _ in range(jobs):
             at += rng.expovariate(rate)
+            yield spread.of(at, rng.choices(names, weights)[0], rng)
+
+    return load
+
+
+def bursts(rate: float, variation: float, jobs: int, mix: Mix, spread: Spread) -> Load:
+    """rate: requests a second on average. variation: of the gaps between them, the deviation beside the mean, from 1.
+
+    A gap is one of two kinds, each exponential, and half of the time goes by in either (a hyperexponential of balanced
+    means): requests that come at nearly twice the rate, and long pauses.
+    """
+
+    def load(rng: random.Random) -> Iterator[Request]:
+        names, weights = list(mix), list(mix.values())
+        squared = variation**2
+        short = (1 + math.sqrt((squared - 1) / (squared + 1))) / 2
+        at = 0.0
+        for _ in range(jobs):
+            share = short if rng.random() < short else 1 - short
+            at += rng.expovariate(2 * share * rate)
             yield spread.of(at, rng.choices(names, weights)[0], rng)
 
     return load
@@ -121,7 +154,7 @@ def apportioned(mix: Mix, jobs: int) -> list[str]:
     return shapes
 
 
-_COLUMNS: Final = ("arrival", "shape", "steps", "n", "class", "key", "tenant", "adapters")
+_COLUMNS: Final = ("arrival", "shape", "steps", "n", "class", "key", "tenant", "adapters", "deadline")
 _NEEDED: Final = ("arrival", "shape")
 
 
@@ -129,7 +162,8 @@ def trace(file: Path, *, speed: float = 1.0) -> Load:
     """A CSV file with a row a request, in order of arrival. speed: by how much faster than there they arrive.
 
     Columns are `arrival` (seconds), `shape`, and where there are any `steps`, `n`, `class` (a priority), `key`,
-    `tenant`, `adapters` (names with a space between). Raises InputError, with the line and the column.
+    `tenant`, `adapters` (names with a space between), `deadline` (seconds from the arrival). Raises InputError, with
+    the line and the column.
     """
 
     def load(_: random.Random) -> Iterator[Request]:
@@ -181,6 +215,7 @@ def _request(row: Mapping[str, str | None], where: str, speed: float) -> Request
         key=(row.get("key") or "").strip(),
         tenant=(row.get("tenant") or "").strip(),
         adapters=frozenset((row.get("adapters") or "").split()),
+        deadline=number("deadline", 0, 0),
     )
 
 

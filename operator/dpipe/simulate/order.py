@@ -1,4 +1,4 @@
-"""Checks of who waits: nobody starves, and no place is idle."""
+"""Checks of who waits: nobody starves, and no peer is idle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 from diffusion_router.core import Core, Stage
 from dpipe.simulate.held import Kept
 
-# Jobs that wait looked at after one event, of those that a peer has a place for.
+# Jobs that wait looked at after one event, of those that a peer is idle for.
 _LOOKS: Final = 8
 
 
@@ -32,7 +32,7 @@ class Open:
 
 
 class Order:
-    """Who waits for which stage, and how many peers could begin a task of it at once.
+    """Who waits for which stage, and how many idle peers could begin a task of it at once.
 
     jobs: those that have not ended. passes: as in Checks. violated: to be called with a rule and what breaks it.
     """
@@ -45,7 +45,7 @@ class Order:
         violated: Callable[[str, str], NoReturn],
     ) -> None:
         self.core = core
-        self.places = dict.fromkeys(Stage, 0)
+        self.idle = dict.fromkeys(Stage, 0)
         self.moved = False
         """Jobs wait otherwise than when they were last looked at."""
         self._jobs = jobs
@@ -58,7 +58,7 @@ class Order:
     def begin_life(self, core: Core[Kept]) -> None:
         """Of a router that knows nothing yet."""
         self.core = core
-        self.places = dict.fromkeys(Stage, 0)
+        self.idle = dict.fromkeys(Stage, 0)
         for stage in Stage:
             self._waiting[stage].clear()
             self._oldest[stage].clear()
@@ -76,9 +76,10 @@ class Order:
             self._waiting[job.waits_for].pop(job_id, None)
             job.waits_for = None
 
-    def started(self, stage: Stage, started: Open, *, passes: bool) -> None:
+    def started(self, stage: Stage, started: Open, *, passes: bool, joins: bool) -> None:
         """Nobody starves: who is the oldest and late is passed over so often at most. passes: whether this start may
-        pass anybody over."""
+        pass anybody over. joins: it shares forwards with what is computed there, which passes over only one who has
+        waited for an idle peer for as long as he takes himself."""
         oldest, waiting = self._oldest[stage], self._waiting[stage]
         while oldest and oldest[0][1] not in waiting:
             heapq.heappop(oldest)
@@ -88,11 +89,16 @@ class Order:
         job_id = oldest[0][1]
         if not passes or self._jobs[job_id].late_at > self.core.now or not self._could_start(job_id, stage):
             return
+        if joins and self.core.now - self.core.jobs[job_id].ready_since <= self._takes(job_id):
+            return
         name, passed = self._passed.get(stage, ("", 0))
         passed = passed + 1 if name == job_id else 1
         self._passed[stage] = (job_id, passed)
         if passed > self._passes:
             self._violated("no starvation", f"{job_id} is late and was passed over {passed} times ({stage.name})")
+
+    def _takes(self, job_id: str) -> float:
+        return self.core.estimates.seconds(Stage.DENOISE, self.core.jobs[job_id].shape)
 
     def _could_start(self, job_id: str, stage: Stage) -> bool:
         """On any peer of the stage."""
@@ -104,11 +110,11 @@ class Order:
 
     def find_idle(self) -> None:
         for stage, waiting in self._waiting.items():
-            if waiting and self.places[stage]:
+            if waiting and self.idle[stage]:
                 self._find_idle(stage, waiting)
 
     def _find_idle(self, stage: Stage, waiting: dict[str, None]) -> None:
-        """Work is conserved: no place is idle while a job waits that could use it."""
+        """Work is conserved: no peer is idle while a job waits that it could take."""
         for job_id in list(islice(waiting, _LOOKS)):
             known = self.core.jobs.get(job_id)
             if known is None:
@@ -116,7 +122,7 @@ class Order:
             if known.stage is not stage:
                 self.waits(job_id, self._jobs[job_id], known.stage)
             elif self._could_start(job_id, stage):
-                text = f"{job_id} waits, and {self.places[stage]} peers have a place ({stage.name})"
+                text = f"{job_id} waits, and {self.idle[stage]} peers are idle ({stage.name})"
                 self._violated("work conserved", text)
             else:
                 # The next time others are looked at.

@@ -1,14 +1,14 @@
 """Simulated workers: they pull, wait, compute in steps, report, park, drain and come back as the real ones do.
 
-What a worker computes at once goes on by rounds, in each of which every task makes one step: of tasks of one shape
-together, as the batch curve says, of others one after the other. Nothing happens between two moments at which a worker
-has something to say, so that is all that is on the agenda.
+What a worker computes at once goes on by rounds, in each of which every task makes one step, those of one batch
+together, as the batch curve says. Of denoisings the first in order leads, and none makes a step that shares no forward
+with it. Nothing happens between two moments at which a worker has something to say, so that is all that is on the
+agenda.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -19,6 +19,7 @@ from diffusion_router.core import (
     Event,
     Execute,
     FailureKind,
+    ForwardTime,
     HeldTask,
     InputReceived,
     Parked,
@@ -37,7 +38,7 @@ from diffusion_router.core import (
     StageResult,
 )
 from dpipe.simulate.fleet import Fleet, Group
-from dpipe.simulate.held import Held, Kept, Phase
+from dpipe.simulate.held import Held, Kept, Loaded, Phase
 from dpipe.simulate.jobs import Job
 
 # Between two reports of one task's steps, as in the real worker.
@@ -98,8 +99,13 @@ class Worker:
         self.process = Process(self.name, self.world.now)
         self.tasks: dict[str, Held] = {}
         self.running: list[Held] = []
+        # Those of them that make steps just now.
+        self._computing: list[Held] = []
+        # What a step took, by what it was of and how many shared it; and what of that it has still to tell.
+        self._measured: dict[tuple[str, int], float] = {}
+        self._untold: dict[tuple[str, int], float] = {}
         self.outputs: dict[str, StageResult[Kept]] = {}
-        self._loaded: OrderedDict[str, None] = OrderedDict()
+        self._loaded = Loaded(self.world.fleet.memory.room)
         self._telling = False
         self._since, self._round, self._arrived = self.world.now, 0.0, 0
         self.version += 1
@@ -136,7 +142,9 @@ class Worker:
         )
 
     def heartbeat(self) -> None:
-        self.world.up(self, PeerHeartbeat(self.incarnation, self.draining))
+        untold, self._untold = self._untold, {}
+        forwards = tuple(ForwardTime(of, number, seconds) for (of, number), seconds in untold.items())
+        self.world.up(self, PeerHeartbeat(self.incarnation, self.draining, forwards=forwards))
 
     def _adapters(self) -> Adapters:
         return Adapters(self._offered, frozenset(self._loaded))
@@ -206,7 +214,11 @@ class Worker:
             return
         if held.phase is not Phase.RUNNING:
             self._fail(held, FailureKind.HANDED_BACK if command.only_if_waiting else FailureKind.CANCELLED)
-        elif not command.only_if_waiting:
+        elif command.only_if_waiting:
+            return
+        elif held not in self._computing:
+            self._fail(held, FailureKind.CANCELLED)
+        else:
             held.stop = True
             self._settle()
             self._retime()
@@ -278,22 +290,14 @@ class Worker:
 
     def _load(self, held: Held) -> float:
         """Seconds until its adapters are loaded."""
-        seconds = 0.0
-        memory = self.world.fleet.memory
-        for adapter in held.job.request.adapters if held.task.stage is Stage.DENOISE else ():
-            if adapter not in self._loaded:
-                self.loads += 1
-                seconds += memory.load_seconds
-                if not self._telling:
-                    self._telling = True
-                    self.world.later(
-                        TOLD_SECONDS - self.world.now % TOLD_SECONDS, self._tell_adapters, None, id(self.process)
-                    )
-            self._loaded[adapter] = None
-            self._loaded.move_to_end(adapter)
-            if len(self._loaded) > memory.room:
-                self._loaded.popitem(last=False)
-        return seconds
+        adapters = held.job.request.adapters if held.task.stage is Stage.DENOISE else frozenset[str]()
+        loads = self._loaded.take(adapters)
+        self.loads += loads
+        if loads and not self._telling:
+            self._telling = True
+            wait = TOLD_SECONDS - self.world.now % TOLD_SECONDS
+            self.world.later(wait, self._tell_adapters, None, id(self.process))
+        return loads * self.world.fleet.memory.load_seconds
 
     def _say_step(self, held: Held, step: int) -> None:
         denoises = held.task.stage is Stage.DENOISE
@@ -307,25 +311,41 @@ class Worker:
         if passed > 0 and self.running:
             self.busy_seconds += passed
             if self._round > 0:
-                for held in self.running:
+                for held in self._computing:
                     held.done += passed / self._round
 
     def _retime(self) -> None:
         """Another moment is the next at which there is something to say. To be called when all is settled."""
         self.version += 1
-        if not self.running:
+        self._computing = self._who_computes()
+        if not self._computing:
             return
         self._round = self.slow * self._seconds_of_a_round()
-        soonest = min([self._aim(held) - held.done for held in self.running])
+        soonest = min([self._aim(held) - held.done for held in self._computing])
         self.world.later(soonest * self._round, self._step, None, self.version)
 
+    def _who_computes(self) -> list[Held]:
+        if len(self.running) < 2:
+            return self.running.copy()
+        denoisings = [held for held in self.running if held.task.stage is Stage.DENOISE]
+        lead = min(denoisings, key=_turn).batch if denoisings else ""
+        return [held for held in self.running if held.task.stage is not Stage.DENOISE or held.batch == lead]
+
     def _seconds_of_a_round(self) -> float:
-        if len(self.running) == 1:
-            return self.running[0].seconds
-        batches: dict[tuple[Stage, str], list[float]] = {}
-        for held in self.running:
-            batches.setdefault(held.batch, []).append(held.seconds)
-        return sum(self.group.together(len(some)) * sum(some) / len(some) for some in batches.values())
+        denoised = [held.seconds for held in self._computing if held.task.stage is Stage.DENOISE]
+        others = sum(held.seconds for held in self._computing if held.task.stage is not Stage.DENOISE)
+        if not denoised:
+            return others
+        number = len(denoised)
+        seconds = self.group.together(number) * sum(denoised) / number
+        if self.group.capacity > 1:
+            batch = next(held.batch for held in self._computing if held.task.stage is Stage.DENOISE)
+            self._measure(batch, number, seconds)
+        return others + seconds
+
+    def _measure(self, batch: str, number: int, seconds: float) -> None:
+        if self._measured.get((batch, number)) != seconds:
+            self._measured[batch, number] = self._untold[batch, number] = seconds
 
     def _aim(self, held: Held) -> int:
         """The step after which there is something to say of it."""
@@ -341,7 +361,7 @@ class Worker:
         if version != self.version:
             return
         self._settle()
-        there = [held for held in self.running if held.done >= held.next - _NEAR or not self._round]
+        there = [held for held in self._computing if held.done >= held.next - _NEAR or not self._round]
         for held in there:
             held.done = float(held.next)
             if held.stop:
@@ -364,7 +384,9 @@ class Worker:
         self._forget(held)
         self.computed[task.stage] += 1
         kept = Kept(self.incarnation, task.task_id)
-        self._report(StageResult(task.task_id, task.job_id, task.stage, kept, self.world.now - held.begun))
+        seconds = self.world.now - held.begun
+        forwards = held.batch if task.stage is Stage.DENOISE else ""
+        self._report(StageResult(task.task_id, task.job_id, task.stage, kept, seconds, forwards=forwards))
 
     def _copied(self, held: Held, source: Kept) -> None:
         task = held.task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from diffusion_router.core import Policy
 from dpipe.simulate.errors import InputError
 from dpipe.simulate.faults import Fault, Kind, drawn
 from dpipe.simulate.fleet import ROLES, Fleet, Group, Memory, Shape
-from dpipe.simulate.load import Load, Phase, Spread, fixed, phases, poisson, trace
+from dpipe.simulate.load import PRIORITIES, Load, Phase, Spread, bursts, fixed, phases, poisson, trace
 from dpipe.simulate.report import TIMES, Column
 from dpipe.simulate.scenario import Scenario
 from dpipe.simulate.studies import Case, Study
@@ -27,6 +28,9 @@ Weights = Annotated[dict[str, Positive], Field(min_length=1, max_length=100)]
 _COLUMNS = (
     *TIMES,
     Column("jobs/s", "per_second", 3),
+    Column("refused", "refused", 0),
+    Column("real / predicted p50", "predicted_p50", 2),
+    Column("p95", "predicted_p95", 2),
     Column("parks", "parks", 0),
     Column("again s", "again_seconds", 0),
     Column("encoded", "encoded", 0),
@@ -70,15 +74,19 @@ class PhasePart(_Part):
 class LoadPart(_Part):
     """Exactly one of rate, load and phases."""
 
-    arrivals: Literal["poisson", "fixed"] = "poisson"
+    arrivals: Literal["poisson", "fixed", "bursts"] = "poisson"
+    variation: Annotated[float, Field(ge=1, le=100)] = 1.0
     rate: Positive | None = None
     load: Positive | None = None
     jobs: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
     mix: Weights | None = None
     phases: Annotated[list[PhasePart], Field(max_length=1000)] | None = None
     scale: tuple[Positive, Positive] = (1.0, 1.0)
+    steps: Annotated[dict[Count, Positive], Field(min_length=1, max_length=100)] | None = None
     numbers: dict[Annotated[int, Field(ge=1, le=100)], Positive] | None = None
     keys: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    classes: Annotated[dict[Literal["interactive", "standard", "batch"], Positive], Field(min_length=1)] | None = None
+    deadline: tuple[Positive, Positive] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> LoadPart:
@@ -86,6 +94,10 @@ class LoadPart(_Part):
             raise ValueError("give exactly one of rate (requests a second), load (of what the fleet can do) and phases")
         if self.scale[0] > self.scale[1]:
             raise ValueError("scale: the first must not exceed the second")
+        if self.variation != 1 and self.arrivals != "bursts":
+            raise ValueError("variation: is of arrivals that are bursts")
+        if self.deadline is not None and self.deadline[0] > self.deadline[1]:
+            raise ValueError("deadline: the first must not exceed the second")
         return self
 
 
@@ -110,6 +122,7 @@ class ScenarioFile(_Part):
     park_seconds: Seconds = 0.0
     latency_seconds: Annotated[float, Field(ge=0, le=1)] = 0.0
     target_factor: Positive = 3.0
+    max_queued: Count | None = None
     trace_speed: Positive = 1.0
     faults: Annotated[list[FaultPart], Field(max_length=100_000)] | None = None
     drawn_faults: DrawnPart | None = None
@@ -130,6 +143,7 @@ def read_study(file: Path, requests: Path | None, jobs: int | None) -> Study:
         _faults(file, found, fleet),
         found.latency_seconds,
         names,
+        max_queued=found.max_queued or math.inf,
     )
     # Of a load that does not end in a while the bound is all that is told; a trace may be of any length.
     return Study(file.stem, (Case(file.stem, scenario),), found.seeds, _COLUMNS)
@@ -184,11 +198,14 @@ def _load(file: Path, found: ScenarioFile, fleet: Fleet, requests: Path | None, 
     if part is None:
         raise InputError(f"{file}: load: is missing: state one, or give --trace FILE")
     spread = Spread(
-        part.scale,
-        part.numbers,
-        part.keys,
-        tuple(found.adapters.names) if found.adapters else (),
-        found.adapters.share if found.adapters else 0.0,
+        scale=part.scale,
+        steps=part.steps,
+        numbers=part.numbers,
+        keys=part.keys,
+        adapters=tuple(found.adapters.names) if found.adapters else (),
+        adapted=found.adapters.share if found.adapters else 0.0,
+        classes={PRIORITIES[name]: weight for name, weight in part.classes.items()} if part.classes else None,
+        deadline=part.deadline or (0.0, 0.0),
     )
     mixes = [part.mix] if part.mix is not None else []
     mixes += [phase.mix for phase in part.phases or ()]
@@ -198,9 +215,11 @@ def _load(file: Path, found: ScenarioFile, fleet: Fleet, requests: Path | None, 
     if part.phases is not None:
         return phases([Phase(phase.seconds, phase.rate, phase.mix) for phase in part.phases], spread)
     mix = part.mix or dict.fromkeys(fleet.shapes, 1.0)
-    rate = part.rate or (part.load or 0.0) * fleet.capacity(mix) / (sum(part.scale) / 2) / _pictures(part)
-    made = poisson if part.arrivals == "poisson" else fixed
-    return made(rate, jobs or part.jobs, mix, spread)
+    rate = part.rate or (part.load or 0.0) * fleet.capacity(mix, part.steps) / (sum(part.scale) / 2) / _pictures(part)
+    number = jobs or part.jobs
+    if part.arrivals == "bursts":
+        return bursts(rate, part.variation, number, mix, spread)
+    return (poisson if part.arrivals == "poisson" else fixed)(rate, number, mix, spread)
 
 
 def _pictures(part: LoadPart) -> float:

@@ -15,16 +15,13 @@ from typing import Any, Final
 
 from diffusion_router.core import (
     Action,
-    CancelRequested,
     CancelTask,
     Core,
     Event,
     Execute,
-    FailureKind,
     JobEnded,
     JobKilled,
     JobRecorded,
-    JobSubmitted,
     ParkTask,
     PeerDisconnected,
     Policy,
@@ -33,12 +30,14 @@ from diffusion_router.core import (
     ReleaseSlot,
     Tick,
 )
+from dpipe.simulate.arrivals import Arrivals, submission
 from dpipe.simulate.checks import Checks
 from dpipe.simulate.errors import InputError, InvariantError
-from dpipe.simulate.faults import Fault, Kind
+from dpipe.simulate.faults import Fault
 from dpipe.simulate.held import Kept
 from dpipe.simulate.jobs import End, Job
 from dpipe.simulate.load import Request
+from dpipe.simulate.mishaps import happens
 from dpipe.simulate.peers import Worker
 from dpipe.simulate.scenario import Outcome, Scenario
 
@@ -47,7 +46,6 @@ _NO_LEASE: Final = 1e9
 _FAR: Final = 1e15
 # Of the virtual clock, without the end of any job although there are some.
 STUCK_SECONDS: Final = 1e6
-_SLOW: Final = 4.0
 
 
 class Simulation:
@@ -58,11 +56,11 @@ class Simulation:
         self.fleet = scenario.fleet
         self.outcome = Outcome()
         self.jobs: dict[str, Job] = {}
-        self._scenario = scenario
+        self.scenario = scenario
         self._faulty = scenario.faults is not None
         self._policy = policy if self._faulty else _without_leases(policy)
         # Of each use a source of its own, so that what one policy draws more of changes nothing else.
-        self._requests = scenario.load(random.Random(f"{seed} load"))
+        self._arrivals = Arrivals(scenario, self.outcome, random.Random(f"{seed} load"))
         self._random = random.Random(f"{seed} streams")
         self._faults = scenario.faults(random.Random(f"{seed} faults")) if scenario.faults else iter(())
         self._agenda: list[tuple[float, int, Callable[[Any, int], None], Any, int]] = []
@@ -72,7 +70,6 @@ class Simulation:
         self._lives = 1
         self._due: float | None = None
         self._kills: dict[str, int] = {}
-        self._keys: set[str] = set()
         self._arriving = self._failing = True
         self._ended_at = 0.0
         self.core = self._new_core()
@@ -85,7 +82,7 @@ class Simulation:
                 self.workers[name] = Worker(self, group, name, scenario.adapters)
             self.outcome.peers[group.name] = self.outcome.peers.get(group.name, 0) + group.peers
         for worker in self.workers.values():
-            self._attach(worker, worker.life)
+            self.attach(worker, worker.life)
         self._next_request(None, 0)
         self._next_fault(None, 0)
 
@@ -151,6 +148,10 @@ class Simulation:
 
     # ------------------------------------------------------------ router
 
+    def tell_soon(self, event: Event[Kept]) -> None:
+        """After all that is under way just now."""
+        self._pending.append((None, 0, event))
+
     def _hear(self) -> None:
         pending = self._pending
         while pending:
@@ -184,12 +185,12 @@ class Simulation:
         if worker is None:
             return
         if action.reason is RefusalReason.INCOMPATIBLE:
-            raise InputError(f"{self._scenario.name}: the router takes no such peer: {action.message}")
+            raise InputError(f"{self.scenario.name}: the router takes no such peer: {action.message}")
         worker.obey(action, None)
-        self._cut(worker)
+        self.cut(worker)
         # One that is fenced comes back as another at once, any other when whoever has its name may be gone.
         wait = 0.0 if action.reason is RefusalReason.FENCED else 1.0
-        self.later(wait, self._attach, worker, worker.life)
+        self.later(wait, self.attach, worker, worker.life)
 
     def _killed(self, action: JobKilled) -> None:
         self._kills[action.job_id] = action.kills
@@ -213,9 +214,10 @@ class Simulation:
                 action.status,
                 action.kind,
                 bool(request.adapters),
+                job.predicted,
             )
         )
-        self._pending.append((None, 0, JobRecorded(action.job_id)))
+        self.tell_soon(JobRecorded(action.job_id))
 
     # ------------------------------------------------------------ streams
 
@@ -246,12 +248,12 @@ class Simulation:
         if worker.line == line:
             worker.obey(action, job)
 
-    def _attach(self, worker: Worker, life: int) -> None:
+    def attach(self, worker: Worker, life: int) -> None:
         if not worker.alive or worker.attached or worker.life != life:
             return
         self._lines += 1
         worker.line, worker.attached = self._lines, True
-        worker.latency = self._random.uniform(0.0, self._scenario.latency) if self._scenario.latency else 0.0
+        worker.latency = self._random.uniform(0.0, self.scenario.latency) if self.scenario.latency else 0.0
         self._at[worker.incarnation] = worker
         self.up(worker, worker.registration())
         if self._faulty:
@@ -262,10 +264,10 @@ class Simulation:
             worker.heartbeat()
             self.later(self._policy.lease / 3, self._beats, worker, line)
 
-    def _cut(self, worker: Worker) -> None:
+    def cut(self, worker: Worker) -> None:
         if worker.attached:
             worker.attached, worker.line = False, 0
-            self._pending.append((None, 0, PeerDisconnected(worker.incarnation)))
+            self.tell_soon(PeerDisconnected(worker.incarnation))
 
     # ------------------------------------------------------------ what workers need
 
@@ -284,117 +286,49 @@ class Simulation:
     def _leaves(self, worker: Worker, life: int) -> None:
         if worker.alive and worker.life == life:
             worker.die()
-            self._cut(worker)
-            self.later(worker.back, self._start, worker, worker.life)
+            self.cut(worker)
+            self.later(worker.back, self.start, worker, worker.life)
 
-    def _start(self, worker: Worker, life: int) -> None:
+    def start(self, worker: Worker, life: int) -> None:
         if worker.life == life:
             worker.start()
-            self._attach(worker, worker.life)
+            self.attach(worker, worker.life)
 
-    # ------------------------------------------------------------ requests
+    # ------------------------------------------------------------ requests and faults
 
     def _next_request(self, request: Request | None, _: int) -> None:
-        if request is not None:
-            self._submit(request)
-        following = next(self._requests, None)
+        for job in self._arrivals.jobs(request, self.core, self.now) if request is not None else ():
+            self.jobs[job.id] = job
+            self.tell_soon(submission(job))
+        following = self._arrivals.next()
         if following is None:
             self._arriving = False
         else:
             self.later(max(0.0, following.at - self.now), self._next_request, following, 0)
 
-    def _submit(self, request: Request) -> None:
-        shape = self.fleet.shapes.get(request.shape)
-        if shape is None:
-            known = ", ".join(self.fleet.shapes)
-            raise InputError(f"{self._scenario.name}: shape {request.shape!r} of a request is none of {known}")
-        self._numbers += 1
-        key = request.key or (f"of request {self._numbers}" if request.number > 1 else "")
-        self.outcome.keys += 1 if not key or key not in self._keys else 0
-        if request.key:
-            self._keys.add(key)
-        for number in range(request.number):
-            job = Job(f"j{self._numbers}-{number}", request, shape, key=key, target_factor=self._scenario.target_factor)
-            self.jobs[job.id] = job
-            self.outcome.adapted += bool(request.adapters)
-            self._pending.append((None, 0, self._submission(job)))
-
-    def _submission(self, job: Job, *, restored: bool = False) -> JobSubmitted:
-        request = job.request
-        return JobSubmitted(
-            job.id,
-            _FAR,
-            job.label,
-            kills=self._kills.get(job.id, 0),
-            restored=restored,
-            conditioning=job.key,
-            batch=job.shape.name,
-            adapters=request.adapters,
-            since=request.at,
-            target=job.target,
-            priority=request.priority,
-            tenant=request.tenant,
-        )
-
-    # ------------------------------------------------------------ faults
-
     def _next_fault(self, fault: Fault | None, _: int) -> None:
         if fault is not None:
-            self._happens(fault)
+            self.outcome.faults[fault.kind] = self.outcome.faults.get(fault.kind, 0) + 1
+            happens(self, fault)
         following = next(self._faults, None)
         if following is None:
             self._failing = False
         else:
             self.later(max(0.0, following.at - self.now), self._next_fault, following, 0)
 
-    def _happens(self, fault: Fault) -> None:
-        self.outcome.faults[fault.kind] = self.outcome.faults.get(fault.kind, 0) + 1
-        if fault.kind is Kind.RESTART:
-            self._restart()
-            return
-        worker = self.workers.get(fault.peer)
-        if worker is None:
-            raise InputError(
-                f"{self._scenario.name}: peer {fault.peer!r} of a fault is none of {', '.join(self.workers)}"
-            )
-        if not worker.alive:
-            return
-        match fault.kind:
-            case Kind.KILL:
-                self.checks.died(worker.incarnation)
-                worker.die()
-                self._cut(worker)
-                self.later(fault.seconds, self._start, worker, worker.life)
-            case Kind.DRAIN if not worker.draining:
-                worker.back = fault.seconds
-                worker.drain()
-            case Kind.PARTITION:
-                self._cut(worker)
-                self.later(fault.seconds, self._attach, worker, worker.life)
-            case Kind.SLOW:
-                worker.set_pace(_SLOW)
-                self.later(fault.seconds, self._paces, worker, worker.life)
-            case Kind.FAIL:
-                worker.fail_one(FailureKind.UNSPECIFIED)
-            case Kind.CANCEL if worker.running:
-                self._pending.append((None, 0, CancelRequested(worker.running[0].task.job_id)))
-
-    def _paces(self, worker: Worker, life: int) -> None:
-        if worker.alive and worker.life == life:
-            worker.set_pace(1.0)
-
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """The router ends, and another life of it starts on what was written down."""
         self._hear()
         self._lives += 1
         self.core = self._new_core()
         self._due = None
         self.checks.router_restarts(self.core)
         for job in self.jobs.values():
-            self._pending.append((None, 0, self._submission(job, restored=True)))
+            self.tell_soon(submission(job, kills=self._kills.get(job.id, 0), restored=True))
         for worker in self.workers.values():
             if worker.attached:
                 worker.attached, worker.line = False, 0
-                self.later(self._random.uniform(0.0, self._policy.settle / 2), self._attach, worker, worker.life)
+                self.later(self._random.uniform(0.0, self._policy.settle / 2), self.attach, worker, worker.life)
 
     # ------------------------------------------------------------ what came of it
 

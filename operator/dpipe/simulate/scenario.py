@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from diffusion_router.core import Stage
+from diffusion_router.core import Priority, Stage
 from dpipe.simulate.faults import Fault
 from dpipe.simulate.fleet import Fleet
 from dpipe.simulate.jobs import End
@@ -16,7 +18,8 @@ from dpipe.simulate.load import Load
 @dataclass(frozen=True)
 class Scenario:
     """target_factor: a job should end within so many times what it takes alone. latency: seconds that a message takes
-    at most; each stream has its own."""
+    at most; each stream has its own. max_queued: jobs that may wait; who comes when there are as many is refused, as is
+    who would end after the deadline of the request. Nobody who is refused comes back."""
 
     name: str
     fleet: Fleet
@@ -25,6 +28,7 @@ class Scenario:
     faults: Callable[[random.Random], Iterator[Fault]] | None = None
     latency: float = 0.0
     adapters: frozenset[str] = frozenset()
+    max_queued: float = math.inf
 
 
 @dataclass
@@ -33,6 +37,8 @@ class Outcome:
     by role. adapted: jobs that asked for an adapter."""
 
     ends: list[End] = field(default_factory=list)
+    refused: Counter[tuple[str, Priority]] = field(default_factory=Counter)
+    """Jobs that would have been, by shape and priority."""
     seconds: float = 0.0
     events: int = 0
     faults: dict[str, int] = field(default_factory=dict)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Final
 
 from diffusion_router.core import Policy, Stage
 from dpipe.simulate.bound import fewest_requests
 from dpipe.simulate.faults import Fault, drawn
-from dpipe.simulate.fleet import Fleet, Group, Shape
+from dpipe.simulate.fleet import Fleet, Group, Memory, Shape
 from dpipe.simulate.jobs import End
-from dpipe.simulate.load import Load, Mix, Phase, Request, Spread, fixed, phases, poisson
+from dpipe.simulate.load import Load, Mix, Phase, Request, Spread, bursts, fixed, phases, poisson
 from dpipe.simulate.report import TIMES, Column, Figures, quantile
 from dpipe.simulate.scenario import Scenario
 
@@ -24,13 +26,14 @@ _SLOTS: Final = 65_536
 @dataclass(frozen=True, slots=True)
 class Case:
     """beside: figures that stand beside those of policies, by whose they are. reference: the like, found of a run's
-    requests. extra: further figures of a run."""
+    requests. extra: further figures of a run. changed: the policy, as it is here."""
 
     label: str
     scenario: Scenario
     beside: Mapping[str, Figures] = field(default_factory=dict)
     reference: tuple[str, Callable[[Sequence[Request]], Figures]] | None = None
     extra: Callable[[Sequence[End]], Figures] | None = None
+    changed: Callable[[Policy], Policy] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +215,68 @@ def _bursts(rate: float, jobs: int, mix: Mix) -> Load:
     return poisson(rate, jobs, mix, Spread(scale=_SPREAD, numbers={1: 0.8, 3: 0.2}, keys=50))
 
 
+# ---------------------------------------------------------------- adapters (shares of the trace GenTD26)
+
+_NAMES: Final = tuple(f"adapter-{number}" for number in range(1, 21))
+_MEMORY: Final = Memory(room=4, load_seconds=4.4)
+_STEADY: Final = Fleet(
+    (Group(ENCODER, 1, slots=_SLOTS), Group(DENOISER, 4), Group(DECODER, 1)),
+    {"picture": Shape("picture", 0.1, 20.0, 0.5, 20)},
+    memory=_MEMORY,
+)
+# What several pictures of a request take there, beside one.
+_TOGETHER: Final = (1.0, 1.2, 1.35, 1.5, 1.5, 1.5, 1.5, 1.5)
+_BURSTING: Final = Fleet(
+    (Group(ENCODER, 1, slots=_SLOTS), Group(DENOISER, 4, capacity=8, batch=_TOGETHER), Group(DECODER, 1)),
+    {"picture": Shape("picture", 0.1, 18.4, 0.5, 30)},
+    memory=_MEMORY,
+)
+
+
+def adapters(wanted: Wanted) -> Study:
+    """4 denoisers, of whose requests 16 % name one of 20 adapters: at a steady rate, and in bursts with what else the
+    trace has of pictures and steps; each as it is, and where nobody is preferred for what is loaded."""
+    jobs = wanted.jobs or 2_000
+    steady = Spread(scale=(0.7, 1.3), adapters=_NAMES, adapted=0.16)
+    bursting = replace(
+        steady,
+        steps={30: 0.91, 40: 0.05, 25: 0.04},
+        numbers={1: 0.58, 2: 0.08, 4: 0.19, 8: 0.15},
+    )
+    # Of what the denoisers could do one by one.
+    loads = [
+        (f"load {load:.1f}", _STEADY, poisson(load * 4 / 20.0, jobs, {"picture": 1}, steady))
+        for load in (0.3, 0.5, 0.7, 0.9)
+    ]
+    loads.append(("in bursts", _BURSTING, bursts(0.5 * 4 / 20.0, 12.0, jobs, {"picture": 1}, bursting)))
+    cases = []
+    for label, fleet, load in loads:
+        scenario = Scenario("adapters", fleet, load, adapters=frozenset(_NAMES))
+        cases += [
+            Case(label, scenario, extra=_of_adapted),
+            Case(
+                f"{label}, whose turn", scenario, extra=_of_adapted, changed=lambda policy: replace(policy, compared=1)
+            ),
+        ]
+    columns = (
+        *TIMES,
+        Column("loads a request", "loads_each", 2),
+        Column("theirs: mean s", "adapted_mean"),
+        Column("p95 s", "adapted_p95"),
+    )
+    title = "4 denoisers, 16 % of requests name one of 20 adapters; within 3 times its time alone"
+    return Study(title, tuple(cases), seeds=3, columns=columns, bounded=False)
+
+
+def _of_adapted(ends: Sequence[End]) -> Figures:
+    seconds = sorted(end.seconds for end in ends if end.adapted)
+    return {"adapted_mean": fmean(seconds) if seconds else math.nan, "adapted_p95": quantile(seconds, 0.95)}
+
+
 STUDIES: Final[Mapping[str, Callable[[Wanted], Study]]] = {
     "mixed": mixed,
     "super-p95": super_p95,
     "ratio-shift": ratio_shift,
+    "adapters": adapters,
     "faults": faults,
 }

@@ -6,8 +6,17 @@ import math
 
 import pytest
 
-from diffusion_router.admission import QueueFull, TooLate
-from diffusion_router.core import Core, JobStatus, JobSubmitted, PeerRegistered, Policy, Progressed, Stage
+from diffusion_router.core import (
+    Core,
+    JobStatus,
+    JobSubmitted,
+    PeerRegistered,
+    Policy,
+    Progressed,
+    QueueFull,
+    Stage,
+    TooLate,
+)
 from unit.core.timed import Pipeline, in_time
 
 ENCODE, DENOISE, DECODE = Stage

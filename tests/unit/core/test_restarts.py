@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffusion_router.core import CancelTask, Execute, JobStatus, JobSubmitted, ReleaseSlot, Stage
+from diffusion_router.core import CancelTask, Execute, JobStatus, JobSubmitted, PeerLost, ReleaseSlot, Stage
 from unit.core.workers import Phase, Worker
 from unit.core.world import World
 
@@ -97,6 +97,23 @@ def test_i3_an_output_that_is_adopted_first_waits_for_a_consumer_that_registers_
     world.advance(world.policy.settle + world.policy.grace)
     world.run()
     world.check_at_rest()
+
+
+def test_i3_an_output_that_is_adopted_after_its_consumer_was_lost_waits_for_the_grace(world: World) -> None:
+    encoder, denoiser = world.spawn(ENCODE), world.spawn(DENOISE)
+    job = world.submit()
+    world.run_to(denoiser, Phase.PULLING)
+    world.restart_router()
+    attach_all(world, [denoiser])
+    world.cancel(job)
+    # It falls silent, while its producer is still cut off, and may go on reading.
+    denoiser.frozen = True
+    world.advance(world.policy.settle + world.policy.grace + 0.5)
+    assert list(world.said(PeerLost))
+    attach_all(world, [encoder])
+    assert not list(world.said(ReleaseSlot)), "the frozen consumer may thaw and read"
+    world.advance(world.policy.grace)
+    assert [action.task_id for action in world.said(ReleaseSlot)] == list(encoder.outputs)
 
 
 def test_i3_a_task_that_says_what_it_reads_keeps_that_output_and_no_other(world: World) -> None:

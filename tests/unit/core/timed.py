@@ -8,9 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from types import SimpleNamespace
 
-from diffusion_router.admission import Admission, Refused
 from diffusion_router.core import (
     Core,
     Event,
@@ -23,14 +21,15 @@ from diffusion_router.core import (
     Policy,
     Prediction,
     Progressed,
+    Refused,
     Stage,
     StageDone,
     StageFailed,
     StageResult,
     Tick,
+    admit,
 )
 from diffusion_router.core.events import CancelTask, FailureKind
-from diffusion_router.metrics import Metrics
 
 Seconds = Callable[[Stage, str], float]
 STEPS = 10
@@ -73,7 +72,7 @@ class Pipeline:
         self._order = count()
         self._queues: dict[str, deque[Execute]] = defaultdict(deque)
         self._runs: dict[str, Execute] = {}
-        self._admission = Admission(SimpleNamespace(core=self.core), None, Metrics(), max_queued)
+        self._max_queued = max_queued
         for stages, number in fleet.items():
             for index in range(number):
                 name = "".join(stage.name[:3] for stage in sorted(stages)) + str(index)
@@ -86,7 +85,15 @@ class Pipeline:
         self, shape: str, timeout: float, *, accept_late: bool = False, adapters: frozenset[str] = frozenset()
     ) -> None:
         try:
-            self._admission.check([shape], entering=0, timeout=timeout, accept_late=accept_late, now=self.now)
+            admit(
+                self.core,
+                [shape],
+                entering=0,
+                timeout=timeout,
+                accept_late=accept_late,
+                max_queued=self._max_queued,
+                now=self.now,
+            )
         except Refused as refused:
             self.refused.append(refused)
             return

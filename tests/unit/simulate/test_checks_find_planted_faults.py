@@ -197,10 +197,27 @@ def test_an_order_that_lets_the_oldest_starve(monkeypatch: pytest.MonkeyPatch) -
         play(number=200)
 
 
-def test_a_place_that_is_idle_while_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_is_idle_while_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scheduler, "_touch", lambda *_: None)
-    with pytest.raises(InvariantError, match=r"work conserved.*have a place"):
+    with pytest.raises(InvariantError, match=r"work conserved.*are idle"):
         play()
+
+
+def test_a_place_beside_others_that_stays_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a batch does not pay, the core may let a job wait."""
+    choose, sent = Scheduler._choose, []
+
+    def alone(self: Scheduler, *job: object, joins: bool) -> Peer | None:
+        peer = choose(self, *job, joins=joins)
+        sent.append(peer is not None and bool(peer.tasks))
+        return None if sent[-1] else peer
+
+    monkeypatch.setattr(Scheduler, "_choose", alone)
+    fleet = Fleet((Group(ENCODER, 1), Group(DENOISER, 1, capacity=2), Group(DECODER, 1)), FLEET.shapes)
+    load = poisson(0.3, 60, {"one": 1}, Spread())
+    outcome = Simulation(Scenario("alone", fleet, load), named("Fifo").make(), 1, passes=0).run()
+    assert len(outcome.ends) == 60
+    assert any(sent)
 
 
 @pytest.mark.parametrize(("share", "starves"), [(4, False), (0, True)])

@@ -91,6 +91,9 @@ def test_faults_of_a_file_happen(tmp_path: Path) -> None:
         ({"fleet": [*SCENARIO["fleet"], SCENARIO["fleet"][1]]}, "fleet: there are two groups of denoiser"),
         ({"load": {"jobs": 3}}, "load: Value error, give exactly one of rate"),
         ({"load": {"rate": 1, "mix": {"poster": 1}}}, "load: 'poster' of a mix is none of the shapes image, video"),
+        ({"load": {"rate": 1, "deadline": [9, 3]}}, "load: Value error, deadline: the first must not exceed"),
+        ({"load": {"rate": 1, "variation": 3}}, "load: Value error, variation: is of arrivals that are bursts"),
+        ({"load": {"rate": 1, "classes": {"urgent": 1}}}, "load.classes.urgent.[key]: Input should be 'interactive'"),
         ({"load": None}, "load: is missing: state one, or give --trace FILE"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"faults": [{"kind": "kill", "peer": "denoiser-9", "at": 1}]}, "faults: 'denoiser-9' is no peer of the fleet"),
@@ -111,12 +114,13 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, changed: dict[str, A
         ("0,image,0,standard", ":2: n: '0' is not a number from 1"),
         ("0,image,1,urgent", ":2: class: 'urgent' is none of interactive, standard, batch"),
         ("0,poster,1,batch", "shape 'poster' of a request is none of image, video"),
+        ("0,image,1,batch,-3", ":2: deadline: '-3' is not a number from 0"),
         ("5,image,1,batch\n4,image,1,batch", ":3: arrival: before that of the row above"),
     ],
 )
 def test_what_is_wrong_with_a_trace_is_named_with_its_line(tmp_path: Path, row: str, told: str) -> None:
     file = tmp_path / "trace.csv"
-    file.write_text(f"arrival,shape,n,class\n{row}\n")
+    file.write_text(f"arrival,shape,n,class,deadline\n{row}\n")
     status, text = simulate("--scenario", scenario(tmp_path), "--trace", str(file))
     assert status == 2
     assert told in text
@@ -126,8 +130,8 @@ def test_what_is_wrong_with_a_trace_is_named_with_its_line(tmp_path: Path, row: 
     ("arguments", "told"),
     [
         (["mixed", "--policy", "Lifo"], "--policy Lifo: is none of Fifo, Deadline"),
-        (["mixture"], "mixture: is none of mixed, super-p95, ratio-shift, faults"),
-        ([], "give one of mixed, super-p95, ratio-shift, faults, or --scenario FILE"),
+        (["mixture"], "mixture: is none of mixed, super-p95, ratio-shift, adapters, faults"),
+        ([], "give one of mixed, super-p95, ratio-shift, adapters, faults, or --scenario FILE"),
         (["mixed", "--trace", "x.csv"], "--trace: give --scenario too"),
         (["--scenario", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
     ],

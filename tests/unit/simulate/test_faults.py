@@ -36,10 +36,11 @@ def test_under_drawn_faults_every_job_ends_once_and_everything_comes_back(policy
     assert outcome.computed[Stage.DECODE] >= ended[JobStatus.COMPLETED]
 
 
-def test_a_seed_plays_the_same_in_every_process() -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_seed_plays_the_same_in_every_process(policy: str) -> None:
     """Whatever the order is in which that one's sets are."""
     code = (
-        "from unit.simulate.test_faults import play; out = play('Fifo', 1, 100);"
+        f"from unit.simulate.test_faults import play; out = play({policy!r}, 1, 100);"
         "print(out.events, sum(end.ended for end in out.ends))"
     )
     told = [

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
+from statistics import fmean, pstdev
 
 import pytest
 
 from diffusion_router.core import Policy, Stage
 from dpipe.simulate.bound import first_free, most_done
 from dpipe.simulate.fleet import Fleet, Group, Shape
-from dpipe.simulate.load import Spread, fixed, poisson
+from dpipe.simulate.load import Spread, bursts, fixed, poisson
 from dpipe.simulate.policies import named
 from dpipe.simulate.report import figures, quantile
 from dpipe.simulate.run import Simulation
@@ -122,3 +124,27 @@ def test_no_order_does_more_than_the_bound() -> None:
     seconds = first_free(sorted((at, work) for at, _, work in many), 2)
     in_time = sum(taken <= 3 * work for taken, (_, _, work) in zip(seconds, sorted(many), strict=True))
     assert in_time <= most_done(many, 2.0) <= 60
+
+
+def test_bursts_come_at_the_stated_rate_and_vary_as_stated() -> None:
+    made = bursts(2.0, 5.0, 40_000, {"one": 1}, Spread(steps={30: 3, 40: 1}))
+    requests = list(made(random.Random(3)))
+    gaps = [after.at - before.at for before, after in pairwise(requests)]
+    assert fmean(gaps) == pytest.approx(0.5, rel=0.1)
+    assert pstdev(gaps) / fmean(gaps) == pytest.approx(5.0, rel=0.1)
+    assert sum(request.steps == 40 for request in requests) == pytest.approx(10_000, rel=0.05)
+
+
+def test_what_a_fleet_can_do_counts_the_steps_that_are_asked_for() -> None:
+    made = plentiful(Group(DENOISER, 2), one=5.0)
+    assert made.capacity({"one": 1}) == pytest.approx(0.4)
+    assert made.capacity({"one": 1}, {10: 1, 30: 1}) == pytest.approx(0.2)
+
+
+def test_where_jobs_go_to_what_is_loaded_less_is_loaded() -> None:
+    cases = {case.label: case for case in STUDIES["adapters"](Wanted(jobs=600)).cases}
+    loads = []
+    for label in ("load 0.3", "load 0.3, whose turn"):
+        changed = cases[label].changed or (lambda policy: policy)
+        loads.append(play(cases[label].scenario, 0, changed(FIFO.make())).loads)
+    assert loads[0] < 0.8 * loads[1]

@@ -8,8 +8,9 @@ from typing import Final
 
 from starlette.responses import Response
 
-from diffusion_router.admission import IdempotencyConflict, QueueFull, Refused, TooLate
+from diffusion_router.admission import IdempotencyConflict
 from diffusion_router.api.fields import InvalidField
+from diffusion_router.core import QueueFull, Refused, TooLate
 from diffusion_router.store import ArtifactNotFound, InvalidKey, StoreUnavailable
 from diffusionpipeline.process.refusals import error_body
 from diffusionpipeline.v1 import job_pb2, stage_pb2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffusion_router.core.admission import QueueFull, Refused, TooLate, admit
 from diffusion_router.core.deadline import Deadline
 from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
@@ -92,8 +93,10 @@ __all__ = [
     "Priority",
     "Process",
     "Progressed",
+    "QueueFull",
     "RefusalReason",
     "Refuse",
+    "Refused",
     "ReleaseSlot",
     "RouterStops",
     "SharesSet",
@@ -104,5 +107,7 @@ __all__ = [
     "StageResult",
     "Task",
     "Tick",
+    "TooLate",
     "Welcome",
+    "admit",
 ]

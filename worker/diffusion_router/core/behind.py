@@ -42,13 +42,15 @@ class Behind(Generic[R]):
         for stage in peer.stages:
             self._unlisted[stage, peer.generation][peer.incarnation] = peer
 
-    def longest(self, place: Place, idle: Mapping[Peer[R], int]) -> list[Task[R]]:
-        """Those that wait the longest. idle: peers, and how many tasks each could start."""
+    def anywhere(self, place: Place) -> bool:
+        """Whether any wait there."""
         for peer in self._unlisted.pop(place, {}).values():
             self._list(peer)
-        by_kind = self._tasks.get(place)
-        if by_kind is None:
-            return []
+        return place in self._tasks
+
+    def longest(self, place: Place, idle: Mapping[Peer[R], int]) -> list[Task[R]]:
+        """Of those that wait there the longest waiting. idle: peers, and how many tasks each could start."""
+        by_kind = self._tasks.get(place, {})
         # Tasks on their way back will take idle places too.
         places = sum(idle.values()) - len(by_kind.get(None, ()))
         movable = [

@@ -75,6 +75,8 @@ class Book(Generic[R]):
         self.passing: list[tuple[float, int, Output[R], str]] = []
         # Tasks of an earlier life: by the task whose output they read; those that do not say, by job.
         self.adopted: dict[str, list[Task[R]]] = {}
+        # By the same, of those whose peer is lost: until when they may read.
+        self.lost_readers: dict[str, float] = {}
         self.encodings: dict[str, Encoding[R]] = {}
         """By conditioning, as long as somebody encodes it or keeps what was made."""
         self.leaderless: list[str] = []

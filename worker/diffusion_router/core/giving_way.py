@@ -50,7 +50,7 @@ class GivingWay(Generic[R]):
         self._by_due: dict[str, list[tuple[float, str]]] = {}
         self._going: dict[str, tuple[float, Going[R]]] = {}
         self._held_back: dict[object, _HeldBack[R]] = {}
-        self._anew: set[object] = set()
+        self._anew: dict[object, None] = {}
         self._stepped: list[Going[R]] = []
 
     @property
@@ -92,7 +92,7 @@ class GivingWay(Generic[R]):
         if held is None or held.queue is not queue:
             held = self._held_back[place] = _HeldBack(queue, generations)
         held.generations = generations
-        self._anew.add(place)
+        self._anew[place] = None
 
     def forget(self, place: object) -> None:
         """To be called when nothing waits there any more."""
@@ -103,7 +103,7 @@ class GivingWay(Generic[R]):
     def ways(self, now: float) -> Iterator[Way[R]]:
         """One after the other: what is said of one is to be done before the next is asked for."""
         stepped, self._stepped = self._stepped, []
-        anew, self._anew = self._anew, set()
+        anew, self._anew = self._anew, {}
         for place in list(self._held_back) if stepped else anew:
             held = self._held_back.get(place)
             if held is None:

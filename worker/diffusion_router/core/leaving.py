@@ -84,7 +84,7 @@ def _replace(book: Book[R], job: Job[R], source: Output[R], made: Output[R]) -> 
 
 def _begun_with(book: Book[R], output: Output[R]) -> Iterator[Task[R]]:
     """Tasks of other peers that compute with it."""
-    for job_id in output.wanted_by:
+    for job_id in sorted(output.wanted_by):
         job = book.jobs.get(job_id)
         task = job.task if job is not None else None
         if task is not None and task.started and output in task.reads and task.incarnation != output.incarnation:

@@ -3,7 +3,7 @@
 Nothing here knows of sockets, disks, threads or the clock, so every history of losses, duplicates, reorderings and
 restarts can be played in a test, and a simulator runs this very code. Each module stands on those before it: `book`
 (what is known, and the changes that keep its indexes right), `cache`, `outputs`, `sharing`, `leaving`, `jobs`, `tasks`,
-`membership`, and this one. The invariants that it keeps (I1 …) are listed in docs/architecture.md.
+`membership`, and this one; `admission` asks it. The invariants that it keeps (I1 …) are listed in docs/architecture.md.
 """
 
 from __future__ import annotations

@@ -22,7 +22,10 @@ _UNKNOWN: Final = "unknown"
 def adopt(book: Book[R], peer: Peer[R], result: StageResult[R]) -> Output[R]:
     """An output of an earlier life: it may be read by tasks that this router did not send."""
     output = book.keep(peer, result)
-    known_at = book.settle_until + book.policy.grace
+    known_at = max(
+        book.settle_until + book.policy.grace,
+        *(book.lost_readers.get(key, 0.0) for key in (output.task_id, output.job_id)),
+    )
     if book.now < known_at:
         _read_until(book, known_at, output, _UNKNOWN)
     for task in [*adopted_readers(book, output), *book.adopted.get(output.job_id, ())]:
@@ -72,7 +75,9 @@ def stop_reading(book: Book[R], task: Task[R]) -> None:
 
 def stop_reading_at(book: Book[R], task: Task[R], until: float) -> None:
     """Its peer is lost, but may be alive and read until then."""
-    _forget_adopted(book, task)
+    if _forget_adopted(book, task):
+        # What it reads may be on a peer that has not registered with this life of the router yet.
+        _remember_lost(book, task.input_id or task.job_id, until)
     reads, task.reads = task.reads, []
     for output in reads:
         _read_until(book, until, output, task.id)
@@ -106,13 +111,23 @@ def _read_until(book: Book[R], until: float, output: Output[R], reader: str) -> 
     heapq.heappush(book.passing, (until, next(book.order), output, reader))
 
 
-def _forget_adopted(book: Book[R], task: Task[R]) -> None:
+def _forget_adopted(book: Book[R], task: Task[R]) -> bool:
+    """Whether it was one."""
     key = task.input_id or task.job_id
     tasks = book.adopted.get(key)
-    if tasks is not None and task in tasks:
-        tasks.remove(task)
-        if not tasks:
-            del book.adopted[key]
+    if tasks is None or task not in tasks:
+        return False
+    tasks.remove(task)
+    if not tasks:
+        del book.adopted[key]
+    return True
+
+
+def _remember_lost(book: Book[R], key: str, until: float) -> None:
+    lost = book.lost_readers
+    for other in [other for other, passed in lost.items() if passed <= book.now]:
+        del lost[other]
+    lost[key] = max(until, lost.get(key, 0.0))
 
 
 def _release_if_free(book: Book[R], output: Output[R]) -> None:

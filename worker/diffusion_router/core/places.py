@@ -8,7 +8,7 @@ only keep it from a peer that does: a worker computes its first task, and beside
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import Final, Generic
 from zlib import crc32
@@ -47,7 +47,7 @@ class Places(Generic[R]):
         # Peers that denoise several, by how many; where each is. Generations in which one came to denoise nothing.
         self._crowded: dict[str, dict[int, dict[str, Peer[R]]]] = {}
         self._crowds: dict[str, int] = {}
-        self._emptied: set[str] = set()
+        self._emptied: dict[str, None] = {}
 
     # ------------------------------------------------------------ what changes
 
@@ -60,7 +60,7 @@ class Places(Generic[R]):
         if peer.gathers:
             self._crowd(peer, len(others) if takes_tasks else 0)
             if credit and not others:
-                self._emptied.add(peer.generation)
+                self._emptied[peer.generation] = None
         for stage, need in peer.needs.items():
             room = credit and free >= need
             if stage is Stage.DENOISE and peer.gathers:
@@ -131,9 +131,9 @@ class Places(Generic[R]):
     def has_idle(self, stage: Stage, generation: str) -> bool:
         return self._idle[stage, generation] > 0
 
-    def idle(self) -> Iterator[tuple[Place, dict[Peer[R], int]]]:
+    def idle(self, wanted: Callable[[Place], bool]) -> Iterator[tuple[Place, dict[Peer[R], int]]]:
         """Where peers could start a task at once, and how many each."""
-        for place in [place for place, idle in self._idle.items() if idle]:
+        for place in [place for place, idle in self._idle.items() if idle and wanted(place)]:
             by_load = ((load, peers) for load, peers in self._open[place].items() if load < 0)
             # A place that is being freed has been freed for somebody.
             yield place, {peer: -load for load, peers in by_load for peer in peers.values() if not peer.parking}
@@ -155,7 +155,7 @@ class Places(Generic[R]):
     def spread(self) -> Iterator[tuple[int, list[Peer[R]]]]:
         """Since the last call, where that is so: how many of them there still are, and the most crowded of the others,
         those first that denoise the most."""
-        emptied, self._emptied = self._emptied, set()
+        emptied, self._emptied = self._emptied, {}
         for generation in emptied:
             crowded = self._crowded.get(generation, {})
             some = (peer for number in sorted(crowded, reverse=True) for peer in crowded[number].values())

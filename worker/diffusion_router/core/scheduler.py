@@ -136,7 +136,7 @@ class Scheduler(Generic[R]):
             if not known:
                 groups.pop((peer.generation, peer.incarnation), None)
         for output in peer.outputs.values() if known else ():
-            for job_id in output.listed_by:
+            for job_id in sorted(output.listed_by):
                 job = self._jobs.get(job_id)
                 if job is not None and job.input is output and not job.state.has_task:
                     self.push(job)
@@ -232,7 +232,7 @@ class Scheduler(Generic[R]):
             return []
         stranded: list[Job[R]] = []
         touched = self._look_at_all_that_gather() if stage is Stage.DENOISE else self._touched[stage]
-        places = [(group, kind) for group in touched for kind in self._lanes[stage].get(group, ())]
+        places = [(group, kind) for group in sorted(touched) for kind in self._lanes[stage].get(group, ())]
         self._touched[stage] = set()
         heads, epoch = self._heads(stage, places), self._ordering.epoch(stage)
         while heads:
@@ -245,10 +245,12 @@ class Scheduler(Generic[R]):
                 continue
             if not self._settle(stage, group, kind, first, start, stranded):
                 continue
-            if not lane:
+            if not lane or (following := self._first(stage, group, kind)) is None:
                 self._forget(stage, group, kind)
-            elif (following := lane.first(now)) is not None and self._worth_a_look(stage, group, kind):
+            elif self._worth_a_look(stage, group, kind):
                 heapq.heappush(heads, (following, number, group, kind))
+            else:
+                self._holds_back(stage, group, kind, following)
             if epoch != self._ordering.epoch(stage):
                 epoch = self._ordering.epoch(stage)
                 heads = self._heads(stage, [head[2:] for head in heads])
@@ -267,7 +269,7 @@ class Scheduler(Generic[R]):
         heads = []
         for number, (group, kind) in enumerate(places):
             lane = self._lanes[stage][group][kind]
-            first = lane.first(self._now)
+            first = self._first(stage, group, kind)
             if first is None:
                 self._forget(stage, group, kind)
             elif self._worth_a_look(stage, group, kind):
@@ -276,6 +278,19 @@ class Scheduler(Generic[R]):
                 self._holds_back(stage, group, kind, first)
         heapq.heapify(heads)
         return heads
+
+    def _first(self, stage: Stage, group: Group, kind: Kind) -> First | None:
+        """Of a lane. Who waits there no more is passed over where the first one counts though it can't start."""
+        lane = self._lanes[stage][group][kind]
+        while (first := lane.first(self._now)) is not None and kind[2]:
+            job = self._jobs.get(first[1])
+            if job is not None and self._is_here(job, stage, group, kind[0]):
+                return first
+            lane.discard(first[1])
+        return first
+
+    def _is_here(self, job: Job[R], stage: Stage, group: Group, avoid: Avoid) -> bool:
+        return job.ready(stage, self._now) and job.avoid == avoid and self._group(job) == group
 
     def _settle(
         self,
@@ -289,7 +304,7 @@ class Scheduler(Generic[R]):
         """Whether the first job of the lane waits there no more: it is started, stranded, or waits elsewhere."""
         lane = self._lanes[stage][group][kind]
         job = self._jobs.get(first[1])
-        if job is not None and job.ready(stage, self._now) and job.avoid == kind[0] and self._group(job) == group:
+        if job is not None and self._is_here(job, stage, group, kind[0]):
             if self._kind(job) != kind:
                 # What denoisers offer is another since it came here.
                 self.push(job)
@@ -365,7 +380,7 @@ class Scheduler(Generic[R]):
         A peer holds one task more than it runs, so that its input is pulled meanwhile; which peer will be free first
         is only known later.
         """
-        for place, idle in self._places.idle():
+        for place, idle in self._places.idle(self.behind.anywhere):
             yield from self.behind.longest(place, idle)
 
     # ------------------------------------------------------------ rules
