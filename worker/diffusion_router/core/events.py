@@ -119,6 +119,8 @@ class StageResult(Generic[R]):
     """It did not finish: what it leaves is a checkpoint, and another task of the stage goes on from it."""
     nbytes: int = 0
     """That it takes of its worker's pool."""
+    steps: int = 0
+    """Of a denoising that is finished: all of its steps, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,7 @@ def _result(done: Report) -> core.StageResult[Report]:
         compute_seconds=done.timings.compute_seconds,
         parked=parked,
         nbytes=-(-done.output.length // _PAGE) * _PAGE,
+        steps=done.steps,
     )
 
 
