@@ -10,6 +10,11 @@ from testbed.examples import resource
 from testbed.pipelines import running
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("workers that leave under load")
+    group.addoption("--drains", type=int, metavar="N", help="how often one does, in each case")
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """As the pipeline's workers have."""
