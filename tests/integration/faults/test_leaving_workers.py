@@ -102,7 +102,7 @@ def drains(request: pytest.FixtureRequest, in_gate: bool) -> int:
     return int(request.config.getoption("--drains") or (DRAINS_IN_GATE if in_gate else DRAINS))
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("model", "backend"),
     [
