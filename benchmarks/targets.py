@@ -1,7 +1,7 @@
 """Short requests beside long ones on one denoiser of real processes, by policy: what the short ones wait, and what that
 costs the long ones.
 
-    python benchmarks/targets.py [--rounds N] [--seconds S] [--load L]
+    python benchmarks/targets.py [--rounds N] [--longs N] [--load L]
 
 The bundled model: short requests of 12 steps come by chance, long ones of 300 at fixed gaps; how long both take alone
 is measured first, and each kind is half of the load. Requests say nothing of targets: each has its default. Both
@@ -108,14 +108,14 @@ class Client:
         return found
 
 
-def drawn(chance: random.Random, seconds: float, load: float, short: float, long: float) -> list[Request]:
-    """short, long: seconds that each takes alone."""
-    gap = 2 * long / load
-    requests = [Request(at * gap, LONG, chance.randrange(100)) for at in range(int(seconds / gap) + 1)]
-    at = chance.expovariate(load / (2 * short))
-    while at < seconds:
+def drawn(chance: random.Random, longs: int, load: float, short: float, long: float) -> list[Request]:
+    """short, long: seconds that each takes alone. As many of both on a slow machine, but further apart."""
+    gap, between = 2 * long / load, 2 * short / load
+    requests = [Request(number * gap, LONG, chance.randrange(100)) for number in range(longs)]
+    at = 0.0
+    for _ in range(round(longs * long / short)):
+        at += chance.expovariate(1 / between)
         requests.append(Request(at, SHORT, chance.randrange(100)))
-        at += chance.expovariate(load / (2 * short))
     return requests
 
 
@@ -127,7 +127,7 @@ async def measure(urls: dict[str, str], options: argparse.Namespace) -> tuple[fl
         chance = random.Random(options.seed)
         rounds: dict[str, list[Round]] = {policy: [] for policy in POLICIES}
         for number in range(options.rounds):
-            requests = drawn(chance, options.seconds, options.load, short, long)
+            requests = drawn(chance, options.longs, options.load, short, long)
             for policy in POLICIES if number % 2 == 0 else POLICIES[::-1]:
                 rounds[policy].append(await by_policy[policy].round(requests))
         return short, long, rounds
@@ -176,7 +176,7 @@ def show(short: float, long: float, rounds: dict[str, list[Round]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--longs", type=int, default=3, help="long requests in a round")
     parser.add_argument("--load", type=float, default=0.6, help="of what the denoiser can do")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
