@@ -92,14 +92,10 @@ Change = Callable[..., AbstractContextManager[None]]
 def change(
     request: pytest.FixtureRequest, load: Load, record_testsuite_property: Callable[[str, object], None]
 ) -> Change:
-    """`with change(): …`: the body makes a change and waits until it is through; clients ask all the while.
-
-    router_stays: then no denoising step is made twice. What a worker has not told of again before a new router has
-    settled is made anew.
-    """
+    """`with change(): …`: the body makes a change and waits until it is through; clients ask all the while."""
 
     @contextlib.contextmanager
-    def changed(*, router_stays: bool = True) -> Iterator[None]:
+    def changed() -> Iterator[None]:
         until = load.pipeline.until
         with load.running():
             until(lambda: len(load.done) > CLIENTS, SECONDS, "the pipeline is at work")
@@ -109,7 +105,7 @@ def change(
             until(lambda: sum(job.accepted_at > ended for job in load.done) > CLIENTS, SECONDS, "jobs go on afterwards")
         record_testsuite_property(request.node.name, _cost(load, begun, ended))
         until(load.pipeline.at_rest, SECONDS, "nothing is left in the pools")
-        assert not (router_stays and load.again), f"steps were made twice: {load.again}"
+        assert not load.again, f"steps were made twice: {load.again}"
 
     return changed
 
@@ -129,14 +125,14 @@ def _cost(load: Load, begun: float, ended: float) -> str:
 def test_a_pod_that_is_deleted_is_replaced_and_no_job_is_lost(digits: Deployed, change: Change, role: str) -> None:
     pod = f"digits-{role}-0"
     uid = digits.uid(pod)
-    with change(router_stays=role != "router"):
+    with change():
         digits.delete_pod(pod)
         digits.until(lambda: digits.pod_ready(pod, other_than=uid), SECONDS, f"there is another {pod}")
 
 
 def test_a_rollout_restart_of_every_role_loses_no_job(cluster: NodeCluster, digits: Deployed, change: Change) -> None:
     before = _uids(digits)
-    with change(router_stays=False):
+    with change():
         for role in (*MODEL_ROLES, "router"):
             rollout = (f"statefulset/digits-{role}", "--namespace", digits.namespace)
             cluster.kubectl("rollout", "restart", *rollout)

@@ -3,51 +3,42 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import httpx
 import pytest
 
 from diffusion_worker.model import Control, ControlNetFiles, IPAdapter, IPAdapterFiles
+from integration.conftest import Extended
 from testbed.digits_with import drawn, edited, generated, inline, whole
-from testbed.examples import resource
-from testbed.led_digits import control_net
-from testbed.pipelines import at_rest, peers, running
-from testbed.shown_digits import ip_adapters
+from testbed.pipelines import at_rest, peers
 from testbed.waiting import until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_requests_that_show_pictures_and_others_are_those_of_one_process(tmp_path: Path) -> None:
-    folder, edges = ip_adapters(tmp_path / "shown"), control_net(tmp_path / "edges")
-    listed = [
-        {"name": "look", "source": "Path", "id": str(folder), "file": "look.safetensors"},
-        {"name": "style", "source": "Path", "id": str(tmp_path), "file": "shown/style.safetensors", "scale": 0.7},
-    ]
-    led = [{"name": "edges", "source": "Path", "id": str(edges)}]
-    pipeline = resource("digits", model__ipAdapters=listed, model__controlNets=led)
-    with running(pipeline, tmp_path / "data") as local:
-        one, other, picture = drawn(1), drawn(2), drawn(3)
-        look, edge = {"name": "look", "image": inline(one), "scale": 0.6}, {"name": "edges", "image": inline(other)}
-        two = json.dumps([{"name": "style"}, {"name": "look"}])
-        with httpx.Client(base_url=local.http_url, timeout=60) as client:
-            assert client.get("/v1/models").json()["data"][0]["ip_adapters"] == ["look", "style"]
-            made = {
-                "shown": generated(client, ip_adapters=[look]),
-                "not shown": generated(client),
-                "two": edited(client, picture, {"ip_adapters[image]": [one, other]}, ip_adapters=two),
-                "led too": generated(client, ip_adapters=[look], controls=[edge]),
-            }
-        until(lambda: at_rest(local), 15, "slots, outputs and tasks are given back")
-        assert len(peers(local)) == 3
+def test_requests_that_show_pictures_and_others_are_those_of_one_process(extended: Extended) -> None:
+    local = extended.local
+    one, other, picture = drawn(1), drawn(2), drawn(3)
+    look, edge = {"name": "look", "image": inline(one), "scale": 0.6}, {"name": "edges", "image": inline(other)}
+    two = json.dumps([{"name": "style"}, {"name": "look"}])
+    with httpx.Client(base_url=local.http_url, timeout=60) as client:
+        assert client.get("/v1/models").json()["data"][0]["ip_adapters"] == ["look", "style"]
+        made = {
+            "shown": generated(client, ip_adapters=[look]),
+            "not shown": generated(client),
+            "two": edited(client, picture, {"ip_adapters[image]": [one, other]}, ip_adapters=two),
+            "led too": generated(client, ip_adapters=[look], controls=[edge]),
+        }
+    until(lambda: at_rest(local), 15, "slots, outputs and tasks are given back")
+    assert len(peers(local)) == 3
+    folder = extended.shown
     encoder = folder / "image_encoder"
     loaded = {
         "ip_adapters": [
             IPAdapterFiles("look", folder / "look.safetensors", encoder),
             IPAdapterFiles("style", folder / "style.safetensors", encoder, 0.7),
         ],
-        "control_nets": [ControlNetFiles("edges", edges)],
+        "control_nets": [ControlNetFiles("edges", extended.edges)],
     }
     shown = [IPAdapter(name="look", image=one, scale=0.6)]
     both = [IPAdapter(name="style", image=one), IPAdapter(name="look", image=other)]

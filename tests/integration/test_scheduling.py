@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from dpipe.up.local import LocalPipeline
 from testbed.examples import resource
@@ -68,6 +69,7 @@ async def test_a_long_job_is_parked_for_a_short_one_and_makes_the_same_picture(t
         until(lambda: at_rest(local), 15, "slots, outputs and tasks are given back")
 
 
+@pytest.mark.thorough
 async def test_in_fifo_it_ends_first_and_what_its_request_said_outlives_the_router(tmp_path: Path) -> None:
     with running(pipeline(policy="Fifo"), tmp_path / "data") as local:
         async with httpx.AsyncClient(base_url=local.http_url, timeout=60) as client:

@@ -20,6 +20,11 @@ class Files:
         task = self._service.task(header.job_id)
         return task is not None and task.id == header.task_id and self._is_shown(task, header.ticket)
 
+    def may_put_soon(self, header: job_pb2.UploadRequest.Header) -> bool:
+        """Its worker was faster with the file than with its registration, after a restart of the router."""
+        claimed = self._service.may_be_claimed(header.task_id, header.job_id)
+        return claimed and self._tickets.admits(header.task_id, header.ticket)
+
     def may_read(self, request: job_pb2.DownloadRequest) -> bool:
         """What jobs made is for whoever has its key, as by HTTP; what clients sent, for the tasks of their jobs."""
         if not request.key.startswith("inputs/"):

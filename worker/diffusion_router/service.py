@@ -288,6 +288,9 @@ class JobService:
         job = self._dispatcher.core.jobs.get(job_id)
         return None if job is None else job.task
 
+    def may_be_claimed(self, task_id: str, job_id: str) -> bool:
+        return self._dispatcher.core.may_be_claimed(task_id, job_id, time.monotonic())
+
     def tasks(self) -> _Tasks:
         return [job.task for job in self._dispatcher.core.jobs.values() if job.task is not None]
 

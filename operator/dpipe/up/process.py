@@ -142,7 +142,9 @@ class LocalPod:
                 self._await_end(process)
             if self._stopping.is_set() or not self.restart:
                 break
-            if time.monotonic() - started >= STABLE_SECONDS:
+            # One that left as it was told is as a pod that was deleted, in whose place the StatefulSet's controller
+            # makes another at once.
+            if self.exit_code == 0 or time.monotonic() - started >= STABLE_SECONDS:
                 back_off = FIRST_BACK_OFF
             self.state = PodState.BACK_OFF
             if self._stopping.wait(back_off):

@@ -6,7 +6,7 @@ import asyncio
 import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ from diffusionpipeline.process.connections import BoundedConfig, Connections, Ht
 from diffusionpipeline.process.refusals import error_body
 
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+# uvicorn's own: its header of the date is of every tenth.
+_TICK_SECONDS: Final = 0.1
 _TICKS_PER_LOOK: Final = 10
 
 Application = Callable[..., Awaitable[None]]
@@ -57,7 +59,7 @@ async def serve_http(
     try:
         yield listening.getsockname()[1]
     finally:
-        server.should_exit = True
+        server.leave()
         await serving
 
 
@@ -108,9 +110,25 @@ class _Gate:
 class _Server(uvicorn.Server):
     config: BoundedConfig
 
+    def __init__(self, config: BoundedConfig) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        self.should_exit = True
+        self._leaving.set()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        """As uvicorn's own, which learns only at its next tick that it is to end."""
+        counter = 0
+        while not await self.on_tick(counter):
+            counter += 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), _TICK_SECONDS)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _TICKS_PER_LOOK == 0:

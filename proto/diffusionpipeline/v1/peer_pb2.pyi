@@ -693,9 +693,12 @@ class StageDone(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     job_id: _builtins.str
     stage: _stage_pb2.Stage.ValueType
+    steps: _builtins.int
+    """Of a denoising that is finished: all of its steps, by whomever they were made."""
     @_builtins.property
     def output(self) -> _stage_pb2.Descriptor:
         """Encode and denoise."""
@@ -720,10 +723,11 @@ class StageDone(_message.Message):
         artifacts: _abc.Iterable[_stage_pb2.Artifact] | None = ...,
         timings: _stage_pb2.StageTimings | None = ...,
         parked: Global___Parked | None = ...,
+        steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "parked", b"parked", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "job_id", b"job_id", "output", b"output", "parked", b"parked", "stage", b"stage", "task_id", b"task_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "job_id", b"job_id", "output", b"output", "parked", b"parked", "stage", b"stage", "steps", b"steps", "task_id", b"task_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -783,6 +787,7 @@ class RouterCommand(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
+    PEER_GONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -799,6 +804,8 @@ class RouterCommand(_message.Message):
     def probe(self) -> Global___Probe: ...
     @_builtins.property
     def park(self) -> Global___Park: ...
+    @_builtins.property
+    def peer_gone(self) -> Global___PeerGone: ...
     def __init__(
         self,
         *,
@@ -810,12 +817,13 @@ class RouterCommand(_message.Message):
         drain: Global___Drain | None = ...,
         probe: Global___Probe | None = ...,
         park: Global___Park | None = ...,
+        peer_gone: Global___PeerGone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "peer_gone", b"peer_gone", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "peer_gone", b"peer_gone", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["registered", "refused", "execute", "cancel", "release_slot", "drain", "probe", "park"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["registered", "refused", "execute", "cancel", "release_slot", "drain", "probe", "park", "peer_gone"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -985,6 +993,29 @@ class Park(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Park: _TypeAlias = Park  # noqa: Y015
+
+@_typing.final
+class PeerGone(_message.Message):
+    """A peer from which this worker was told to pull is given up: what was built to reach it may go. Only for workers of
+    protocol 4.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.str
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerGone: _TypeAlias = PeerGone  # noqa: Y015
 
 @_typing.final
 class ReleaseSlot(_message.Message):

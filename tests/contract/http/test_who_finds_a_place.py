@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ import structlog
 from structlog.testing import LogCapture
 
 from contract.http.conftest import DEADLINE, Client, Serve, Site
-from diffusionpipeline.process.connections import SPARE_CONNECTIONS
+from diffusionpipeline.process import serving
+from diffusionpipeline.process.connections import SPARE_CONNECTIONS, HttpBounds
 from testbed.waiting import until
 
 MOST = 4
@@ -115,3 +117,20 @@ def test_the_log_counts_who_was_refused_and_does_not_grow_with_them(log: LogCapt
 
     until(counted, DEADLINE, "all are counted")
     assert len(log.entries) < 20
+
+
+async def test_a_server_that_is_told_to_end_does_so_before_its_next_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_TICK_SECONDS", 10 * DEADLINE)
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    bounds = HttpBounds(max_connections=1)
+    async with (
+        asyncio.timeout(DEADLINE),
+        serving.serve_http(nothing, host="127.0.0.1", port=0, flag="--port", grace_seconds=1, bounds=bounds) as port,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readline(), "it serves"
+        writer.close()

@@ -64,9 +64,7 @@ async def start_router(tmp_path: Path) -> AsyncIterator[Start]:
         return router
 
     yield start
-    for router in routers:
-        if not router.task.done():
-            await router.shut_down()
+    await asyncio.gather(*(router.shut_down() for router in routers if not router.task.done()))
 
 
 @pytest.fixture

@@ -136,6 +136,8 @@ class ScriptedWorker:
         else:
             done.output.incarnation = self.incarnation
             done.output.url = task.task_id  # lets a test see whose output was handed on
+        if task.stage == stage_pb2.STAGE_DENOISE:
+            done.steps = 4
         done.timings.compute_seconds = 0.01
         return done
 

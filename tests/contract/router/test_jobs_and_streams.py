@@ -117,6 +117,47 @@ async def test_i7_a_restarted_router_finds_its_jobs_and_computes_no_held_stage_t
     assert [task.job_id for task in denoiser.executed] == [running.id, encoded.id, fresh.id]
 
 
+async def test_i7_a_file_that_comes_before_its_worker_has_registered_is_asked_for_again(start_router: Start) -> None:
+    """After a restart of the router, which would have a finished decoding made anew if it refused it."""
+    first = await start_router(lease_seconds=300.0)
+    workers = await attach_all(first.target, "encoder", "denoiser", "decoder")
+    *makers, decoder = workers
+    job = await create(first)
+    for worker in makers:
+        task = await worker.next_task()
+        await worker.start(task)
+        await worker.finish(task)
+    task = await decoder.next_task()
+    await decoder.start(task)
+    for worker in workers:
+        await worker.cut()
+    await first.shut_down()
+
+    second = await start_router(lease_seconds=300.0, settle_seconds=300.0)
+    (early,) = await attach_all(second.target, "decoder")
+
+    async def refusal() -> grpc.StatusCode:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await early.upload(task, b"picture")
+        return refused.value.code()
+
+    assert await refusal() is grpc.StatusCode.UNAVAILABLE
+    ticket, task.ticket = task.ticket, b"guessed"
+    assert await refusal() is grpc.StatusCode.NOT_FOUND
+    task.ticket = ticket
+    for worker in (decoder, *makers):
+        worker.target = second.target
+        await worker.attach()
+    assert await decoder.upload(task, b"picture")
+    await decoder.finish(task)
+    final = await ended(second, job.id)
+    assert (final.status, final.step, final.steps) == (job_pb2.JOB_STATUS_COMPLETED, 4, 4)
+    assert [(stage.stage, stage.attempt) for stage in final.stages] == [
+        (stage_pb2.STAGE_DENOISE, 1),
+        (stage_pb2.STAGE_DECODE, 1),
+    ]
+
+
 async def test_i7_a_job_that_nobody_holds_is_started_again(start_router: Start) -> None:
     first = await start_router()
     await attach_all(first.target, "decoder")

@@ -21,7 +21,8 @@ def worker(router: Router, *roles: str, **differing: Any) -> ScriptedWorker:
 
 async def told(reader: ScriptedWorker) -> tuple[int, str, str]:
     """Which stage's outputs it is to try, of which pod, at which incarnation: empty if it is to try no more."""
-    command = await reader.command()
+    while (command := await reader.command()).HasField("peer_gone"):
+        pass  # which is another's to test
     assert command.HasField("probe"), command
     return command.probe.stage, command.probe.pod_name, command.probe.payload.incarnation
 

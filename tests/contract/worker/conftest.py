@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,5 +123,5 @@ async def start(router: ScriptedRouter) -> AsyncIterator[Start]:
         if isinstance(worker.model, ScriptedModel):
             worker.model.let_go(1000)
         worker.task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await worker.task
+    # At once: each takes a moment to end.
+    await asyncio.gather(*(worker.task for worker in workers), return_exceptions=True)

@@ -24,6 +24,7 @@ MakePod = Callable[..., LocalPod]
 SLEEPER = "import time\nwhile True: time.sleep(1)"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('on', flush=True)\n" + SLEEPER
 CRASHER = "print('again', flush=True)\nraise SystemExit(3)"
+LEAVER = "raise SystemExit(0)"
 PARENT = f"""
 import subprocess, sys
 print(subprocess.Popen([sys.executable, "-c", {SLEEPER!r}]).pid, flush=True)
@@ -91,6 +92,15 @@ def test_restarts_come_slower_and_slower(make_pod: MakePod) -> None:
     # 0.5 s before the first restart, 1 s before the second.
     assert time.monotonic() - started >= 1.5
     assert pod.exit_code == 3
+
+
+def test_one_that_left_as_it_was_told_is_back_at_once_however_often(make_pod: MakePod) -> None:
+    """As in a cluster, where another pod is made in its place."""
+    crasher, leaver = make_pod(CRASHER), make_pod(LEAVER)
+    # 2 s of pauses; the other's first four are 7.5 s.
+    until(lambda: leaver.restarts == 4, "it was started again four times")
+    assert leaver.exit_code == 0
+    assert crasher.restarts < 4
 
 
 def test_with_restarts_off_a_process_that_ended_stays_so_until_it_is_started_again(make_pod: MakePod) -> None:

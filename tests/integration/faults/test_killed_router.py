@@ -13,6 +13,7 @@ from testbed.pipelines import STARTUP_SECONDS, Load, at_rest, draw, metric, peer
 from testbed.waiting import until
 
 JOBS = 12
+STEPS = 30
 
 
 class Distinct(Load):
@@ -25,7 +26,7 @@ async def test_i7_a_killed_router_loses_no_accepted_job_and_no_held_stage_is_com
     # Each is to be encoded, also those that were learnt.
     document = resource("digits", router__leaseSeconds=10, roles__encoder__cacheShare=0)
     with running(document, tmp_path) as local:
-        load = Distinct(local, clients=1, num_inference_steps=30)
+        load = Distinct(local, clients=1, num_inference_steps=STEPS)
         await load.learn()
         before = {pod.name: peers(local)[pod.name].incarnation for pod in local.workers}
         computed = {pod.name: stages_done(pod) for pod in local.workers}
@@ -33,7 +34,7 @@ async def test_i7_a_killed_router_loses_no_accepted_job_and_no_held_stage_is_com
             accepted: dict[str, str] = {}
             for number in range(JOBS):
                 prompt, seed = Distinct.REQUESTS[number]
-                body = {"prompt": prompt, "seed": seed, "num_inference_steps": 30}
+                body = {"prompt": prompt, "seed": seed, "num_inference_steps": STEPS}
                 answer = await client.post("/v1/jobs", json=body)
                 assert answer.status_code == 202, answer.text
                 (job,) = answer.json()["data"]
@@ -43,12 +44,18 @@ async def test_i7_a_killed_router_loses_no_accepted_job_and_no_held_stage_is_com
             assert local.router.signal(signal.SIGKILL)
         await asyncio.to_thread(until, lambda: ready(local), STARTUP_SECONDS, "the router is back with its workers")
         async with httpx.AsyncClient(base_url=local.http_url, timeout=60) as client:
+            steps: list[int] = []
             for job_id, request in accepted.items():
                 job = await ended(client, job_id)
                 assert job["status"] == "completed", job
+                made = sum(stage["steps"] for stage in job["stages"] if stage["stage"] == "denoise")
+                assert made == job["step"] == job["steps"], job
+                steps.append(made)
                 (artifact,) = job["artifacts"]
                 picture = (await client.get(artifact["url"])).content
                 assert picture == load.expected[request]
+            # Of one whose picture was there already when its worker came back, nobody tells who had denoised it.
+            assert steps.count(STEPS) >= JOBS - 1
             await draw(client, "a red seven", 1)
         assert {pod.name: peers(local)[pod.name].incarnation for pod in local.workers} == before
         for pod in local.workers:

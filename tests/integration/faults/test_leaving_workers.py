@@ -97,7 +97,12 @@ def denoisings(job: job_pb2.Job) -> list[job_pb2.StageReport]:
     return [stage for stage in job.stages if stage.stage == stage_pb2.STAGE_DENOISE]
 
 
-@pytest.mark.timeout(120 + 30 * DRAINS)
+@pytest.fixture
+def drains(request: pytest.FixtureRequest, in_gate: bool) -> int:
+    return int(request.config.getoption("--drains") or (DRAINS_IN_GATE if in_gate else DRAINS))
+
+
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("model", "backend"),
     [
@@ -109,9 +114,8 @@ def denoisings(job: job_pb2.Job) -> list[job_pb2.StageReport]:
     ],
 )
 async def test_i12_a_denoiser_that_leaves_costs_no_step_and_changes_no_product(
-    model: str, backend: str, tmp_path: Path, report: Callable[[str], None], in_gate: bool
+    model: str, backend: str, tmp_path: Path, report: Callable[[str], None], drains: int
 ) -> None:
-    drains = DRAINS_IN_GATE if in_gate else DRAINS
     chance = random.Random(7)
     changes: dict[str, Any] = {"roles__denoiser__replicas": 2, "transport": _TRANSPORTS[backend]}
     asked: dict[str, Any] = {"prompt": "a red seven", "num_inference_steps": STEPS, "output_format": "png"}

@@ -61,7 +61,10 @@ class Done:
     attempts: int
     """The highest of any stage: 1 if no task was given out twice, be it lost or handed back before it was begun."""
     again: int
-    """Denoising steps that were made more than once."""
+    """Denoising steps that were made more than once, as far as the router knows: one that was restarted has not heard
+    of those before a checkpoint that was gone on from."""
+    tries: tuple[str, ...]
+    """Each try of a stage: which, by whom, with how many steps; for those who read why steps were made again."""
     picture: bytes
 
     @property
@@ -120,9 +123,9 @@ class Load:
         assert not self.problems, "\n".join([*self.problems[:10], self.pipeline.describe()])
 
     @property
-    def again(self) -> dict[str, int]:
-        """Jobs of which steps were made more than once, and how many."""
-        return {job.job: job.again for job in self.done if job.again}
+    def again(self) -> dict[str, str]:
+        """Jobs of which steps were made more than once: how many, and each try of a stage."""
+        return {job.job: f"{job.again} of {', '.join(job.tries)}" for job in self.done if job.again}
 
     def done_by(self, stage: str, since: float = 0.0) -> Counter[str]:
         """How many of the jobs that ended since then each pod did this stage of."""
@@ -138,9 +141,11 @@ class Load:
         pods = {name: str(stage["pod_name"]) for name, stage in stages.items()}
         attempts = max(int(stage["attempt"]) for stage in stages.values())
         made = sum(int(stage["steps"]) for stage in job["stages"] if stage["stage"] == "denoise")
+        again = max(0, made - int(job["steps"]))
+        tries = tuple(f"{one['stage']} {one['attempt']} {one['pod_name']} {one['steps']}" for one in job["stages"])
         ended_at = time.monotonic()
         picture = self._fetch(http, urlsplit(job["artifacts"][0]["url"]).path, request)
-        return Done(job_id, request, accepted_at, ended_at, pods, attempts, made - int(job["steps"]), picture)
+        return Done(job_id, request, accepted_at, ended_at, pods, attempts, again, tries, picture)
 
     def _client(self, number: int, stop: threading.Event) -> None:
         wanted = list(self.expected)

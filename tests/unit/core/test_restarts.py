@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffusion_router.core import CancelTask, Execute, JobStatus, JobSubmitted, PeerLost, ReleaseSlot, Stage
-from unit.core.workers import Phase, Worker
+from unit.core.workers import STEPS, Phase, Worker
 from unit.core.world import World
 
 ENCODE, DENOISE, DECODE = Stage
@@ -183,6 +183,39 @@ def test_a_task_of_a_job_that_is_unknown_is_cancelled_and_its_output_released(wo
     while worker.tasks:
         world.run_round()
     assert world.core.peers[worker.incarnation].credits == 2
+
+
+@pytest.mark.parametrize("order", [(DENOISE, DECODE), (DECODE, DENOISE)])
+def test_it_is_known_of_a_finished_denoising_how_many_steps_it_had_and_who_made_it(
+    world: World, order: tuple[Stage, ...]
+) -> None:
+    """Whichever of the two registers first: who made it, or who reads it already."""
+    of = {stage: world.spawn(stage) for stage in Stage}
+    job = world.submit()
+    world.run_to(of[DECODE], Phase.RUNNING)
+    world.restart_router()
+    attach_all(world, [of[stage] for stage in order])
+    known = world.core.jobs[job]
+    assert (known.step, known.steps) == (STEPS, STEPS)
+    told = {record.stage: record.pod_name for record in known.records}
+    assert told == {stage: of[stage].pod for stage in order}
+    assert known.records[-1].stage is DECODE, "whose report comes yet"
+    world.run()
+    world.check_at_rest()
+
+
+def test_a_task_may_be_claimed_until_workers_have_had_the_time_to_register(world: World) -> None:
+    decoder = [world.spawn(stage) for stage in Stage][-1]
+    job = world.submit()
+    world.run_to(decoder, Phase.RUNNING)
+    (task,) = decoder.tasks
+    assert not world.core.may_be_claimed(task, job, world.now), "it is of this life"
+    world.restart_router()
+    assert world.core.may_be_claimed(task, job, world.now)
+    assert not world.core.may_be_claimed(task, "another", world.now)
+    assert not world.core.may_be_claimed(task, job, world.now + world.policy.settle)
+    attach_all(world, [decoder])
+    assert not world.core.may_be_claimed(task, job, world.now), "it was"
 
 
 def test_the_stage_table_tells_of_adopted_work_too(world: World) -> None:

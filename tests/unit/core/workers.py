@@ -333,7 +333,8 @@ class Worker:
                 return
             where = Where(self.incarnation, task_id, self.generation, content, parked)
             nbytes = 1 + len(self.given) % 3 if self.pool_bytes else 0
-            done = StageResult(task_id, job_id, stage, where, compute_seconds=1.0, parked=parked, nbytes=nbytes)
+            steps = STEPS if stage is Stage.DENOISE and parked is None else 0
+            done = StageResult(task_id, job_id, stage, where, 1.0, parked=parked, nbytes=nbytes, steps=steps)
         del self.tasks[task_id]
         self.outputs[task_id] = done
         assert self.slots_used <= self.slots, "the pool's slots are overdrawn by an output"

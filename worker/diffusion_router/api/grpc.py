@@ -47,6 +47,9 @@ class Access(Protocol):
 
     def may_put(self, header: job_pb2.UploadRequest.Header) -> bool: ...
 
+    def may_put_soon(self, header: job_pb2.UploadRequest.Header) -> bool:
+        """Not now, but when its worker has registered."""
+
     def may_read(self, request: job_pb2.DownloadRequest) -> bool: ...
 
 
@@ -195,6 +198,9 @@ class Artifacts(job_pb2_grpc.ArtifactServiceServicer):
 
     def _check_task(self, header: job_pb2.UploadRequest.Header) -> None:
         if not self._access.may_put(header):
+            if self._access.may_put_soon(header):
+                text = f"The worker of task {header.task_id!r} has not registered yet: send the file again"
+                raise ApiError(503, text, code="not_registered", headers={"Retry-After": "1"})
             text = (
                 f"Task {header.task_id!r} is not what job {header.job_id!r} is at, or its ticket is wrong: its file is "
                 "not wanted"

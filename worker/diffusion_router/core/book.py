@@ -93,6 +93,10 @@ class Book(Generic[R]):
     def emit(self, action: Action[R]) -> None:
         self.actions.append(action)
 
+    def gave(self, task_id: str) -> bool:
+        """Whether the task is of this life of the router."""
+        return task_id.rpartition(".")[2] == self.epoch
+
     # ------------------------------------------------------------ jobs
 
     def add(self, job: Job[R]) -> None:
@@ -356,6 +360,7 @@ class Book(Generic[R]):
             peer.generation,
             result.report,
             parked=result.parked,
+            steps=result.steps,
             nbytes=nbytes,
         )
         peer.outputs[task_id] = output

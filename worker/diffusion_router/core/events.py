@@ -130,6 +130,8 @@ class StageResult(Generic[R]):
     """That it takes of its worker's pool."""
     forwards: str = ""
     """What most of a denoising's forwards were of, as in ForwardTime."""
+    steps: int = 0
+    """Of a denoising that is finished: all of its steps, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)

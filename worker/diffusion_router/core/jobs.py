@@ -197,8 +197,15 @@ def _take_up(book: Book[R], job: Job[R], output: Output[R]) -> None:
         holder = book.peers[output.incarnation].pod_name
         record(job, StageRecord(output.stage, holder, 0, book.now - job.ready_since, output.report, shared=True))
     book.move(job, OUTPUT_OF[output.stage] if output.parked is None else Move.PARKED, source=output)
+    count_steps(job, output)
+
+
+def count_steps(job: Job[R], output: Output[R]) -> None:
+    """A router that was restarted has heard no progress."""
     if output.parked is not None:
         job.step, job.steps = output.parked.step, output.parked.steps
+    elif output.steps:
+        job.step = job.steps = output.steps
 
 
 def record(job: Job[R], entry: StageRecord[R]) -> None:

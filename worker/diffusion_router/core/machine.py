@@ -94,6 +94,12 @@ class Core(Book[R]):
         """Accepted jobs that have not ended and of which no task is under way."""
         return sum(jobs for state, jobs in self.counts.items() if not (state.has_task or state.status.ended))
 
+    def may_be_claimed(self, task_id: str, job_id: str, now: float) -> bool:
+        """Whether this may be a task of an earlier life with which a worker has yet to register."""
+        job = self.jobs.get(job_id)
+        waits = job is not None and not (job.status.ended or job.state.has_task)
+        return waits and now < self.settle_until and not self.gave(task_id)
+
     def predict(self, now: float, shape: str = "", count: int = 1) -> Prediction:
         """What `count` jobs of this shape that were accepted now would go through."""
         return self.estimates.predict(

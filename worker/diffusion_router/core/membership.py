@@ -54,13 +54,13 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
     for held in event.tasks:
         if held.task_id not in peer.tasks and held.task_id not in peer.copies:
             # What an earlier life wanted copied is still where it was.
-            if held.copy or _is_of_this_life(book, held.task_id):
+            if held.copy or book.gave(held.task_id):
                 book.emit(CancelTask(peer.incarnation, held.task_id))
             else:
                 _adopt_task(book, peer, held)
     for result in event.outputs:
         if result.task_id not in peer.outputs:
-            if _is_of_this_life(book, result.task_id):
+            if book.gave(result.task_id):
                 book.emit(ReleaseSlot(peer.incarnation, result.task_id))
             else:
                 _adopt_output(book, peer, result)
@@ -117,10 +117,6 @@ def _hear_of_the_silent(book: Book[R], event: PeerRegistered[R]) -> None:
     silent = book.silent.get(event.pod_name)
     if silent is not None and silent.process == event.process:
         del book.silent[event.pod_name]
-
-
-def _is_of_this_life(book: Book[R], task_id: str) -> bool:
-    return task_id.rpartition(".")[2] == book.epoch
 
 
 def _admit(book: Book[R], event: PeerRegistered[R]) -> Peer[R]:
@@ -314,9 +310,9 @@ def _adopt_task(book: Book[R], peer: Peer[R], held: HeldTask) -> None:
             outputs.discard(book, output, job.id)
     book.move(job, HELD[stage], task=task)
     task.input = job.input
+    jobs.record(job, StageRecord(stage, peer.pod_name, task.attempt, 0.0))
     if task.input is None and task.input_id and task.reads:
         _find_input(book, job, task, task.reads[0])
-    jobs.record(job, StageRecord(stage, peer.pod_name, task.attempt, 0.0))
 
 
 def _leads(job: Job[R], stage: Stage, started: bool) -> bool:
@@ -364,3 +360,9 @@ def _find_input(book: Book[R], job: Job[R], task: Task[R], output: Output[R]) ->
     outputs.want(book, job, output)
     book.move(job, Move.INPUT_FOUND, source=output)
     task.input = output
+    jobs.count_steps(job, output)
+    if all(entry.report is not output.report for entry in job.records):
+        made_by, shared = book.peers[output.incarnation].pod_name, output.job_id != job.id
+        attempt = 0 if shared else tasks.next_attempt(job, output.stage)
+        # The last one is the task's own.
+        job.records.insert(-1, StageRecord(output.stage, made_by, attempt, 0.0, output.report, shared=shared))

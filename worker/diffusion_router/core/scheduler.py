@@ -268,7 +268,6 @@ class Scheduler(Generic[R]):
         """The first of each lane of which one could start, or would be stranded; as a heap."""
         heads = []
         for number, (group, kind) in enumerate(places):
-            lane = self._lanes[stage][group][kind]
             first = self._first(stage, group, kind)
             if first is None:
                 self._forget(stage, group, kind)

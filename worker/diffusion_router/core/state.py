@@ -29,6 +29,8 @@ class Output(Generic[R]):
     report: R
     parked: Parked | None = None
     """It is a checkpoint of a denoising that came so far."""
+    steps: int = 0
+    """Of the denoising that ended with it, as far as known."""
     conditioning: str = ""
     """Its job's."""
     nbytes: int = 0

@@ -188,6 +188,7 @@ def _result(done: Report) -> core.StageResult[Report]:
         parked=parked,
         nbytes=-(-done.output.length // _PAGE) * _PAGE,
         forwards=done.timings.forwards,
+        steps=done.steps,
     )
 
 

@@ -23,6 +23,7 @@ from diffusion_router.peers import messages
 from diffusion_router.peers.claims import MalformedReport, make_plausible
 from diffusion_router.peers.dispatch import Dispatcher
 from diffusion_router.peers.probing import Prober, pair
+from diffusion_router.peers.readers import KNOWS_PEERS_GONE, Readers
 from diffusion_router.peers.tickets import Tickets
 from diffusionpipeline.v1 import peer_pb2, peer_pb2_grpc, stage_pb2
 from diffusionpipeline.words import PROTOCOL
@@ -95,6 +96,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         self._tickets = tickets
         self._told = told
         self._sessions: dict[str, Session] = {}
+        self._readers = Readers()
 
     def session(self, incarnation: str) -> Session | None:
         """The latest session of a peer, open or broken."""
@@ -122,6 +124,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
                 log.info("peer_lost", incarnation=action.incarnation, reason=action.reason)
                 text = f"this incarnation was given up: {action.reason}"
                 self._dismiss(core.Refuse(action.incarnation, core.RefusalReason.FENCED, text))
+                self._tell_readers(action.incarnation)
                 self._pair()
 
     def _execute(self, action: core.Execute[messages.Report]) -> None:
@@ -129,6 +132,8 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         if parameters is not None:
             left = max(0.0, action.deadline - self._dispatcher.core.now)
             ticket = self._tickets.of(action.task_id)
+            if action.input is not None:
+                self._readers.add(action.incarnation, action.input.output.incarnation)
             self._send(action.incarnation, messages.execute(action, parameters, left, ticket))
 
     def _meet(self, incarnation: str) -> None:
@@ -144,7 +149,16 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
             if session.prober is not None and not session.closed
         }
         for incarnation, probe in pair(here):
+            if probe.HasField("payload"):
+                self._readers.add(incarnation, probe.payload.incarnation)
             self._send(incarnation, peer_pb2.RouterCommand(probe=probe))
+
+    def _tell_readers(self, gone: str) -> None:
+        command = peer_pb2.RouterCommand(peer_gone=peer_pb2.PeerGone(incarnation=gone))
+        for incarnation in self._readers.lose(gone):
+            session = self._sessions.get(incarnation)
+            if session is not None and session.register.protocol >= KNOWS_PEERS_GONE:
+                session.send(command)
 
     def _send(self, incarnation: str, command: peer_pb2.RouterCommand) -> None:
         session = self._sessions.get(incarnation)

@@ -128,6 +128,8 @@ class Worker:
                 self._leave()
             case "probe":
                 self._probing.obey(command.probe)
+            case "peer_gone":
+                self._runner.inputs.forget_peer(command.peer_gone.incarnation)
             case other:
                 log.warning("unknown_command", command=other)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -29,6 +29,9 @@ class Inputs:
         self._artifacts = artifacts
         self._max_bytes = max_bytes
         self._sources: OrderedDict[str, None] = OrderedDict()
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._pulls: Counter[str] = Counter()
+        """Under way, by the peer that made what they pull."""
 
     async def pull(self, task: Task, metrics: StageMetrics) -> Slot:
         """The input's bytes in a slot of this worker, seal and digest checked. Raises TransportError, DeadlinePassed.
@@ -36,21 +39,22 @@ class Inputs:
         Whatever happens but success, also when cancelled, no slot is kept.
         """
         descriptor = from_wire(task.execute.input)
-        self._sources[descriptor.incarnation] = None
-        self._sources.move_to_end(descriptor.incarnation)
-        if len(self._sources) > MAX_SOURCES:
-            self._sources.popitem(last=False)
+        _remember(self._sources, descriptor.incarnation)
         nbytes = descriptor.payload_bytes
         slot = await self._room.lease(task, nbytes)
         begun = time.perf_counter()
         left = max(0.0, task.deadline - asyncio.get_running_loop().time())
         timeout = min(PULL_SECONDS + nbytes / SLOWEST_BYTES_PER_SECOND, left)
+        self._pulls[descriptor.incarnation] += 1
         try:
             await self._transport.pull(descriptor, slot, timeout=timeout)
         except BaseException as error:
             self._room.release(slot)
             metrics.transfer_failed(error.kind if isinstance(error, TransportError) else "cancelled")
             raise
+        finally:
+            self._pulls[descriptor.incarnation] -= 1
+            self._drop_if_gone(descriptor.incarnation)
         seconds = time.perf_counter() - begun
         task.timings.transfer_seconds, task.timings.transfer_bytes = seconds, nbytes
         metrics.transfer_duration.observe(seconds)
@@ -80,6 +84,29 @@ class Inputs:
         for incarnation in self._sources:
             self._transport.drop_peer(incarnation)
         self._sources.clear()
+
+    def forget_peer(self, incarnation: str) -> None:
+        """Drop what was built to pull from a peer that is given up: an engine's process, connections, a mapped pool.
+
+        After the pulls that are under way: one of a peer that is only cut off from the router may still work.
+        """
+        _remember(self._gone, incarnation)
+        self._drop_if_gone(incarnation)
+
+    def _drop_if_gone(self, incarnation: str) -> None:
+        if self._pulls[incarnation]:
+            return
+        del self._pulls[incarnation]
+        if incarnation in self._gone:
+            self._transport.drop_peer(incarnation)
+            self._sources.pop(incarnation, None)
+
+
+def _remember(peers: OrderedDict[str, None], incarnation: str) -> None:
+    peers[incarnation] = None
+    peers.move_to_end(incarnation)
+    if len(peers) > MAX_SOURCES:
+        peers.popitem(last=False)
 
 
 def mismatch(generation: str, descriptor: stage_pb2.Descriptor) -> str:

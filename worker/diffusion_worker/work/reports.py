@@ -25,7 +25,7 @@ def failed(task_id: str, kind: int, message: str) -> peer_pb2.PeerReport:
 def done(task: Task) -> peer_pb2.StageDone:
     """Without what was made."""
     stage = number(stage_pb2.Stage, task.stage)
-    return peer_pb2.StageDone(task_id=task.id, job_id=task.job_id, stage=stage, timings=task.timings)
+    return peer_pb2.StageDone(task_id=task.id, job_id=task.job_id, stage=stage, timings=task.timings, steps=task.steps)
 
 
 def copied(task: Task) -> peer_pb2.StageDone:

@@ -67,7 +67,7 @@ class Runner:
         self._model = model
         self._pool = transport.pool
         self._room = Room(transport.pool)
-        self._inputs = Inputs(transport, self._room, artifacts, max_bytes=max_input_bytes)
+        self.inputs = Inputs(transport, self._room, artifacts, max_bytes=max_input_bytes)
         self._artifacts = artifacts
         self._compute = compute
         self._metrics = metrics
@@ -192,7 +192,7 @@ class Runner:
             log.warning("waiting_for_compute_to_stop", tasks=sorted(self.holdings.tasks))
         self.holdings.forget()
         self._pool.reincarnate(incarnation)
-        self._inputs.forget_peers()
+        self.inputs.forget_peers()
 
     # ------------------------------------------------------------ inputs
 
@@ -219,7 +219,7 @@ class Runner:
         self._ready(task)
 
     async def _pull(self, task: Task) -> None:
-        slot = await self._inputs.pull(task, self._metrics.stages[task.stage])
+        slot = await self.inputs.pull(task, self._metrics.stages[task.stage])
         if task.state is State.ENDED:
             self._room.release(slot)
             return
@@ -233,7 +233,7 @@ class Runner:
         self._ready(task)
 
     async def _download(self, task: Task) -> None:
-        task.files = await self._inputs.download(task)
+        task.files = await self.inputs.download(task)
         self._ready(task)
 
     # ------------------------------------------------------------ computing
