@@ -43,7 +43,7 @@ ModelRole = Literal[Role.ENCODER, Role.DENOISER, Role.DECODER]
 STAGES: Final = tuple(Stage)
 MODEL_ROLES: Final[tuple[ModelRole, ...]] = (Role.ENCODER, Role.DENOISER, Role.DECODER)
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 """What of the protocol between worker and router this version speaks: 0 before either said, 2 knows probes."""
 
 MAX_ADAPTERS: Final = 8

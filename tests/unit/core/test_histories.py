@@ -59,7 +59,7 @@ class Histories(RuleBasedStateMachine):
         self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int, scheduling: Scheduling, share: float
     ) -> None:
         self.world = World(replace(POLICY, scheduling=scheduling))
-        able = {"resumable": True, "copies": True, "cache_share": share}
+        able = {"resumable": True, "copies": True, "keeps_conditioning": True, "cache_share": share}
         for roles in fleet:
             self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")), **able)
         for _ in range(jobs):
@@ -205,6 +205,7 @@ class Histories(RuleBasedStateMachine):
             adapters=Adapters(frozenset(offered)),
             resumable=newer,
             copies=newer,
+            keeps_conditioning=newer,
             pool_bytes=3 * slots if bytes_known else 0,
             cache_share=share,
         )

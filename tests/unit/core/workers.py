@@ -123,6 +123,8 @@ class Worker:
     # Whether its denoisings can be parked, and it keeps copies of what others made.
     resumable: bool = False
     copies: bool = False
+    # Whether it keeps what encoders made, though it is none.
+    keeps_conditioning: bool = False
     # Whether it says which outputs its tasks read, as those of older versions don't.
     says_inputs: bool = True
     tasks: dict[str, Held] = field(default_factory=dict)
@@ -179,6 +181,7 @@ class Worker:
             adapters=self.adapters,
             schedulers=self.schedulers,
             copies=self.copies,
+            keeps_conditioning=self.keeps_conditioning,
             tasks=tuple(held),
             outputs=tuple(self.outputs.values()),
         )

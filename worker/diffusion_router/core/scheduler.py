@@ -345,10 +345,13 @@ class Scheduler(Generic[R]):
 
     def _holder(self, job: Job[R]) -> Peer[R] | None:
         """The peer that holds its input and is to go on with it: it takes tasks of the job's stage. A checkpoint binds
-        nobody: who was to give way would wait for the place that he gave."""
-        bound = job.input is not None and job.input.parked is None
-        holder = self._peers.get(job.input.incarnation) if job.input is not None and bound else None
-        able = holder is not None and job.stage in holder.stages and holder.takes_tasks and can_take(holder, job)
+        nobody: who was to give way would wait for the place that he gave. Nor does what a denoiser keeps of encoders
+        that have left, which many may go on with."""
+        source = job.input
+        holder = self._peers.get(source.incarnation) if source is not None and source.parked is None else None
+        if holder is None or source is None or source.stage not in holder.stages:
+            return None
+        able = job.stage in holder.stages and holder.takes_tasks and can_take(holder, job)
         return holder if able else None
 
     def _choose(self, job: Job[R], apart: Names) -> Peer[R] | None:
