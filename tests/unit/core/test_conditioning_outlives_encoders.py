@@ -1,4 +1,4 @@
-"""I17: what encoders keep for jobs to come is taken over when they leave, also by denoisers, and serves without them."""
+"""I17: what encoders keep for jobs to come is taken over when they leave, also by denoisers."""
 
 from __future__ import annotations
 
