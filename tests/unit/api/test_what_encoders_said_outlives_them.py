@@ -1,4 +1,4 @@
-"""Requests are told apart by what the encoders of a generation said, as long as anybody of it may keep what they made."""
+"""Requests are told apart by what the encoders of a generation said, while anybody of it may keep what they made."""
 
 from __future__ import annotations
 

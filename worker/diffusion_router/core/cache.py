@@ -3,8 +3,8 @@
 An output that no job needs and no task may be reading stays in its encoder's pool, within a share of that pool that the
 encoder itself names; beyond it the one longest unused goes. What is kept so is in nobody's way: it counts as free room
 (`Peer.free_slots`), and goes before a task is sent that needs the room. One that is to leave keeps it for a moment, in
-which others may take it over (`leaving`): encoders, or denoisers where there is no other encoder with room. So a pipeline
-without an encoder serves who encodes the same as others did.
+which others may take it over (`leaving`): encoders, or denoisers where there is no other encoder with room. So a
+pipeline without an encoder serves who encodes the same as others did.
 
 A router that was restarted keeps none of the last one's: workers tell whose job an output was made for, not what others
 would encode the same, so what no unfinished job needs is released when they register.

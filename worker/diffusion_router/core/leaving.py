@@ -6,8 +6,8 @@ conditioning to an encoder, or else to a denoiser. What a stage has begun with i
 own. So the peer holds nothing after one step and one transfer, and goes. Whatever can't be saved so is kept until its
 grace is over.
 
-What it keeps for jobs to come (`cache`) is copied too, the one used last first, to where nothing gives way to it, for as
-long as `Policy.passing_on`: nobody waits for it, so the rest is let go.
+What it keeps for jobs to come (`cache`) is copied too, the one used last first, to where nothing gives way to it, for
+as long as `Policy.passing_on`: nobody waits for it, so the rest is let go.
 """
 
 from __future__ import annotations
