@@ -141,7 +141,7 @@ def test_those_used_last_are_taken_over_first_and_go_last() -> None:
 
 
 def test_a_denoiser_keeps_by_the_share_of_its_encoders(world: World) -> None:
-    encoder = spawn(world, ENCODE, cache_share=0.25)
+    encoder = spawn(world, ENCODE, slots=32, cache_share=0.25)
     denoiser = spawn(world, DENOISE, slots=8)
     spawn(world, DECODE)
     ask(world, "a", "b", "c")
@@ -247,6 +247,7 @@ def test_an_encoder_waits_only_so_long_for_what_no_job_needs(world: World) -> No
     assert len(copies(world)) == world.policy.passed_on_at_once
     until = world.now + world.policy.passing_on
     assert {copy.deadline for copy in copies(world)} == {until}
+    assert world.core.wakeup() <= until
     world.work(denoiser)
     world.deliver_all()
     assert len(copies(world)) == world.policy.passed_on_at_once + 1
@@ -262,6 +263,55 @@ def test_an_encoder_waits_only_so_long_for_what_no_job_needs(world: World) -> No
     assert len(kept(denoiser)) == 1
     assert evictions(world) == {Eviction.GONE: 7}
     assert len(copies(world)) == world.policy.passed_on_at_once + 1
+
+
+def test_what_is_read_for_longer_is_not_kept_then(world: World) -> None:
+    encoder = spawn(world, ENCODE)
+    denoiser = spawn(world, DENOISE)
+    spawn(world, DECODE)
+    ask(world, "a")
+    world.submit(conditioning="a")
+    world.run_to(denoiser, Phase.PULLING)
+    encoder.drain()
+    world.deliver_all()
+    world.advance(world.policy.passing_on)
+    world.run()
+    assert not encoder.alive
+    assert not copies(world)
+    assert not denoiser.outputs
+
+
+def test_a_hit_leaves_a_denoiser_the_room_to_denoise(world: World) -> None:
+    """Of four slots two are for what it keeps, and one that computes takes the others."""
+    encoder = spawn(world, ENCODE)
+    denoiser = spawn(world, DENOISE, slots=4)
+    spawn(world, DECODE)
+    ask(world, "a", "b")
+    leave(world, encoder)
+    spawn(world, ENCODE, slots=1)
+    world.submit(conditioning="c")
+    world.run_to(denoiser, Phase.RUNNING)
+    world.deliver_all()
+    world.submit(conditioning="a")
+    assert evictions(world) == {Eviction.ROOM: 1}
+    world.run()
+    world.check_at_rest()
+    assert encodings(world) == 4
+
+
+def test_in_a_pool_that_turns_out_small_who_waits_with_it_is_encoded_anew(world: World) -> None:
+    encoder = spawn(world, ENCODE)
+    denoiser = spawn(world, DENOISE, slots=8, real_slots=2)
+    spawn(world, DECODE)
+    ask(world, "a", "b")
+    leave(world, encoder)
+    assert kept(denoiser) == {"a", "b"}
+    for prompt in "ab":
+        world.submit(conditioning=prompt)
+    world.run(rounds=20)
+    spawn(world, ENCODE, cache_share=0.0)
+    world.run()
+    world.check_at_rest()
 
 
 def test_what_could_not_be_copied_is_not_tried_again(world: World) -> None:
