@@ -281,8 +281,8 @@ class Peer(Generic[R]):
     largest: dict[Stage, int] = field(default_factory=dict)
     """Bytes of the largest output that it made."""
     cache_share: float = 0.0
-    """Of its pool, how much may be taken by outputs that nobody needs. One that does not encode has that of the last
-    encoder whose outputs it took over."""
+    """Of its pool, how much may be taken by outputs that nobody needs. One that does not encode has that of its
+    generation's encoders."""
     cached: OrderedDict[str, Output[R]] = field(default_factory=OrderedDict)
     """These, the one longest unused first; they are among its outputs."""
     cached_bytes: int = 0
