@@ -73,7 +73,9 @@ def test_edited_replicas_and_kubectl_scale_change_the_pods(pipeline: User) -> No
 
 def test_a_role_at_zero_is_allowed_and_reported(pipeline: User) -> None:
     pipeline.edit(roles={"encoder": {"replicas": 0}})
-    remedy = "encoder at zero replicas, so nothing can be generated: raise spec.roles.encoder.replicas"
+    remedy = (
+        "encoder at zero replicas, so nothing can be generated but from prompts that were encoded before and are kept"
+    )
     pipeline.until_condition("Available", "False", "RoleAtZero", remedy)
     pipeline.until_counts(encoder=0)
     assert pipeline.columns()["REASON"] == "RoleAtZero"

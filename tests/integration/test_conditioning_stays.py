@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import random
+import time
 from asyncio import TaskGroup
+from collections.abc import Callable
+from pathlib import Path
 
 import httpx
+import pytest
 
 from dpipe.up.local import LocalPipeline
-from testbed.pipelines import Answer, at_rest, draw, metric, peers
-from testbed.waiting import until
+from testbed.examples import resource
+from testbed.pipelines import JOB_SECONDS, STARTUP_SECONDS, Answer, at_rest, draw, metric, peers, running
+from testbed.waiting import eventually, until
 
 STEPS = 4
 # No other test of this pipeline asks for them.
@@ -35,15 +40,17 @@ class Counts:
         self._before = self._now()
 
     def _now(self) -> dict[str, float]:
-        router = {
-            result: metric(self._local.http_url, "diffusion_router_conditioning_lookups_total", result=result)
-            for result in ("hit", "wait", "miss")
-        }
-        name = "diffusion_worker_tasks_total"
-        return {"encoded": metric(self._encoder.health_url, name, role="encoder", outcome="done"), **router}
+        encoded = metric(self._encoder.health_url, "diffusion_worker_tasks_total", role="encoder", outcome="done")
+        return {"encoded": encoded, **lookups(self._local)}
 
     def since(self) -> dict[str, float]:
         return {name: value - self._before[name] for name, value in self._now().items()}
+
+
+def lookups(local: LocalPipeline) -> dict[str, float]:
+    """What jobs found, as the router counts it."""
+    name = "diffusion_router_conditioning_lookups_total"
+    return {result: metric(local.http_url, name, result=result) for result in ("hit", "wait", "miss")}
 
 
 async def ask_all(local: LocalPipeline, requests: list[tuple[str, int]]) -> dict[int, Answer]:
@@ -92,3 +99,66 @@ async def test_each_prompt_is_encoded_once_and_pictures_are_what_they_were_witho
     assert counts.since()["encoded"] == distinct
     until(lambda: at_rest(split), 15, "nothing is left but what is kept")
     assert sum(peer.cached_outputs for peer in peers(split).values()) >= distinct
+
+
+@pytest.mark.parametrize(
+    "transport",
+    [
+        {"backend": "tcp"},
+        pytest.param({"backend": "shm"}, marks=pytest.mark.thorough),
+        pytest.param({"backend": "mooncake", "protocol": "tcp"}, marks=pytest.mark.thorough),
+    ],
+    ids=lambda transport: transport["backend"],
+)
+async def test_prompts_that_were_encoded_are_served_while_there_is_no_encoder(
+    transport: dict[str, str], tmp_path: Path, report: Callable[[str], None]
+) -> None:
+    with running(resource("digits", roles__denoiser__replicas=2, transport=transport), tmp_path) as local:
+        (encoder,) = (pod for pod in local.workers if pod.role == "encoder")
+        requests = [(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+        expected = await ask_all(local, requests)
+        until(lambda: at_rest(local), 15, "nothing is left but what is kept")
+        told_at = time.monotonic()
+        encoder.begin_stop()
+        assert encoder.wait_stopped(told_at + 60)
+        left = time.monotonic() - told_at
+        until(lambda: encoder.name not in peers(local), 15, "the router knows that there is no encoder")
+        assert kept(local) == len(PROMPTS)
+
+        counts = lookups(local)
+        for _ in range(2):
+            for seed, answer in (await ask_all(local, requests)).items():
+                assert answer.picture == expected[seed].picture
+        assert {name: count - counts[name] for name, count in lookups(local).items()} == {
+            "hit": 2 * len(PROMPTS),
+            "wait": 0,
+            "miss": 0,
+        }
+        assert kept(local) == len(PROMPTS)
+
+        body = {"prompt": "a prompt that nobody has encoded", "num_inference_steps": STEPS}
+        async with httpx.AsyncClient(base_url=local.http_url, timeout=60) as client:
+            waiting = (await client.post("/v1/jobs", json=body)).raise_for_status().json()["data"][0]["id"]
+            again = await draw(client, *requests[0], num_inference_steps=STEPS)
+            assert again.picture == expected[requests[0][1]].picture
+
+            async def status() -> str:
+                found: str = (await client.get(f"/v1/jobs/{waiting}")).raise_for_status().json()["status"]
+                return found
+
+            assert await status() == "queued"
+            encoder.start()
+            until(encoder.ready, STARTUP_SECONDS, "there is an encoder again")
+
+            async def made() -> bool:
+                return await status() == "completed"
+
+            await eventually(made, JOB_SECONDS, "what waited for an encoder is made")
+        assert (await ask_all(local, requests[:1]))[0].picture == expected[0].picture
+        encoded = metric(encoder.health_url, "diffusion_worker_tasks_total", role="encoder", outcome="done")
+        assert encoded == 1, "only what nobody had encoded"
+    report(f"the encoder left {left:.2f} s after SIGTERM, and {len(PROMPTS)} encodings stayed")
+
+
+def kept(local: LocalPipeline) -> int:
+    return sum(peer.cached_outputs for peer in peers(local).values())

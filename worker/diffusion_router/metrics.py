@@ -269,7 +269,7 @@ class _CoreCollector(Collector):
             value=outputs,
         )
         yield GaugeMetricFamily(
-            "diffusion_router_conditioning_cached_bytes", "Of encoders' pools that these take", value=nbytes
+            "diffusion_router_conditioning_cached_bytes", "Of workers' pools that these take", value=nbytes
         )
 
     def _peers(self, machine: messages.Core) -> Iterable[Metric]:

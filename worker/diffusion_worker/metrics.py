@@ -177,6 +177,10 @@ class Metrics:
             self.forward_requests.labels(label)
             self.forward_duration.labels(label)
 
+    def of(self, stage: Stage) -> StageMetrics:
+        """Of a task of this stage. What encoders made and a denoiser keeps counts among its own tasks."""
+        return self.stages.get(stage) or self.stages[Stage.DENOISE]
+
     def watch(self, pool: Pool, proof: Proof) -> None:
         """Report the pool, read at each scrape, and what was measured when it was opened."""
         name, registry = "diffusion_worker_", self.registry

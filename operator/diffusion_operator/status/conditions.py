@@ -115,10 +115,10 @@ def _stopped(pipeline: Pipeline, observed: Observed) -> Finding | None:
     if not at_zero:
         return None
     where = [f"spec.roles.{role}.replicas" for role in at_zero]
-    return false(
-        reasons.ROLE_AT_ZERO,
-        f"{listed(at_zero)} at zero replicas, so nothing can be generated: raise {listed(where)}",
-    )
+    lacking = "nothing can be generated"
+    if at_zero == [Role.ENCODER]:
+        lacking = "nothing can be generated but from prompts that were encoded before and are kept"
+    return false(reasons.ROLE_AT_ZERO, f"{listed(at_zero)} at zero replicas, so {lacking}: raise {listed(where)}")
 
 
 def _idle(pipeline: Pipeline, observed: Observed) -> str | None:

@@ -911,7 +911,7 @@ class Execute(_message.Message):
     """Among tasks of a stage that wait, the lower goes first; of equals, the one that came first."""
     copy: _builtins.bool
     """Nothing is computed: the input is kept in this worker's pool as its own output of that stage, since the peer that made
-    it leaves. Only for workers of protocol 3.
+    it leaves. Only for workers of protocol 3; of encoders' outputs, denoisers of protocol 4 keep them too.
     """
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...

@@ -113,6 +113,32 @@ async def test_after_its_jobs_deadline_nothing_is_copied(start: Start, deadline:
     assert (await other.failure("copy")).kind == stage_pb2.FAILURE_KIND_DEADLINE
 
 
+async def test_a_denoiser_keeps_conditioning_without_being_an_encoder(start: Start) -> None:
+    first, second, third = await start(), await start("denoiser"), await start("denoiser")
+    one, keeper, other = await first.stream(), await second.stream(), await third.stream()
+    source = await encoded(one)
+    kept = await copied(keeper, source)
+    assert (kept.stage, kept.output.digest) == (ENCODE, source.output.digest)
+    await one.execute(DENOISE, "from its own", source=source.output)
+    expected = (await one.done("from its own")).output.digest
+    await one.release("e")
+    for stream in (keeper, other):
+        await stream.execute(DENOISE, "d", source=kept.output)
+        assert (await stream.done("d")).output.digest == expected
+    await second.until_metrics('diffusion_worker_tasks_total{outcome="copied",role="denoiser"} 1.0')
+    keeper.hang_up.set()
+    again = await second.stream(after=keeper)
+    assert kept in list(again.register.outputs)
+
+
+async def test_who_neither_encodes_nor_denoises_keeps_no_conditioning(start: Start) -> None:
+    first, second = await start(), await start("decoder")
+    one, other = await first.stream(), await second.stream()
+    await copy(other, await encoded(one), "copy")
+    assert (await other.failure("copy")).kind == stage_pb2.FAILURE_KIND_INCOMPATIBLE
+    await other.slots_used(0)
+
+
 async def test_metrics_tell_copies_and_checkpoints_from_what_was_computed(start: Start) -> None:
     first, second = await start(), await start()
     one, other = await first.stream(), await second.stream()

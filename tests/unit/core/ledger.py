@@ -117,13 +117,13 @@ class Ledger:
     # ------------------------------------------------------------ what the router says
 
     def executed(self, action: Execute, generation: str, stages: frozenset[Stage]) -> None:
+        if action.copy:
+            self._copied(action, generation)
+            return
         job = self._store[action.job_id]
         assert job.status is None, "I1: a task of an ended job"
         assert not self._ended[action.job_id], "I1: a task of an ended job"
         assert job.kills < self._core.policy.max_kills, "I11: a poison job runs on"
-        if action.copy:
-            self._copied(action, generation, stages)
-            return
         live = self._live.setdefault(action.job_id, set())
         assert not live, f"{action.job_id} has {live} under way and is started again"
         live.add(action.task_id)
@@ -140,10 +140,14 @@ class Ledger:
             could = self._could_end_in(wanted, job.needs)
             assert generation == wanted or not could, f"it should have begun in {wanted}"
 
-    def _copied(self, action: Execute, generation: str, stages: frozenset[Stage]) -> None:
-        source = action.input
+    def _copied(self, action: Execute, generation: str) -> None:
+        source, keeper = action.input, self._core.peers[action.incarnation]
         assert isinstance(source, Where)
-        assert action.stage in stages, "a copy for a peer of another role"
+        if action.stage in keeper.stages:
+            assert keeper.can_copy
+        else:
+            assert action.stage is Stage.ENCODE
+            assert keeper.keeps_conditioning, "a copy for a peer that can't use it"
         assert source.generation == generation, "a tensor would cross generations"
         assert source.incarnation != action.incarnation, "a copy of its own"
         made = _feeding(source, Stage(action.stage + (source.parked is None)), action.job_id)
@@ -306,7 +310,11 @@ class Ledger:
         holders = {worker.incarnation: worker for worker in workers if worker.alive}
         for peer in core.peers.values():
             cached = peer.cached
-            assert not (cached and peer.draining), "a worker that leaves waits for what nobody needs"
+            if cached and peer.draining:
+                assert core.now < peer.keeps_until, "a worker that leaves waits for what nobody needs"
+                handed = (output for output in peer.outputs.values() if output.copied_by and not output.wanted_by)
+                waits = sum(1 for _ in handed) == core.policy.passed_on_at_once
+                assert waits or not peer.connected, "it waits for nobody to take it over"
             assert len(cached) <= peer.cache_share * peer.room
             assert sum(output.nbytes for output in cached.values()) == peer.cached_bytes
             assert not peer.pool_bytes or peer.cached_bytes <= peer.cache_share * peer.pool_bytes

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from diffusion_router.core import Adapters, Deadline, FailureKind, Fifo, Priority, SharesSet, Stage
 from diffusion_router.core.ordering import Scheduling
-from unit.core.workers import Worker
+from unit.core import workers
+from unit.core.workers import STEPS, Worker
 from unit.core.world import FAR, POLICY, World
 
 _ROLES = [
@@ -43,6 +44,7 @@ _SCHEDULING = st.sampled_from([Fifo(), Deadline(), Deadline(max_parks=1), Deadli
 _SHARES = st.sampled_from([0.0, 0.5, 1.0])
 _INDEX = st.integers(0, 7)
 _FEW = st.integers(1, 4)
+_WORKERS = 8
 _SOME = st.integers(0, 255)
 
 
@@ -51,23 +53,50 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.generation = 1
+        # What the first workers have in common.
+        self.alike: dict[str, object] = {}
 
     @initialize(
-        fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW, scheduling=_SCHEDULING, share=_SHARES
+        fleet=st.sampled_from(_FLEETS),
+        slots=st.integers(2, 6),
+        jobs=_FEW,
+        scheduling=_SCHEDULING,
+        share=_SHARES,
+        seconds=st.sampled_from([1.0, 30.0]),
     )
     def start(
-        self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int, scheduling: Scheduling, share: float
+        self,
+        fleet: list[tuple[Stage, ...]],
+        slots: int,
+        jobs: int,
+        scheduling: Scheduling,
+        share: float,
+        seconds: float,
     ) -> None:
         self.world = World(replace(POLICY, scheduling=scheduling))
-        able = {"resumable": True, "copies": True, "cache_share": share}
+        self.alike = {"slots": slots, "cache_share": share, "seconds": seconds, "adapters": Adapters(frozenset("ab"))}
+        self.alike |= {"resumable": True, "copies": True, "keeps_conditioning": True}
         for roles in fleet:
-            self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")), **able)
+            self.world.spawn(*roles, **self.alike)
         for _ in range(jobs):
             self.world.submit(conditioning="a")
 
     def pick(self, index: int, *, alive: bool = True) -> Worker | None:
         choice = [worker for worker in self.world.workers if worker.alive is alive]
         return choice[index % len(choice)] if choice else None
+
+    def alive(self) -> int:
+        return sum(worker.alive for worker in self.world.workers)
+
+    def one_that_denoises(self, index: int) -> Worker | None:
+        """The router knows that it has made a step and has others left, if there is a job that comes so far."""
+        for _ in range(8):
+            found = [worker for worker in self.world.workers if worker.acts and worker.attached and _denoises(worker)]
+            if found:
+                self.world.deliver_all()
+                return found[index % len(found)]
+            self.world.run_round()
+        return None
 
     # ------------------------------------------------------------ clients
 
@@ -177,7 +206,7 @@ class Histories(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ what goes wrong
 
-    @precondition(lambda self: sum(worker.alive for worker in self.world.workers) < 8)
+    @precondition(lambda self: self.alive() < _WORKERS)
     @rule(
         roles=st.sampled_from(_ROLES),
         capacity=st.integers(1, 2),
@@ -208,6 +237,7 @@ class Histories(RuleBasedStateMachine):
             adapters=Adapters(frozenset(offered)),
             resumable=newer,
             copies=newer,
+            keeps_conditioning=newer,
             pool_bytes=3 * slots if bytes_known else 0,
             cache_share=share,
         )
@@ -271,6 +301,43 @@ class Histories(RuleBasedStateMachine):
         if worker is not None and worker.acts and not worker.draining:
             worker.drain()
 
+    @rule(index=_INDEX, others=st.integers(0, 2), at_once=st.booleans())
+    def drain_one_that_denoises(self, index: int, others: int, at_once: bool) -> None:
+        """Beside others that could go on with it, as far as there may be more of them."""
+        worker = self.one_that_denoises(index)
+        if worker is None or worker.draining:
+            return
+        for _ in range(min(others, _WORKERS - self.alive())):
+            self.world.spawn(Stage.DENOISE, generation=worker.generation, **self.alike)
+        worker.drain()
+        if at_once:
+            # It hears that it is to park, and does.
+            self.world.deliver_all()
+            for task in range(len(worker.tasks)):
+                self.world.work(worker, task)
+
+    @precondition(lambda self: len(self.world.store) < 14)
+    @rule(index=_INDEX, conditioning=st.sampled_from("ab"), heard=st.booleans())
+    def somebody_urgent_comes(self, index: int, conditioning: str, heard: bool) -> None:
+        """For whom one gives way that denoises, where the policy has it so."""
+        worker = self.one_that_denoises(index)
+        self.world.submit(conditioning=conditioning, priority=Priority.INTERACTIVE)
+        if worker is not None and heard:
+            for _ in range(4):
+                self.world.run_round()
+
+    @precondition(lambda self: len(self.world.store) < 14)
+    @rule(conditioning=st.sampled_from("ab"), back=st.booleans())
+    def no_encoder_is_left(self, conditioning: str, back: bool) -> None:
+        """They are told to leave, and somebody comes who encodes as others did."""
+        for worker in self.world.workers:
+            if worker.acts and Stage.ENCODE in worker.stages and not worker.draining:
+                worker.drain()
+        self.world.deliver_all()
+        self.world.submit(conditioning=conditioning)
+        if back and self.alive() < _WORKERS:
+            self.world.spawn(Stage.ENCODE, generation=f"g{self.generation}", **self.alike)
+
     @precondition(lambda self: self.generation < 3)
     @rule()
     def roll_out(self) -> None:
@@ -293,6 +360,13 @@ class Histories(RuleBasedStateMachine):
         self.world.heal()
         self.world.run(rounds=400)
         self.world.check_at_rest()
+
+
+def _denoises(worker: Worker) -> bool:
+    return any(
+        held.phase is workers.Phase.RUNNING and held.execute.stage is Stage.DENOISE and 0 < held.step < STEPS - 1
+        for held in worker.tasks.values()
+    )
 
 
 _LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"

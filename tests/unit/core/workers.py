@@ -123,6 +123,10 @@ class Worker:
     # Whether its denoisings can be parked, and it keeps copies of what others made.
     resumable: bool = False
     copies: bool = False
+    # Whether it keeps what encoders made, though it is none.
+    keeps_conditioning: bool = False
+    # How long it says that a stage took: a denoising that has no more than a moment left is not parked.
+    seconds: float = 1.0
     # Whether it says which outputs its tasks read, as those of older versions don't.
     says_inputs: bool = True
     tasks: dict[str, Held] = field(default_factory=dict)
@@ -179,6 +183,7 @@ class Worker:
             adapters=self.adapters,
             schedulers=self.schedulers,
             copies=self.copies,
+            keeps_conditioning=self.keeps_conditioning,
             tasks=tuple(held),
             outputs=tuple(self.outputs.values()),
         )
@@ -325,7 +330,7 @@ class Worker:
     def _keep(self, held: Held, content: str, parked: Parked | None = None) -> None:
         task_id, job_id, stage = held.execute.task_id, held.execute.job_id, held.execute.stage
         if stage is Stage.DECODE:
-            done = StageResult(task_id, job_id, stage, content, compute_seconds=1.0)
+            done = StageResult(task_id, job_id, stage, content, compute_seconds=self.seconds)
         else:
             # A copy is kept where it was pulled to.
             if self.slots_used - held.pulls + 1 > self.real_slots:
@@ -334,7 +339,7 @@ class Worker:
             where = Where(self.incarnation, task_id, self.generation, content, parked)
             nbytes = 1 + len(self.given) % 3 if self.pool_bytes else 0
             steps = STEPS if stage is Stage.DENOISE and parked is None else 0
-            done = StageResult(task_id, job_id, stage, where, 1.0, parked=parked, nbytes=nbytes, steps=steps)
+            done = StageResult(task_id, job_id, stage, where, self.seconds, parked=parked, nbytes=nbytes, steps=steps)
         del self.tasks[task_id]
         self.outputs[task_id] = done
         assert self.slots_used <= self.slots, "the pool's slots are overdrawn by an output"

@@ -260,6 +260,7 @@ class World:
         same = {"generation": worker.generation, "capacity": worker.capacity, "slots": worker.slots}
         same |= {"adapters": worker.adapters, "schedulers": worker.schedulers}
         same |= {"resumable": worker.resumable, "copies": worker.copies}
+        same |= {"keeps_conditioning": worker.keeps_conditioning, "seconds": worker.seconds}
         same |= {"pool_bytes": worker.pool_bytes, "cache_share": worker.cache_share}
         if uid:
             same["process"] = Process(uid, self.starts + 1)

@@ -111,6 +111,15 @@ READY = [
         id="a role that is scaled to zero",
     ),
     case(
+        observed(encoder=role(0)),
+        "Ready",
+        "False",
+        "RoleAtZero",
+        "encoder at zero replicas, so nothing can be generated but from prompts that were encoded before and are kept: "
+        "raise spec.roles.encoder.replicas",
+        id="no encoder, whose work may be kept",
+    ),
+    case(
         observed(denoiser=role(0)),
         "Ready",
         "True",

@@ -85,6 +85,8 @@ class Book(Generic[R]):
         """Peers that are told to leave, and still have something."""
         self.to_relieve: dict[str, None] = {}
         """Those of them that have something new, or for whom somebody has come."""
+        self.letting_go: list[tuple[float, str]] = []
+        """When each of them has kept what no job needs for long enough."""
         self.order = count(1)
         # The capacity with which a peer is counted, and its place in `gathering`.
         self._counted: dict[str, int] = {}

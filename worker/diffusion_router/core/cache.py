@@ -2,7 +2,9 @@
 
 An output that no job needs and no task may be reading stays in its encoder's pool, within a share of that pool that the
 encoder itself names; beyond it the one longest unused goes. What is kept so is in nobody's way: it counts as free room
-(`Peer.free_slots`), goes before a task is sent that needs the room, and goes at once when its encoder is to leave.
+(`Peer.free_slots`), and goes before a task is sent that needs the room. One that is to leave keeps it for a moment, in
+which others may take it over (`leaving`): encoders, or denoisers where there is no other encoder with room. So a
+pipeline without an encoder serves who encodes the same as others did.
 
 A router that was restarted keeps none of the last one's: workers tell whose job an output was made for, not what others
 would encode the same, so what no unfinished job needs is released when they register.
@@ -21,8 +23,13 @@ def keep(book: Book[R], output: Output[R]) -> bool:
     """Nobody needs it. False: it is of no use to jobs to come, or its encoder keeps nothing for them."""
     peer = book.peers.get(output.incarnation)
     encoding = book.encodings.get(output.conditioning)
-    if peer is None or peer.draining or encoding is None or encoding.output is not output:
+    if peer is None or encoding is None or encoding.output is not output:
         return False
+    if peer.draining:
+        if peer.keeps_until <= book.now:
+            return False
+        # Others may take it over.
+        book.to_relieve[peer.incarnation] = None
     if output.task_id not in peer.cached:
         if output.nbytes > peer.cacheable_bytes or not peer.cacheable_slots:
             return False
@@ -53,7 +60,7 @@ def clear_generations(book: Book[R]) -> None:
     for peer in book.peers.values():
         for output in list(peer.cached.values()):
             if output.begins_in not in wanted:
-                _evict(book, output, Eviction.ELSEWHERE)
+                evict(book, output, Eviction.ELSEWHERE)
 
 
 def look_up(book: Book[R], job: Job[R]) -> Output[R] | None:
@@ -61,7 +68,7 @@ def look_up(book: Book[R], job: Job[R]) -> Output[R] | None:
     encoding = book.encodings.get(job.conditioning)
     output = encoding.output if encoding is not None else None
     if output is not None and (why := _unfit(book, output, job)) is not None:
-        _evict(book, output, why)
+        evict(book, output, why)
         return None
     return output
 
@@ -76,18 +83,19 @@ def _unfit(book: Book[R], output: Output[R], job: Job[R]) -> Eviction | None:
     if book.scheduler.is_stranded(output.generation, Stage.DENOISE, needs(job)):
         return Eviction.ELSEWHERE
     # It takes a slot from now on, as what is encoded anew does, and leaves as many for what comes after it.
-    if peer.free_slots < peer.needs[Stage.ENCODE]:
+    encodes = Stage.ENCODE in peer.stages
+    if peer.free_slots < (peer.needs[Stage.ENCODE] if encodes else peer.spared + 1):
         return Eviction.ROOM
-    # A worker that has the next role too is where jobs go on that have their input there.
-    busy = Stage.DENOISE in peer.stages and len(peer.tasks) >= peer.capacity
+    # A worker that has both roles is where jobs go on that have their input there.
+    busy = encodes and Stage.DENOISE in peer.stages and len(peer.tasks) >= peer.capacity
     return Eviction.ELSEWHERE if busy and book.scheduler.has_idle(Stage.ENCODE, output.generation) else None
 
 
 def _evict_oldest(book: Book[R], peer: Peer[R], why: Eviction) -> None:
-    _evict(book, next(iter(peer.cached.values())), why)
+    evict(book, next(iter(peer.cached.values())), why)
 
 
-def _evict(book: Book[R], output: Output[R], why: Eviction) -> None:
+def evict(book: Book[R], output: Output[R], why: Eviction) -> None:
     book.drop(output)
     book.reuse.evictions[why] += 1
     book.emit(ReleaseSlot(output.incarnation, output.task_id))

@@ -221,6 +221,8 @@ class PeerRegistered(Generic[R]):
     """That it can denoise by, by name."""
     copies: bool = False
     """It keeps copies of others' outputs if it is told to."""
+    keeps_conditioning: bool = False
+    """Likewise what encoders made, though it denoises and does not encode."""
     tasks: tuple[HeldTask, ...] = ()
     outputs: tuple[StageResult[R], ...] = ()
 

@@ -227,12 +227,14 @@ def keep_reserve(book: Book[R], peer: Peer[R]) -> None:
 
     The scheduler sees to that too (`Peer.needs`), but not in a pool that turned out to be smaller than announced.
     """
-    if len(peer.stages) == 1 or peer.room == peer.slots:
+    if peer.stages == {Stage.ENCODE} or peer.room == peer.slots:
         return
+    # Who goes on with what one that encodes too made goes on there, and need not pull it.
+    reserve = 1 if Stage.ENCODE in peer.stages else peer.spared
     encoded = [output for output in peer.outputs.values() if output.stage is Stage.ENCODE and output.wanted_by]
     waiting = [jobs for output in encoded if (jobs := _waiting_with(book, output))]
     waiting.sort(key=lambda jobs: jobs[0].seq)
-    for jobs in waiting[::-1][: max(0, len(encoded) - peer.room + 1)]:
+    for jobs in waiting[::-1][: max(0, len(encoded) - peer.room + reserve)]:
         for job in jobs:
             if job.input in encoded:
                 start_over(book, job)

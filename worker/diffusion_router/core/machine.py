@@ -87,7 +87,14 @@ class Core(Book[R]):
 
     def wakeup(self) -> float | None:
         """When the next Tick is due, if nothing else happens first."""
-        queues: tuple[list[Any], ...] = (self.leases, self.deadlines, self.delayed, self.stopping, self.passing)
+        queues: tuple[list[Any], ...] = (
+            self.leases,
+            self.deadlines,
+            self.delayed,
+            self.stopping,
+            self.passing,
+            self.letting_go,
+        )
         return min([queue[0][0] for queue in queues if queue], default=None)
 
     def waiting(self) -> int:
@@ -153,9 +160,7 @@ class Core(Book[R]):
             peer.draining |= event.draining
             self.changed(peer)
         if peer.draining:
-            # Before what it keeps for jobs is copied.
-            cache.clear(self, peer, Eviction.GONE)
-            leaving.relieve(self, peer)
+            leaving.begin(self, peer)
 
     def _probed(self, event: PeerProbed) -> None:
         peer = self.hear(event.incarnation)
@@ -200,6 +205,7 @@ class Core(Book[R]):
 
     def _stops(self, event: RouterStops) -> None:
         for peer in self.peers.values():
+            leaving.call_off(self, peer)
             cache.clear(self, peer, Eviction.GONE)
 
     def _ticked(self, event: Tick) -> None:
@@ -236,6 +242,7 @@ class Core(Book[R]):
             _, incarnation, task_id = heapq.heappop(self.stopping)
             membership.stall(self, incarnation, task_id)
         outputs.pass_time(self)
+        leaving.pass_time(self)
         while self.delayed and self.delayed[0][0] <= self.now:
             job = self.jobs.get(heapq.heappop(self.delayed)[1])
             if job is not None and job.task is None and not (job.status.ended or job.follows):

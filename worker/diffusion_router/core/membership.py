@@ -45,6 +45,9 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
     peer.connected, peer.draining = True, event.draining
     peer.schedulers = NONE.union(*map(of_scheduler, event.schedulers))
     peer.can_copy = event.copies
+    # Its own kind must be able to pull it, and pulls from encoders.
+    peer.keeps_conditioning = event.keeps_conditioning and event.pulls in ("", event.mode)
+    _agree_on_share(book, peer)
     peer.offered, peer.loaded = event.adapters.offered | peer.schedulers, event.adapters.loaded | peer.schedulers
     book.hear(peer.incarnation)
     book.changed(peer)
@@ -65,7 +68,7 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
             else:
                 _adopt_output(book, peer, result)
     if peer.draining:
-        cache.clear(book, peer, Eviction.GONE)
+        leaving.begin(book, peer)
     cache.fit(book, peer)
     _relieve(book, peer)
     leaving.relieve_all(book)
@@ -140,6 +143,18 @@ def _admit(book: Book[R], event: PeerRegistered[R]) -> Peer[R]:
     book.peers[peer.incarnation] = peer
     book.watch_lease(peer)
     return peer
+
+
+def _agree_on_share(book: Book[R], peer: Peer[R]) -> None:
+    """Who does not encode may keep of what encoders made as large a share of its pool as they of theirs."""
+    same = [other for other in book.peers.values() if other.generation == peer.generation and other is not peer]
+    if Stage.ENCODE in peer.stages:
+        for other in same:
+            if Stage.ENCODE not in other.stages:
+                other.cache_share = peer.cache_share
+                cache.fit(book, other)
+    else:
+        peer.cache_share = max((other.cache_share for other in same), default=0.0)
 
 
 def fall_silent(book: Book[R], peer: Peer[R]) -> None:

@@ -30,6 +30,10 @@ class Policy:
     """Tries of one stage that end in MODEL_ERROR."""
     max_transfer_failures: int = 2
     """Pulls of one output that may fail before it is made anew."""
+    passing_on: float = 2.0
+    """How long after it was told to leave a peer keeps what no job needs, so that others can take it over."""
+    passed_on_at_once: int = 4
+    """Of that, how much is copied from one peer at once."""
     pool_memory: float = 60.0
     """How long a pool that was found full counts as no larger than it was then; afterwards one slot more is tried."""
     backoff: float = 0.1

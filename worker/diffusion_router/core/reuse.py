@@ -25,7 +25,7 @@ class Eviction(StrEnum):
     ROOM = "room"
     """A task needed the room."""
     GONE = "gone"
-    """Its encoder leaves, is lost, or is out of reach."""
+    """Whoever keeps it leaves, and nobody takes it over, or is lost, or out of reach."""
     ELSEWHERE = "elsewhere"
     """Jobs begin in another generation, or would have waited for the worker that keeps it while another is idle."""
 

@@ -416,11 +416,13 @@ class Scheduler(Generic[R]):
         return own if own in self._complete and self.offers.by_any(own, job.adapters) else ""
 
     def _holder(self, job: Job[R]) -> Peer[R] | None:
-        """The peer that holds its input and could go on with it. A checkpoint's is like any other: who was to give way
-        would wait for the place that he gave."""
-        bound = job.input is not None and job.input.parked is None
-        holder = self._peers.get(job.input.incarnation) if job.input is not None and bound else None
-        able = holder is not None and job.stage in holder.stages and holder.takes_tasks and can_take(holder, job)
+        """The peer that made its input and could go on with it. Not of a checkpoint: who was to give way would wait for
+        the place that he gave. Nor a denoiser that keeps what encoders made that have left."""
+        source = job.input
+        holder = self._peers.get(source.incarnation) if source is not None and source.parked is None else None
+        if holder is None or source is None or source.stage not in holder.stages:
+            return None
+        able = job.stage in holder.stages and holder.takes_tasks and can_take(holder, job)
         return holder if able else None
 
     def _choose(self, job: Job[R], apart: Names, *, joins: bool) -> Peer[R] | None:

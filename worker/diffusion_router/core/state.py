@@ -8,7 +8,7 @@ who may be reading it, so that its slot is released no earlier than I3 allows.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic
@@ -289,6 +289,10 @@ class Peer(Generic[R]):
     tasks: dict[str, Task[R]] = field(default_factory=dict)
     outputs: dict[str, Output[R]] = field(default_factory=dict)
     can_copy: bool = False
+    keeps_conditioning: bool = False
+    """It denoises, and can copy what encoders made."""
+    keeps_until: float = 0.0
+    """Of one that leaves: until then what no job needs stays, for others to copy. 0: it was not told to leave."""
     copies: dict[str, Task[R]] = field(default_factory=dict)
     """Tasks by which it is to keep copies of others' outputs; they need a slot, and no credit."""
     slots_used: int = 0
@@ -302,8 +306,9 @@ class Peer(Generic[R]):
     largest: dict[Stage, int] = field(default_factory=dict)
     """Bytes of the largest output that it made."""
     cache_share: float = 0.0
-    """Of its pool, how much may be taken by outputs that nobody needs."""
-    cached: dict[str, Output[R]] = field(default_factory=dict)
+    """Of its pool, how much may be taken by outputs that nobody needs. One that does not encode has that of its
+    generation's encoders."""
+    cached: OrderedDict[str, Output[R]] = field(default_factory=OrderedDict)
     """These, the one longest unused first; they are among its outputs."""
     cached_bytes: int = 0
     room: int = field(init=False)
@@ -366,6 +371,11 @@ class Peer(Generic[R]):
     def overdrawn(self) -> bool:
         """It is to hold more than its pool has room for, unless what is cached gives way."""
         return self.slots_used > self.room or 0 < self.pool_bytes < self.bytes_used
+
+    @property
+    def spared(self) -> int:
+        """Slots that must stay free when it takes up conditioning of which jobs may go on elsewhere."""
+        return max(self.needs.values())
 
     @property
     def cacheable_slots(self) -> int:

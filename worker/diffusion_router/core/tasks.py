@@ -166,7 +166,7 @@ def _learn(book: Book[R], peer: Peer[R], task: Task[R], job: Job[R], result: Sta
 
 def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message: str) -> None:
     if (copy := book.disown_copy(peer, task_id)) is not None:
-        outputs.stop_reading(book, copy)
+        leaving.not_copied(book, copy)
         return
     task = book.disown(peer, task_id)
     if task is None:

@@ -1,4 +1,7 @@
-"""Which jobs are encoded the same, by what encoders say that their encoding reads."""
+"""Which jobs are encoded the same, by what encoders say that their encoding reads.
+
+What an encoder said holds for its generation as long as that has a worker, which may keep what the encoder made.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ class Conditionings:
         self._dispatcher = dispatcher
         self._sessions: Sessions | None = None
         self._reads: Mapping[Inputs, Reads] = {}
+        # By generation, what each of the encoders that it had last said.
+        self._said: dict[str, list[Mapping[Inputs, Reads]]] = {}
         # The revision of the list of peers who say so.
         self._reads_of = -1
 
@@ -35,21 +40,26 @@ class Conditionings:
 
     def _find_reads(self) -> dict[Inputs, Reads]:
         """Of all encoders together: where two differ, as in a rollout, whatever one of them reads counts."""
-        found: dict[Inputs, Reads] = {}
-        known: list[set[Inputs]] = []
-        for peer in self._dispatcher.core.peers.values():
+        peers = self._dispatcher.core.peers.values()
+        said: dict[str, list[Mapping[Inputs, Reads]]] = {}
+        for peer in peers:
             session = self._sessions.session(peer.incarnation) if self._sessions else None
             if session is None or stage_pb2.ROLE_ENCODER not in session.register.roles:
                 continue
-            apart = {
+            reads: Mapping[Inputs, Reads] = {
                 frozenset(one.inputs): frozenset(one.encoding_reads)
                 for one in session.register.workflows
                 if one.encodes_apart
             }
-            known.append(set(apart))
-            for inputs, reads in apart.items():
-                found[inputs] = found.get(inputs, frozenset()) | reads
-        return {inputs: reads for inputs, reads in found.items() if all(inputs in each for each in known)}
+            said.setdefault(peer.generation, []).append(reads)
+        here = {peer.generation for peer in peers}
+        self._said = {generation: each for generation, each in self._said.items() if generation in here} | said
+        known = [apart for each in self._said.values() for apart in each]
+        found: dict[Inputs, Reads] = {}
+        for apart in known:
+            for inputs, read in apart.items():
+                found[inputs] = found.get(inputs, frozenset()) | read
+        return {inputs: read for inputs, read in found.items() if all(inputs in apart for apart in known)}
 
 
 def key(parameters: stage_pb2.JobParameters, reads: Reads) -> str:

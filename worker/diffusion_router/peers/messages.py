@@ -18,6 +18,8 @@ from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, IP_ADAPTER_NAME
 
 # The protocol with which Execute.copy came.
 _COPIES: Final = 3
+# With which a denoiser is told to keep what encoders made.
+_KEEPS_CONDITIONING: Final = 4
 # Workers give out their pools by pages.
 _PAGE: Final = 4096
 
@@ -51,6 +53,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         adapters=_adapters(message.adapters),
         schedulers=frozenset(message.schedulers),
         copies=message.protocol >= _COPIES,
+        keeps_conditioning=message.protocol >= _KEEPS_CONDITIONING and stage_pb2.ROLE_DENOISER in message.roles,
         tasks=tuple(
             core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started, task.input_task_id, task.copy)
             for task in message.tasks

@@ -129,6 +129,9 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
 
     def _execute(self, action: core.Execute[messages.Report]) -> None:
         parameters = self._parameters.parameters(action.job_id)
+        if parameters is None and action.copy:
+            # Of a job that has ended: what it was made for is of no account.
+            parameters = stage_pb2.JobParameters()
         if parameters is not None:
             left = max(0.0, action.deadline - self._dispatcher.core.now)
             ticket = self._tickets.of(action.task_id)

@@ -41,7 +41,7 @@ class Holdings:
 
     def add(self, task: Task) -> None:
         self.tasks[task.id] = task
-        self._metrics.stages[task.stage].inflight.inc()
+        self._metrics.of(task.stage).inflight.inc()
 
     def left_by(self, task_id: str) -> peer_pb2.PeerReport | None:
         """The report of a task that has ended, as long as it is remembered."""
@@ -83,7 +83,7 @@ class Holdings:
         if task.state is State.ENDED:
             return
         self.drop_input(task)
-        self._metrics.stages[task.stage].failed(kind)
+        self._metrics.of(task.stage).failed(kind)
         self._end(task)
         report = reports.failed(task.id, kind, message)
         self._failures.add(task.held(), report)
@@ -94,7 +94,7 @@ class Holdings:
     def complete(self, task: Task, report: peer_pb2.StageDone, slot: Slot | None) -> None:
         """Keep what a task made, and report it."""
         self.outputs.keep(report, slot)
-        self._metrics.stages[task.stage].completed(copy=task.copies, parked=report.HasField("parked")).inc()
+        self._metrics.of(task.stage).completed(copy=task.copies, parked=report.HasField("parked")).inc()
         self._end(task)
         self._send(peer_pb2.PeerReport(stage_done=report))
         words = {**_ids(task), "stage": task.stage.value, "seconds": round(task.timings.compute_seconds, 4)}
@@ -117,7 +117,7 @@ class Holdings:
     def _end(self, task: Task) -> None:
         del self.tasks[task.id]
         task.state = State.ENDED
-        self._metrics.stages[task.stage].inflight.dec()
+        self._metrics.of(task.stage).inflight.dec()
         if task.timer is not None:
             task.timer.cancel()
         self._changed.set()

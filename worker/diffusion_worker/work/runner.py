@@ -99,7 +99,7 @@ class Runner:
             self._send(known)
             return
         stage = _STAGES.get(command.stage)
-        if stage is None or stage not in self._model.stages:
+        if stage is None or not (stage in self._model.stages or self._keeps(command, stage)):
             kind = stage_pb2.FAILURE_KIND_INCOMPATIBLE
             self._send(reports.failed(command.task_id, kind, f"stage {command.stage} is none of this worker's"))
             return
@@ -150,6 +150,10 @@ class Runner:
         task = self.holdings.tasks.get(task_id)
         if task is not None and task.resumable and task.state in _DENOISES and task.park_at is None:
             task.park_at = time.monotonic()
+
+    def _keeps(self, command: peer_pb2.Execute, stage: Stage) -> bool:
+        """Whether it is to hold what an encoder made for denoisers, of which it is one."""
+        return command.copy and stage is Stage.ENCODE and Stage.DENOISE in self._model.stages
 
     def _is_resumable(self, asked: stage_pb2.JobParameters) -> bool:
         return is_resumable(self._model.workflows, {file.name for file in asked.inputs})
@@ -219,7 +223,7 @@ class Runner:
         self._ready(task)
 
     async def _pull(self, task: Task) -> None:
-        slot = await self.inputs.pull(task, self._metrics.stages[task.stage])
+        slot = await self.inputs.pull(task, self._metrics.of(task.stage))
         if task.state is State.ENDED:
             self._room.release(slot)
             return
