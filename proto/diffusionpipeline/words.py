@@ -43,8 +43,9 @@ ModelRole = Literal[Role.ENCODER, Role.DENOISER, Role.DECODER]
 STAGES: Final = tuple(Stage)
 MODEL_ROLES: Final[tuple[ModelRole, ...]] = (Role.ENCODER, Role.DENOISER, Role.DECODER)
 
-PROTOCOL: Final = 3
-"""What of the protocol between worker and router this version speaks: 0 before either said, 2 knows probes."""
+PROTOCOL: Final = 4
+"""What of the protocol between worker and router this version speaks: 0 before either said, 2 knows
+probes, 3 copies, 4 checkpoints of what goes on."""
 
 MAX_ADAPTERS: Final = 8
 """That one request may name."""

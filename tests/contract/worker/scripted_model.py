@@ -91,9 +91,10 @@ class ScriptedModel:
             else:
                 self.wait()
                 latents += 1
-            if driver.step(step, steps) and step < steps:
-                more = np.zeros(self.checkpoint_bytes, np.uint8)
-                return {**values, RESUME: {"step": step, "latents": latents, "more": more}}
+            more = np.zeros(self.checkpoint_bytes, np.uint8)
+            checkpoint = {"step": step, "latents": latents, "more": more}
+            if driver.step(step, steps, lambda checkpoint=checkpoint: checkpoint) and step < steps:
+                return {**values, RESUME: checkpoint}
         return {"prompt": values["prompt"], "latents": latents}
 
     def decode(self, values: Values) -> list[Media]:

@@ -42,6 +42,7 @@ _ADAPTERS = st.sampled_from(["", "", "", "a", "b", "ab"])
 _SCHEDULING = st.sampled_from([Fifo(), Deadline(), Deadline(max_parks=1), Deadline(late_share=2)])
 _SHARES = st.sampled_from([0.0, 0.5, 1.0])
 _INDEX = st.integers(0, 7)
+_SLOTS = st.sampled_from([2, 3, 4, 8])
 _FEW = st.integers(1, 4)
 _SOME = st.integers(0, 255)
 
@@ -53,13 +54,24 @@ class Histories(RuleBasedStateMachine):
         self.generation = 1
 
     @initialize(
-        fleet=st.sampled_from(_FLEETS), slots=st.integers(2, 4), jobs=_FEW, scheduling=_SCHEDULING, share=_SHARES
+        fleet=st.sampled_from(_FLEETS),
+        slots=_SLOTS,
+        jobs=_FEW,
+        scheduling=_SCHEDULING,
+        share=_SHARES,
+        checkpoint=st.sampled_from([0.0, 0.1, 1.0]),
     )
     def start(
-        self, fleet: list[tuple[Stage, ...]], slots: int, jobs: int, scheduling: Scheduling, share: float
+        self,
+        fleet: list[tuple[Stage, ...]],
+        slots: int,
+        jobs: int,
+        scheduling: Scheduling,
+        share: float,
+        checkpoint: float,
     ) -> None:
-        self.world = World(replace(POLICY, scheduling=scheduling))
-        able = {"resumable": True, "copies": True, "cache_share": share}
+        self.world = World(replace(POLICY, scheduling=scheduling, checkpoint=checkpoint))
+        able = {"resumable": True, "copies": True, "checkpoints": True, "cache_share": share}
         for roles in fleet:
             self.world.spawn(*roles, slots=slots, adapters=Adapters(frozenset("ab")), **able)
         for _ in range(jobs):
@@ -178,7 +190,7 @@ class Histories(RuleBasedStateMachine):
     @rule(
         roles=st.sampled_from(_ROLES),
         capacity=st.integers(1, 2),
-        slots=st.integers(2, 4),
+        slots=_SLOTS,
         short=st.booleans(),
         offered=_ADAPTERS,
         newer=st.booleans(),
@@ -205,6 +217,7 @@ class Histories(RuleBasedStateMachine):
             adapters=Adapters(frozenset(offered)),
             resumable=newer,
             copies=newer,
+            checkpoints=newer,
             pool_bytes=3 * slots if bytes_known else 0,
             cache_share=share,
         )

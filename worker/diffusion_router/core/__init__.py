@@ -7,6 +7,7 @@ from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
     Action,
     Adapters,
+    AskCheckpoint,
     CancelRequested,
     CancelTask,
     Event,
@@ -48,11 +49,13 @@ from diffusion_router.core.machine import Core
 from diffusion_router.core.ordering import Fifo
 from diffusion_router.core.policy import Policy
 from diffusion_router.core.reuse import Eviction, Lookup
+from diffusion_router.core.saved import Outcome
 from diffusion_router.core.state import Job, Peer, PeerState, StageRecord, Task
 
 __all__ = [
     "Action",
     "Adapters",
+    "AskCheckpoint",
     "CancelRequested",
     "CancelTask",
     "Core",
@@ -73,6 +76,7 @@ __all__ = [
     "JobStatus",
     "JobSubmitted",
     "Lookup",
+    "Outcome",
     "ParkTask",
     "Parked",
     "Peer",

@@ -197,6 +197,8 @@ class PeerRegistered(Generic[R]):
     """That it can denoise by, by name."""
     copies: bool = False
     """It keeps copies of others' outputs if it is told to."""
+    checkpoints: bool = False
+    """It makes checkpoints of denoisings that go on if it is asked to."""
     tasks: tuple[HeldTask, ...] = ()
     outputs: tuple[StageResult[R], ...] = ()
 
@@ -334,6 +336,17 @@ class ParkTask:
 
 
 @dataclass(frozen=True, slots=True)
+class AskCheckpoint:
+    """It is to go on, and to leave a checkpoint as the output of another task: at the last step that ends in time."""
+
+    incarnation: str
+    task_id: str
+    checkpoint_id: str
+    within: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseSlot:
     incarnation: str
     task_id: str
@@ -387,6 +400,7 @@ Action = (
     Execute[R]
     | CancelTask
     | ParkTask
+    | AskCheckpoint
     | ReleaseSlot
     | Welcome
     | Refuse

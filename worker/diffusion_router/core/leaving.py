@@ -9,13 +9,11 @@ nothing after one step and one transfer, and goes. Whatever can't be saved so is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from diffusion_router.core import cache, outputs, sharing
+from diffusion_router.core import checkpoints, copies, outputs
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import Execute, R, StageResult
-from diffusion_router.core.lifecycle import Move
-from diffusion_router.core.state import Job, Output, Peer, Task
+from diffusion_router.core.events import R
+from diffusion_router.core.state import Output, Peer, Task
 
 
 def relieve_all(book: Book[R]) -> None:
@@ -46,8 +44,10 @@ def _pass_on(book: Book[R], peer: Peer[R]) -> None:
     for output in list(peer.outputs.values()):
         for task in list(_begun_with(book, output)):
             _let_go(book, task, output)
-        if output.slots and not output.copied_by and _is_waited_with(book, output):
-            _copy(book, output)
+        kept = output.slots and not output.copied_by and _is_waited_with(book, output)
+        if kept and not copies.begin(book, output) and checkpoints.is_spare(book, output):
+            # It is there for a loss that may never be: nobody stays for it.
+            outputs.discard(book, output, output.job_id)
 
 
 def begun(book: Book[R], task: Task[R]) -> None:
@@ -55,31 +55,6 @@ def begun(book: Book[R], task: Task[R]) -> None:
     for output in list(task.reads):
         if output.incarnation in book.leaving and output.incarnation != task.incarnation:
             _let_go(book, task, output)
-
-
-def copied(book: Book[R], peer: Peer[R], task: Task[R], result: StageResult[R]) -> None:
-    """A peer keeps a copy: whoever needs the original goes on with that."""
-    source = task.copies
-    assert source is not None, "a task that copies nothing"
-    made = book.keep(peer, replace(result, job_id=source.job_id, stage=source.stage, parked=source.parked))
-    made.conditioning = source.conditioning
-    wanting = [job for job_id in sorted(source.wanted_by) if (job := book.jobs.get(job_id)) is not None]
-    for job in wanting:
-        outputs.want(book, job, made)
-        _replace(book, job, source, made)
-    sharing.replace(book, source, made)
-    if made.job_id not in source.wanted_by:
-        outputs.discard(book, made, made.job_id)
-    for job in wanting:
-        outputs.discard(book, source, job.id)
-    outputs.stop_reading(book, task)
-
-
-def _replace(book: Book[R], job: Job[R], source: Output[R], made: Output[R]) -> None:
-    if job.input is source:
-        book.move(job, Move.INPUT_REPLACED, source=made)
-        if not job.state.has_task:
-            book.scheduler.push(job)
 
 
 def _begun_with(book: Book[R], output: Output[R]) -> Iterator[Task[R]]:
@@ -105,40 +80,3 @@ def _let_go(book: Book[R], task: Task[R], output: Output[R]) -> None:
     task.reads.remove(output)
     output.readers.discard(task.id)
     outputs.discard(book, output, task.job_id)
-
-
-def _copy(book: Book[R], output: Output[R]) -> None:
-    keeper = _keeper(book, output)
-    job = next((job for job_id in sorted(output.wanted_by) if (job := book.jobs.get(job_id)) is not None), None)
-    if keeper is None or job is None:
-        return
-    task = Task(
-        id=f"{output.task_id}.copy{next(book.order)}.{book.epoch}",
-        job_id=job.id,
-        stage=output.stage,
-        incarnation=keeper.incarnation,
-        attempt=0,
-        input=output,
-        sent_at=book.now,
-        slots=1,
-        nbytes=output.nbytes,
-        copies=output,
-    )
-    outputs.read(book, task, output)
-    output.copied_by = task.id
-    book.own_copy(keeper, task)
-    # What it keeps for nobody goes before more comes.
-    cache.fit(book, keeper)
-    book.emit(
-        Execute(keeper.incarnation, task.id, job.id, output.stage, 0, output.report, job.deadline, order=0.0, copy=True)
-    )
-
-
-def _keeper(book: Book[R], output: Output[R]) -> Peer[R] | None:
-    """The peer of its role with the most room, beside what its own tasks need."""
-    able = (
-        peer
-        for peer in book.scheduler.staying(output.stage, output.generation)
-        if peer.takes_tasks and peer.can_copy and peer.free_slots > max(peer.needs.values())
-    )
-    return max(able, key=lambda peer: peer.free_slots, default=None)

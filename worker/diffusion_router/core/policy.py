@@ -32,6 +32,8 @@ class Policy:
     """Pulls of one output that may fail before it is made anew."""
     pool_memory: float = 60.0
     """How long a pool that was found full counts as no larger than it was then; afterwards one slot more is tried."""
+    checkpoint: float = 0.0
+    """Work that a denoiser which is lost may take with it, as far as others can keep checkpoints. 0: all."""
     backoff: float = 0.1
     max_backoff: float = 2.0
     scheduling: Scheduling = field(default_factory=Fifo)
