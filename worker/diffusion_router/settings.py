@@ -71,7 +71,7 @@ class Settings(ProcessSettings):
         ge=0,
         le=86_400,
         allow_inf_nan=False,
-        description="Work that a denoiser which dies may take with it: so often another keeps a checkpoint. 0: none does",
+        description="Work that a denoiser which dies may take with it: so often another keeps a checkpoint. 0: none",
     )
     retain_seconds: float = Field(86_400.0, gt=0, description="How long an ended job and its files are kept")
     model_id: str = Field("", description="Name of the served model. Empty: whatever the workers say they serve")

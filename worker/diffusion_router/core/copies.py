@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diffusion_router.core import cache, outputs, sharing
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import Execute, R, StageResult
+from diffusion_router.core.events import Execute, R, Stage, StageResult
 from diffusion_router.core.lifecycle import Move
 from diffusion_router.core.state import Job, Output, Peer, Task
 
@@ -40,7 +40,7 @@ def begin(book: Book[R], output: Output[R]) -> bool:
     return True
 
 
-def find_keeper(book: Book[R], stage: int, generation: str, other_than: set[str]) -> Peer[R] | None:
+def find_keeper(book: Book[R], stage: Stage, generation: str, other_than: set[str]) -> Peer[R] | None:
     """The peer of the role with the most room, beside what its own tasks need."""
     able = (
         peer
