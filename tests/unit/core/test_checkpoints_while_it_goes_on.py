@@ -251,16 +251,32 @@ def test_who_leaves_with_the_last_place_for_it_is_not_held_up(world: World) -> N
     end(world)
 
 
-def test_a_copy_that_arrives_after_the_loss_is_gone_on_from(world: World) -> None:
-    job, denoiser, other = denoising(world)
+def test_a_copy_that_is_heard_of_after_the_loss_is_gone_on_from() -> None:
+    world = World(replace(POLICY, checkpoint=SECONDS, prefetch=0))
+    encoder, other = spawn(world, ENCODE), spawn(world, DENOISE)
+    spawn(world, DECODE)
+    world.submit()
+    world.run_to(other, Phase.RUNNING)
+    denoiser = spawn(world, DENOISE)
+    job = world.submit()
+    world.work_until(encoder, Phase.RUNNING)
+    step(world, encoder)
+    world.work_until(denoiser, Phase.RUNNING)
     step(world, denoiser)
     held = next(held for held in other.tasks.values() if held.execute.copy)
     world.work(other, list(other.tasks.values()).index(held))
     world.kill(denoiser)
-    world.advance(POLICY.lease + 0.1)
+    again = world.respawn(denoiser, attach=False)
+    again.draining = True
+    again.attach()
+    world.deliver_up(again)
+    record = world.core.jobs[job].records[1]
+    assert record.lost_steps == 1
     world.deliver_all()
+    assert (world.core.jobs[job].step, record.lost_steps) == (1, 0)
     end(world)
-    assert world.steps == {(job, at): 1 for at in range(1, STEPS + 1)}
+    assert world.steps[job, 1] == 1
+    assert world.core.saved.lost_steps == 0
 
 
 def test_a_copy_that_fails_leaves_nothing(world: World) -> None:
@@ -318,3 +334,12 @@ def test_one_that_was_made_while_the_stream_was_broken_is_kept(world: World) -> 
     copy(world, other)
     assert [output.parked.step for output in other.outputs.values()] == [1]
     end(world)
+
+
+def test_what_failed_in_the_model_is_not_gone_on_from(world: World) -> None:
+    job, denoiser, _ = kept(world)
+    world.fail_task(denoiser, 0, FailureKind.MODEL_ERROR)
+    world.deliver_all()
+    assert world.core.jobs[job].records[1].lost_steps == 1
+    end(world)
+    assert world.steps[job, 1] == 2

@@ -82,16 +82,26 @@ def copied(book: Book[R], copy: Output[R]) -> None:
         outputs.discard(book, copy, job.id)
         return
     book.saved.outcomes[Outcome.KEPT] += 1
-    kept = [each for each in _spare(job) if each.incarnation != getattr(job.task, "incarnation", "")]
-    best = max(kept, key=_steps_done, default=None)
+    maker = job.task.incarnation if job.task is not None else ""
+    best = max((each for each in _spare(job) if each.incarnation != maker), key=_steps_done, default=None)
     for each in _spare(job):
         if each is not best and not each.copied_by:
             outputs.discard(book, each, job.id)
-    if job.task is None:
-        if go_back_to_best(book, job):
-            book.scheduler.push(job)
-    elif (peer := book.peers.get(job.task.incarnation)) is not None:
-        ask(book, peer, job.task)
+    if job.task is not None:
+        ask(book, book.peers[maker], job.task)
+    else:
+        _go_on_after_all(book, job)
+
+
+def _go_on_after_all(book: Book[R], job: Job[R]) -> None:
+    """The denoiser was lost before it was known that its last checkpoint had been copied."""
+    step = job.step
+    if go_back_to_best(book, job):
+        regained = min(job.step - step, job.records[-1].lost_steps) if job.records else 0
+        if regained:
+            job.records[-1].lost_steps -= regained
+            book.saved.lost_steps -= regained
+        book.scheduler.push(job)
 
 
 def not_copied(book: Book[R], output: Output[R]) -> None:
@@ -121,19 +131,14 @@ def is_spare(book: Book[R], output: Output[R]) -> bool:
 
 
 def go_back_to_best(book: Book[R], job: Job[R]) -> bool:
-    """It has no task any more, and goes on from the checkpoint that has come the furthest. False: it has that, or none.
-
-    What of its steps is made again is written down.
-    """
+    """It has no task any more, and goes on from the checkpoint that has come furthest. False: from what it had."""
     best = max(_spare(job), key=_steps_done, default=None)
     done = job.input.steps_done if job.input is not None else 0
     if best is None or best.steps_done <= done:
         return False
     before = job.input
-    if job.stage is Stage.DENOISE:
-        book.move(job, Move.INPUT_REPLACED, source=best)
-    else:
-        book.move(job, Move.PARKED, source=best)
+    # Of a task that an earlier life of the router sent it may not be known what it read.
+    book.move(job, Move.INPUT_REPLACED if before is not None else Move.PARKED, source=best)
     if before is not None and before.parked is not None:
         outputs.discard(book, before, job.id)
     assert best.parked is not None

@@ -218,25 +218,27 @@ def not_copied(book: Book[R], copy: Task[R], until: float | None = None) -> None
 def take_back(book: Book[R], task: Task[R], *, trust: bool = True) -> Job[R] | None:
     """The task is over and left no output. Its job, unless that has moved on without it.
 
-    trust: checkpoints of it, from which the job is to go on.
+    trust: the job is to go on from the last checkpoint of it that somebody keeps.
     """
     job = book.jobs.get(task.job_id)
     if job is None or job.task is not task:
         return None
-    step = job.step if task.stage is Stage.DENOISE else 0
+    came_to = job.step
     book.move(job, Move.RETURNED)
-    if not trust:
-        checkpoints.give_up(book, job)
-    elif not checkpoints.go_back_to_best(book, job) and job.input is not None and task.stage is Stage.DENOISE:
-        job.step = job.input.steps_done
-    _count_lost(book, job, max(0, step - job.step) if task.stage is Stage.DENOISE else 0)
+    if task.stage is Stage.DENOISE:
+        _go_back(book, job, came_to, trust=trust)
     return job
 
 
-def _count_lost(book: Book[R], job: Job[R], steps: int) -> None:
-    if steps and job.records:
-        job.records[-1].lost_steps = steps
-        book.saved.lost_steps += steps
+def _go_back(book: Book[R], job: Job[R], came_to: int, *, trust: bool) -> None:
+    if not trust:
+        checkpoints.give_up(book, job)
+    if not checkpoints.go_back_to_best(book, job) and job.input is not None:
+        job.step = job.input.steps_done
+    lost = max(0, came_to - job.step)
+    if lost and job.records:
+        job.records[-1].lost_steps = lost
+        book.saved.lost_steps += lost
 
 
 def lose(book: Book[R], peer: Peer[R], task: Task[R], loss: Loss) -> None:
