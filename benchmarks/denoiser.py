@@ -40,7 +40,7 @@ class Plain:
     def ask(self, calls: Sequence[Any]) -> list[Any]:
         return [call.run() for call in calls]
 
-    def step(self, step: int, steps: int) -> bool:
+    def step(self, step: int, steps: int, checkpoint: Callable[[], object]) -> bool:
         return False
 
 

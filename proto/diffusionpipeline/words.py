@@ -45,7 +45,7 @@ MODEL_ROLES: Final[tuple[ModelRole, ...]] = (Role.ENCODER, Role.DENOISER, Role.D
 
 PROTOCOL: Final = 4
 """What of the protocol between worker and router this version speaks: 0 before either said, 2 knows probes, 3 copies,
-4 hears of peers that are gone, and has denoisers keep conditioning."""
+4 hears of peers that are gone, keeps conditioning with denoisers, and makes checkpoints of what goes on."""
 
 MAX_ADAPTERS: Final = 8
 """That one request may name."""

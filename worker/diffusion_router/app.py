@@ -57,7 +57,10 @@ async def serve(
         )
         stack.push_async_callback(jobs.close)
         policy = core.Policy(
-            lease=settings.lease_seconds, settle=settings.settle_seconds, scheduling=settings.scheduling
+            lease=settings.lease_seconds,
+            settle=settings.settle_seconds,
+            scheduling=settings.scheduling,
+            checkpoint=settings.checkpoint_seconds,
         )
         machine: messages.Core = core.Core(policy, epoch=secrets.token_hex(4), now=time.monotonic())
         dispatcher = Dispatcher(machine)

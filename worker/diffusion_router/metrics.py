@@ -120,7 +120,7 @@ class Metrics:
         )
         self.copies = PrometheusCounter(
             "diffusion_router_copies",
-            "Outputs of peers that leave which others were told to keep",
+            "Outputs that others were told to keep: of peers that leave, and checkpoints of what goes on",
             registry=self.registry,
         )
         self.adapter_requests = PrometheusCounter(
@@ -242,6 +242,7 @@ class _CoreCollector(Collector):
             queued.add_metric([role], sum(machine.counts[state] for state in waiting))
         yield queued
         yield from self._conditioning(machine)
+        yield from self._checkpoints(machine)
         yield from self._peers(machine)
 
     def _conditioning(self, machine: messages.Core) -> Iterable[Metric]:
@@ -270,6 +271,22 @@ class _CoreCollector(Collector):
         )
         yield GaugeMetricFamily(
             "diffusion_router_conditioning_cached_bytes", "Of workers' pools that these take", value=nbytes
+        )
+
+    def _checkpoints(self, machine: messages.Core) -> Iterable[Metric]:
+        checkpoints = CounterMetricFamily(
+            "diffusion_router_checkpoints",
+            "Checkpoints of denoisings that go on: that another denoiser keeps, that were due and left out, and that "
+            "denoisings which were lost went on from",
+            labels=["outcome"],
+        )
+        for outcome in core.Outcome:
+            checkpoints.add_metric([outcome.value], machine.saved.outcomes[outcome])
+        yield checkpoints
+        yield CounterMetricFamily(
+            "diffusion_router_lost_steps",
+            "Denoising steps that are known to have been made and are made again, since a worker was lost or failed",
+            value=machine.saved.lost_steps,
         )
 
     def _peers(self, machine: messages.Core) -> Iterable[Metric]:

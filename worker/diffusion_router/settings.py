@@ -66,6 +66,13 @@ class Settings(ProcessSettings):
         le=1000,
         description="Deadline: of so many starts while jobs are late, one is the oldest late one's; 0: none is",
     )
+    checkpoint_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Work that a denoiser which dies may take with it: so often another keeps a checkpoint. 0: none",
+    )
     retain_seconds: float = Field(86_400.0, gt=0, description="How long an ended job and its files are kept")
     model_id: str = Field("", description="Name of the served model. Empty: whatever the workers say they serve")
 

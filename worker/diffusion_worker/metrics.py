@@ -64,6 +64,9 @@ class StageMetrics:
             self._parked = metrics.tasks.labels(role, "parked")
             self.park_duration = metrics.park_duration.labels(role)
             self.resumed = metrics.resumed.labels(role)
+            self.checkpoint_duration = metrics.checkpoint_duration.labels(role)
+            self.checkpoint_bytes = metrics.checkpoint_bytes.labels(role)
+            self.checkpoints_left_out = metrics.checkpoints_left_out.labels(role)
         self._failures = metrics.transfer_failures
         self._tasks = metrics.tasks
         self._role = role
@@ -132,6 +135,22 @@ class Metrics:
         )
         self.resumed = Counter(
             f"{name}resumed_total", "Denoisings that went on from a checkpoint", ["role"], registry=registry
+        )
+        self.checkpoint_duration = Histogram(
+            f"{name}checkpoint_duration_seconds",
+            "How long a denoising stood still for a checkpoint to be kept while it goes on",
+            ["role"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.checkpoint_bytes = Counter(
+            f"{name}checkpoint_bytes_total", "Of such checkpoints", ["role"], registry=registry
+        )
+        self.checkpoints_left_out = Counter(
+            f"{name}checkpoints_left_out_total",
+            "Such checkpoints that were not made: the pool had no room to spare, or they can't be carried",
+            ["role"],
+            registry=registry,
         )
         self.tasks = Counter(f"{name}tasks_total", "Tasks that ended", ["role", "outcome"], registry=registry)
         self.inflight = Gauge(f"{name}tasks_inflight", "Tasks that have not ended", ["role"], registry=registry)

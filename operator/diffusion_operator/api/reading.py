@@ -209,6 +209,7 @@ def role_spec(role: Role, spec: Object, denoisers: int) -> RoleSpec:
             max_requests=batching.get("maxRequests", MAX_REQUESTS),
         ),
         cache_share=spec.get("cacheShare"),
+        checkpoint_seconds=spec.get("checkpointSeconds"),
     )
 
 

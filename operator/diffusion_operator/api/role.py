@@ -86,6 +86,8 @@ class RoleSpec:
     """Of the denoiser."""
     cache_share: float | None = None
     """Of the encoder. None: as its workers have it."""
+    checkpoint_seconds: int | None = None
+    """Of the denoiser: work that a pod which dies may take with it. None: all."""
     pod_security: Object = field(default_factory=dict)
     """The platform's security context of pods: fields that win over those of the profile."""
     security: Object = field(default_factory=dict)

@@ -74,6 +74,7 @@ def router_environment(pipeline: Pipeline, ports: Mapping[str, int]) -> list[Var
         _value("DIFFUSION_ROUTER_REQUEST_TIMEOUT_SECONDS", str(router.request_timeout_seconds)),
         _value("DIFFUSION_ROUTER_MAX_QUEUED_REQUESTS", str(router.max_queued_requests)),
         *_scheduling(pipeline.scheduling),
+        *_checkpoints(pipeline.roles[Role.DENOISER]),
     ]
     return merged(env, pipeline.roles[Role.ROUTER].env)
 
@@ -103,6 +104,12 @@ def _scheduling(scheduling: Scheduling) -> list[Variable]:
         "LATE_SHARE": scheduling.late_share,
     }
     return [_value(f"DIFFUSION_ROUTER_{name}", str(value)) for name, value in said.items() if value is not None]
+
+
+def _checkpoints(denoiser: RoleSpec) -> list[Variable]:
+    """The router asks for them: no denoiser is replaced for another interval."""
+    seconds = denoiser.checkpoint_seconds
+    return [] if seconds is None else [_value("DIFFUSION_ROUTER_CHECKPOINT_SECONDS", str(seconds))]
 
 
 def _cache_share(encoder: RoleSpec, pods_of: Role) -> list[Variable]:

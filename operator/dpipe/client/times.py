@@ -76,6 +76,8 @@ def _pods(jobs: Sequence[Job], stage: str) -> str:
     # A task that goes on from where another was parked is no second try.
     if repeated := max(0, sum(report["attempt"] > 1 for report in reports) - len(pauses)):
         parts.append(f"{repeated} tried again")
+    if lost := sum(report.get("lost_steps", 0) for report in reports):
+        parts.append(f"{lost} steps lost")
     parts += pauses
     return ", ".join(part for part in parts if part)
 

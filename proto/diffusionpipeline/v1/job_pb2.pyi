@@ -77,6 +77,7 @@ class StageReport(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
+    LOST_STEPS_FIELD_NUMBER: _builtins.int
     stage: _stage_pb2.Stage.ValueType
     pod_name: _builtins.str
     attempt: _builtins.int
@@ -84,6 +85,8 @@ class StageReport(_message.Message):
     """Between the moment the stage could have been sent and the moment it was."""
     shared: _builtins.bool
     """Another job's task did it for this one too."""
+    lost_steps: _builtins.int
+    """Of a denoising that was lost with its worker, or failed: steps that it is known to have made, and that are made again."""
     @_builtins.property
     def timings(self) -> _stage_pb2.StageTimings: ...
     @_builtins.property
@@ -100,10 +103,11 @@ class StageReport(_message.Message):
         timings: _stage_pb2.StageTimings | None = ...,
         shared: _builtins.bool = ...,
         parked: _peer_pb2.Parked | None = ...,
+        lost_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parked", b"parked", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "parked", b"parked", "pod_name", b"pod_name", "queue_seconds", b"queue_seconds", "shared", b"shared", "stage", b"stage", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "lost_steps", b"lost_steps", "parked", b"parked", "pod_name", b"pod_name", "queue_seconds", b"queue_seconds", "shared", b"shared", "stage", b"stage", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

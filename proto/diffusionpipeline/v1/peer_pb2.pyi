@@ -788,6 +788,7 @@ class RouterCommand(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
     PEER_GONE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -806,6 +807,8 @@ class RouterCommand(_message.Message):
     def park(self) -> Global___Park: ...
     @_builtins.property
     def peer_gone(self) -> Global___PeerGone: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint: ...
     def __init__(
         self,
         *,
@@ -818,12 +821,13 @@ class RouterCommand(_message.Message):
         probe: Global___Probe | None = ...,
         park: Global___Park | None = ...,
         peer_gone: Global___PeerGone | None = ...,
+        checkpoint: Global___Checkpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "peer_gone", b"peer_gone", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "checkpoint", b"checkpoint", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "peer_gone", b"peer_gone", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "peer_gone", b"peer_gone", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "checkpoint", b"checkpoint", "command", b"command", "drain", b"drain", "execute", b"execute", "park", b"park", "peer_gone", b"peer_gone", "probe", b"probe", "refused", b"refused", "registered", b"registered", "release_slot", b"release_slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["registered", "refused", "execute", "cancel", "release_slot", "drain", "probe", "park", "peer_gone"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["registered", "refused", "execute", "cancel", "release_slot", "drain", "probe", "park", "peer_gone", "checkpoint"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -911,7 +915,7 @@ class Execute(_message.Message):
     """Among tasks of a stage that wait, the lower goes first; of equals, the one that came first."""
     copy: _builtins.bool
     """Nothing is computed: the input is kept in this worker's pool as its own output of that stage, since the peer that made
-    it leaves. Only for workers of protocol 3; of encoders' outputs, denoisers of protocol 4 keep them too.
+    it leaves, or may be lost. Only for workers of protocol 3; of encoders' outputs, denoisers of protocol 4 keep them too.
     """
     @_builtins.property
     def parameters(self) -> _stage_pb2.JobParameters: ...
@@ -1016,6 +1020,38 @@ class PeerGone(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PeerGone: _TypeAlias = PeerGone  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """Keep a checkpoint of a denoising that goes on: at the last step that ends within so many seconds, as far as can be told
+    from the step before, or else at the next one. It is reported as the output of a task of its own, StageDone with
+    `parked`, and why there is none as StageFailed of that task; neither, if the denoising ends before. Takes the place of
+    an earlier one that was not made yet. Only for workers of protocol 4.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    WITHIN_SECONDS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    checkpoint_id: _builtins.str
+    """Of the checkpoint."""
+    within_seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        checkpoint_id: _builtins.str = ...,
+        within_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "task_id", b"task_id", "within_seconds", b"within_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class ReleaseSlot(_message.Message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,8 +71,8 @@ class _Gated:
     def ask(self, calls: Sequence[Call]) -> list[Any]:
         return self.driver.ask(calls)
 
-    def step(self, step: int, steps: int) -> bool:
+    def step(self, step: int, steps: int, checkpoint: Callable[[], object]) -> bool:
         for gate in [one for one in self.gates if (one.seed, one.step) == (self.seed, step)]:
             self.gates.remove(gate)
             gate.wait()
-        return self.driver.step(step, steps)
+        return self.driver.step(step, steps, checkpoint)

@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from diffusion_worker.model import InvalidRequest, IPAdapter, Media, Parameters, Values
 from diffusion_worker.model.calls import Call
 from diffusion_worker.model.driving import Driver
-from diffusion_worker.model.types import RESUME, Workflow
+from diffusion_worker.model.types import RESUME, UnsupportedModel, Workflow
 from diffusionpipeline.words import Stage
 
 ALL = frozenset(Stage)
@@ -55,6 +56,7 @@ class ScriptedModel:
         self.nbytes_of: dict[str, int] = {}
         self.checkpoint_bytes = 0
         """That it takes beyond what encoding made."""
+        self.checkpoints_fail = False
         self.media_bytes = 0
         self.hold = False
         self.asks = False
@@ -91,9 +93,9 @@ class ScriptedModel:
             else:
                 self.wait()
                 latents += 1
-            if driver.step(step, steps) and step < steps:
-                more = np.zeros(self.checkpoint_bytes, np.uint8)
-                return {**values, RESUME: {"step": step, "latents": latents, "more": more}}
+            checkpoint = partial(self._checkpoint, step, latents)
+            if driver.step(step, steps, checkpoint) and step < steps:
+                return {**values, RESUME: checkpoint()}
         return {"prompt": values["prompt"], "latents": latents}
 
     def decode(self, values: Values) -> list[Media]:
@@ -104,6 +106,11 @@ class ScriptedModel:
         file = io.BytesIO()
         Image.fromarray(latents[:64].reshape(8, 8)).save(file, "PNG")
         return [Media(file.getvalue(), "image/png", 8, 8, 1)]
+
+    def _checkpoint(self, step: int, latents: np.ndarray[Any, Any]) -> dict[str, object]:
+        if self.checkpoints_fail:
+            raise UnsupportedModel("can't be carried")
+        return {"step": step, "latents": latents, "more": np.zeros(self.checkpoint_bytes, np.uint8)}
 
     def wait(self) -> None:
         """For as long as a step takes."""

@@ -73,6 +73,10 @@ class Stream:
     async def park(self, task_id: str) -> None:
         await self.send(park=peer_pb2.Park(task_id=task_id))
 
+    async def checkpoint(self, task_id: str, checkpoint_id: str, *, within: float = 0.0) -> None:
+        asked = peer_pb2.Checkpoint(task_id=task_id, checkpoint_id=checkpoint_id, within_seconds=within)
+        await self.send(checkpoint=asked)
+
     async def release(self, task_id: str) -> None:
         await self.send(release_slot=peer_pb2.ReleaseSlot(task_id=task_id))
 

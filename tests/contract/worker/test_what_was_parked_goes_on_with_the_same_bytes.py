@@ -4,7 +4,7 @@ have made undisturbed, whatever it is computed with and however the checkpoint c
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,24 @@ async def parked(
     return done.output
 
 
+async def kept(
+    worker: Worker, stream: Stream, source: stage_pb2.Descriptor, at: Sequence[int], **request: object
+) -> tuple[peer_pb2.StageDone, list[stage_pb2.Descriptor]]:
+    """What one makes that goes on, and its checkpoints after these steps."""
+    gates = [worker.model.stop(SEED, step) for step in at]
+    await stream.execute(DENOISE, "keeps", source=source, **request)
+    for step, gate in zip(at, gates, strict=True):
+        await gate.reached()
+        await stream.checkpoint("keeps", f"at {step}")
+        await stream.heard()
+        gate.open()
+    done = await stream.done("keeps")
+    assert not done.HasField("parked")
+    checkpoints = [await stream.done(f"at {step}") for step in at]
+    assert [checkpoint.parked.step for checkpoint in checkpoints] == list(at)
+    return done, [checkpoint.output for checkpoint in checkpoints]
+
+
 async def ended(stream: Stream, source: stage_pb2.Descriptor, **request: object) -> peer_pb2.StageDone:
     await stream.execute(DENOISE, "goes on", source=source, **request)
     done = await stream.done("goes on")
@@ -160,6 +178,25 @@ async def test_whatever_it_is_computed_with(start: Start, router: ScriptedRouter
     done = await ended(one, back, **request)
     assert done.output.digest == whole.output.digest
     assert done.timings.steps == whole.timings.steps - 2
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_one_that_goes_on_is_disturbed_by_no_checkpoint_and_each_leads_to_the_same(
+    start: Start, router: ScriptedRouter, extended: Loaded, use: str
+) -> None:
+    router.files |= {f"in/{name}": picture(seed) for seed, name in enumerate(PICTURES)}
+    request = {"num_inference_steps": 5} | USES[use]
+    (first, one), (_, other) = await two(start, extended, batching_mode="Guidance")
+    source = await one.encoded(**request)
+    whole = await undisturbed(one, source, **request)
+    # With a picture, its strength leaves fewer.
+    at = range(1, whole.timings.steps)
+    done, checkpoints = await kept(first, one, source, at, **request)
+    assert (done.output.digest, done.timings.steps) == (whole.output.digest, whole.timings.steps)
+    for step, checkpoint in zip(at, checkpoints, strict=True):
+        await other.execute(DENOISE, f"from {step}", source=checkpoint, **request)
+        again = await other.done(f"from {step}")
+        assert (again.output.digest, again.timings.steps) == (whole.output.digest, whole.timings.steps - step)
 
 
 async def test_in_the_pool_of_the_worker_that_goes_on(start: Start, digits: Loaded) -> None:
@@ -231,3 +268,8 @@ async def test_a_video_model_cut_each_way(start: Start, family: str) -> None:
     assert done.output.digest == whole.output.digest
     assert (done.timings.steps, whole.timings.steps) == (2, 4)
     assert done.timings.resume_seconds > 0
+
+    goes_on, checkpoints = await kept(worker, one, source, [1, 2, 3], **request)
+    assert goes_on.output.digest == whole.output.digest
+    await other.execute(DENOISE, "from the second", source=checkpoints[1], **request)
+    assert (await other.done("from the second")).output.digest == whole.output.digest

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from diffusion_router.core import (
     Action,
+    AskCheckpoint,
     CancelTask,
     Core,
     Event,
@@ -172,6 +173,16 @@ class Ledger:
         assert task.started, "it has made no step"
         assert task.resumable, "it can't be parked"
 
+    def asked(self, action: AskCheckpoint) -> None:
+        peer = self._core.peers[action.incarnation]
+        task = peer.tasks[action.task_id]
+        assert self._core.policy.checkpoint, "nobody wants checkpoints"
+        assert task.resumable, "nobody could go on with it"
+        assert 0 <= action.within <= self._core.policy.checkpoint
+        others = [other for other in self._core.peers.values() if other.generation == peer.generation]
+        able = [other for other in others if Stage.DENOISE in other.stages and other.can_copy and other is not peer]
+        assert able, "nobody could keep it"
+
     def killed(self, action: JobKilled) -> None:
         job = self._store[action.job_id]
         assert action.kills == job.kills + 1
@@ -282,6 +293,26 @@ class Ledger:
                     job = core.jobs.get(job_id)
                     assert job is None or job.outputs[output.task_id] is output
                 assert output.wanted_by <= output.listed_by
+
+    def check_checkpoints(self) -> None:
+        """Whatever is kept for a job that computes is kept elsewhere, or on its way there, and none twice."""
+        core = self._core
+        for job in core.jobs.values():
+            checkpoints = [output for output in job.outputs.values() if output.parked and job.id in output.wanted_by]
+            spare = [output for output in checkpoints if output is not job.input]
+            if job.task is None:
+                assert all(output.steps_done <= job.step for output in spare), (
+                    f"{job.id} goes back further than it must"
+                )
+                continue
+            assert not spare or job.task.stage is Stage.DENOISE, f"{job.id} needs no checkpoint any more"
+            elsewhere = [output for output in spare if output.incarnation != job.task.incarnation]
+            assert all(output.copied_by for output in spare if output not in elsewhere), "it protects from nothing"
+        for peer in core.peers.values():
+            for task in peer.tasks.values():
+                assert (
+                    not task.checkpoint_id or task.slots == peer.slots_for(task.stage, task.input) + 1 or task.input_id
+                )
 
     def check_encodings(self) -> None:
         """I17: whoever waits for another's encoding waits for one that is under way, and nobody encodes beside it."""

@@ -43,6 +43,7 @@ _ADAPTERS = st.sampled_from(["", "", "", "a", "b", "ab"])
 _SCHEDULING = st.sampled_from([Fifo(), Deadline(), Deadline(max_parks=1), Deadline(late_share=2)])
 _SHARES = st.sampled_from([0.0, 0.5, 1.0])
 _INDEX = st.integers(0, 7)
+_SLOTS = st.sampled_from([2, 3, 4, 8])
 _FEW = st.integers(1, 4)
 _WORKERS = 8
 _SOME = st.integers(0, 255)
@@ -58,11 +59,12 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(
         fleet=st.sampled_from(_FLEETS),
-        slots=st.integers(2, 6),
+        slots=_SLOTS,
         jobs=_FEW,
         scheduling=_SCHEDULING,
         share=_SHARES,
         seconds=st.sampled_from([1.0, 30.0]),
+        checkpoint=st.sampled_from([0.0, 0.1, 1.0]),
     )
     def start(
         self,
@@ -72,10 +74,11 @@ class Histories(RuleBasedStateMachine):
         scheduling: Scheduling,
         share: float,
         seconds: float,
+        checkpoint: float,
     ) -> None:
-        self.world = World(replace(POLICY, scheduling=scheduling))
+        self.world = World(replace(POLICY, scheduling=scheduling, checkpoint=checkpoint))
         self.alike = {"slots": slots, "cache_share": share, "seconds": seconds, "adapters": Adapters(frozenset("ab"))}
-        self.alike |= {"resumable": True, "copies": True, "keeps_conditioning": True}
+        self.alike |= {"resumable": True, "copies": True, "checkpoints": True, "keeps_conditioning": True}
         for roles in fleet:
             self.world.spawn(*roles, **self.alike)
         for _ in range(jobs):
@@ -210,7 +213,7 @@ class Histories(RuleBasedStateMachine):
     @rule(
         roles=st.sampled_from(_ROLES),
         capacity=st.integers(1, 2),
-        slots=st.integers(2, 4),
+        slots=_SLOTS,
         short=st.booleans(),
         offered=_ADAPTERS,
         newer=st.booleans(),
@@ -238,6 +241,7 @@ class Histories(RuleBasedStateMachine):
             resumable=newer,
             copies=newer,
             keeps_conditioning=newer,
+            checkpoints=newer,
             pool_bytes=3 * slots if bytes_known else 0,
             cache_share=share,
         )

@@ -10,6 +10,7 @@ from enum import Enum
 from diffusion_router.core import (
     Action,
     Adapters,
+    AskCheckpoint,
     CancelTask,
     Event,
     Execute,
@@ -70,6 +71,8 @@ class Held:
     step: int = 0
     cancelled: bool = False
     parking: bool = False
+    # The task as whose output it is to leave a checkpoint at its next step.
+    checkpoint: str = ""
     # Bytes of the input: read when they are pulled, or when compute starts where they lie in the worker's own pool.
     content: str | None = None
     pulls: bool = False
@@ -127,6 +130,7 @@ class Worker:
     keeps_conditioning: bool = False
     # How long it says that a stage took: a denoising that has no more than a moment left is not parked.
     seconds: float = 1.0
+    checkpoints: bool = False
     # Whether it says which outputs its tasks read, as those of older versions don't.
     says_inputs: bool = True
     tasks: dict[str, Held] = field(default_factory=dict)
@@ -184,6 +188,7 @@ class Worker:
             schedulers=self.schedulers,
             copies=self.copies,
             keeps_conditioning=self.keeps_conditioning,
+            checkpoints=self.checkpoints,
             tasks=tuple(held),
             outputs=tuple(self.outputs.values()),
         )
@@ -220,6 +225,9 @@ class Worker:
             case ParkTask():
                 if command.task_id in self.tasks:
                     self.tasks[command.task_id].parking = True
+            case AskCheckpoint():
+                if command.task_id in self.tasks:
+                    self.tasks[command.task_id].checkpoint = command.checkpoint_id
             case ReleaseSlot():
                 self.outputs.pop(command.task_id, None)
             case Refuse(reason=RefusalReason.FENCED):
@@ -279,6 +287,8 @@ class Worker:
             self.report(Progressed(self.incarnation, held.execute.task_id, held.step, STEPS, self.resumable))
             if held.parking and held.step < STEPS:
                 self._finish(held)
+            elif held.checkpoint and held.step < STEPS:
+                self._leave_checkpoint(held)
         else:
             self._finish(held)
         return True
@@ -345,6 +355,24 @@ class Worker:
         assert self.slots_used <= self.slots, "the pool's slots are overdrawn by an output"
         self.report(StageDone(self.incarnation, done))
 
+    def _leave_checkpoint(self, held: Held) -> None:
+        """And goes on."""
+        checkpoint_id, held.checkpoint = held.checkpoint, ""
+        job_id, parked = held.execute.job_id, Parked(held.step, STEPS)
+        if self.slots_used + 1 > self.real_slots:
+            self.fail(checkpoint_id, FailureKind.POOL_FULL)
+            return
+        where = Where(self.incarnation, checkpoint_id, self.generation, checkpoint_of(job_id, held.step), parked)
+        done = StageResult(
+            checkpoint_id, job_id, Stage.DENOISE, where, parked=parked, nbytes=1 if self.pool_bytes else 0
+        )
+        self.outputs[checkpoint_id] = done
+        assert self.slots_used <= self.slots, "the pool's slots are overdrawn by a checkpoint"
+        self.report(StageDone(self.incarnation, done))
+
     def end_task(self, held: Held, kind: FailureKind) -> None:
         del self.tasks[held.execute.task_id]
-        self.report(StageFailed(self.incarnation, held.execute.task_id, kind, kind.name.lower()))
+        self.fail(held.execute.task_id, kind)
+
+    def fail(self, task_id: str, kind: FailureKind) -> None:
+        self.report(StageFailed(self.incarnation, task_id, kind, kind.name.lower()))

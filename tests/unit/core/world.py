@@ -15,6 +15,7 @@ from typing import Any
 from diffusion_router.core import (
     Action,
     Adapters,
+    AskCheckpoint,
     CancelRequested,
     CancelTask,
     Core,
@@ -104,6 +105,7 @@ class World:
         self.ledger.check_jobs()
         self.ledger.check_sums()
         self.ledger.check_encodings()
+        self.ledger.check_checkpoints()
         self.ledger.check_cached(self.workers)
         self.ledger.check_nothing_is_overlooked()
         return actions
@@ -120,6 +122,9 @@ class World:
                 self._send(action.incarnation, action)
             case ParkTask():
                 self.ledger.parking(action)
+                self._send(action.incarnation, action)
+            case AskCheckpoint():
+                self.ledger.asked(action)
                 self._send(action.incarnation, action)
             case ReleaseSlot():
                 self.ledger.released(action, self.workers, self.now)
@@ -259,7 +264,7 @@ class World:
         """A new process in the same pod; uid: in another one of the same name."""
         same = {"generation": worker.generation, "capacity": worker.capacity, "slots": worker.slots}
         same |= {"adapters": worker.adapters, "schedulers": worker.schedulers}
-        same |= {"resumable": worker.resumable, "copies": worker.copies}
+        same |= {"resumable": worker.resumable, "copies": worker.copies, "checkpoints": worker.checkpoints}
         same |= {"keeps_conditioning": worker.keeps_conditioning, "seconds": worker.seconds}
         same |= {"pool_bytes": worker.pool_bytes, "cache_share": worker.cache_share}
         if uid:

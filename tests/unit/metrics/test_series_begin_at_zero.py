@@ -87,6 +87,19 @@ def test_a_denoising_that_is_parked_and_one_that_goes_on_add_no_series() -> None
     assert not any("park" in name or "resumed" in name for name, *_ in encoder)
 
 
+def test_a_checkpoint_of_what_goes_on_adds_no_series() -> None:
+    metrics = WorkerMetrics("denoiser", [Stage.DENOISE])
+    before = series(metrics)
+    mine = metrics.stages[Stage.DENOISE]
+    mine.checkpoint_duration.observe(1.0)
+    mine.checkpoint_bytes.inc(4096)
+    mine.checkpoints_left_out.inc()
+    after = series(metrics)
+    assert after.keys() == before.keys()
+    assert after["diffusion_worker_checkpoint_bytes_total", "role=denoiser"] == 4096
+    assert not any("checkpoint" in name for name, *_ in series(WorkerMetrics("encoder", [Stage.ENCODE])))
+
+
 @pytest.mark.parametrize(("status", "kind"), JOB_ENDS)
 def test_a_job_of_any_end_adds_no_series(status: job_pb2.JobStatus, kind: core.FailureKind) -> None:
     metrics = RouterMetrics()

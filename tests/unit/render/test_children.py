@@ -356,3 +356,12 @@ def test_another_order_of_jobs_is_told_to_the_router_and_changes_nothing_else() 
     changed = [new for old, new in zip(render(before), render(after), strict=True) if old != new]
     assert [(child["kind"], child["metadata"]["name"]) for child in changed] == [("StatefulSet", "digits-router")]
     assert render(pipeline(scheduling={})) == render(before)
+
+
+def test_checkpoints_are_asked_for_by_the_router_and_no_worker_is_replaced_for_them() -> None:
+    denoiser = {"threads": 1}
+    before, after = (pipeline(roles={"denoiser": denoiser | more}) for more in ({}, {"checkpointSeconds": 30}))
+    router = environment(stateful_sets(render(after))["router"])
+    assert router["DIFFUSION_ROUTER_CHECKPOINT_SECONDS"] == "30"
+    changed = [new for old, new in zip(render(before), render(after), strict=True) if old != new]
+    assert [(child["kind"], child["metadata"]["name"]) for child in changed] == [("StatefulSet", "digits-router")]

@@ -98,3 +98,14 @@ def test_an_order_that_cannot_be_is_refused_by_its_flag(
         Settings.read([flag, value])
     variable = "DIFFUSION_ROUTER_" + flag.removeprefix("--").replace("-", "_").upper()
     assert f"{flag} ({variable}): Input should be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("denoiser", "heard"), [({}, 0.0), ({"checkpointSeconds": 1}, 1.0)])
+def test_what_a_resource_says_of_checkpoints_is_what_the_router_hears(
+    denoiser: dict[str, Any], heard: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = render(pipeline(roles={"encoder": {}, "denoiser": denoiser, "decoder": {}}))
+    for name, value in environment(stateful_sets(children)["router"]).items():
+        if name.startswith("DIFFUSION_ROUTER_"):
+            monkeypatch.setenv(name, value)
+    assert Settings().checkpoint_seconds == heard

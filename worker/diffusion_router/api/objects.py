@@ -131,6 +131,8 @@ class StageObject(BaseModel):
     """Another job's task did it for this one too; the times are that task's."""
     parked: ParkedObject | None
     """It ended at a step, to be gone on with by the next task of the stage."""
+    lost_steps: int
+    """It was lost with its worker, or failed: steps that it is known to have made, and that are made again."""
 
 
 class ArtifactObject(BaseModel):
@@ -334,6 +336,7 @@ def _stage_object(report: job_pb2.StageReport) -> StageObject:
         steps=timings.steps,
         shared=report.shared,
         parked=ParkedObject(step=report.parked.step, steps=report.parked.steps) if report.HasField("parked") else None,
+        lost_steps=report.lost_steps,
     )
 
 

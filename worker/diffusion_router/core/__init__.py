@@ -8,6 +8,7 @@ from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
     Action,
     Adapters,
+    AskCheckpoint,
     CancelRequested,
     CancelTask,
     Event,
@@ -51,11 +52,13 @@ from diffusion_router.core.machine import Core
 from diffusion_router.core.ordering import Fifo
 from diffusion_router.core.policy import Policy
 from diffusion_router.core.reuse import Eviction, Lookup
+from diffusion_router.core.saved import Outcome
 from diffusion_router.core.state import Job, Peer, PeerState, StageRecord, Task
 
 __all__ = [
     "Action",
     "Adapters",
+    "AskCheckpoint",
     "CancelRequested",
     "CancelTask",
     "Core",
@@ -77,6 +80,7 @@ __all__ = [
     "JobStatus",
     "JobSubmitted",
     "Lookup",
+    "Outcome",
     "ParkReason",
     "ParkTask",
     "Parked",

@@ -17,6 +17,7 @@ from diffusion_router.core.events import Action, CancelTask, ParkReason, ParkTas
 from diffusion_router.core.lifecycle import JobState, Move, after
 from diffusion_router.core.policy import Policy
 from diffusion_router.core.reuse import Reuse
+from diffusion_router.core.saved import Saved
 from diffusion_router.core.scheduler import Scheduler
 from diffusion_router.core.shares import Shares
 from diffusion_router.core.state import Encoding, Job, Output, Peer, Silent, Task
@@ -56,6 +57,7 @@ class Book(Generic[R]):
         self.shares = Shares()
         self.tallies = Tallies()
         self.reuse = Reuse()
+        self.saved = Saved()
         self.scheduler: Scheduler[R] = Scheduler(
             self.jobs,
             self.peers,
@@ -234,6 +236,12 @@ class Book(Generic[R]):
                 self.changed(peer)
         return task
 
+    def reserve(self, peer: Peer[R], task: Task[R], slots: int) -> None:
+        """So many more for a task that it owns; fewer, if negative."""
+        task.slots += slots
+        peer.slots_used += slots
+        self.scheduler.changed(peer)
+
     def own_copy(self, peer: Peer[R], task: Task[R]) -> None:
         peer.copies[task.id] = task
         peer.slots_used += task.slots
@@ -364,6 +372,7 @@ class Book(Generic[R]):
             parked=result.parked,
             steps=result.steps,
             nbytes=nbytes,
+            made_at=self.now,
         )
         peer.outputs[task_id] = output
         peer.slots_used += output.slots

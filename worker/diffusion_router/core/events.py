@@ -223,6 +223,8 @@ class PeerRegistered(Generic[R]):
     """It keeps copies of others' outputs if it is told to."""
     keeps_conditioning: bool = False
     """Likewise what encoders made, though it denoises and does not encode."""
+    checkpoints: bool = False
+    """It makes checkpoints of denoisings that go on if it is asked to."""
     tasks: tuple[HeldTask, ...] = ()
     outputs: tuple[StageResult[R], ...] = ()
 
@@ -363,6 +365,17 @@ class ParkTask:
 
 
 @dataclass(frozen=True, slots=True)
+class AskCheckpoint:
+    """It is to go on, and to leave a checkpoint as the output of another task: at the last step that ends in time."""
+
+    incarnation: str
+    task_id: str
+    checkpoint_id: str
+    within: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseSlot:
     incarnation: str
     task_id: str
@@ -416,6 +429,7 @@ Action = (
     Execute[R]
     | CancelTask
     | ParkTask
+    | AskCheckpoint
     | ReleaseSlot
     | Welcome
     | Refuse

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from diffusion_router.core import cache, jobs, leaving, membership, outputs, sharing, tasks
+from diffusion_router.core import cache, copies, jobs, leaving, membership, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
@@ -205,7 +205,7 @@ class Core(Book[R]):
 
     def _stops(self, event: RouterStops) -> None:
         for peer in self.peers.values():
-            leaving.call_off(self, peer)
+            copies.call_off(self, peer)
             cache.clear(self, peer, Eviction.GONE)
 
     def _ticked(self, event: Tick) -> None:

@@ -7,7 +7,7 @@ is kept, what only the router knows never arrived or is gone, what only the work
 
 from __future__ import annotations
 
-from diffusion_router.core import cache, jobs, leaving, outputs, sharing, tasks
+from diffusion_router.core import cache, checkpoints, jobs, leaving, outputs, sharing, tasks
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     CancelTask,
@@ -44,7 +44,7 @@ def register(book: Book[R], event: PeerRegistered[R]) -> None:
     peer = book.peers.get(event.incarnation) or _admit(book, event)
     peer.connected, peer.draining = True, event.draining
     peer.schedulers = NONE.union(*map(of_scheduler, event.schedulers))
-    peer.can_copy = event.copies
+    peer.can_copy, peer.can_checkpoint = event.copies, event.checkpoints
     # Its own kind must be able to pull it, and pulls from encoders.
     peer.keeps_conditioning = event.keeps_conditioning and event.pulls in ("", event.mode)
     _agree_on_share(book, peer)
@@ -198,13 +198,14 @@ def lose(book: Book[R], peer: Peer[R], reason: str, loss: Loss) -> None:
         sharing.forget(book, output)
     for copy in list(peer.copies.values()):
         book.disown_copy(peer, copy.id)
-        outputs.stop_reading_at(book, copy, book.now + book.policy.grace)
+        tasks.not_copied(book, copy, until=book.now + book.policy.grace)
     for task in peer.tasks.values():
         book.stop(task)
         tasks.lose(book, peer, task, loss)
     for output in peer.outputs.values():
         book.drop(output)
         jobs.input_gone(book, output)
+        checkpoints.lost(book, output)
 
 
 def _apart(maker: PeerRegistered[R] | Peer[R], reader: PeerRegistered[R] | Peer[R]) -> str:
@@ -267,6 +268,10 @@ def _forget_what_is_gone(book: Book[R], peer: Peer[R], event: PeerRegistered[R])
     held = {task.task_id: task for task in event.tasks}
     results = {result.task_id: result for result in event.outputs}
     for task in list(peer.tasks.values()):
+        if task.checkpoint_id in results:
+            tasks.finish(book, peer, results[task.checkpoint_id])
+        # Or it may not have arrived.
+        checkpoints.not_asked(book, peer, task)
         if task.id in held:
             if held[task.id].started:
                 book.begin(peer, task)
@@ -289,7 +294,7 @@ def _forget_what_is_gone(book: Book[R], peer: Peer[R], event: PeerRegistered[R])
             tasks.finish(book, peer, results[copy.id])
         else:
             book.disown_copy(peer, copy.id)
-            outputs.stop_reading(book, copy)
+            tasks.not_copied(book, copy)
     for output in [output for output in peer.outputs.values() if output.task_id not in results]:
         book.drop(output)
         jobs.input_gone(book, output)
@@ -355,6 +360,10 @@ def _adopt_output(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
     may_read = task is not None and task.stage is output.feeds and task.input_id in ("", result.task_id)
     if task is not None and may_read and task.input is None:
         _find_input(book, job, task, output)
+    elif output.parked is not None and task is not None and task.started and task.stage is output.stage:
+        # What computes has come further, or will have when the other one could.
+        if output.incarnation == task.incarnation:
+            outputs.discard(book, output, job.id)
     elif not _is_further(job, output):
         jobs.share(book, job, output)
     else:

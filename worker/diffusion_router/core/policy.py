@@ -36,6 +36,8 @@ class Policy:
     """Of that, how much is copied from one peer at once."""
     pool_memory: float = 60.0
     """How long a pool that was found full counts as no larger than it was then; afterwards one slot more is tried."""
+    checkpoint: float = 0.0
+    """Work that a denoiser which is lost may take with it, as far as others can keep checkpoints. 0: all."""
     backoff: float = 0.1
     max_backoff: float = 2.0
     scheduling: Scheduling = field(default_factory=Fifo)

@@ -31,6 +31,8 @@ class Output(Generic[R]):
     """It is a checkpoint of a denoising that came so far."""
     steps: int = 0
     """Of the denoising that ended with it, as far as known."""
+    made_at: float = 0.0
+    """When it was first heard of; of a copy, its original."""
     conditioning: str = ""
     """Its job's."""
     nbytes: int = 0
@@ -105,6 +107,10 @@ class Task(Generic[R]):
     """Told to park."""
     parking_since: tuple[float, int] = (0.0, 0)
     """When, and at which step it was then."""
+    checkpoint_id: str = ""
+    """The task as whose output it is to leave a checkpoint while it goes on; `slots` has one for it until then."""
+    checkpoint_not_before: float = 0.0
+    """It is not asked for one before."""
     ends_soon: bool = False
     """It has a step left, or a moment: what comes next may be sent."""
     copies: Output[R] | None = None
@@ -133,6 +139,8 @@ class StageRecord(Generic[R]):
     report: R | None = None
     shared: bool = False
     """Another job's task did it for this one too."""
+    lost_steps: int = 0
+    """Of a denoising that was lost or failed: steps that it is known to have made, and that are made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +301,7 @@ class Peer(Generic[R]):
     """It denoises, and can copy what encoders made."""
     keeps_until: float = 0.0
     """Of one that leaves: until then what no job needs stays, for others to copy. 0: it was not told to leave."""
+    can_checkpoint: bool = False
     copies: dict[str, Task[R]] = field(default_factory=dict)
     """Tasks by which it is to keep copies of others' outputs; they need a slot, and no credit."""
     slots_used: int = 0

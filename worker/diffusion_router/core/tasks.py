@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from diffusion_router.core import cache, jobs, leaving, outputs, sharing
+from diffusion_router.core import cache, checkpoints, copies, jobs, leaving, outputs, sharing
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import (
     Execute,
@@ -107,6 +107,7 @@ def progress(book: Book[R], peer: Peer[R], event: Progressed) -> None:
                 alone = (book.now - task.begun[0]) * book.share_alone(peer, task)
                 book.estimates.suppose(task.stage, job.shape, alone / share)
             _makes_steps(book, peer, task, job)
+            checkpoints.ask(book, peer, task)
         book.emit(JobChanged(job.id))
 
 
@@ -127,7 +128,12 @@ def _makes_steps(book: Book[R], peer: Peer[R], task: Task[R], job: Job[R]) -> No
 
 def finish(book: Book[R], peer: Peer[R], result: StageResult[R]) -> None:
     if (copy := book.disown_copy(peer, result.task_id)) is not None:
-        leaving.copied(book, peer, copy, result)
+        checkpoints.copied(book, copies.made(book, peer, copy, result))
+        if copy.copies is not None:
+            leaving.relieve(book, book.peers.get(copy.copies.incarnation))
+        return
+    if (maker := checkpoints.asked(peer, result.task_id)) is not None:
+        checkpoints.made(book, peer, maker, result)
         return
     task = book.disown(peer, result.task_id)
     if task is None:
@@ -166,13 +172,16 @@ def _learn(book: Book[R], peer: Peer[R], task: Task[R], job: Job[R], result: Sta
 
 def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message: str) -> None:
     if (copy := book.disown_copy(peer, task_id)) is not None:
-        leaving.not_copied(book, copy)
+        not_copied(book, copy)
+        return
+    if (maker := checkpoints.asked(peer, task_id)) is not None:
+        checkpoints.not_made(book, peer, maker, kind)
         return
     task = book.disown(peer, task_id)
     if task is None:
         return
     outputs.stop_reading(book, task)
-    job = take_back(book, task)
+    job = take_back(book, task, trust=kind is not FailureKind.MODEL_ERROR)
     made_room = kind is FailureKind.POOL_FULL and cache.clear(book, peer, Eviction.ROOM)
     if kind is FailureKind.POOL_FULL and not made_room:
         book.set_room(peer, max(slots_needed(peer.stages), min(peer.room, peer.slots_used)))
@@ -202,13 +211,41 @@ def fail(book: Book[R], peer: Peer[R], task_id: str, kind: FailureKind, message:
         _retry(book, job, task, kind, message)
 
 
-def take_back(book: Book[R], task: Task[R]) -> Job[R] | None:
-    """The task is over and left no output. Its job, unless that has moved on without it."""
+def not_copied(book: Book[R], copy: Task[R], until: float | None = None) -> None:
+    """A copy came to nothing. until: its peer is lost, but may be alive and read until then."""
+    if until is None:
+        copies.not_made(book, copy)
+    else:
+        outputs.stop_reading_at(book, copy, until)
+    if copy.copies is not None:
+        checkpoints.not_copied(book, copy.copies)
+        leaving.relieve(book, book.peers.get(copy.copies.incarnation))
+
+
+def take_back(book: Book[R], task: Task[R], *, trust: bool = True) -> Job[R] | None:
+    """The task is over and left no output. Its job, unless that has moved on without it.
+
+    trust: the job is to go on from the last checkpoint of it that somebody keeps.
+    """
     job = book.jobs.get(task.job_id)
     if job is None or job.task is not task:
         return None
+    came_to = job.step
     book.move(job, Move.RETURNED)
+    if task.stage is Stage.DENOISE:
+        _go_back(book, job, came_to, trust=trust)
     return job
+
+
+def _go_back(book: Book[R], job: Job[R], came_to: int, *, trust: bool) -> None:
+    if not trust:
+        checkpoints.give_up(book, job)
+    if not checkpoints.go_back_to_best(book, job) and job.input is not None:
+        job.step = job.input.steps_done
+    lost = max(0, came_to - job.step)
+    if lost and job.records:
+        job.records[-1].lost_steps = lost
+        book.saved.lost_steps += lost
 
 
 def lose(book: Book[R], peer: Peer[R], task: Task[R], loss: Loss) -> None:

@@ -16,10 +16,11 @@ from diffusion_router.peers.claims import MalformedReport, check_result
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 from diffusionpipeline.words import ADAPTER_NAME, CONTROL_NAME, IP_ADAPTER_NAME
 
-# The protocol with which Execute.copy came.
+# The protocols with which Execute.copy and Checkpoint came.
 _COPIES: Final = 3
 # With which a denoiser is told to keep what encoders made.
 _KEEPS_CONDITIONING: Final = 4
+_CHECKPOINTS: Final = 4
 # Workers give out their pools by pages.
 _PAGE: Final = 4096
 
@@ -54,6 +55,7 @@ def registration(message: peer_pb2.Register) -> core.PeerRegistered[Report]:
         schedulers=frozenset(message.schedulers),
         copies=message.protocol >= _COPIES,
         keeps_conditioning=message.protocol >= _KEEPS_CONDITIONING and stage_pb2.ROLE_DENOISER in message.roles,
+        checkpoints=message.protocol >= _CHECKPOINTS,
         tasks=tuple(
             core.HeldTask(task.task_id, task.job_id, _stage(task.stage), task.started, task.input_task_id, task.copy)
             for task in message.tasks
@@ -128,7 +130,7 @@ def _forwards(heartbeat: peer_pb2.Heartbeat, before: peer_pb2.Heartbeat) -> tupl
 
 
 def command(
-    action: core.CancelTask | core.ParkTask | core.ReleaseSlot | core.Refuse,
+    action: core.CancelTask | core.ParkTask | core.AskCheckpoint | core.ReleaseSlot | core.Refuse,
 ) -> peer_pb2.RouterCommand:
     match action:
         case core.CancelTask():
@@ -136,6 +138,11 @@ def command(
             return peer_pb2.RouterCommand(cancel=cancel)
         case core.ParkTask():
             return peer_pb2.RouterCommand(park=peer_pb2.Park(task_id=action.task_id))
+        case core.AskCheckpoint():
+            checkpoint = peer_pb2.Checkpoint(
+                task_id=action.task_id, checkpoint_id=action.checkpoint_id, within_seconds=action.within
+            )
+            return peer_pb2.RouterCommand(checkpoint=checkpoint)
         case core.ReleaseSlot():
             return peer_pb2.RouterCommand(release_slot=peer_pb2.ReleaseSlot(task_id=action.task_id))
         case core.Refuse():
@@ -176,6 +183,7 @@ def stage_report(record: core.StageRecord[Report]) -> job_pb2.StageReport:
         timings=report.timings if report is not None else None,
         shared=record.shared,
         parked=report.parked if report is not None and report.HasField("parked") else None,
+        lost_steps=record.lost_steps,
     )
 
 

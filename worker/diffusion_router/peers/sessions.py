@@ -110,7 +110,7 @@ class Sessions(peer_pb2_grpc.PeerServiceServicer):
         match action:
             case core.Execute():
                 self._execute(action)
-            case core.CancelTask() | core.ParkTask() | core.ReleaseSlot():
+            case core.CancelTask() | core.ParkTask() | core.AskCheckpoint() | core.ReleaseSlot():
                 self._send(action.incarnation, messages.command(action))
             case core.Welcome():
                 policy = self._dispatcher.core.policy

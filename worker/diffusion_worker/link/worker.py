@@ -122,6 +122,9 @@ class Worker:
                 self._runner.cancel(command.cancel.task_id, only_if_waiting=command.cancel.only_if_waiting)
             case "park":
                 self._runner.park(command.park.task_id)
+            case "checkpoint":
+                asked = command.checkpoint
+                self._runner.snapshots.ask(asked.task_id, asked.checkpoint_id, within_seconds=asked.within_seconds)
             case "release_slot":
                 self._runner.holdings.release(command.release_slot.task_id)
             case "drain":

@@ -5,7 +5,7 @@ On a worker that is the hub, by a strand for each request. `Direct` needs neithe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,8 +24,12 @@ class Driver(Protocol):
     def ask(self, calls: Sequence[Call]) -> list[Any]:
         """What each call returns. Raises what a network raised, and what is to end the denoising."""
 
-    def step(self, step: int, steps: int) -> bool:
-        """Told after each step, 1-based. True: park here. What it raises ends the denoising."""
+    def step(self, step: int, steps: int, checkpoint: Callable[[], object]) -> bool:
+        """Told after each step, 1-based. True: park here. What it raises ends the denoising.
+
+        checkpoint: makes what would go on from here, for one that goes on too: of use until this returns, since the
+        denoising changes what it refers to. Raises what can't be carried.
+        """
 
 
 @dataclass
@@ -47,6 +51,6 @@ class Direct:
                 raise answer
         return [answers[call] for call in calls]
 
-    def step(self, step: int, steps: int) -> bool:
+    def step(self, step: int, steps: int, checkpoint: Callable[[], object]) -> bool:
         self.on_step(step, steps)
         return step == self.park_at

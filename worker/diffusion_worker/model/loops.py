@@ -8,6 +8,7 @@ put back.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, TypedDict, cast
 
 import torch
@@ -62,8 +63,9 @@ class Walk:
             self._resume = None
         components, block_state = own(components, block_state, **indices)
         steps = _total(block_state, by_chunk="i" not in indices)
-        if self._driver.step(index + 1, steps) and index + 1 < steps:
-            raise Parked(self._checkpoint(index + 1, components, block_state))
+        checkpoint = partial(self._checkpoint, index + 1, components, block_state)
+        if self._driver.step(index + 1, steps, checkpoint) and index + 1 < steps:
+            raise Parked(checkpoint())
         return components, block_state
 
     def _checkpoint(self, step: int, components: Any, block_state: Any) -> Resume:

@@ -7,8 +7,8 @@ finished step scheduler, generator and global draws become what they were, and f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, wraps
 from typing import Any, Final, Self, TypedDict, cast
 
 import torch
@@ -141,8 +141,9 @@ class Retrace:
     def _report(self, step: int, steps: int) -> None:
         if self._resume is not None or step <= self._arrived_at:
             return
-        if self._driver.step(step, steps) and step < steps:
-            raise Parked(cast(Any, self._checkpoint(step)))
+        checkpoint = partial(self._checkpoint, step)
+        if self._driver.step(step, steps, checkpoint) and step < steps:
+            raise Parked(cast(Any, checkpoint()))
 
     def _checkpoint(self, step: int) -> Retraced:
         if self._beginning is None:
@@ -179,8 +180,8 @@ class OwnDraws:
         finally:
             _set_draws(draws)
 
-    def step(self, step: int, steps: int) -> bool:
-        return self._driver.step(step, steps)
+    def step(self, step: int, steps: int, checkpoint: Callable[[], object]) -> bool:
+        return self._driver.step(step, steps, checkpoint)
 
 
 class ProgressBar:

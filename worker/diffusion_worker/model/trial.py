@@ -224,9 +224,9 @@ class Counted(Direct):
 
     steps: int = 0
 
-    def step(self, step: int, steps: int) -> bool:
+    def step(self, step: int, steps: int, checkpoint: Callable[[], object]) -> bool:
         self.steps = steps
-        return super().step(step, steps)
+        return super().step(step, steps, checkpoint)
 
 
 def _park(model: RoleModel, values: Values, request: Parameters, steps: int, wanted: str) -> dict[str, Any]:

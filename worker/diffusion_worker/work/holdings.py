@@ -105,6 +105,14 @@ class Holdings:
         self._metrics.stages[task.stage].park_duration.observe(time.monotonic() - task.park_at)
         log.info("task_parked", **words, step=task.step, steps=task.steps)
 
+    def keep_beside(self, task: Task, report: peer_pb2.StageDone, slot: Slot) -> None:
+        """Keep what was made of a task that goes on, and report it. Nobody needs it of one that has ended meanwhile."""
+        if task.state is State.ENDED:
+            self._free(slot)
+            return
+        self.outputs.keep(report, slot)
+        self._send(peer_pb2.PeerReport(stage_done=report))
+
     def drop_input(self, task: Task) -> None:
         """What was pulled for this task goes; what another task of this worker made stays until it is released."""
         slot, source = task.slot, task.source

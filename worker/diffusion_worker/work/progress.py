@@ -30,7 +30,8 @@ class StepReports:
         now = time.monotonic()
         stage = self._metrics.stages[task.stage]
         stage.steps.inc()
-        stage.step_duration.observe(now - task.step_at)
+        task.step_seconds = now - task.step_at
+        stage.step_duration.observe(task.step_seconds)
         task.step_at = now
         task.step, task.steps = step, steps
         task.timings.steps += 1

@@ -36,6 +36,13 @@ def copied(task: Task) -> peer_pb2.StageDone:
     return report
 
 
+def checkpoint(task: Task, checkpoint_id: str, parked: peer_pb2.Parked, seconds: float) -> peer_pb2.StageDone:
+    """The same, of a checkpoint of a task that goes on. seconds: that it stood still for that."""
+    timings = stage_pb2.StageTimings(publish_seconds=seconds)
+    stage = number(stage_pb2.Stage, task.stage)
+    return peer_pb2.StageDone(task_id=checkpoint_id, job_id=task.job_id, stage=stage, timings=timings, parked=parked)
+
+
 def parked(task: Task) -> peer_pb2.StageDone:
     """The same, of a denoising that ended with a checkpoint."""
     report = done(task)

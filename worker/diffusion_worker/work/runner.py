@@ -28,6 +28,7 @@ from diffusion_worker.work.hub import Member
 from diffusion_worker.work.inputs import Inputs, mismatch
 from diffusion_worker.work.progress import StepReports
 from diffusion_worker.work.room import Room
+from diffusion_worker.work.snapshots import Snapshots
 from diffusion_worker.work.stages import Files, NoRoom, Published, Result, TooMuch, publish, run_stage
 from diffusion_worker.work.store import ArtifactStore
 from diffusion_worker.work.strand import Ask, Strand
@@ -86,6 +87,7 @@ class Runner:
         self._denoising: set[Task] = set()
         self._works: set[asyncio.Task[None]] = set()
         self.holdings = Holdings(metrics, send, self._room.release)
+        self.snapshots = Snapshots(compute, transport.pool, metrics, self.holdings, send, generation)
         self.draining = False
 
     # ------------------------------------------------------------ commands
@@ -300,7 +302,8 @@ class Runner:
             company = Company.OWN
 
         def work(ask: Ask) -> Result:
-            driver = TaskDriver(ask, partial(self._steps.on_step, task), company, lambda: task.park_at is not None)
+            on_step, keep = partial(self._steps.on_step, task), partial(self.snapshots.at_step, task)
+            driver = TaskDriver(ask, on_step, company, lambda: task.park_at is not None, keep)
             result = run_stage(task, self._model, self._pool, driver, metrics, self._pixels)
             task.timings.forwards = next((shape for shape, _ in driver.tokens.most_common(1)), "")
             return result

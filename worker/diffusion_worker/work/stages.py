@@ -122,6 +122,7 @@ def _denoise(task: Task, model: StageModel, driver: TaskDriver, metrics: StageMe
                 # It might begin from its first step, and nobody would see it.
                 raise ModelError("the input is a checkpoint, and from one this model can't go on with such a request")
             metrics.resumed.inc()
+    driver.values = values
     names = dict.fromkeys(file.name for file in task.execute.parameters.inputs)
     made = model.denoise(values, parameters(task.execute.parameters, names), driver)
     if RESUME in values and driver.asked_at is not None:

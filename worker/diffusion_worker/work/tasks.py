@@ -37,6 +37,16 @@ class State(Enum):
     ENDED = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A checkpoint that the router asked for."""
+
+    id: str
+    """The task whose output it is to be."""
+    by: float
+    """On the monotonic clock: it is to be made no later, if steps allow."""
+
+
 class DeadlinePassed(Exception):
     """The job's deadline came before the work was done."""
 
@@ -65,6 +75,8 @@ class Task:
     """It can be parked."""
     park_at: float | None = None
     """When the router asked for that: ends at the next step, with a checkpoint."""
+    asked: Asked | None = None
+    """A checkpoint that is to be made while it goes on. Compute takes it."""
     checkpoint: Values | None = None
     """It goes on from there, instead of from its input."""
     stop: tuple[int, str] | None = None
@@ -74,6 +86,8 @@ class Task:
     step: int = 0
     steps: int = 0
     step_at: float = 0.0
+    step_seconds: float = 0.0
+    """Of the last one."""
     progress_due: bool = False
     progress_at: float = 0.0
     work: asyncio.Task[None] | None = None
