@@ -8,6 +8,7 @@ import pytest
 
 from diffusion_router.core import (
     Core,
+    Execute,
     JobStatus,
     JobSubmitted,
     PeerRegistered,
@@ -15,6 +16,8 @@ from diffusion_router.core import (
     Progressed,
     QueueFull,
     Stage,
+    StageDone,
+    StageResult,
     TooLate,
 )
 from unit.core.timed import Pipeline, in_time
@@ -176,3 +179,20 @@ def test_a_time_that_is_none_is_not_learnt(seconds: float) -> None:
     prediction = core.predict(0.0, "s")
     assert math.isfinite(prediction.end)
     assert not prediction.known
+
+
+def test_what_messages_and_transfers_take_is_part_of_the_prediction() -> None:
+    core: Core = Core(Policy(), epoch="e", now=0.0)
+    core.handle(PeerRegistered("w", frozenset(Stage)), 0.0)
+    (encode, *_) = core.handle(JobSubmitted("j", 1e9, "s"), 0.0)
+    core.handle(Progressed("w", encode.task_id, 0, 1), 0.5)
+    (denoise,) = (
+        action
+        for action in core.handle(StageDone("w", StageResult(encode.task_id, "j", ENCODE, None, 2.0)), 2.5)
+        if isinstance(action, Execute)
+    )
+    core.handle(Progressed("w", denoise.task_id, 0, 1), 2.75)
+    core.estimates.learn(DENOISE, "s", 3.0)
+    core.estimates.learn(DECODE, "s", 1.0)
+    before = core.predict(2.75, "s")
+    assert before.end - before.wait == pytest.approx(2.0 + 3.0 + 1.0 + 0.5 + 0.25)

@@ -262,12 +262,14 @@ class Book(Generic[R]):
         """It computes."""
         if not task.started:
             task.started = True
-            self._pass_alone(peer)
-            peer.computing[task.batch] += peer.gathers and task.stage is Stage.DENOISE
-            task.alone_at = peer.alone_seconds
             self.scheduler.behind.changed(peer)
             job = self.jobs.get(task.job_id)
             if job is not None:
+                self._pass_alone(peer)
+                peer.computing[task.batch] += peer.gathers and task.stage is Stage.DENOISE
+                task.alone_at = peer.alone_seconds
+                if task.at_once:
+                    self.estimates.learn_passing(task.stage, self.now - task.sent_at)
                 task.begun = (self.now, job.shape)
                 begun = self.running.setdefault((task.stage, job.shape), Begun())
                 begun.count += 1

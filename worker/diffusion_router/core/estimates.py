@@ -64,6 +64,7 @@ class Estimates:
         self._by_stage: dict[Stage, float] = {}
         self._supposed: dict[tuple[Stage, str], float] = {}
         """By how far tasks have come that have not ended."""
+        self._passing: dict[Stage, float] = {}
         self.pause = 0.0
         """Seconds from when a denoising is told to park until its checkpoint is there."""
 
@@ -83,6 +84,11 @@ class Estimates:
         if key not in self._by_shape:
             _make_room(self._supposed, key)
             self._supposed[key] = seconds
+
+    def learn_passing(self, stage: Stage, seconds: float) -> None:
+        """From when a task is sent to a peer that has nothing else to do until it computes: messages, and its input's
+        transfer."""
+        self._passing[stage] = _mix(self._passing.get(stage), seconds)
 
     def learn_pause(self, seconds: float) -> None:
         self.pause = _mix(self.pause or None, seconds)
@@ -146,7 +152,7 @@ class Estimates:
             alone = begun.elapsed(now) / (together(of_shape)[1] if stage is Stage.DENOISE else 1.0)
             done = min(alone, begun.count * self._at_least(stage, of_shape, running, now))
             work[stage] = max(0.0, work[stage] - done * part(stage, of_shape))
-        own = sum(self._at_least(stage, shape, running, now) for stage in Stage)
+        own = sum(self._at_least(stage, shape, running, now) + self._passing.get(stage, 0.0) for stage in Stage)
         if ahead[Stage.DENOISE] > count - 1:
             own += (slowdown - 1.0) * self._at_least(Stage.DENOISE, shape, running, now)
         wait = max(_through(some, work, ahead[max(some)], capacity, number) for some in _SETS)

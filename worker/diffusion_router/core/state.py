@@ -91,6 +91,8 @@ class Task(Generic[R]):
     batch: str = ""
     """Its job's, unless it is computed alone."""
     started: bool = False
+    at_once: bool = False
+    """When it was sent, its peer had nothing else to do first."""
     begun: tuple[float, str] | None = None
     """When compute was heard to begin, and its job's shape."""
     alone_at: float = 0.0

@@ -61,6 +61,7 @@ def start(book: Book[R], job: Job[R], peer: Peer[R], order: float) -> None:
     # It will have loaded them by the time that the next job asks.
     peer.loaded |= job.adapters & peer.offered
     book.own(peer, task)
+    task.at_once = peer.load <= 0
     cache.fit(book, peer)
     book.move(job, Move.SENT, task=task)
     if stage is not Stage.DECODE:
