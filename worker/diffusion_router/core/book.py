@@ -66,6 +66,7 @@ class Book(Generic[R]):
             self.batches,
             compared=policy.compared,
         )
+        self.generations = self.scheduler.generations
         self.actions: list[Action[R]] = []
         # Times at which a lease may end, a deadline passes, a job that was held back is ready.
         self.leases: list[tuple[float, str]] = []

@@ -80,7 +80,7 @@ def _unfit(book: Book[R], output: Output[R], job: Job[R]) -> Eviction | None:
         return None
     if not peer.connected:
         return Eviction.GONE
-    if book.scheduler.is_stranded(output.generation, Stage.DENOISE, needs(job)):
+    if book.generations.is_stranded(output.generation, Stage.DENOISE, needs(job)):
         return Eviction.ELSEWHERE
     # It takes a slot from now on, as what is encoded anew does, and leaves as many for what comes after it.
     encodes = Stage.ENCODE in peer.stages

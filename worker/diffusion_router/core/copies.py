@@ -43,7 +43,7 @@ def has_room(peer: Peer[R]) -> bool:
 
 def could_keep(book: Book[R], stage: Stage, generation: str) -> Iterable[Peer[R]]:
     """Peers of the role that can copy."""
-    return (peer for peer in book.scheduler.staying(stage, generation) if peer.takes_tasks and peer.can_copy)
+    return (peer for peer in book.generations.staying(stage, generation) if peer.takes_tasks and peer.can_copy)
 
 
 def _keeper(book: Book[R], output: Output[R], able: Callable[[Peer[R]], bool]) -> Peer[R] | None:

@@ -142,7 +142,7 @@ def begin_elsewhere(book: Book[R], job: Job[R], generation: str) -> bool:
     """
     failed_in = job.failed_in | {generation}
     other = book.shares.of(job.id, failed_in)
-    if not (other and book.scheduler.is_complete(other) and book.scheduler.offers.by_any(other, job.adapters)):
+    if not (other and other in book.generations.complete and book.generations.offers.by_any(other, job.adapters)):
         return False
     job.failed_in, job.model_errors = failed_in, 0
     if job.stage is Stage.ENCODE:

@@ -60,7 +60,7 @@ def _pass_on(book: Book[R], peer: Peer[R]) -> None:
     for task in peer.tasks.values():
         job = book.jobs.get(task.job_id)
         parkable = task.started and task.resumable and not (task.parking or task.abandoned)
-        if job is not None and parkable and book.scheduler.has_others(job, [peer.generation]):
+        if job is not None and parkable and book.generations.has_others(job, [peer.generation]):
             book.park(task, ParkReason.LEAVES)
     for output in list(peer.outputs.values()):
         for task in list(_begun_with(book, output)):

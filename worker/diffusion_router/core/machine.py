@@ -235,7 +235,7 @@ class Core(Book[R]):
             job = self.jobs.get(heapq.heappop(self.deadlines)[1])
             if job is not None:
                 text = f"not finished by its deadline ({job.stage.name})"
-                if missing := self.scheduler.offers.missing(needs(job)):
+                if missing := self.generations.offers.missing(needs(job)):
                     text += f": no denoiser offers its {in_words(missing)}"
                 jobs.end(self, job, Move.FAILED, FailureKind.DEADLINE, text)
         while self.stopping and self.stopping[0][0] <= self.now:

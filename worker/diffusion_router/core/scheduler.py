@@ -26,7 +26,6 @@ then each event costs as many looks as there are such sets of adapters.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic
 
@@ -34,8 +33,10 @@ from diffusion_router.core.batches import Batches
 from diffusion_router.core.behind import Behind
 from diffusion_router.core.estimates import Estimates
 from diffusion_router.core.events import R, Stage
+from diffusion_router.core.generations import Generations
 from diffusion_router.core.giving_way import GivingWay
-from diffusion_router.core.offers import NONE, Names, Offers, can_take, needs
+from diffusion_router.core.moving import moves
+from diffusion_router.core.offers import NONE, Names, can_take, needs
 from diffusion_router.core.ordering import First, Ordering, Queue
 from diffusion_router.core.places import NO_MARK, Places, mark
 from diffusion_router.core.state import Job, Peer, Task
@@ -48,9 +49,6 @@ Avoid = frozenset[str]
 # And adapters that not all peers of the group can denoise with, and the mark of its batch, where that counts.
 Kind = tuple[Avoid, Names, int]
 
-# What is moved must gain more than that many seconds, and is so often at most.
-MOVING: Final = 1.0
-_MOVES: Final = 4
 _ANYWHERE: Final[Group] = ("", "")
 
 
@@ -73,19 +71,13 @@ class Scheduler(Generic[R]):
         self._ordering = ordering
         self._estimates = estimates
         self._batches = batches
-        self.offers: Offers[R] = Offers()
+        self.generations: Generations[R] = Generations(peers)
         self._lanes: dict[Stage, dict[Group, dict[Kind, Queue[R]]]] = {stage: {} for stage in Stage}
         self._touched: dict[Stage, set[Group]] = {stage: set() for stage in Stage}
         self._places: Places[R] = Places(batches, compared=compared)
-        # Peers that share forwards among denoisings, by generation.
-        self._gathering: Counter[str] = Counter()
-        self._gathers: set[str] = set()
         self.behind: Behind[R] = Behind(jobs, peers)
         # Peers that have changed since they were entered into these indexes.
         self._changed: dict[str, Peer[R]] = {}
-        # Peers that take tasks, or may again, by stage and generation, in order; generations that have every role.
-        self._staying: dict[Stage, dict[str, dict[str, None]]] = {stage: {} for stage in Stage}
-        self._complete: list[str] = []
         self.giving_way: GivingWay[R] = GivingWay(jobs, ordering)
         # By generation, of those that wait for an idle peer while others join batches, the first that has waited too
         # long.
@@ -109,25 +101,8 @@ class Scheduler(Generic[R]):
     def seat(self, peer: Peer[R]) -> None:
         """To be called when the peer comes or goes, or its state or what it offers is another."""
         known = peer.incarnation in self._peers
-        stays = known and not peer.draining
-        turned = False
-        for stage in peer.stages:
-            of_generation = self._staying[stage].setdefault(peer.generation, {})
-            turned |= stays and not of_generation
-            if stays:
-                of_generation[peer.incarnation] = None
-            else:
-                of_generation.pop(peer.incarnation, None)
-            if not of_generation:
-                del self._staying[stage][peer.generation]
-                turned = True
-        if turned:
-            self._complete = [g for g in self._staying[Stage.ENCODE] if self._can_end(g, Stage.ENCODE)]
-        gathers = self._gathering[peer.generation] > 0
-        self._gathering[peer.generation] += (stays and peer.gathers) - (peer.incarnation in self._gathers)
-        (self._gathers.add if stays and peer.gathers else self._gathers.discard)(peer.incarnation)
-        turned_gathering = gathers is not (self._gathering[peer.generation] > 0)
-        if self.offers.seat(peer, stays=stays) or turned or turned_gathering:
+        turned, moved = self.generations.seat(peer)
+        if moved:
             self._relane()
         for stage, groups in self._lanes.items():
             # Who is held back by what it avoids may have no other choice now; whose roles are gone starts over.
@@ -151,19 +126,6 @@ class Scheduler(Generic[R]):
     def _refresh(self) -> None:
         while self._changed:
             self._enter(self._changed.popitem()[1])
-
-    def staying(self, stage: Stage, generation: str) -> Iterator[Peer[R]]:
-        """Peers of a role that take tasks, or may again."""
-        return (self._peers[incarnation] for incarnation in self._staying[stage].get(generation, ()))
-
-    def has_others(self, job: Job[R], generations: Iterable[str]) -> bool:
-        """Whether a peer takes tasks that could run the job's stage, and none of it has failed there."""
-        able = (peer for generation in generations for peer in self.staying(job.stage, generation))
-        return any(peer.takes_tasks and peer.incarnation not in job.avoid and can_take(peer, job) for peer in able)
-
-    def is_complete(self, generation: str) -> bool:
-        """Whether a job could begin and end in it."""
-        return generation in self._complete
 
     def has_idle(self, stage: Stage, generation: str) -> bool:
         """Whether a peer of this generation could start a task of this stage at once."""
@@ -259,7 +221,7 @@ class Scheduler(Generic[R]):
     def _look_at_all_that_gather(self) -> set[Group]:
         """Where forwards are shared, who comes first in one lane counts for the others of its generation."""
         touched = self._touched[Stage.DENOISE]
-        gathering = {generation for generation, _ in touched if self._gathering[generation]}
+        gathering = {generation for generation, _ in touched if self.generations.gathers(generation)}
         for generation in gathering:
             self._impatient.pop(generation, None)
         return touched.union(group for group in self._lanes[Stage.DENOISE] if group[0] in gathering)
@@ -307,7 +269,7 @@ class Scheduler(Generic[R]):
             if self._kind(job) != kind:
                 # What denoisers offer is another since it came here.
                 self.push(job)
-            elif self.is_stranded(group[0], stage, kind[1]):
+            elif self.generations.is_stranded(group[0], stage, kind[1]):
                 stranded.append(job)
             elif (peer := self._choose(job, kind[1], joins=not self._overtakes(group[0], first))) is not None:
                 start(job, peer, self._ordering.started(job, lane, in_turn=True))
@@ -343,7 +305,7 @@ class Scheduler(Generic[R]):
         if job is not None and stage is Stage.DENOISE:
             if kind[2] and self._has_waited_too_long(job) and not self._overtakes(group[0], first):
                 self._impatient[group[0]] = first
-            generations = (group[0],) if group[0] else tuple(self._complete)
+            generations = (group[0],) if group[0] else tuple(self.generations.complete)
             self.giving_way.hold_back((group, kind), self._lanes[stage][group][kind], generations)
 
     def make_way(self, park: Callable[[Task[R]], None], start: Callable[[Job[R], Peer[R], float], None]) -> None:
@@ -355,23 +317,9 @@ class Scheduler(Generic[R]):
             self._touched[Stage.DENOISE].add(self._group(way.job))
 
     def spread(self, park: Callable[[Task[R]], None]) -> None:
-        """Has denoisings parked that go on faster on peers that have nothing to denoise, and for which nobody waits."""
-        for idle, crowded in self._places.spread():
-            for peer in crowded[:idle] if self._ordering.preempts else ():
-                number, batch = len(peer.denoises), peer.denoises[0].batch
-                slowdown = self._batches.slowdown(peer.generation, batch, number)
-                able = [task for task in peer.denoises if self._can_move(task)]
-                last = max(able, key=self._left, default=None)
-                if last is not None and self._left(last) * (slowdown - 1.0) > MOVING + 4 * self._estimates.pause:
-                    park(last)
-
-    def _can_move(self, task: Task[R]) -> bool:
-        job = self._jobs.get(task.job_id)
-        going = task.started and task.resumable and not (task.abandoned or task.ends_soon)
-        return going and job is not None and job.task is task and not job.alone and job.parks < _MOVES
-
-    def _left(self, task: Task[R]) -> float:
-        return self._ordering.left(self._jobs[task.job_id])
+        """Has denoisings parked that go on faster on peers for which nobody waits."""
+        for task in moves(self._jobs, self._places, self._ordering, self._estimates, self._batches):
+            park(task)
 
     def to_ask_back(self) -> Iterator[Task[R]]:
         """Tasks that wait on a busy peer while another could start them at once.
@@ -386,34 +334,22 @@ class Scheduler(Generic[R]):
 
     def _kind(self, job: Job[R]) -> Kind:
         marked = NO_MARK
-        if job.stage is Stage.DENOISE and job.input is not None and self._gathering[job.input.generation]:
+        if job.stage is Stage.DENOISE and job.input is not None and self.generations.gathers(job.input.generation):
             marked = mark(job.company)
         if not (apart := needs(job)):
             return (job.avoid, NONE, marked)
-        common = all(self.offers.by_all(generation, apart) for generation in self._generations(job))
+        common = all(self.generations.offers.by_all(generation, apart) for generation in self.generations.of(job))
         return (job.avoid, NONE if common else apart, marked)
-
-    def _generations(self, job: Job[R]) -> list[str]:
-        """In which it can be started."""
-        if job.input is not None:
-            return [job.input.generation]
-        begins_in = self._begins_in(job)
-        return [begins_in] if begins_in else self._complete
 
     def _group(self, job: Job[R]) -> Group:
         source = job.input
         if source is None:
-            return (self._begins_in(job), "")
+            return (self.generations.begins_in(job), "")
         return (source.generation, source.incarnation if self._is_bound(job) else "")
 
     def _is_bound(self, job: Job[R]) -> bool:
         """Whether a peer that need not pull its input comes first."""
         return (holder := self._holder(job)) is not None and holder.incarnation not in job.avoid
-
-    def _begins_in(self, job: Job[R]) -> str:
-        """Empty: in any generation, since none is said, or nobody could end it in that one."""
-        own = job.begins_in
-        return own if own in self._complete and self.offers.by_any(own, job.adapters) else ""
 
     def _holder(self, job: Job[R]) -> Peer[R] | None:
         """The peer that made its input and could go on with it. Not of a checkpoint: who was to give way would wait for
@@ -437,10 +373,11 @@ class Scheduler(Generic[R]):
         if job.stage is Stage.DECODE and self._is_bound(job):
             # What is denoised is the largest of what is pulled, and decoding the shortest that waits.
             return first
-        generations = self._generations(job)
+        generations = self.generations.of(job)
         if apart and job.input is None:
-            generations = [generation for generation in generations if self.offers.by_any(generation, apart)]
-        shun = job.avoid if job.avoid and self.has_others(job, generations) else ()
+            by_any = self.generations.offers.by_any
+            generations = [generation for generation in generations if by_any(generation, apart)]
+        shun = job.avoid if job.avoid and self.generations.has_others(job, generations) else ()
         peer = self._places.choose(job, generations, shun, apart, joins=joins)
         if first is not None and (peer is None or first.load <= peer.load):
             return first
@@ -455,18 +392,6 @@ class Scheduler(Generic[R]):
         fits = holder.free_slots >= holder.needs[job.stage] - 1
         return holder if fits and self._places.accepts(holder, job, joins=joins) else None
 
-    def _can_end(self, generation: str, stage: Stage) -> bool:
-        """Whether a job of this generation can go on from `stage` to its end; a role that nobody has may yet come."""
-        return all(generation in self._staying[later] or not self._staying[later] for later in Stage if later >= stage)
-
-    def is_stranded(self, generation: str, stage: Stage, apart: Names) -> bool:
-        """Whether a job with an input of this generation ends only if it starts over with another."""
-        return (
-            bool(generation)
-            and any(other != generation and self.offers.by_any(other, apart) for other in self._complete)
-            and not (self._can_end(generation, stage) and self.offers.by_any(generation, apart))
-        )
-
     def _worth_a_look(self, stage: Stage, group: Group, kind: Kind) -> bool:
         """False only if none of the lane's jobs could start or would be stranded."""
         generation, bound = group
@@ -474,5 +399,7 @@ class Scheduler(Generic[R]):
         if bound or avoid or apart:
             return True
         if generation:
-            return self._places.is_open(stage, generation, marked) or self.is_stranded(generation, stage, NONE)
-        return any(self._places.is_open(stage, complete, marked) for complete in self._complete)
+            return self._places.is_open(stage, generation, marked) or self.generations.is_stranded(
+                generation, stage, NONE
+            )
+        return any(self._places.is_open(stage, complete, marked) for complete in self.generations.complete)
