@@ -174,14 +174,11 @@ class Scheduler(Generic[R]):
 
     def settled(self) -> bool:
         """Whether nothing has changed since all lanes concerned were looked at."""
-        for generation, (_, job_id) in list(self._impatient.items()):
-            job = self._jobs.get(job_id)
-            if job is None or not self._has_waited_too_long(job):
-                # Others may join again.
-                del self._impatient[generation]
-                self._touch_all(generation)
-        waits = self._changed or any(self._touched.values()) or self._places.unspread
-        return self.giving_way.settled and not waits
+        if self._impatient:
+            self._forget_who_waits_no_more()
+        if self._changed or self._places.unspread or not self.giving_way.settled:
+            return False
+        return not any(self._touched.values())
 
     def assign(self, stage: Stage, now: float, start: Callable[[Job[R], Peer[R], float], None]) -> list[Job[R]]:
         """Starts what can be started; returns the jobs whose input no peer that stays can use (they start over).
@@ -287,6 +284,14 @@ class Scheduler(Generic[R]):
             del groups[group]
         if stage is Stage.DENOISE:
             self.giving_way.forget((group, kind))
+
+    def _forget_who_waits_no_more(self) -> None:
+        for generation, (_, job_id) in list(self._impatient.items()):
+            job = self._jobs.get(job_id)
+            if job is None or not self._has_waited_too_long(job):
+                # Others may join again.
+                del self._impatient[generation]
+                self._touch_all(generation)
 
     def _has_waited_too_long(self, job: Job[R]) -> bool:
         patience = self._estimates.seconds(Stage.DENOISE, job.shape)
