@@ -22,7 +22,7 @@ from diffusion_router.core import (
     StageResult,
 )
 from diffusion_router.core.batches import Batches
-from unit.core.workers import Worker
+from unit.core.workers import STEPS, Worker
 from unit.core.world import World
 
 ENCODE, DENOISE, DECODE = Stage
@@ -33,9 +33,17 @@ class Bed:
     """Denoisers that begin what they are sent, and make no step."""
 
     def __init__(
-        self, denoisers: int = 2, capacity: int = 4, policy: Policy | None = None, *, resumable: bool = False
+        self,
+        denoisers: int = 2,
+        capacity: int = 4,
+        policy: Policy | None = None,
+        *,
+        resumable: bool = False,
+        seconds: float = 100.0,
     ) -> None:
+        """seconds: that a denoising takes, as far as is known."""
         self.world = World() if policy is None else World(policy)
+        self.world.core.estimates.learn(DENOISE, "", seconds)
         self.encoder = self.world.spawn(ENCODE, capacity=64, slots=64)
         settings = {"capacity": capacity, "slots": 64, "resumable": resumable}
         self.denoisers = [self.world.spawn(DENOISE, **settings) for _ in range(denoisers)]
@@ -100,6 +108,17 @@ def test_who_shares_no_forward_with_what_runs_waits_for_an_idle_denoiser_and_hol
     assert bed.shares == [["a", "a"], ["b", "b"]]
     bed.finish(bed.denoisers[1])
     assert bed.shares == [["a", "a"], ["c"]]
+
+
+def test_what_shares_nothing_is_sent_once_all_that_is_computed_there_is_about_to_end() -> None:
+    bed = Bed(denoisers=1)
+    bed.ask("a", "b", "c")
+    assert bed.shares == [["a"]]
+    (held,) = bed.denoisers[0].tasks.values()
+    while held.step < STEPS - 1:
+        bed.world.work(bed.denoisers[0])
+        bed.world.deliver_all()
+    assert bed.shares == [["a", "b"]]
 
 
 def test_a_job_that_wants_no_company_has_a_denoiser_to_itself() -> None:
@@ -167,8 +186,7 @@ def test_of_denoisers_that_could_take_it_that_where_all_steps_become_the_least_s
 
 
 def test_others_overtake_one_that_waits_for_an_idle_denoiser_only_as_long_as_it_would_take_itself() -> None:
-    bed = Bed(denoisers=1)
-    bed.world.core.estimates.learn(DENOISE, "", 5.0)
+    bed = Bed(denoisers=1, seconds=5.0)
     bed.ask("a", "b", "a")
     assert bed.shares == [["a", "a"]]
     bed.world.advance(6.0)
@@ -179,8 +197,7 @@ def test_others_overtake_one_that_waits_for_an_idle_denoiser_only_as_long_as_it_
 
 
 def test_once_the_one_that_waited_too_long_is_gone_others_join_again() -> None:
-    bed = Bed(denoisers=1)
-    bed.world.core.estimates.learn(DENOISE, "", 5.0)
+    bed = Bed(denoisers=1, seconds=5.0)
     _, waits = bed.ask("a", "b")
     bed.world.advance(6.0)
     bed.ask("a")
@@ -219,7 +236,6 @@ def test_what_one_peer_encodes_and_denoises_is_pulled_by_nobody() -> None:
 def test_a_denoising_moves_to_a_denoiser_that_has_come_to_have_none() -> None:
     bed = Bed(denoisers=1, policy=Policy(scheduling=Deadline()), resumable=True)
     bed.measure(batch="a", together={1: 1.0, 2: 1.8})
-    bed.world.core.estimates.learn(DENOISE, "", 30.0)
     bed.ask("a", "a")
     assert bed.shares == [["a", "a"]]
     bed.denoisers.append(bed.world.spawn(DENOISE, capacity=4, slots=64, resumable=True))
@@ -235,7 +251,6 @@ def test_a_denoising_moves_to_a_denoiser_that_has_come_to_have_none() -> None:
 def test_nothing_is_moved_for_a_gain_that_is_less_than_the_trouble() -> None:
     bed = Bed(denoisers=1, policy=Policy(scheduling=Deadline()), resumable=True)
     bed.measure(batch="a", together={1: 1.0, 2: 1.02})
-    bed.world.core.estimates.learn(DENOISE, "", 30.0)
     bed.ask("a", "a")
     bed.denoisers.append(bed.world.spawn(DENOISE, capacity=4, slots=64, resumable=True))
     bed.world.deliver_all()

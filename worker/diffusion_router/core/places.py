@@ -2,7 +2,8 @@
 
 Peers are indexed by their load. One that shares forwards among denoisings is open to any job only while it denoises
 nothing; then to jobs of the same batch, as far as that pays (`batches`). To another kind it would give no forward, and
-only keep it from a peer that does: a worker computes its first task, and beside it what shares its forwards.
+only keep it from a peer that does: a worker computes its first task, and beside it what shares its forwards. So that one
+is sent only when all that is computed there is about to end.
 """
 
 from __future__ import annotations
@@ -62,13 +63,15 @@ class Places(Generic[R]):
             if credit and not others:
                 self._emptied[peer.generation] = None
         for stage, need in peer.needs.items():
-            room = credit and free >= need
+            room, place = credit and free >= need, load
             if stage is Stage.DENOISE and peer.gathers:
                 batch = others[0].batch if others else ""
                 joinable = room and load < 0 and batch and all(task.batch == batch for task in others)
                 self._join(peer, ((peer.generation, batch), len(others)) if joinable else None)
-                room = room and not others
-            before, now = loads.get(stage), load if room else None
+                room = room and all(task.ends_soon for task in others)
+                # Beside one that is about to end it would wait: that is no idle place.
+                place = max(0, load) if others else load
+            before, now = loads.get(stage), place if room else None
             if now != before:
                 self._move(stage, peer, before, now)
         if not loads:
@@ -141,7 +144,7 @@ class Places(Generic[R]):
     def accepts(self, peer: Peer[R], job: Job[R], *, joins: bool) -> bool:
         """Whether what it denoises leaves room for the job beside it."""
         others = peer.denoises if peer.gathers and job.stage is Stage.DENOISE else []
-        if not others:
+        if all(task.ends_soon for task in others):
             return True
         company, number = job.company, len(others) + 1
         same = company and all(task.batch == company for task in others)

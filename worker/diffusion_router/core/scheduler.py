@@ -79,8 +79,9 @@ class Scheduler(Generic[R]):
         # Peers that have changed since they were entered into these indexes.
         self._changed: dict[str, Peer[R]] = {}
         self.giving_way: GivingWay[R] = GivingWay(jobs, ordering)
-        # By generation, of those that wait for an idle peer while others join batches, the first that has waited too
-        # long.
+        # By generation, of those that wait for an idle peer while others join batches, the first; and the first that
+        # has waited too long.
+        self._held: dict[str, First] = {}
         self._impatient: dict[str, First] = {}
         self._now = 0.0
 
@@ -220,6 +221,7 @@ class Scheduler(Generic[R]):
         touched = self._touched[Stage.DENOISE]
         gathering = {generation for generation, _ in touched if self.generations.gathers(generation)}
         for generation in gathering:
+            self._held.pop(generation, None)
             self._impatient.pop(generation, None)
         return touched.union(group for group in self._lanes[Stage.DENOISE] if group[0] in gathering)
 
@@ -269,7 +271,9 @@ class Scheduler(Generic[R]):
             elif self.generations.is_stranded(group[0], stage, kind[1]):
                 stranded.append(job)
             elif (peer := self._choose(job, kind[1], joins=not self._overtakes(group[0], first))) is not None:
-                start(job, peer, self._ordering.started(job, lane, in_turn=True))
+                # Who joins others before it is his turn takes it from nobody.
+                in_turn = not self._is_before(self._held, group[0], first)
+                start(job, peer, self._ordering.started(job, lane, in_turn=in_turn))
                 self._refresh()
             else:
                 self._holds_back(stage, group, kind, first)
@@ -300,7 +304,10 @@ class Scheduler(Generic[R]):
     def _overtakes(self, generation: str, first: First) -> bool:
         """Whether one that comes before it has waited for an idle peer for as long as it would take itself. Until then
         others may join those of their batch: it would take longer if they were not computed together."""
-        return generation in self._impatient and self._impatient[generation] < first
+        return self._is_before(self._impatient, generation, first)
+
+    def _is_before(self, some: Mapping[str, First], generation: str, first: First) -> bool:
+        return generation in some and some[generation] < first
 
     # ------------------------------------------------------------ who gives way
 
@@ -308,6 +315,8 @@ class Scheduler(Generic[R]):
         """This one is first in its lane, and no peer has a place for it."""
         job = self._jobs.get(first[1])
         if job is not None and stage is Stage.DENOISE:
+            if kind[2] and not self._is_before(self._held, group[0], first):
+                self._held[group[0]] = first
             if kind[2] and self._has_waited_too_long(job) and not self._overtakes(group[0], first):
                 self._impatient[group[0]] = first
             generations = (group[0],) if group[0] else tuple(self.generations.complete)
