@@ -2,8 +2,8 @@
 
 Peers are indexed by their load. One that shares forwards among denoisings is open to any job only while it denoises
 nothing; then to jobs of the same batch, as far as that pays (`batches`). To another kind it would give no forward, and
-only keep it from a peer that does: a worker computes its first task, and beside it what shares its forwards. So that one
-is sent only when all that is computed there is about to end.
+only keep it from a peer that does: a worker computes its first task, and beside it what shares its forwards. So such a
+job is sent only when all that is computed there is about to end.
 """
 
 from __future__ import annotations
