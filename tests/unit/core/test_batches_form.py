@@ -207,6 +207,21 @@ def test_once_the_one_that_waited_too_long_is_gone_others_join_again() -> None:
     assert bed.shares == [["a", "a"]]
 
 
+def test_who_is_late_has_its_share_of_the_starts_of_other_batches_too() -> None:
+    bed = Bed(denoisers=1, capacity=1, policy=Policy(scheduling=Deadline(late_share=2)))
+    # One that shares forwards: each batch waits in a lane of its own.
+    crowd = bed.world.spawn(DENOISE, capacity=4, slots=64)
+    bed.ask("x", "y")
+    late = bed.world.submit(batch="a", target=0.5)
+    bed.ask(*"bcdefgh")
+    begun = []
+    for _ in range(4):
+        bed.finish(bed.denoisers[0])
+        begun += [held.execute.job_id for held in bed.denoisers[0].tasks.values()]
+    assert crowd.tasks
+    assert late in begun[:3]
+
+
 def test_what_encoded_for_many_holds_none_of_them_back() -> None:
     world = World()
     workers = [world.spawn(slots=32), world.spawn(slots=32)]

@@ -21,6 +21,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic
+from weakref import WeakSet
 
 from diffusion_router.core.by_target import ByTarget
 from diffusion_router.core.estimates import Estimates
@@ -60,6 +61,8 @@ class ByDeadline(Generic[R]):
     def __init__(self, policy: Deadline, estimates: Estimates) -> None:
         self._policy = policy
         self._estimates = estimates
+        # By stage, those in use: jobs wait in one for each set of peers that could take them.
+        self._queues: dict[Stage, WeakSet[ByTarget[R]]] = defaultdict(WeakSet)
         # Starts, while some are late, since one of them was the oldest's.
         self._since_late: dict[Stage, int] = defaultdict(int)
         # It runs by the share of the late, the last that was given one.
@@ -69,7 +72,9 @@ class ByDeadline(Generic[R]):
         self._least: dict[Priority, float] = defaultdict(float)
 
     def queue(self, stage: Stage) -> Queue[R]:
-        return ByTarget(partial(self.is_lates_turn, stage), self.given_to)
+        queue: ByTarget[R] = ByTarget(partial(self.is_lates_turn, stage), self.given_to)
+        self._queues[stage].add(queue)
+        return queue
 
     def weigh(self, job: Job[R]) -> None:
         job.due = job.since + (job.target or self._policy.target_factor * self._estimates.work(job.shape))
@@ -90,12 +95,13 @@ class ByDeadline(Generic[R]):
     def started(self, job: Job[R], queue: Queue[R], *, in_turn: bool) -> float:
         assert isinstance(queue, ByTarget)
         stage, late = job.stage, queue.is_late(job.id)
+        lates = sum(each.late for each in self._queues[stage])
         by_share = late and in_turn and self.is_lates_turn(stage)
         if by_share:
             self._since_late[stage] = 0
-            if stage is Stage.DENOISE and queue.late <= _FEW and not self._shelters():
+            if stage is Stage.DENOISE and lates <= _FEW and not self._shelters():
                 self._sheltered = job
-        elif queue.late and in_turn:
+        elif lates and in_turn:
             self._since_late[stage] += 1
         if stage is Stage.DENOISE:
             self._charge(job, in_turn=in_turn and not by_share)

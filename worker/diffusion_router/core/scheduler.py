@@ -220,7 +220,7 @@ class Scheduler(Generic[R]):
         """Where forwards are shared, who comes first in one lane counts for the others of its generation."""
         touched = self._touched[Stage.DENOISE]
         gathering = {generation for generation, _ in touched if self.generations.gathers(generation)}
-        for generation in gathering:
+        for generation, _ in touched:
             self._held.pop(generation, None)
             self._impatient.pop(generation, None)
         return touched.union(group for group in self._lanes[Stage.DENOISE] if group[0] in gathering)
