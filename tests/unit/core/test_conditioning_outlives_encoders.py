@@ -13,6 +13,7 @@ from diffusion_router.core import (
     Execute,
     FailureKind,
     JobStatus,
+    PeerDrained,
     ReleaseSlot,
     RouterStops,
     SharesSet,
@@ -376,6 +377,35 @@ def test_a_router_that_stops_has_neither_side_of_a_copy_wait_for_it(world: World
         (denoiser.incarnation, copy.task_id),
         (encoder.incarnation, copy.input.task_id),
     }
+
+
+def test_who_leaves_with_a_copy_that_never_came_holds_nobody_up(world: World) -> None:
+    encoder = spawn(world, ENCODE)
+    denoiser = spawn(world, DENOISE)
+    spawn(world, DECODE)
+    ask(world, "a")
+    encoder.drain()
+    world.deliver_up(encoder, 99)
+    (copy,) = copies(world)
+    # It left before the command came to it.
+    world.tell(PeerDrained(denoiser.incarnation))
+    assert copy.input.task_id in {one.task_id for one in world.said(ReleaseSlot)}
+
+
+def test_a_router_that_stops_waits_for_no_reader_that_is_lost(world: World) -> None:
+    encoder = spawn(world, ENCODE)
+    denoiser = spawn(world, DENOISE)
+    spawn(world, DECODE)
+    ask(world, "a")
+    encoder.drain()
+    world.deliver_all()
+    (copy,) = copies(world)
+    world.kill(denoiser)
+    world.respawn(denoiser)
+    world.deliver_all()
+    assert copy.input.task_id not in {one.task_id for one in world.said(ReleaseSlot)}, "it might still read"
+    released = [one for one in world.core.handle(RouterStops(), world.now) if isinstance(one, ReleaseSlot)]
+    assert copy.input.task_id in {one.task_id for one in released}
 
 
 def test_a_restarted_router_has_it_released(world: World) -> None:

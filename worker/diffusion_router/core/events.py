@@ -300,7 +300,7 @@ class SharesSet:
 @dataclass(frozen=True, slots=True)
 class RouterStops:
     """This life of the router ends. The next one can't tell for which jobs to come an output would do, so none is kept
-    for them, and no worker that is told to leave waits for one to be released."""
+    for them, nor for readers that are lost; no worker that is told to leave waits for one to be released."""
 
 
 @dataclass(frozen=True, slots=True)

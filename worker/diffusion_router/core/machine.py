@@ -170,6 +170,10 @@ class Core(Book[R]):
     def _drained(self, event: PeerDrained) -> None:
         peer = self.peers.get(event.incarnation)
         if peer is not None:
+            for copy in list(peer.copies.values()):
+                # It never came to that: nobody is to wait as if it might still read.
+                self.disown_copy(peer, copy.id)
+                tasks.not_copied(self, copy)
             membership.lose(self, peer, "drained", Loss.LEFT)
 
     # ------------------------------------------------------------ tasks
@@ -207,6 +211,8 @@ class Core(Book[R]):
         for peer in self.peers.values():
             copies.call_off(self, peer)
             cache.clear(self, peer, Eviction.GONE)
+        for peer in self.peers.values():
+            outputs.release_what_none_needs(self, peer)
 
     def _ticked(self, event: Tick) -> None:
         """Time alone: `handle` looks at it after every event."""

@@ -98,6 +98,15 @@ def discard(book: Book[R], output: Output[R], job_id: str) -> None:
     _release_if_free(book, output)
 
 
+def release_what_none_needs(book: Book[R], peer: Peer[R]) -> None:
+    """Nobody will be there to tell when whoever was lost can't be reading any more. Until another router is, no slot is
+    used again, and what is read from one that was is not what its digest says."""
+    for output in list(peer.outputs.values()):
+        if not output.wanted_by:
+            book.drop(output)
+            book.emit(ReleaseSlot(output.incarnation, output.task_id))
+
+
 def pass_time(book: Book[R]) -> None:
     while book.passing and book.passing[0][0] <= book.now:
         _, _, output, reader = heapq.heappop(book.passing)
