@@ -13,6 +13,8 @@ from contract.router.conftest import Router
 from contract.router.scripted_worker import DEADLINE
 from diffusionpipeline.v1 import job_pb2, peer_pb2, stage_pb2
 
+# What messages and transfers took is part of it, as it was measured.
+PASSING = 10
 ASKED = {"prompt": "a red seven", "output_format": "png"}
 
 
@@ -41,8 +43,12 @@ async def test_by_http(warm: Router, http: httpx.AsyncClient) -> None:
     assert refused.status_code == 429
     error = refused.json()["error"]
     assert (error["code"], error["param"]) == ("too_late", "timeout_seconds")
-    assert error["message"].startswith("This is predicted to take 180.0 s, and its deadline is in 100 s: give it more")
-    assert refused.headers["Retry-After"] == "80"
+    told = re.match(
+        r"This is predicted to take ([0-9.]+) s, and its deadline is in 100 s: give it more", error["message"]
+    )
+    assert told is not None, error["message"]
+    assert 180 <= float(told[1]) < 180 + PASSING
+    assert 80 <= int(refused.headers["Retry-After"]) <= 81 + PASSING
     assert (await http.post("/v1/jobs", json={**ASKED, "timeout_seconds": 200})).status_code == 202
     late = {**ASKED, "timeout_seconds": 100, "accept_late": True}
     assert (await http.post("/v1/jobs", json=late)).status_code == 202
@@ -75,6 +81,7 @@ async def test_by_grpc(warm: Router) -> None:
         await warm.jobs.CreateJob(request, timeout=DEADLINE)
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     trailer = dict(refused.value.trailing_metadata() or ())
-    assert (trailer["code"], trailer["retry-after"]) == ("too_late", "80")
+    assert trailer["code"] == "too_late"
+    assert 80 <= int(trailer["retry-after"]) <= 81 + PASSING
     late = job_pb2.CreateJobRequest(parameters=parameters, timeout_seconds=100, accept_late=True)
     assert (await warm.jobs.CreateJob(late, timeout=DEADLINE)).job.id
