@@ -84,10 +84,10 @@ class Batches:
         return together
 
     def cost(self, generation: str, batch: str, others: int) -> float:
-        """Of beginning one beside so many others, in steps of one alone: its own step, and by how much theirs become
-        slower."""
+        """Of beginning one beside so many others, at least one, in steps of one alone: its own step, and by how much
+        theirs become slower."""
         after = self.slowdown(generation, batch, others + 1)
-        return after + others * (after - (self.slowdown(generation, batch, others) if others else 0.0))
+        return after + others * (after - self.slowdown(generation, batch, others))
 
     def _times(self, generation: str, batch: str) -> dict[int, float]:
         forwards = self._forwards.get((generation, batch))

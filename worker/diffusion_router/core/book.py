@@ -266,9 +266,10 @@ class Book(Generic[R]):
             self.scheduler.behind.changed(peer)
             job = self.jobs.get(task.job_id)
             if job is not None:
-                self._pass_alone(peer)
-                peer.computing[task.batch] += peer.gathers and task.stage is Stage.DENOISE
-                task.alone_at = peer.alone_seconds
+                if peer.gathers and task.stage is Stage.DENOISE:
+                    self._pass_alone(peer)
+                    peer.computing[task.batch] += 1
+                    task.alone_at = peer.alone_seconds
                 if task.at_once:
                     self.estimates.learn_passing(task.stage, self.now - task.sent_at)
                 task.begun = (self.now, job.shape)
@@ -285,6 +286,8 @@ class Book(Generic[R]):
             if peer is not None and peer.gathers and task.stage is Stage.DENOISE:
                 task.alone_share = self.share_alone(peer, task)
                 peer.computing[task.batch] -= 1
+                if not peer.computing[task.batch]:
+                    del peer.computing[task.batch]
             task.begun = None
             begun = self.running[task.stage, shape]
             begun.count -= 1
@@ -303,9 +306,7 @@ class Book(Generic[R]):
     def _pass_alone(self, peer: Peer[R]) -> None:
         # Batches that do not share take turns.
         slowdown = sum(
-            self.batches.slowdown(peer.generation, batch, number)
-            for batch, number in peer.computing.items()
-            if number > 0
+            self.batches.slowdown(peer.generation, batch, number) for batch, number in peer.computing.items()
         )
         if slowdown:
             peer.alone_seconds += (self.now - peer.alone_until) / slowdown

@@ -9,7 +9,7 @@ job is sent only when all that is computed there is about to end.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import Final, Generic
 from zlib import crc32
@@ -18,7 +18,7 @@ from diffusion_router.core.batches import Batches
 from diffusion_router.core.behind import Place
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.offers import Names, can_take, needs
-from diffusion_router.core.state import Job, Output, Peer
+from diffusion_router.core.state import Job, Peer
 
 # Batches are told apart by so many marks: one more lane each.
 _MARKS: Final = 64
@@ -166,14 +166,13 @@ class Places(Generic[R]):
                 yield idle, list(islice(some, LOOKED_AT))
 
     def choose(
-        self, job: Job[R], generations: Iterable[str], shun: Collection[str], apart: Names, *, joins: bool
+        self, job: Job[R], generations: Sequence[str], shun: Collection[str], apart: Names, *, joins: bool
     ) -> Peer[R] | None:
         """The peer that should run it, if any can just now.
 
         shun: peers that it had better not go to. apart: adapters that not all peers offer. joins: it may be denoised
         beside others, where no peer is idle.
         """
-        generations = list(generations)
         open_ = [by_load for generation in generations if (by_load := self._open.get((job.stage, generation)))]
         loads = sorted({load for by_load in open_ for load in by_load})
         for load in loads:
@@ -202,9 +201,9 @@ class Places(Generic[R]):
     def _of(self, job: Job[R], some: list[dict[str, Peer[R]]], shun: Collection[str], apart: Names) -> Peer[R] | None:
         """Of peers that may as well take it, the one that holds its input; else the first with the fewest adapters to
         load."""
-        source: Output[R] | None = job.input
-        for peers in some if source is not None else ():
-            keeper = peers.get(source.incarnation) if source is not None else None
+        kept_by = job.input.incarnation if job.input is not None else ""
+        for peers in some:
+            keeper = peers.get(kept_by)
             if keeper is not None and keeper.incarnation not in shun and can_take(keeper, job):
                 return keeper
         equals = (
