@@ -579,7 +579,7 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class ForwardTime(_message.Message):
-    """A moving average."""
+    """The median of the latest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -278,7 +278,7 @@ class Ledger:
         capacity: Counter[frozenset[Stage]] = Counter()
         for peer in core.peers.values():
             capacity[peer.stages] += (1 if peer.gathers else peer.capacity) if peer.takes_tasks else 0
-        assert core.capacity == +capacity
+        assert core.capacity.places == +capacity
         for peer in core.peers.values():
             kept = sum(output.stage is not Stage.DECODE for output in peer.outputs.values())
             taken = [*peer.tasks.values(), *peer.copies.values()]

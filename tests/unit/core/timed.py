@@ -29,7 +29,8 @@ from diffusion_router.core import (
     Tick,
     admit,
 )
-from diffusion_router.core.events import CancelTask, FailureKind
+from diffusion_router.core.actions import CancelTask
+from diffusion_router.core.events import FailureKind
 
 Seconds = Callable[[Stage, str], float]
 STEPS = 10

@@ -24,8 +24,8 @@ from diffusion_router.core import (
     membership,
 )
 from diffusion_router.core.book import Book
+from diffusion_router.core.peer import Loss, Peer
 from diffusion_router.core.scheduler import Scheduler
-from diffusion_router.core.state import Loss, Peer
 from dpipe.simulate import run
 from dpipe.simulate.errors import InvariantError
 from dpipe.simulate.faults import Fault, Kind

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
+from diffusion_router.core.actions import (
+    Action,
+    AskCheckpoint,
+    CancelTask,
+    Execute,
+    JobChanged,
+    JobEnded,
+    JobKilled,
+    ParkTask,
+    PeerLost,
+    Refuse,
+    ReleaseSlot,
+    Welcome,
+)
 from diffusion_router.core.admission import QueueFull, Refused, TooLate, admit
 from diffusion_router.core.deadline import Deadline
 from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
-    Action,
     Adapters,
-    AskCheckpoint,
     CancelRequested,
-    CancelTask,
     Event,
-    Execute,
     FailureKind,
     ForwardTime,
     HeldTask,
     InputReceived,
-    JobChanged,
-    JobEnded,
-    JobKilled,
     JobRecorded,
     JobStatus,
     JobSubmitted,
     Parked,
     ParkReason,
-    ParkTask,
     PeerDisconnected,
     PeerDrained,
     PeerHeartbeat,
-    PeerLost,
     PeerProbed,
     PeerRegistered,
     Priority,
     Process,
     Progressed,
     RefusalReason,
-    Refuse,
-    ReleaseSlot,
     RouterStops,
     SharesSet,
     Stage,
@@ -45,15 +48,15 @@ from diffusion_router.core.events import (
     StageFailed,
     StageResult,
     Tick,
-    Welcome,
 )
 from diffusion_router.core.lifecycle import JobState
 from diffusion_router.core.machine import Core
 from diffusion_router.core.ordering import Fifo
+from diffusion_router.core.peer import Peer, PeerState
 from diffusion_router.core.policy import Policy
 from diffusion_router.core.reuse import Eviction, Lookup
 from diffusion_router.core.saved import Outcome
-from diffusion_router.core.state import Job, Peer, PeerState, StageRecord, Task
+from diffusion_router.core.state import Job, StageRecord, Task
 
 __all__ = [
     "Action",

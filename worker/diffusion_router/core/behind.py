@@ -14,7 +14,8 @@ from typing import Generic
 
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.offers import NONE, Names
-from diffusion_router.core.state import Job, Peer, Task
+from diffusion_router.core.peer import Peer
+from diffusion_router.core.state import Job, Task
 
 Place = tuple[Stage, str]
 """Peers of a stage and a generation."""

@@ -11,16 +11,19 @@ from collections import Counter
 from itertools import count
 from typing import Final, Generic
 
+from diffusion_router.core.actions import Action, CancelTask, ParkTask
 from diffusion_router.core.batches import Batches
+from diffusion_router.core.capacity import Capacity
 from diffusion_router.core.estimates import Begun, Estimates
-from diffusion_router.core.events import Action, CancelTask, ParkReason, ParkTask, R, Stage, StageResult
+from diffusion_router.core.events import ParkReason, R, Stage, StageResult
 from diffusion_router.core.lifecycle import JobState, Move, after
+from diffusion_router.core.peer import Peer, Silent
 from diffusion_router.core.policy import Policy
 from diffusion_router.core.reuse import Reuse
 from diffusion_router.core.saved import Saved
 from diffusion_router.core.scheduler import Scheduler
 from diffusion_router.core.shares import Shares
-from diffusion_router.core.state import Encoding, Job, Output, Peer, Silent, Task
+from diffusion_router.core.state import Encoding, Job, Output, Task
 from diffusion_router.core.tallies import Tallies
 
 # Entries beyond twice the number of jobs that a queue of times may have.
@@ -46,12 +49,9 @@ class Book(Generic[R]):
         """Jobs by state."""
         self.unfinished: Counter[tuple[Stage, str]] = Counter()
         """Jobs that have not ended, by stage and shape."""
-        self.capacity: Counter[frozenset[Stage]] = Counter()
-        """Of the peers that take tasks, by all that a peer does: how many it computes one after the other."""
         self.estimates = Estimates()
         self.batches = Batches()
-        self.gathering: Counter[tuple[str, int]] = Counter()
-        """Peers that take tasks and share forwards among denoisings, by generation and capacity."""
+        self.capacity: Capacity[R] = Capacity()
         self.running: dict[tuple[Stage, str], Begun] = {}
         """Tasks that compute."""
         self.shares = Shares()
@@ -91,9 +91,6 @@ class Book(Generic[R]):
         self.letting_go: list[tuple[float, str]] = []
         """When each of them has kept what no job needs for long enough."""
         self.order = count(1)
-        # The capacity with which a peer is counted, and its place in `gathering`.
-        self._counted: dict[str, int] = {}
-        self._gathers: dict[str, tuple[str, int]] = {}
 
     def emit(self, action: Action[R]) -> None:
         self.actions.append(action)
@@ -170,21 +167,7 @@ class Book(Generic[R]):
     def changed(self, peer: Peer[R]) -> None:
         """The list of peers, or the state of this one, is another."""
         self.revision += 1
-        # However many a peer denoises together, what they take is counted as of one after the other (`estimates`).
-        places = 1 if peer.gathers else peer.capacity
-        capacity = places if peer.incarnation in self.peers and peer.takes_tasks else 0
-        more = capacity - self._counted.pop(peer.incarnation, 0)
-        if capacity:
-            self._counted[peer.incarnation] = capacity
-        self.capacity[peer.stages] += more
-        if not self.capacity[peer.stages]:
-            del self.capacity[peer.stages]
-        if (before := self._gathers.pop(peer.incarnation, None)) is not None:
-            self.gathering[before] -= 1
-            self.gathering += Counter()
-        if capacity and peer.gathers:
-            self._gathers[peer.incarnation] = place = (peer.generation, peer.capacity)
-            self.gathering[place] += 1
+        self.capacity.count(peer, takes_tasks=peer.incarnation in self.peers and peer.takes_tasks)
         if peer.draining and peer.incarnation in self.peers:
             self.leaving[peer.incarnation] = peer
         else:
@@ -193,9 +176,9 @@ class Book(Generic[R]):
 
     def together(self, shape: str) -> tuple[int, float]:
         """As in Together, on peers of the most usual kind."""
-        if not self.gathering:
+        if (usual := self.capacity.gathering()) is None:
             return 1, 1.0
-        ((generation, capacity), _), *_ = self.gathering.most_common(1)
+        generation, capacity = usual
         batch = self.batches.of(shape)
         number = self.batches.most(generation, batch, capacity)
         return number, self.batches.slowdown(generation, batch, number)

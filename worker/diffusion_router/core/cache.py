@@ -12,11 +12,13 @@ would encode the same, so what no unfinished job needs is released when they reg
 
 from __future__ import annotations
 
+from diffusion_router.core.actions import ReleaseSlot
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import R, ReleaseSlot, Stage
+from diffusion_router.core.events import R, Stage
 from diffusion_router.core.offers import needs
+from diffusion_router.core.peer import Peer
 from diffusion_router.core.reuse import Eviction
-from diffusion_router.core.state import Job, Output, Peer
+from diffusion_router.core.state import Job, Output
 
 
 def keep(book: Book[R], output: Output[R]) -> bool:

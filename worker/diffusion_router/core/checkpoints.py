@@ -12,11 +12,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diffusion_router.core import copies, outputs
+from diffusion_router.core.actions import AskCheckpoint
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import AskCheckpoint, FailureKind, R, Stage, StageResult
+from diffusion_router.core.events import FailureKind, R, Stage, StageResult
 from diffusion_router.core.lifecycle import Move
+from diffusion_router.core.peer import Peer
 from diffusion_router.core.saved import Outcome
-from diffusion_router.core.state import Job, Output, Peer, Task
+from diffusion_router.core.state import Job, Output, Task
 
 
 def ask(book: Book[R], peer: Peer[R], task: Task[R]) -> None:

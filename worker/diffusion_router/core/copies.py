@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from diffusion_router.core import cache, outputs, sharing
+from diffusion_router.core.actions import CancelTask, Execute, ReleaseSlot
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import CancelTask, Execute, R, ReleaseSlot, Stage, StageResult
+from diffusion_router.core.events import R, Stage, StageResult
 from diffusion_router.core.lifecycle import Move
+from diffusion_router.core.peer import Peer
 from diffusion_router.core.reuse import Eviction
-from diffusion_router.core.state import Job, Output, Peer, Task
+from diffusion_router.core.state import Job, Output, Task
 
 
 def begin(book: Book[R], output: Output[R]) -> bool:

@@ -8,7 +8,8 @@ from typing import Generic
 
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.offers import Names, Offers, can_take
-from diffusion_router.core.state import Job, Peer
+from diffusion_router.core.peer import Peer
+from diffusion_router.core.state import Job
 
 
 class Generations(Generic[R]):

@@ -16,7 +16,8 @@ from typing import Final, Generic
 from diffusion_router.core.events import R, Stage
 from diffusion_router.core.offers import can_take
 from diffusion_router.core.ordering import Going, Ordering, Queue
-from diffusion_router.core.state import Job, Peer, Task
+from diffusion_router.core.peer import Peer
+from diffusion_router.core.state import Job, Task
 
 # Jobs of each queue that are looked at, and tasks from each end.
 FIRST: Final = 8

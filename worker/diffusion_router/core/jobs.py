@@ -7,11 +7,13 @@ from operator import attrgetter
 from typing import Final
 
 from diffusion_router.core import outputs, sharing
+from diffusion_router.core.actions import JobChanged, JobEnded
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import FailureKind, JobChanged, JobEnded, JobStatus, JobSubmitted, R, Stage
+from diffusion_router.core.events import FailureKind, JobStatus, JobSubmitted, R, Stage
 from diffusion_router.core.lifecycle import OUTPUT_OF, Move
 from diffusion_router.core.offers import of_scheduler
-from diffusion_router.core.state import Job, Output, Peer, StageRecord
+from diffusion_router.core.peer import Peer
+from diffusion_router.core.state import Job, Output, StageRecord
 
 # Tries kept for the stage table.
 _MAX_RECORDS: Final = 32

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from diffusion_router.core import cache, checkpoints, copies, outputs
 from diffusion_router.core.book import Book
 from diffusion_router.core.events import ParkReason, R
+from diffusion_router.core.peer import Peer
 from diffusion_router.core.reuse import Eviction
-from diffusion_router.core.state import Output, Peer, Task
+from diffusion_router.core.state import Output, Task
 
 
 def begin(book: Book[R], peer: Peer[R]) -> None:

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, Final
 
 from diffusion_router.core import cache, copies, jobs, leaving, membership, outputs, sharing, tasks
+from diffusion_router.core.actions import Action
 from diffusion_router.core.book import Book
 from diffusion_router.core.estimates import Prediction
 from diffusion_router.core.events import (
-    Action,
     CancelRequested,
     Event,
     FailureKind,
@@ -41,9 +41,10 @@ from diffusion_router.core.events import (
 )
 from diffusion_router.core.lifecycle import Move
 from diffusion_router.core.offers import in_words, needs
+from diffusion_router.core.peer import Loss, Peer
 from diffusion_router.core.policy import Policy
 from diffusion_router.core.reuse import Eviction
-from diffusion_router.core.state import Job, Loss, Peer
+from diffusion_router.core.state import Job
 
 _LATER_FIRST: Final = sorted(Stage, reverse=True)
 
@@ -114,7 +115,7 @@ class Core(Book[R]):
             count,
             load=self.unfinished,
             running=self.running,
-            capacity=self.capacity,
+            capacity=self.capacity.places,
             together=self.together,
             now=max(self.now, now),
         )

@@ -8,25 +8,14 @@ is kept, what only the router knows never arrived or is gone, what only the work
 from __future__ import annotations
 
 from diffusion_router.core import cache, checkpoints, jobs, leaving, outputs, sharing, tasks
+from diffusion_router.core.actions import CancelTask, PeerLost, Refuse, ReleaseSlot, Welcome
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import (
-    CancelTask,
-    HeldTask,
-    PeerLost,
-    PeerRegistered,
-    Process,
-    R,
-    RefusalReason,
-    Refuse,
-    ReleaseSlot,
-    Stage,
-    StageResult,
-    Welcome,
-)
+from diffusion_router.core.events import HeldTask, PeerRegistered, Process, R, RefusalReason, Stage, StageResult
 from diffusion_router.core.lifecycle import HELD, Move
 from diffusion_router.core.offers import NONE, of_scheduler
+from diffusion_router.core.peer import Loss, Peer, Silent, slots_needed
 from diffusion_router.core.reuse import Eviction
-from diffusion_router.core.state import Job, Loss, Output, Peer, Silent, StageRecord, Task, slots_needed
+from diffusion_router.core.state import Job, Output, StageRecord, Task
 
 
 def register(book: Book[R], event: PeerRegistered[R]) -> None:

@@ -10,7 +10,8 @@ from collections import Counter
 from typing import Final, Generic
 
 from diffusion_router.core.events import R, Stage
-from diffusion_router.core.state import Job, Peer
+from diffusion_router.core.peer import Peer
+from diffusion_router.core.state import Job
 
 Names = frozenset[str]
 

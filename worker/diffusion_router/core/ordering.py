@@ -14,7 +14,8 @@ from typing import Generic, Protocol
 
 from diffusion_router.core.estimates import Estimates
 from diffusion_router.core.events import R, Stage
-from diffusion_router.core.state import Job, Peer, Task
+from diffusion_router.core.peer import Peer
+from diffusion_router.core.state import Job, Task
 
 Key = tuple[float, ...]
 """Of jobs of one stage, the lowest is next."""

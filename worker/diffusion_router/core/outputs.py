@@ -11,9 +11,11 @@ import heapq
 from typing import Final
 
 from diffusion_router.core import cache
+from diffusion_router.core.actions import ReleaseSlot
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import R, ReleaseSlot, StageResult
-from diffusion_router.core.state import Job, Output, Peer, Task
+from diffusion_router.core.events import R, StageResult
+from diffusion_router.core.peer import Peer
+from diffusion_router.core.state import Job, Output, Task
 
 # Stands for readers of an earlier life that have not registered yet.
 _UNKNOWN: Final = "unknown"

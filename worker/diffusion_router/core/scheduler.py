@@ -38,8 +38,10 @@ from diffusion_router.core.giving_way import GivingWay
 from diffusion_router.core.moving import moves
 from diffusion_router.core.offers import NONE, Names, can_take, needs
 from diffusion_router.core.ordering import First, Ordering, Queue
+from diffusion_router.core.passed_by import PassedBy
+from diffusion_router.core.peer import Peer
 from diffusion_router.core.places import NO_MARK, Places, mark
-from diffusion_router.core.state import Job, Peer, Task
+from diffusion_router.core.state import Job, Task
 
 # Whom jobs compete for: peers of this generation ("": any, before their first stage), and this incarnation first, which
 # holds their input and has the role ("" if it has not). It alone decodes.
@@ -79,10 +81,7 @@ class Scheduler(Generic[R]):
         # Peers that have changed since they were entered into these indexes.
         self._changed: dict[str, Peer[R]] = {}
         self.giving_way: GivingWay[R] = GivingWay(jobs, ordering)
-        # By generation, of those that wait for an idle peer while others join batches, the first; and the first that
-        # has waited too long.
-        self._held: dict[str, First] = {}
-        self._impatient: dict[str, First] = {}
+        self._passed_by: PassedBy[R] = PassedBy(jobs, estimates)
         self._now = 0.0
 
     # ------------------------------------------------------------ what changes
@@ -175,8 +174,9 @@ class Scheduler(Generic[R]):
 
     def settled(self) -> bool:
         """Whether nothing has changed since all lanes concerned were looked at."""
-        if self._impatient:
-            self._forget_who_waits_no_more()
+        for generation in self._passed_by.relieved(self._now):
+            # Others may join again.
+            self._touch_all(generation)
         if self._changed or self._places.unspread or not self.giving_way.settled:
             return False
         return not any(self._touched.values())
@@ -220,9 +220,7 @@ class Scheduler(Generic[R]):
         """Where forwards are shared, who comes first in one lane counts for the others of its generation."""
         touched = self._touched[Stage.DENOISE]
         gathering = {generation for generation, _ in touched if self.generations.gathers(generation)}
-        for generation, _ in touched:
-            self._held.pop(generation, None)
-            self._impatient.pop(generation, None)
+        self._passed_by.look_anew(generation for generation, _ in touched)
         return touched.union(group for group in self._lanes[Stage.DENOISE] if group[0] in gathering)
 
     def _heads(self, stage: Stage, places: Iterable[tuple[Group, Kind]]) -> list[tuple[First, int, Group, Kind]]:
@@ -270,9 +268,9 @@ class Scheduler(Generic[R]):
                 self.push(job)
             elif self.generations.is_stranded(group[0], stage, kind[1]):
                 stranded.append(job)
-            elif (peer := self._choose(job, kind[1], joins=not self._overtakes(group[0], first))) is not None:
+            elif (peer := self._choose(job, kind[1], joins=self._passed_by.may_be(group[0], first))) is not None:
                 # Who joins others before it is his turn takes it from nobody.
-                in_turn = not self._is_before(self._held, group[0], first)
+                in_turn = not self._passed_by.is_one_before(group[0], first)
                 start(job, peer, self._ordering.started(job, lane, in_turn=in_turn))
                 self._refresh()
             else:
@@ -289,36 +287,14 @@ class Scheduler(Generic[R]):
         if stage is Stage.DENOISE:
             self.giving_way.forget((group, kind))
 
-    def _forget_who_waits_no_more(self) -> None:
-        for generation, (_, job_id) in list(self._impatient.items()):
-            job = self._jobs.get(job_id)
-            if job is None or not self._has_waited_too_long(job):
-                # Others may join again.
-                del self._impatient[generation]
-                self._touch_all(generation)
-
-    def _has_waited_too_long(self, job: Job[R]) -> bool:
-        patience = self._estimates.seconds(Stage.DENOISE, job.shape)
-        return job.ready(Stage.DENOISE, self._now) and self._now - job.ready_since > patience
-
-    def _overtakes(self, generation: str, first: First) -> bool:
-        """Whether one that comes before it has waited for an idle peer for as long as it would take itself. Until then
-        others may join those of their batch: it would take longer if they were not computed together."""
-        return self._is_before(self._impatient, generation, first)
-
-    def _is_before(self, some: Mapping[str, First], generation: str, first: First) -> bool:
-        return generation in some and some[generation] < first
-
     # ------------------------------------------------------------ who gives way
 
     def _holds_back(self, stage: Stage, group: Group, kind: Kind, first: First) -> None:
         """This one is first in its lane, and no peer has a place for it."""
         job = self._jobs.get(first[1])
         if job is not None and stage is Stage.DENOISE:
-            if kind[2] and not self._is_before(self._held, group[0], first):
-                self._held[group[0]] = first
-            if kind[2] and self._has_waited_too_long(job) and not self._overtakes(group[0], first):
-                self._impatient[group[0]] = first
+            if kind[2]:
+                self._passed_by.add(group[0], first, self._now)
             generations = (group[0],) if group[0] else tuple(self.generations.complete)
             self.giving_way.hold_back((group, kind), self._lanes[stage][group][kind], generations)
 

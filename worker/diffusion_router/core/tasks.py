@@ -6,21 +6,13 @@ from dataclasses import replace
 from typing import Final
 
 from diffusion_router.core import cache, checkpoints, copies, jobs, leaving, outputs, sharing
+from diffusion_router.core.actions import Execute, JobChanged, JobKilled, ReleaseSlot
 from diffusion_router.core.book import Book
-from diffusion_router.core.events import (
-    Execute,
-    FailureKind,
-    JobChanged,
-    JobKilled,
-    Progressed,
-    R,
-    ReleaseSlot,
-    Stage,
-    StageResult,
-)
+from diffusion_router.core.events import FailureKind, Progressed, R, Stage, StageResult
 from diffusion_router.core.lifecycle import Move
+from diffusion_router.core.peer import Loss, Peer, slots_needed
 from diffusion_router.core.reuse import Eviction
-from diffusion_router.core.state import Failure, Job, Loss, Peer, StageRecord, Task, slots_needed
+from diffusion_router.core.state import Failure, Job, StageRecord, Task
 
 # As far as the generation goes in which it failed.
 _NOBODYS_FAULT: Final = frozenset(

@@ -131,7 +131,7 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
 
     def ready(self) -> bool:
         """Whether each role has a peer that takes tasks."""
-        return set(Stage) == frozenset().union(*self._dispatcher.core.capacity)
+        return set(Stage) == frozenset().union(*self._dispatcher.core.capacity.places)
 
     async def ListPeers(  # noqa: N802
         self,
