@@ -155,6 +155,21 @@ def test_what_fails_in_one_generation_begins_in_the_other_and_is_not_lost(stage:
     world.check_at_rest()
 
 
+def test_what_fails_where_it_began_for_want_of_its_own_goes_on_there_once_it_is_complete() -> None:
+    world = World()
+    world.spawn(generation="old", slots=64)
+    world.spawn(ENCODE, generation="new")
+    shares(world, old=0)
+    job = world.submit()
+    world.deliver_all()
+    assert begun(world)[job] == "old"
+    world.spawn(DENOISE, DECODE, generation="new")
+    assert fail_all(world, "old", Stage.ENCODE, FailureKind.MODEL_ERROR) == 1
+    assert world.store[job].status is JobStatus.COMPLETED
+    assert begun(world)[job] == "new"
+    world.check_at_rest()
+
+
 def test_what_fails_in_both_fails() -> None:
     world = World()
     old, new = two(world, slots=64)

@@ -134,7 +134,10 @@ def begin_by_shares(book: Book[R]) -> None:
     """The shares of generations are others: so is where those begin that have not."""
     for job in list(book.jobs.values()):
         if job.stage is Stage.ENCODE and not (job.status.ended or job.state.has_task):
-            _begin_in(book, job, book.shares.of(job.id, job.failed_in))
+            begins_in = book.shares.of(job.id, job.failed_in)
+            if begins_in != job.begins_in:
+                _begin_in(book, job, begins_in)
+                enqueue(book, job)
 
 
 def begin_elsewhere(book: Book[R], job: Job[R], generation: str) -> bool:
@@ -149,6 +152,7 @@ def begin_elsewhere(book: Book[R], job: Job[R], generation: str) -> bool:
     job.failed_in, job.model_errors = failed_in, 0
     if job.stage is Stage.ENCODE:
         _begin_in(book, job, other)
+        enqueue(book, job)
     else:
         job.begins_in = other
         start_over(book, job)
@@ -156,11 +160,10 @@ def begin_elsewhere(book: Book[R], job: Job[R], generation: str) -> bool:
 
 
 def _begin_in(book: Book[R], job: Job[R], generation: str) -> None:
-    """To be done to one that waits to encode. Who begins in one generation does not go on with what another made."""
+    """To be done to one that is to encode. Who begins in one generation does not go on with what another made."""
     if job.begins_in != generation:
         book.leave_encoding(job)
         job.begins_in = generation
-        enqueue(book, job)
 
 
 def advance(book: Book[R], job: Job[R], output: Output[R]) -> None:
