@@ -45,8 +45,9 @@ class Behind(Generic[R]):
 
     def anywhere(self, place: Place) -> bool:
         """Whether any wait there."""
-        for peer in self._unlisted.pop(place, {}).values():
-            self._list(peer)
+        if place in self._unlisted:
+            for peer in self._unlisted.pop(place).values():
+                self._list(peer)
         return place in self._tasks
 
     def longest(self, place: Place, idle: Mapping[Peer[R], int]) -> list[Task[R]]:

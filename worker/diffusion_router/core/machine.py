@@ -81,8 +81,8 @@ class Core(Book[R]):
         self._pass_time()
         self._pass_the_lead()
         self._schedule()
-        leaving.pass_on(self)
-        if not self.scheduler.settled():
+        if self.to_relieve:
+            leaving.pass_on(self)
             self._schedule()
         return self.actions
 
@@ -256,8 +256,9 @@ class Core(Book[R]):
                 self.scheduler.push(job)
 
     def _pass_the_lead(self) -> None:
-        for job in sharing.next_leaders(self):
-            jobs.enqueue(self, job)
+        if self.leaderless:
+            for job in sharing.next_leaders(self):
+                jobs.enqueue(self, job)
 
     def _schedule(self) -> None:
         while not self.scheduler.settled():

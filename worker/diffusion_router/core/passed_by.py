@@ -22,20 +22,21 @@ class PassedBy(Generic[R]):
         self._jobs = jobs
         self._estimates = estimates
         self._first: dict[str, First] = {}
-        self._impatient: dict[str, First] = {}
+        self.impatient: dict[str, First] = {}
+        """Who has waited too long."""
 
     def look_anew(self, generations: Iterable[str]) -> None:
         """All who wait in these are about to be added again."""
         for generation in generations:
             self._first.pop(generation, None)
-            self._impatient.pop(generation, None)
+            self.impatient.pop(generation, None)
 
     def add(self, generation: str, first: First, now: float) -> None:
         job = self._jobs[first[1]]
         if not self.is_one_before(generation, first):
             self._first[generation] = first
         if self._has_waited_too_long(job, now) and self.may_be(generation, first):
-            self._impatient[generation] = first
+            self.impatient[generation] = first
 
     def is_one_before(self, generation: str, first: First) -> bool:
         """Whether one that waits so comes before this one."""
@@ -43,14 +44,14 @@ class PassedBy(Generic[R]):
 
     def may_be(self, generation: str, first: First) -> bool:
         """Whether all that come before this one may be passed by."""
-        return not _is_before(self._impatient, generation, first)
+        return not _is_before(self.impatient, generation, first)
 
     def relieved(self, now: float) -> Iterator[str]:
         """Generations in which the one that had waited too long waits no more."""
-        for generation, (_, job_id) in list(self._impatient.items()):
+        for generation, (_, job_id) in list(self.impatient.items()):
             job = self._jobs.get(job_id)
             if job is None or not self._has_waited_too_long(job, now):
-                del self._impatient[generation]
+                del self.impatient[generation]
                 yield generation
 
     def _has_waited_too_long(self, job: Job[R], now: float) -> bool:
