@@ -80,7 +80,7 @@ class Scheduler(Generic[R]):
         self.behind: Behind[R] = Behind(jobs, peers)
         # Peers that have changed since they were entered into these indexes.
         self._changed: dict[str, Peer[R]] = {}
-        self.giving_way: GivingWay[R] = GivingWay(jobs, ordering, batches)
+        self.giving_way: GivingWay[R] = GivingWay(jobs, ordering)
         self._passed_by: PassedBy[R] = PassedBy(jobs, estimates)
         self._now = 0.0
 
@@ -302,8 +302,7 @@ class Scheduler(Generic[R]):
     def make_way(self, park: Callable[[Task[R]], None], start: Callable[[Job[R], Peer[R], float], None]) -> None:
         """Has denoisings parked for jobs that are more urgent, which get their places."""
         for way in self.giving_way.ways(self._now):
-            for task in way.tasks:
-                park(task)
+            park(way.task)
             start(way.job, way.peer, self._ordering.started(way.job, way.queue, in_turn=False))
             way.queue.discard(way.job.id)
             self._touched[Stage.DENOISE].add(self._group(way.job))
