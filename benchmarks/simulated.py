@@ -3,10 +3,11 @@
     python benchmarks/simulated.py [--jobs N] [--steps N] [--rounds N]
 
 One encoder, denoiser and decoder of the bundled model, in mode Requests, of up to four. From jobs that are alone come
-the seconds of each stage, from the worker's own reports those of forwards that 1 to 4 requests share. Of that a
-scenario is made, as a user would write one, and `dpipe simulate` plays it with the arrivals that the real one had: all
-at once, and at 0.7 of what was done then. Steps are many, so that it is the denoiser that bounds both, not how five
-processes share two cores. Machines that do other things too are of no use for it.
+the seconds of each stage, from the worker's own reports those of forwards that 1 to 4 requests share; both are taken
+before and after each load, and how they changed stands beside it: a machine that changes is of no use for this. Of that
+a scenario is made, as a user would write one, and `dpipe simulate` plays it with the arrivals that the real one had:
+all at once, and at 0.7 of what was done then. Steps are many, so that it is the denoiser that bounds both, not how five
+processes share two cores.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from rich.table import Table
 
 from diffusion_operator.api import load_pipeline
 from dpipe.client.registry import Registry
+from dpipe.simulate.report import quantile
 from dpipe.up.local import LocalPipeline
 
 TOGETHER = 4
-# Jobs with nothing beside them, each of three times.
-ALONE = 4
+# Jobs with nothing beside them, before and after each load.
+ALONE = 3
 STARTUP_SECONDS = 300.0
 WAIT_SECONDS = 120.0
 LOAD = 0.7
@@ -123,10 +125,12 @@ def scenario(alone: Sequence[Job], forwards: Sequence[float], steps: int) -> dic
 
     compute = {stage: median(stage, "compute_seconds", "publish_seconds") for stage in ("encode", "denoise", "decode")}
     transfers = [median(stage, "transfer_seconds") for stage in ("denoise", "decode")]
-    beside = max(0.0, compute["denoise"] / steps - forwards[0])
-    one = forwards[0] + beside
     whole = statistics.median(seconds_of(alone))
     rest = max(0.0, whole - sum(compute.values()) - sum(transfers))
+    beside = max(0.0, compute["denoise"] / steps - forwards[0])
+    one = forwards[0] + beside
+    # Of what the curve is a multiple of: that may be slower than jobs that were alone a minute earlier.
+    compute["denoise"] = steps * one
     return {
         "shapes": {"digits": {**compute, "steps": steps}},
         "fleet": [
@@ -163,8 +167,17 @@ def simulated(fleet: dict[str, Any], jobs: Sequence[Job], folder: Path) -> dict[
 
 def real(jobs: Sequence[Job]) -> dict[str, float]:
     first, last = min(job["created_at"] for job in jobs), max(job["completed_at"] for job in jobs)
-    parts = statistics.quantiles(seconds_of(jobs), n=20)
-    return {"jobs/s": len(jobs) / (last - first), "p50 s": parts[9], "p95 s": parts[18]}
+    seconds = seconds_of(jobs)
+    # By the simulator's own rule: jobs that share forwards end in crowds, and interpolation differs much between them.
+    return {"jobs/s": len(jobs) / (last - first), "p50 s": quantile(seconds, 0.5), "p95 s": quantile(seconds, 0.95)}
+
+
+def measured_fleet(router: Router, address: str) -> tuple[list[Job], list[float]]:
+    """Jobs that are alone, and the seconds of a forward of 1 to TOGETHER requests, by a load of each number."""
+    alone = asyncio.run(router.in_turn(ALONE))
+    for number in range(2, TOGETHER + 1):
+        asyncio.run(router.play([0.0] * number))
+    return alone, batch_curve(address)
 
 
 def measure(options: argparse.Namespace, round_: int, table: Table) -> None:
@@ -175,25 +188,22 @@ def measure(options: argparse.Namespace, round_: int, table: Table) -> None:
         local.wait_ready(STARTUP_SECONDS)
         router = Router(local.http_url, options.steps)
         asyncio.run(router.in_turn(3))
-        alone = asyncio.run(router.in_turn(ALONE))
-        # Forwards of every number of requests.
-        for number in range(2, TOGETHER + 1):
-            asyncio.run(router.play([0.0] * number))
-        at_once = asyncio.run(router.play([0.0] * options.jobs))
-        alone += asyncio.run(router.in_turn(ALONE))
-        rate, rng = LOAD * real(at_once)["jobs/s"], random.Random(round_)
-        arrivals = [0.0]
-        while len(arrivals) < options.jobs:
-            arrivals.append(arrivals[-1] + rng.expovariate(rate))
-        spread = asyncio.run(router.play(arrivals))
-        # Before, between and after, since what a machine bears changes within minutes.
-        alone += asyncio.run(router.in_turn(ALONE))
-        fleet = scenario(alone, batch_curve(local.grpc_address), options.steps)
-        for load, jobs in (("all at once", at_once), (f"Poisson at {LOAD:g}", spread)):
+        before = measured_fleet(router, local.grpc_address)
+        arrivals, rng = [0.0] * options.jobs, random.Random(round_)
+        for load in ("all at once", f"Poisson at {LOAD:g}"):
+            jobs = asyncio.run(router.play(arrivals))
+            # Before and after each load, since what a machine bears changes within minutes.
+            after = measured_fleet(router, local.grpc_address)
+            forwards = [statistics.fmean(pair) for pair in zip(before[1], after[1], strict=True)]
+            fleet = scenario(before[0] + after[0], forwards, options.steps)
             found, said = real(jobs), simulated(fleet, jobs, Path(name))
             cells = [f"{found[key]:.2f} / {said[key]:.2f} ({said[key] / found[key]:.2f})" for key in found]
-            curve = " ".join(f"{seconds:.2f}" for seconds in fleet["fleet"][1]["batch"])
-            table.add_row(load, *cells, curve)
+            curve = " ".join(f"{share:.2f}" for share in fleet["fleet"][1]["batch"])
+            drift = " ".join(f"{last / first:.2f}" for first, last in zip(before[1], after[1], strict=True))
+            table.add_row(load, *cells, curve, drift)
+            before, rate, arrivals = after, LOAD * found["jobs/s"], [0.0]
+            while len(arrivals) < options.jobs:
+                arrivals.append(arrivals[-1] + rng.expovariate(rate))
 
 
 def main() -> None:
@@ -202,7 +212,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    table = Table("load", "jobs/s", "p50 s", "p95 s", "batch curve", title="real / simulated (ratio)")
+    table = Table("load", "jobs/s", "p50 s", "p95 s", "batch curve", "after / before", title="real / simulated (ratio)")
     for round_ in range(options.rounds):
         measure(options, round_, table)
     Console(width=140).print(table)
