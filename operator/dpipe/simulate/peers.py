@@ -321,6 +321,9 @@ class Worker:
         if not self._computing:
             return
         self._round = self.slow * self._seconds_of_a_round()
+        self._wait_for_step()
+
+    def _wait_for_step(self) -> None:
         soonest = min([self._aim(held) - held.done for held in self._computing])
         self.world.later(soonest * self._round, self._step, None, self.version)
 
@@ -362,19 +365,25 @@ class Worker:
             return
         self._settle()
         there = [held for held in self._computing if held.done >= held.next - _NEAR or not self._round]
+        goes_on = True
         for held in there:
             held.done = float(held.next)
+            if not (held.stop or held.park or held.next >= held.steps):
+                self._say_step(held, held.next)
+                continue
+            goes_on = False
             if held.stop:
                 self._fail(held, FailureKind.CANCELLED)
             elif held.next >= held.steps:
                 self._finish(held)
-            elif held.park:
+            else:
                 held.phase = Phase.PARKING
                 self.running.remove(held)
                 self.world.later(self.world.fleet.park, self._parked, held, 0)
-            else:
-                self._say_step(held, held.next)
-        self._retime()
+        if goes_on:
+            self._wait_for_step()
+        else:
+            self._retime()
         if len(self.running) < self.group.capacity:
             self._begin()
             self._leave_if_empty()

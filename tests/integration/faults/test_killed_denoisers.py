@@ -43,6 +43,11 @@ class Watched:
         if job.step:
             self.heard.setdefault(job.id, {}).setdefault(job.step, time.monotonic())
 
+    def usual_step(self) -> float:
+        """Seconds."""
+        known = [sorted(steps.items()) for steps in self.heard.values() if len(steps) > 1]
+        return statistics.median((last[1] - first[1]) / (last[0] - first[0]) for first, *_, last in known)
+
     def on(self, pod: str, *, since: float = 0.0) -> list[job_pb2.Job]:
         """Jobs that it denoises, and has not begun to before that time."""
         return [
@@ -67,10 +72,12 @@ class Lost:
     job_id: str
     killed_at: float
     heard: dict[int, float]
+    usual_step: float
 
     def __post_init__(self) -> None:
-        (first, begun), *_, (last, at) = sorted(self.heard.items())
-        self.step_seconds = (at - begun) / max(1, last - first)
+        steps = sorted(self.heard.items())
+        (first, begun), (last, at) = steps[0], steps[-1]
+        self.step_seconds = (at - begun) / (last - first) if last > first else self.usual_step
         self.began_at = begun - first * self.step_seconds
 
     def done_anew(self, went_on_from: int) -> float:
@@ -111,7 +118,9 @@ async def test_a_killed_denoiser_takes_no_more_work_with_it_than_its_checkpoints
                 await asyncio.sleep(chance.uniform(0.0, 3.0 * SECONDS))
                 at = time.monotonic()
                 assert pod.signal(signal.SIGKILL)
-                lost += [Lost(job.id, at, dict(watched.heard[job.id])) for job in watched.on(pod.name)]
+                lost += [
+                    Lost(job.id, at, dict(watched.heard[job.id]), watched.usual_step()) for job in watched.on(pod.name)
+                ]
                 gone = {one.job_id for one in lost}
                 # A job that has ended two workers would be taken to have killed them.
                 await eventually(lambda g=gone: g <= {job.id for job in clients.jobs}, JOB_SECONDS, "they go on")

@@ -31,17 +31,26 @@ class Behind(Generic[R]):
         # Where each is, by peer. Peers that have changed since their tasks were entered.
         self._listed: dict[str, dict[str, tuple[Place, _Kind]]] = {}
         self._unlisted: dict[Place, dict[str, Peer[R]]] = defaultdict(dict)
+        self._looked_at = False
 
     def seat(self, peer: Peer[R]) -> None:
         """To be called when the peer comes or goes."""
+        self._looked_at = False
         self._list(peer)
         for of_place in self._unlisted.values() if peer.incarnation not in self._peers else ():
             of_place.pop(peer.incarnation, None)
 
     def changed(self, peer: Peer[R]) -> None:
-        """To be called when the peer owns other tasks, or one of them waits no more, or is asked back."""
+        """To be called when the peer owns other tasks, could start more or fewer, or has one that waits no more, or is
+        asked back."""
+        self._looked_at = False
         for stage in peer.stages:
             self._unlisted[stage, peer.generation][peer.incarnation] = peer
+
+    def look(self) -> bool:
+        """Whether anything has changed since the last look."""
+        looked_at, self._looked_at = self._looked_at, True
+        return not looked_at
 
     def anywhere(self, place: Place) -> bool:
         """Whether any wait there."""

@@ -305,7 +305,7 @@ class Book(Generic[R]):
 
     def _watch_stop(self, task: Task[R]) -> None:
         if len(self.stopping) > 2 * len(self.jobs) + _SWEEP:
-            self.stopping = [entry for entry in self.stopping if self._owns(*entry[1:])]
+            self.stopping[:] = [entry for entry in self.stopping if self._owns(*entry[1:])]
             heapq.heapify(self.stopping)
         heapq.heappush(self.stopping, (self.now + self.policy.stall, task.incarnation, task.id))
 

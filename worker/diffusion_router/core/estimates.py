@@ -108,7 +108,9 @@ class Estimates:
     def seconds(self, stage: Stage, shape: str) -> float:
         """Never 0 for want of knowledge."""
         key = (stage, shape)
-        found = self._by_shape.get(key, self._supposed.get(key, self._by_stage.get(stage)))
+        found = self._by_shape.get(key)
+        if found is None:
+            found = self._supposed.get(key, self._by_stage.get(stage))
         if found is not None:
             return found
         others = [*self._by_stage.values(), *self._supposed.values()]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final, Generic
 
 from diffusion_router.core.events import R, Stage
@@ -40,6 +41,9 @@ class _HeldBack(Generic[R]):
 
     queue: Queue[R]
     generations: tuple[str, ...]
+    first: list[Job[R]] = field(default_factory=list)
+    until: float = 0.0
+    """When the first of those is late."""
     compared: set[str] = field(default_factory=set)
 
 
@@ -109,17 +113,24 @@ class GivingWay(Generic[R]):
             held = self._held_back.get(place)
             if held is None:
                 continue
-            first = held.queue.next(now, FIRST)
-            held.compared.intersection_update(first)
-            for job_id in first:
-                job = self._jobs.get(job_id)
-                if job is None or not job.ready(Stage.DENOISE, now):
+            if place in anew or now >= held.until:
+                self._look(held, now)
+            for job in held.first:
+                if not job.ready(Stage.DENOISE, now):
                     continue
-                known = job_id in held.compared
-                held.compared.add(job_id)
+                known = job.id in held.compared
+                held.compared.add(job.id)
                 going = stepped if known else self._candidates(held.generations)
                 if (way := self._way(held, job, going, now)) is not None:
                     yield way
+
+    def _look(self, held: _HeldBack[R], now: float) -> None:
+        """Who is first there: others are once its queue is another (`hold_back`), or one of them is late."""
+        first = held.queue.next(now, FIRST)
+        held.compared.intersection_update(first)
+        held.first = [job for job_id in first if (job := self._jobs.get(job_id)) is not None]
+        # A little early, since sums are rounded.
+        held.until = min([job.due - job.work for job in held.first], default=inf) - 1e-6
 
     def _candidates(self, generations: Iterable[str]) -> list[Going[R]]:
         found: list[tuple[float, str]] = []

@@ -71,6 +71,16 @@ class Core(Book[R]):
             RouterStops: self._stops,
             Tick: self._ticked,
         }
+        self._timed: tuple[list[Any], ...] = (
+            self.leases,
+            self.deadlines,
+            self.delayed,
+            self.stopping,
+            self.passing,
+            self.letting_go,
+        )
+        self._gives_way = partial(self.park, reason=ParkReason.GIVES_WAY)
+        self._moves = partial(self.park, reason=ParkReason.MOVES)
 
     def handle(self, event: Event[R], now: float) -> list[Action[R]]:
         now = max(self.now, now)
@@ -88,15 +98,7 @@ class Core(Book[R]):
 
     def wakeup(self) -> float | None:
         """When the next Tick is due, if nothing else happens first."""
-        queues: tuple[list[Any], ...] = (
-            self.leases,
-            self.deadlines,
-            self.delayed,
-            self.stopping,
-            self.passing,
-            self.letting_go,
-        )
-        return min([queue[0][0] for queue in queues if queue], default=None)
+        return min([queue[0][0] for queue in self._timed if queue], default=None)
 
     def waiting(self) -> int:
         """Accepted jobs that have not ended and of which no task is under way."""
@@ -266,8 +268,8 @@ class Core(Book[R]):
                 for job in self.scheduler.assign(stage, self.now, self._start):
                     jobs.start_over(self, job)
                 self._pass_the_lead()
-            self.scheduler.make_way(partial(self.park, reason=ParkReason.GIVES_WAY), self._start)
-            self.scheduler.spread(partial(self.park, reason=ParkReason.MOVES))
+            self.scheduler.make_way(self._gives_way, self._start)
+            self.scheduler.spread(self._moves)
         for task in self.scheduler.to_ask_back():
             self.ask_back(task)
 

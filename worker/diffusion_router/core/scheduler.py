@@ -309,6 +309,8 @@ class Scheduler(Generic[R]):
 
     def spread(self, park: Callable[[Task[R]], None]) -> None:
         """Has denoisings parked that go on faster on peers for which nobody waits."""
+        if not self._places.unspread:
+            return
         for task in moves(self._jobs, self._places, self._ordering, self._estimates, self._batches):
             park(task)
 
@@ -318,8 +320,9 @@ class Scheduler(Generic[R]):
         A peer holds one task more than it runs, so that its input is pulled meanwhile; which peer will be free first
         is only known later.
         """
-        for place, idle in self._places.idle(self.behind.anywhere):
-            yield from self.behind.longest(place, idle)
+        if self.behind.look():
+            for place, idle in self._places.idle(self.behind.anywhere):
+                yield from self.behind.longest(place, idle)
 
     # ------------------------------------------------------------ rules
 
