@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +13,11 @@ from diffusionpipeline.words import EXIT_FAILED, EXIT_USAGE
 from dpipe.terminal import JsonOption, console, fail, print_json
 
 if TYPE_CHECKING:
-    from dpipe.simulate.report import Row
-    from dpipe.simulate.studies import Case, Study
+    from collections.abc import Iterator, Sequence
 
-# Between two collections.
-_ALLOCATIONS: Final = 100_000
+    from dpipe.simulate.report import Row
+    from dpipe.simulate.scenario import Outcome
+    from dpipe.simulate.studies import Case, Study
 
 
 def simulate(
@@ -50,6 +49,9 @@ def simulate(
     bound: Annotated[
         bool, typer.Option("--bound/--no-bound", help="Whether what no order exceeds stands beside the policies.")
     ] = True,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs that are played at a time. Left out: as many as there are cores.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Play a load through the router's own core, in virtual time.
@@ -57,72 +59,56 @@ def simulate(
     Prints how many jobs came in time, how long they took, and what they cost. While it runs it checks what must always
     hold (one end for each job, credits, slots, blame, order, no idle place); the exit status is 1 if that was violated.
     """
-    from dpipe.simulate.errors import InputError, InvariantError
+    from dpipe.simulate.errors import InputError, InvariantError, LostProcessError
     from dpipe.simulate.policies import POLICIES, named
     from dpipe.simulate.report import as_data, table
+    from dpipe.simulate.runs import Asked, Run, play, usable_cores
 
-    # Nearly nothing that a simulation makes is ever part of a cycle, and to look for them at Python's own pace takes a
-    # tenth of its time.
-    gc.set_threshold(_ALLOCATIONS)
     try:
-        study = _study(name, scenario, trace, jobs, faults)
+        asked = Asked(name, scenario, trace, jobs, faults)
+        study = asked.study()
         study = replace(study, bounded=study.bounded and bound)
         chosen = policies or list(POLICIES)
         for policy in chosen:
             named(policy)
-        first, number = seed, seeds or study.seeds
-        rows = [row for case in study.cases for row in _rows(study, case, chosen, range(first, first + number))]
+        each = range(seed, seed + (seeds or study.seeds))
+        runs = [Run(*run) for run in product(range(len(study.cases)), chosen, each)]
+        outcomes = iter(play(asked, runs, processes or usable_cores()))
+        rows = [row for case in study.cases for row in _rows(study, case, chosen, each, outcomes)]
     except InputError as error:
         fail(str(error), EXIT_USAGE)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", EXIT_USAGE)
     except InvariantError as error:
         fail(f"violated: {error}", EXIT_FAILED)
+    except LostProcessError as error:
+        fail(str(error), EXIT_FAILED)
     if as_json:
         print_json(as_data(rows))
     else:
-        console(error=False).print(table(f"{study.title}; {number} runs a case", rows, study.columns))
+        console(error=False).print(table(f"{study.title}; {len(each)} runs a case", rows, study.columns))
 
 
-def _study(name: str | None, scenario: Path | None, trace: Path | None, jobs: int | None, faults: int | None) -> Study:
-    from dpipe.simulate.errors import InputError
-    from dpipe.simulate.studies import STUDIES, Wanted
-
-    if (name is None) == (scenario is None):
-        raise InputError(f"give one of {', '.join(STUDIES)}, or --scenario FILE")
-    if name is None and scenario is not None:
-        from dpipe.simulate.reading import read_study
-
-        return read_study(scenario, trace, jobs)
-    if trace is not None:
-        raise InputError("--trace: give --scenario too, which says how long its shapes take and on what fleet")
-    study = STUDIES.get(name or "")
-    if study is None:
-        raise InputError(f"{name}: is none of {', '.join(STUDIES)}")
-    return study(Wanted(jobs, faults))
-
-
-def _rows(study: Study, case: Case, policies: Sequence[str], seeds: Sequence[int]) -> list[Row]:
-    """Of every policy on the same seeds, and of what stands beside them."""
+def _rows(
+    study: Study, case: Case, policies: Sequence[str], seeds: Sequence[int], outcomes: Iterator[Outcome]
+) -> list[Row]:
+    """Of every policy on the same seeds, and of what stands beside them. outcomes: the next are theirs, in order."""
     import random
+    from itertools import islice
 
     from dpipe.simulate.bound import best_in_time
-    from dpipe.simulate.policies import named
     from dpipe.simulate.report import Row, row, together
-    from dpipe.simulate.run import Simulation
 
-    scenario = case.scenario
     rows = []
     for name in policies:
-        policy = named(name)
-        made = case.changed(policy.make()) if case.changed else policy.make()
-        outcomes = [Simulation(scenario, made, seed, passes=policy.passes).run() for seed in seeds]
+        of_policy = list(islice(outcomes, len(seeds)))
         extra = [
             {**(case.extra(outcome.ends) if case.extra else {}), "faults": float(sum(outcome.faults.values()))}
-            for outcome in outcomes
+            for outcome in of_policy
         ]
-        rows.append(row(case.label, name, outcomes, extra))
+        rows.append(row(case.label, name, of_policy, extra))
     if study.bounded:
+        scenario = case.scenario
         loads = [list(scenario.load(random.Random(f"{seed} load"))) for seed in seeds]
         best = [{"in_time": best_in_time(load, scenario.fleet, scenario.target_factor)} for load in loads]
         rows.append(Row(case.label, "no order exceeds", together(best)))

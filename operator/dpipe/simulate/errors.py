@@ -9,3 +9,7 @@ class InputError(Exception):
 
 class InvariantError(AssertionError):
     """The core did what it must never do. Says which invariant, at which moment, and of what."""
+
+
+class LostProcessError(Exception):
+    """A process that plays runs was ended from outside."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from diffusion_router.core.scheduler import Scheduler
 from dpipe.app import app
+from testbed.waiting import until
 
 SCENARIO: dict[str, Any] = {
     "shapes": {
@@ -28,7 +33,8 @@ SCENARIO: dict[str, Any] = {
 
 
 def simulate(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["simulate", *arguments], catch_exceptions=False)
+    alone = () if "--processes" in arguments else ("--processes", "1")
+    result = CliRunner().invoke(app, ["simulate", *arguments, *alone], catch_exceptions=False)
     return result.exit_code, result.output
 
 
@@ -64,6 +70,43 @@ def test_policies_are_compared_on_the_same_requests() -> None:
     status, text = simulate("mixed", "--policy", "Fifo", "--policy", "Fifo", "--jobs", "60", "--seeds", "1")
     assert status == 0
     assert text.count("(1.00x)") >= 4 * 7
+
+
+def test_runs_that_are_played_beside_each_other_give_the_same_figures() -> None:
+    asked = ("mixed", "--policy", "Deadline", "--jobs", "40", "--seeds", "2", "--seed", "7", "--json")
+    told, beside = simulate(*asked), simulate(*asked, "--processes", "2")
+    assert beside == told
+    assert beside[0] == 0
+
+
+def test_a_file_is_read_by_every_process(tmp_path: Path) -> None:
+    asked = ("--scenario", scenario(tmp_path), "--json")
+    assert simulate(*asked, "--processes", "2") == simulate(*asked)
+
+
+def test_a_process_that_is_ended_is_told_and_nobody_waits_for_the_others(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dpipe", "simulate", "mixed", "--jobs", "100000", "--processes", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        until(lambda: len(psutil.Process(run.pid).children()) >= 3, 60, "a resource tracker and two that play")
+        players = [child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        players[0].kill()
+        _, told = run.communicate(timeout=60)
+        psutil.wait_procs(players, timeout=60)
+    assert run.returncode == 1
+    assert "one of its processes was ended" in told
+    assert not any(player.is_running() for player in players)
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_command(way: signal.Signals) -> None:
+    command = [sys.executable, "-m", "dpipe", "simulate", "mixed", "--jobs", "100000", "--processes", "2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run:
+        until(lambda: len(psutil.Process(run.pid).children()) >= 3, 60, "a resource tracker and two that play")
+        others = psutil.Process(run.pid).children()
+        run.send_signal(way)
+        run.wait(timeout=60)
+        _, left = psutil.wait_procs(others, timeout=60)
+    assert not left
 
 
 def test_a_trace_in_place_of_a_load(tmp_path: Path) -> None:
