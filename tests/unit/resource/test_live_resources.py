@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -78,12 +79,19 @@ def test_external_roles_take_their_count_from_their_scaler_and_colocated_ones_fr
     assert from_live(resource).count(Role.DENOISER, {Role.DENOISER: 4}) == 0
 
 
-def test_reading_and_rendering_take_less_than_two_milliseconds() -> None:
+def test_reading_and_rendering_are_cheap() -> None:
+    """About a millisecond on a machine of its own; calls are counted, since time differs from machine to machine."""
     for file in FILES:
-        resource = stored(file)
-        best = float("inf")
-        for _ in range(20):
-            begun = time.perf_counter()
+        resource, calls = stored(file), 0
+
+        def count(_: FrameType, event: str, __: object) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
             render(from_live(resource))
-            best = min(best, time.perf_counter() - begun)
-        assert best < 2e-3, file.stem
+        finally:
+            sys.setprofile(before)
+        assert 0 < calls < 2500, file.stem

@@ -31,6 +31,10 @@ SCENARIO: dict[str, Any] = {
     "transferSeconds": 0.02,
 }
 
+# What is started in the background may ignore SIGINT, and what that starts too.
+LONG = ["env", "--default-signal=INT", sys.executable, "-m", "dpipe", "simulate"]
+LONG += ["mixed", "--jobs", "100000", "--processes", "2"]
+
 
 def simulate(*arguments: str) -> tuple[int, str]:
     alone = () if "--processes" in arguments else ("--processes", "1")
@@ -85,8 +89,7 @@ def test_a_file_is_read_by_every_process(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_ended_is_told_and_nobody_waits_for_the_others(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dpipe", "simulate", "mixed", "--jobs", "100000", "--processes", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(LONG, stderr=subprocess.PIPE, text=True) as run:
         until(lambda: len(psutil.Process(run.pid).children()) >= 3, 60, "a resource tracker and two that play")
         players = [child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())]
         players[0].kill()
@@ -99,8 +102,7 @@ def test_a_process_that_is_ended_is_told_and_nobody_waits_for_the_others(tmp_pat
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_command(way: signal.Signals) -> None:
-    command = [sys.executable, "-m", "dpipe", "simulate", "mixed", "--jobs", "100000", "--processes", "2"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run:
+    with subprocess.Popen(LONG, stderr=subprocess.DEVNULL) as run:
         until(lambda: len(psutil.Process(run.pid).children()) >= 3, 60, "a resource tracker and two that play")
         others = psutil.Process(run.pid).children()
         run.send_signal(way)
