@@ -71,6 +71,7 @@ class Core(Book[R]):
             RouterStops: self._stops,
             Tick: self._ticked,
         }
+        # The book's own lists, which are therefore only ever changed in place.
         self._timed: tuple[list[Any], ...] = (
             self.leases,
             self.deadlines,
